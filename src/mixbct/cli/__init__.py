@@ -1,0 +1,58 @@
+"""The command line: parsing, printing and exit codes, nothing else.
+
+Exit codes: 0 done or passed, 1 a gate failed, 2 bad usage or bad input, 3 stopped and resumable.
+"""
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+import mixbct
+from mixbct.cli import data, demo, evaluate, features, gallery, train
+from mixbct.cli.common import say
+from mixbct.errors import MixbctError
+
+app = typer.Typer(
+    name="mixbct",
+    help="Upgrade an embedding model without re-indexing: train, prove, deploy, measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("extract")(features.extract)
+app.command("denoise")(features.denoise)
+app.command("eval")(evaluate.evaluate)
+app.command("gate")(evaluate.gate)
+app.add_typer(gallery.app, name="gallery")
+app.command("report")(evaluate.report)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(mixbct.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a named error becomes one line and its exit code."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        app(standalone_mode=True)
+    except MixbctError as error:
+        say(f"error: {error}" if error.exit_code == 2 else str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("stopped; what was finished is kept: run the same command with --resume")
+        sys.exit(3)

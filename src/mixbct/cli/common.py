@@ -1,0 +1,115 @@
+"""What every verb prints with: results to standard output, everything else to standard error."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
+Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and name them.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe."),
+]
+
+
+def default_font_cache() -> Path:
+    """Return where fetched fonts are kept unless the person says otherwise."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "mixbct" / "fonts"
+
+
+def say(text: str) -> None:
+    """Print a line for the person who watches, to standard error."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def result(record: BaseModel, as_json: bool, human: Callable[[], None]) -> None:
+    """Print a verb's result: the record as JSON, or what `human` prints."""
+    if as_json:
+        typer.echo(record.model_dump_json(indent=1))
+    else:
+        human()
+
+
+def next_command(command: str) -> None:
+    """Print the command that a person would want next, last in a verb's output."""
+    typer.echo(f"next: {command}")
+
+
+def name_skipped(keys: list[str]) -> None:
+    """Say which images were left out."""
+    if keys:
+        more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+        say(f"left out {len(keys)} images that cannot be read: {', '.join(keys[:10])}{more}")
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed and speed >= 10 else "")
+
+
+@contextlib.contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error; yield what to call with (done, in all).
+
+    Where standard error is not a terminal, say where the stage is every ten seconds, and how long
+    it took.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with _progress_lines(text) as tick:
+            yield tick
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+        if bar.tasks[0].total is None:
+            bar.update(task, completed=1, total=1)
+
+
+@contextlib.contextmanager
+def _progress_lines(text: str) -> Iterator[Callable[[int, int], None]]:
+    began = said = time.perf_counter()
+
+    def tick(done: int, total: int) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if now - said >= 10:
+            said = now
+            say(f"{text}: {done:,} of {total:,} ({done / total:.0%})")
+
+    yield tick
+    say(f"{text}: {time.perf_counter() - began:.1f} s")

@@ -1,0 +1,69 @@
+"""`mixbct demo`: the main job, end to end."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mixbct.cli.common import (
+    AsJson,
+    Out,
+    Overrides,
+    Resume,
+    default_font_cache,
+    next_command,
+    progress_bar,
+    result,
+)
+from mixbct.report.tables import results_table, verdict_line
+from mixbct.workflows.demo import run_demo
+
+
+def demo(
+    out: Out = Path("runs/demo"),
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of class folders to use instead of the glyphs.")
+    ] = None,
+    fonts: Annotated[
+        Path | None, typer.Option(help="A folder of fonts to render the glyphs from.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where fetched fonts are kept [~/.cache/mixbct/fonts].")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an old, a compatible and an independent model, and prove the upgrade.
+
+    The data are kanji glyphs rendered from Debian's fonts, unless --fonts or --data says
+    otherwise. Everything lands in --out: report.html, result.json, the models, the old model's
+    feature bank, and a gallery that the old model indexed and the new one searches.
+    """
+    upgrade = run_demo(
+        out,
+        data=data,
+        fonts=fonts,
+        cache=cache or default_font_cache(),
+        seed=seed,
+        overrides=overrides,
+        resume=resume,
+        stage=progress_bar,
+    )
+
+    def human() -> None:
+        Console().print(results_table(upgrade.result))
+        typer.echo(verdict_line(upgrade.gate, upgrade.result))
+        if (switch := upgrade.switch) is not None:
+            untouched = "untouched" if switch.vectors_unchanged else "CHANGED"
+            typer.echo(
+                f"gallery: {switch.rows:,} vectors of the old model, {untouched} by the switch; "
+                f"rank-1 with old queries {switch.rank1_before:.1%}, with new ones "
+                f"{switch.rank1_after:.1%}"
+            )
+        typer.echo(f"report: {out / 'report.html'}")
+        next_command(f"mixbct gate {out / 'result.json'}")
+
+    result(upgrade.result, as_json, human)

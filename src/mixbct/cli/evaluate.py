@@ -1,0 +1,113 @@
+"""`mixbct eval`, `mixbct gate` and `mixbct report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mixbct.backbones.model import load_model
+from mixbct.cli.common import AsJson, next_command, progress_bar
+from mixbct.cli.common import result as print_result
+from mixbct.errors import CheckpointError, ResultError
+from mixbct.evaluation.gate import GateSettings, judge
+from mixbct.files import write_atomically
+from mixbct.report.page import write_report
+from mixbct.report.tables import results_table, verdict_line
+from mixbct.schemas import ModelCost, Result, read_record
+from mixbct.workflows.evaluate import TestData, evaluate_models
+from mixbct.workflows.upgrade import decide
+
+ResultPath = Annotated[Path, typer.Argument(help="A result.json, as `mixbct eval` writes it.")]
+
+
+def evaluate(
+    old: Annotated[Path, typer.Option(help="The old model's folder or run.")],
+    new: Annotated[Path, typer.Option(help="The new model's folder or run.")],
+    data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
+    split: Annotated[Path, typer.Option(help="A split folder.")],
+    independent: Annotated[
+        Path | None, typer.Option(help="A model trained without regard to the old one.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and the mixed galleries.")] = 0,
+    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
+    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Compare old and new on the split's queries and gallery, with intervals over classes."""
+    folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    models = {role: load_model(folder, device) for role, folder in folders.items()}
+    found = evaluate_models(
+        TestData(data, split),
+        models["old"],
+        models["new"],
+        models.get("independent"),
+        title=data.name,
+        seed=seed,
+        replicates=replicates,
+        costs={
+            role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
+            for role, folder in folders.items()
+            if (folder / "cost.json").exists()
+        },
+        stage=progress_bar,
+    )
+    write_atomically(out, found.to_json())
+
+    def human() -> None:
+        Console().print(results_table(found))
+        next_command(f"mixbct gate {out}")
+
+    print_result(found, as_json, human)
+
+
+def gate(
+    result: ResultPath,
+    gain: Annotated[
+        list[str] | None, typer.Option(help="A metric that must gain [mAP, rank-1, TAR@1e-3].")
+    ] = None,
+    self_test_loss: Annotated[
+        float, typer.Option(help="How much mAP new/new may lose to the independent model.")
+    ] = 0.015,
+    far_tolerance: Annotated[
+        float, typer.Option(help="How many times its rate the carried-over threshold may accept.")
+    ] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Decide whether the new model may search the old gallery. Exit 0: yes, 1: no.
+
+    Writes gate.json beside the result, and edge.json if it passed.
+    """
+    settings = GateSettings(self_test_loss=self_test_loss, far_tolerance=far_tolerance)
+    if gain:
+        settings = settings.model_copy(update={"gains": tuple(gain)})
+    found = read_record(result, Result, ResultError, "result")
+    outcome = decide(result, found, settings)
+
+    def human() -> None:
+        for check in outcome.checks:
+            typer.echo(f"{'pass' if check.passed else 'FAIL'}  {check.says}")
+        typer.echo(verdict_line(outcome, found))
+        if outcome.passed:
+            edge = result.with_name("edge.json")
+            next_command(f"mixbct gallery use-model GALLERY NEW_MODEL --edge {edge}")
+        else:
+            next_command(f"mixbct report {result}")
+
+    print_result(outcome, as_json, human)
+    if not outcome.passed:
+        raise typer.Exit(1)
+
+
+def report(
+    result: ResultPath,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write [report.html beside it].")
+    ] = None,
+) -> None:
+    """Write the offline HTML page of a result."""
+    found = read_record(result, Result, ResultError, "result")
+    page = out or result.with_name("report.html")
+    write_report(page, found, judge(found))
+    typer.echo(f"report: {page}")

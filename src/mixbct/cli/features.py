@@ -1,0 +1,79 @@
+"""`mixbct extract` and `mixbct denoise`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mixbct.backbones.model import load_model
+from mixbct.cli.common import (
+    AsJson,
+    Out,
+    Resume,
+    SkipBad,
+    name_skipped,
+    next_command,
+    progress_bar,
+    result,
+)
+from mixbct.data.bank import FeatureBank
+from mixbct.features.denoise import denoise as denoise_bank
+from mixbct.features.extract import extract as extract_bank
+from mixbct.workflows.rows import open_rows
+
+
+def extract(
+    model: Annotated[Path, typer.Argument(help="A model folder, or a training run.")],
+    data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
+    out: Out,
+    split: Annotated[Path | None, typer.Option(help="A split folder; none: all images.")] = None,
+    part: Annotated[str, typer.Option(help="Which part of the split.")] = "new_train",
+    dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="How features are stored.")
+    ] = "float16",
+    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 512,
+    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed images into a feature bank. It can be killed and resumed."""
+    loaded = load_model(model, device)
+    rows, skipped = open_rows(data, loaded.preprocessing, split, part, skip_bad)
+    name_skipped(skipped)
+    with progress_bar("extract") as tick:
+        bank = extract_bank(
+            loaded, rows, out, dtype=dtype, batch=batch, resume=resume, progress=tick
+        )
+
+    def human() -> None:
+        manifest = bank.manifest
+        typer.echo(
+            f"{manifest.rows:,} features of {manifest.dim} dimensions by {manifest.contract} "
+            f"in {out}"
+        )
+        next_command(f"mixbct denoise {out}")
+
+    result(bank.manifest, as_json, human)
+
+
+def denoise(
+    bank: Annotated[Path, typer.Argument(help="A feature bank.")],
+    keep: Annotated[
+        float, typer.Option(help="Share of each class's features that is kept (T).")
+    ] = 0.9,
+    normalise_columns: Annotated[
+        bool, typer.Option(help="Normalise each column first, as the published script does.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mark the credible features of a bank: those nearest to the mean of their class."""
+    opened = FeatureBank(bank)
+    with progress_bar("denoise") as tick:
+        record = denoise_bank(opened, keep, normalise_columns, tick)
+
+    def human() -> None:
+        typer.echo(f"{record.credible:,} of {record.rows:,} features are credible")
+        next_command(f"mixbct train recipes/new.toml --set method.bank={bank}")
+
+    result(record, as_json, human)

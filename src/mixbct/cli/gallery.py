@@ -1,0 +1,269 @@
+"""`mixbct gallery`: build a gallery, search it, and switch its query model."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from jaxtyping import Float32
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.cli.common import (
+    AsJson,
+    SkipBad,
+    name_skipped,
+    next_command,
+    progress_bar,
+    result,
+    say,
+)
+from mixbct.data.bank import FeatureBank
+from mixbct.data.images import decode
+from mixbct.errors import BankError, ContractError, GalleryError
+from mixbct.features.extract import embed_source
+from mixbct.gallery import Gallery
+from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
+from mixbct.schemas import Edge, read_record
+from mixbct.workflows.rows import open_rows
+
+app = typer.Typer(
+    help="Enrol, search, and switch the query model over stored vectors.", no_args_is_help=True
+)
+
+GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
+
+
+@app.command()
+def init(
+    gallery: GalleryPath,
+    model: Annotated[Path, typer.Option(help="Folder of the model that queries come from.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make an empty gallery for the vectors of a model."""
+    folder, manifest = read_manifest(model)
+    with Gallery.create(gallery, manifest.contract, folder) as opened:
+        status = opened.status()
+
+    def human() -> None:
+        typer.echo(f"{gallery}: an empty gallery, searched by {manifest.contract}")
+        next_command(_command("enrol", gallery, "--bank BANK"))
+
+    result(status, as_json, human)
+
+
+@app.command()
+def enrol(
+    gallery: GalleryPath,
+    bank: Annotated[Path | None, typer.Option(help="Enrol the rows of this feature bank.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Enrol these images, embedded by the query model.")
+    ] = None,
+    split: Annotated[Path | None, typer.Option(help="Only a part of this split of --data.")] = None,
+    part: Annotated[str, typer.Option(help="That part.")] = "gallery",
+    device: Annotated[str, typer.Option(help="Where to embed --data.")] = "cpu",
+    skip_bad: SkipBad = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace items that have the same key (backfill).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store items: all of them or, on an error, none."""
+    if bank and data:
+        raise typer.BadParameter("give either --bank or --data")
+    if split and not data:
+        raise typer.BadParameter("--split goes with --data")
+    with Gallery.open(gallery) as opened:
+        if bank is not None:
+            stored = FeatureBank(bank)
+            contract, vectors = stored.manifest.contract, stored.features
+            labels, classes, keys = stored.labels, stored.classes(), stored.keys()
+        elif data is not None:
+            model = _load_query_model(opened, device)
+            source, skipped = open_rows(data, model.preprocessing, split, part, skip_bad)
+            name_skipped(skipped)
+            with progress_bar("embed") as tick:
+                vectors = embed_source(model, source, progress=tick)
+            contract = model.contract
+            labels, classes, keys = source.labels(), source.classes(), source.keys()
+        else:
+            raise typer.BadParameter("give --bank or --data")
+        names = [classes[label] for label in labels]
+        say(f"enrolling {len(keys):,} items of {contract}")
+        report = opened.enrol(keys, names, vectors, contract, replace)
+
+    def human() -> None:
+        typer.echo(
+            f"{gallery}: {report.added:,} items added, {report.replaced:,} replaced, "
+            f"{report.rows:,} in all"
+        )
+        next_command(_command("search", gallery, "IMAGE"))
+
+    result(report, as_json, human)
+
+
+@app.command()
+def search(
+    gallery: GalleryPath,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits a query.")] = 5,
+    bank: Annotated[
+        Path | None, typer.Option(help="Search with the rows of a bank of the query model.")
+    ] = None,
+    row: Annotated[
+        list[int] | None, typer.Option(min=0, help="Only this row of --bank; give it repeatedly.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the stored items that are most like an image, or like a bank's row."""
+    if bool(images) == (bank is not None):
+        raise typer.BadParameter("give either images or --bank")
+    if row and bank is None:
+        raise typer.BadParameter("--row goes with --bank")
+    with Gallery.open(gallery) as opened:
+        if bank is not None:
+            rows = FeatureBank(bank)
+            names, vectors = _bank_rows(rows, row)
+            contract = rows.manifest.contract
+        else:
+            model = _load_query_model(opened)
+            names, contract = [str(path) for path in images or []], model.contract
+            pixels = np.stack([decode(path, model.preprocessing) for path in images or []])
+            vectors = model.embed(torch.from_numpy(pixels)).cpu().numpy()
+        hits = opened.search(vectors, contract, k)
+        report = SearchReport(
+            gallery=str(gallery),
+            query_model=contract,
+            queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
+        )
+
+    def human() -> None:
+        _print_hits(report)
+        next_command(_command("status", gallery))
+
+    result(report, as_json, human)
+
+
+@app.command("use-model")
+def use_model(
+    gallery: GalleryPath,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The new query model's folder.")],
+    edge: Annotated[
+        list[Path] | None,
+        typer.Option(help="What `mixbct gate` wrote for it; once for each stored contract."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Switch the query model without touching a stored vector."""
+    folder, manifest = read_manifest(model)
+    edges = [read_record(path, Edge, ContractError, "edge") for path in edge or []]
+    with Gallery.open(gallery) as opened:
+        before = opened.query_model().contract
+        opened.use_model(manifest.contract, *edges, model=folder)
+        status = opened.status()
+
+    def human() -> None:
+        typer.echo(f"{gallery}: searched by {manifest.contract}, before by {before}")
+        next_command(_command("search", gallery, "IMAGE"))
+
+    result(status, as_json, human)
+
+
+@app.command()
+def status(gallery: GalleryPath, as_json: AsJson = False) -> None:
+    """Show what a gallery holds and which model searches it."""
+    with Gallery.open(gallery) as opened:
+        record = opened.status()
+
+    def human() -> None:
+        _print_status(record)
+        following = ("search", "IMAGE") if record.rows else ("enrol", "--bank BANK")
+        next_command(_command(following[0], gallery, following[1]))
+
+    result(record, as_json, human)
+
+
+def _command(verb: str, gallery: Path, rest: str = "") -> str:
+    return f"mixbct gallery {verb} {shlex.quote(str(gallery))} {rest}".rstrip()
+
+
+def _load_query_model(gallery: Gallery, device: str = "cpu") -> EmbeddingModel:
+    """Load the query model from the folder that the gallery remembers.
+
+    Raises:
+        GalleryError: the gallery knows no folder, or it is gone.
+        ContractError: another model is there now.
+    """
+    query = gallery.query_model()
+    if query.folder is None or not query.folder.is_dir():
+        place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
+        raise GalleryError(
+            f"the query model {query.contract} {place}; tell where it is with "
+            f"`{_command('use-model', gallery.folder, 'MODEL')}`"
+        )
+    model = load_model(query.folder, device)
+    if model.contract.id != query.contract.id:
+        raise ContractError(
+            f"{query.folder} now holds {model.contract}, but the gallery's query model is "
+            f"{query.contract}; name the folder of the right one with "
+            f"`{_command('use-model', gallery.folder, 'MODEL')}`"
+        )
+    return model
+
+
+def _bank_rows(
+    bank: FeatureBank, rows: list[int] | None
+) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
+    """Return the keys and normalised features of some rows, of all where none is named."""
+    chosen = np.array(rows if rows else range(len(bank)), dtype=np.int64)
+    if chosen.max() >= len(bank):
+        raise BankError(f"{bank.path} has no row {chosen.max()}; its last is {len(bank) - 1}")
+    keys = bank.keys()
+    return [keys[row] for row in chosen], bank.read(chosen)
+
+
+def _print_hits(report: SearchReport) -> None:
+    marks = {True: "yes", False: "no", None: "–"}
+    for found in report.queries:
+        typer.echo(f"{found.query}, searched by {report.query_model}")
+        if not found.hits:
+            typer.echo("the gallery is empty")
+            continue
+        table = Table()
+        table.add_column("rank", justify="right")
+        table.add_column("key", overflow="fold")
+        table.add_column("label", overflow="fold")
+        table.add_column("score", justify="right")
+        table.add_column("contract", overflow="fold")
+        table.add_column("accepted")
+        for hit in found.hits:
+            cells = (str(hit.rank), hit.key, hit.label, f"{hit.score:.4f}", hit.contract)
+            table.add_row(*map(escape, cells), marks[hit.accepted])
+        Console().print(table)
+
+
+def _print_status(status: GalleryStatus) -> None:
+    table = Table(title=f"{status.gallery}, searched by {status.query_model}")
+    table.add_column("contract", overflow="fold")
+    table.add_column("rows", justify="right")
+    table.add_column("tied by")
+    table.add_column("search index")
+    for stored in status.contracts:
+        own = stored.threshold is None
+        tie = "query model" if own else f"edge, threshold {stored.threshold:.4f}"
+        cached = stored.cached_rows
+        index = "built at the next search" if cached is None else f"{cached:,} rows cached"
+        cells = (str(stored.contract), f"{stored.rows:,}", tie, index)
+        table.add_row(*map(escape, cells))
+    Console().print(table)
+    for edge in status.edges:
+        typer.echo(
+            f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "
+            f"{edge.threshold:.4f} at FAR {edge.far:g}"
+        )
+    typer.echo(f"model folder: {status.model_folder or 'not known'}")
+    typer.echo(f"size: {status.size_bytes / 1e6:.1f} MB")

@@ -1,0 +1,62 @@
+"""`mixbct train RECIPE`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixbct.cli.common import (
+    AsJson,
+    Overrides,
+    Resume,
+    SkipBad,
+    name_skipped,
+    next_command,
+    progress_bar,
+    result,
+)
+from mixbct.recipe import load_recipe
+from mixbct.training.run import train as train_model
+from mixbct.workflows.rows import open_rows
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write [runs/NAME of the recipe].")
+    ] = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the model that a recipe describes. Ctrl-C saves and stops; --resume goes on."""
+    settings = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / settings.name
+    rows, skipped = open_rows(
+        settings.data.path,
+        settings.model.preprocessing(),
+        settings.data.split,
+        settings.data.part,
+        skip_bad,
+    )
+    name_skipped(skipped)
+    with progress_bar(f"train {settings.name}") as tick:
+        cost = train_model(
+            settings,
+            rows,
+            folder,
+            resume=resume,
+            origin=str(recipe),
+            progress=lambda report: tick(report.images, report.images_in_all),
+        )
+
+    def human() -> None:
+        typer.echo(
+            f"trained {settings.name} in {cost.seconds:.1f} s: {cost.steps:,} steps, "
+            f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
+            f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
+        )
+        next_command(f"mixbct extract {folder} --data {settings.data.path} --out {folder}-bank")
+
+    result(cost, as_json, human)

@@ -1,0 +1,53 @@
+"""Data sources: what can be trained on and searched, from image files to arrays in memory maps."""
+
+import json
+from pathlib import Path
+
+from mixbct.data.array import ArraySource
+from mixbct.data.folder import FolderSource
+from mixbct.data.source import Source
+from mixbct.errors import DataError
+from mixbct.schemas import Preprocessing
+
+
+def open_source(path: Path, preprocessing: Preprocessing | None = None) -> Source:
+    """Open a folder of class folders or an image array, whichever `path` is.
+
+    Args:
+        path: of the folder or of the array.
+        preprocessing: what a model wants; None for a source that is looked at, split or checked.
+
+    Raises:
+        DataError: `path` is missing or something else, or an array's size or number of
+            channels is not what `preprocessing` asks for.
+    """
+    if not path.exists():
+        raise DataError(
+            f"there is no data at {path}; expected a folder of class folders, or an image array "
+            "such as `mixbct data glyphs` makes"
+        )
+    if not (path / "manifest.json").exists():
+        return FolderSource(path, preprocessing or Preprocessing(size=32, channels=3))
+    kind = _kind(path / "manifest.json")
+    if kind != "image-array":
+        raise DataError(f"{path} holds a {kind}, not images; name the folder that holds the images")
+    source = ArraySource(path)
+    if preprocessing is None:
+        return source
+    has = (source.manifest.size, source.manifest.channels)
+    wanted = (preprocessing.size, preprocessing.channels)
+    if has != wanted:
+        raise DataError(
+            f"{path} holds images of size {has[0]} with {has[1]} channels, but size {wanted[0]} "
+            f"with {wanted[1]} channels is asked for; set model.size and model.channels to match"
+        )
+    return source
+
+
+def _kind(manifest: Path) -> str:
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{manifest} cannot be read: {error}") from error
+    kind = content.get("kind") if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else "manifest of an unknown kind"

@@ -1,0 +1,32 @@
+"""Random shifts and flips of a batch of images."""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from mixbct.recipe import DataSettings
+
+
+def augment(
+    images: UInt8[Tensor, "b h w c"], settings: DataSettings, generator: torch.Generator
+) -> UInt8[Tensor, "b h w c"]:
+    """Shift each image by up to `settings.shift` pixels either way, and flip half of them.
+
+    Pixels that come in from outside repeat the border.
+    """
+    batch, height, width, _ = images.shape
+    columns = torch.arange(width).expand(batch, width)
+    rows = torch.arange(height).expand(batch, height)
+    if settings.flip:
+        flipped = torch.rand(batch, 1, generator=generator) < 0.5
+        columns = torch.where(flipped, columns.flip(1), columns)
+    if settings.shift:
+        reach = settings.shift
+        offsets = torch.randint(-reach, reach + 1, (2, batch, 1), generator=generator)
+        rows = (rows + offsets[0]).clamp(0, height - 1)
+        columns = (columns + offsets[1]).clamp(0, width - 1)
+    if not (settings.flip or settings.shift):
+        return images
+    device = images.device
+    picked = torch.arange(batch, device=device)[:, None, None]
+    return images[picked, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]

@@ -1,0 +1,140 @@
+"""From an image file to pixels: decode, turn upright, bring to size and number of channels."""
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from mixbct.errors import BadImageError
+from mixbct.schemas import Preprocessing
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MOST_PIXELS = 100_000_000
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+
+
+class _QuietPillow:
+    """Ignore Pillow's warnings while at least one thread decodes.
+
+    `warnings.catch_warnings` changes the whole process, so threads that enter and leave it in
+    turn would restore each other's filters; here the first one in sets them and the last one out
+    restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._saved.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._saved.close()
+
+
+_quiet_pillow = _QuietPillow()
+
+
+def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
+    """Read one JPEG, PNG, BMP or WebP file.
+
+    The image is turned as its EXIF orientation says, laid over white where it is transparent,
+    reduced to 8 bits, and scaled (bilinear, antialiased, aspect ratio not kept) to the size that
+    `preprocessing` asks for. One channel is luma, three are RGB. Of an animation, the first frame.
+
+    Returns:
+        [size, size, channels] uint8.
+
+    Raises:
+        BadImageError: the file cannot be read, is truncated or damaged, or has more than
+            `MOST_PIXELS` pixels. `keys` is the path.
+    """
+    size, channels = preprocessing.size, preprocessing.channels
+    try:
+        data = path.read_bytes()
+        pixels = _decode_plain_jpeg(data, preprocessing)
+        if pixels is None:
+            with _quiet_pillow():
+                pixels = np.asarray(_decode_any(data, preprocessing))
+        pixels = pixels.reshape(*pixels.shape[:2], channels)
+        if pixels.shape[:2] == (size, size):
+            return pixels
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        resized = image.resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(resized).reshape(size, size, channels)
+    # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise BadImageError(f"{path} is not a readable image: {reason}", [str(path)]) from error
+
+
+def _refuse_bomb(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{width} × {height} pixels are more than the {MOST_PIXELS:,} that are allowed; "
+            "scale it down first"
+        )
+
+
+def _decode_plain_jpeg(
+    data: bytes, preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "h w c"] | None:
+    """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
+    # orientation is in the EXIF block; a false alarm only costs the slower path
+    if not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    _refuse_bomb(height, width)
+    # the decoder may halve, quarter … a large image on its way; twice the size that is wanted
+    # stays, so that the last step still averages
+    least = 2 * preprocessing.size
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if preprocessing.channels == 1 else "RGB",
+            min_height=least,
+            min_width=least,
+            min_factor=2,
+        )
+    except ValueError:
+        return None
+    return pixels
+
+
+def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+    """Decode with Pillow: every format, mode and orientation."""
+    mode = "L" if preprocessing.channels == 1 else "RGB"
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        _refuse_bomb(opened.height, opened.width)
+        # for JPEG what min_height does above, for the rest nothing
+        opened.draft(mode, (2 * preprocessing.size, 2 * preprocessing.size))
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits in one channel; convert() would clip them
+        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = Image.fromarray(values.astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)

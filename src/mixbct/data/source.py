@@ -1,0 +1,144 @@
+"""The source: what every data set looks like to the rest, and a selection of its rows."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from mixbct.errors import BadImageError, DataError
+
+Images = UInt8[np.ndarray, "n h w c"]
+Rows = Int64[np.ndarray, " n"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A labelled set of images of one size.
+
+    Labels are indices into `classes()`; they may have gaps (a class without an image).
+    `str(source)` says what it is and where, for manifests and errors.
+    """
+
+    def __len__(self) -> int: ...
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the label of every row."""
+        ...
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; `labels()` point into it."""
+        ...
+
+    def keys(self) -> list[str]:
+        """Return a name of every row, unique within the source."""
+        ...
+
+    def groups(self) -> list[str]:
+        """Return the family of every row that a split must keep on one side ('' for none)."""
+        ...
+
+    def read(self, rows: Rows) -> Images:
+        """Return the images of `rows`, in that order.
+
+        Raises:
+            BadImageError: an image cannot be decoded; it names each.
+        """
+        ...
+
+    def digest(self) -> str:
+        """Return what changes when the keys, the labels or the images change."""
+        ...
+
+
+def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return the SHA-256 over (key, class name, fingerprint of the image) of every row."""
+    digest = hashlib.sha256()
+    for key, name, fingerprint in rows:
+        digest.update(f"{key}\t{name}\t{fingerprint}\n".encode())
+    return digest.hexdigest()
+
+
+class Selection:
+    """Some rows of a source, as a source. Classes that lose every row disappear."""
+
+    def __init__(self, source: Source, rows: Rows) -> None:
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(source)):
+            raise DataError(
+                f"rows {int(rows.min())} to {int(rows.max())} were chosen, but {source} has "
+                f"{len(source)}: was the choice made from other data?"
+            )
+        self._source = source
+        self._rows = rows
+        present, labels = np.unique(source.labels()[rows], return_inverse=True)
+        names = source.classes()
+        self._classes = tuple(names[i] for i in present)
+        self._labels = labels.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __str__(self) -> str:
+        return f"{len(self)} rows of {self._source}"
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return labels without gaps: indices into `classes()`."""
+        return self._labels
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes that have a row."""
+        return self._classes
+
+    def keys(self) -> list[str]:
+        """Return the keys of the selected rows."""
+        keys = self._source.keys()
+        return [keys[i] for i in self._rows]
+
+    def groups(self) -> list[str]:
+        """Return the groups of the selected rows."""
+        groups = self._source.groups()
+        return [groups[i] for i in self._rows]
+
+    def read(self, rows: Rows) -> Images:
+        """Return images by their position in the selection."""
+        return self._source.read(self._rows[rows])
+
+    def digest(self) -> str:
+        """Return the digest of the source and of the rows chosen from it."""
+        return digest_rows([("selection", self._source.digest(), self._rows.tobytes().hex())])
+
+
+def readable_rows(
+    source: Source, chunk: int = 1024, progress: Callable[[int, int], None] | None = None
+) -> tuple[Rows, list[str]]:
+    """Decode every image once and return the rows that can be read, and the keys of the rest.
+
+    `progress` is called with (images decoded, images in all).
+    """
+    keys = source.keys()
+    bad: set[str] = set()
+    for start in range(0, len(source), chunk):
+        stop = min(start + chunk, len(source))
+        try:
+            source.read(np.arange(start, stop))
+        except BadImageError as error:
+            bad.update(error.keys)
+        if progress:
+            progress(stop, len(source))
+    rows = np.array([i for i, key in enumerate(keys) if key not in bad], dtype=np.int64)
+    return rows, sorted(bad)
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Write one string a line, for keys. A key must not hold a line break."""
+    if any("\n" in line or "\r" in line for line in lines):
+        raise DataError("a key holds a line break; rename that file")
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return what `write_lines` wrote."""
+    # splitlines() would also split at characters that a file's name may hold
+    return path.read_text(encoding="utf-8").split("\n")[:-1]

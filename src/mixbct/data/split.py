@@ -1,0 +1,241 @@
+"""Splits: which rows of a source play which part. Index files with a manifest, never copies.
+
+A folder with
+
+    manifest.json   source digest, rule, seed, number of rows a part (`SplitManifest`)
+    PART.npy        [n] int64 rows of the source, ascending
+
+The parts are `old_train`, `new_train`, `query` and `gallery`. No class is both trained and
+tested on.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from mixbct.data.source import Selection, Source
+from mixbct.errors import DataError
+from mixbct.files import folder_written_whole
+from mixbct.schemas import SplitManifest, read_record
+
+Scenario = Literal["open-data", "open-class", "extended-data", "extended-class"]
+# two classes are the least that a classifier, or a search among others, means anything with
+_FEWEST_CLASSES = 2
+
+
+def make_split(
+    source: Source,
+    out: Path,
+    *,
+    scenario: Scenario = "extended-class",
+    seed: int = 0,
+    old_share: float = 0.3,
+    test_classes: int | float = 0.2,
+    query_share: float = 0.3,
+    held_out_groups: Sequence[str] = (),
+    skipped: Sequence[str] = (),
+) -> SplitManifest:
+    """Choose test classes, divide the rest between the old and the new model, and write it down.
+
+    Classes are put into a seeded order. The first ones are test classes; of the C that are left,
+    the old model gets (Liang et al., arXiv 2308.06948, section 4.1)
+
+    - `…-class`: all images of the first round(old_share · C) classes;
+    - `…-data`: max(1, round(old_share · n)) of the n images of each class, halves to even;
+
+    and the new model everything (`extended-…`) or what the old one did not get (`open-…`; a
+    class with one image then goes to both).
+
+    With `held_out_groups`, the queries are the test classes' images in those groups, the gallery
+    their other images, only classes with both kinds are tested on, and no image of those groups
+    is trained on. Without, `query_share` of each test class's images are queries (at least one,
+    never all; a class with one image is in the gallery only).
+
+    Args:
+        source: what is split.
+        out: the folder to write; a split that is there already is replaced.
+        scenario: how the training data of the two models relate.
+        seed: of the order of classes and the choice of images.
+        old_share: the old model's share, in (0, 1).
+        test_classes: a number of classes, or a share in (0, 1) of all.
+        query_share: share of a test class's images that are queries, in (0, 1).
+        held_out_groups: groups that are kept for queries.
+        skipped: keys to leave out of every part, since they cannot be read.
+
+    Raises:
+        DataError: too few classes, an unknown group or key, or a part without a row.
+    """
+    if scenario not in get_args(Scenario):
+        raise DataError(f"scenario {scenario!r}: choose one of {', '.join(get_args(Scenario))}")
+    for name, share in (("old_share", old_share), ("query_share", query_share)):
+        if not 0 < share < 1:
+            raise DataError(f"{name} is {share}; expected a number between 0 and 1")
+    labels = source.labels()
+    held_out = _in_groups(source, held_out_groups)
+    usable = ~_with_keys(source, skipped)
+
+    order = np.random.default_rng((seed, 0)).permutation(np.unique(labels[usable]))
+    testable = order
+    if held_out_groups:
+        both = np.intersect1d(labels[usable & held_out], labels[usable & ~held_out])
+        testable = order[np.isin(order, both)]
+    test = testable[: _test_count(test_classes, len(order), len(testable))]
+
+    is_test = np.isin(labels, test)
+    trainable = usable & ~is_test & ~held_out
+    train = order[np.isin(order, labels[trainable])]
+    if scenario.endswith("class"):
+        is_old = np.isin(labels, train[: round(old_share * len(train))])
+        is_kept = ~is_old
+    else:
+        is_old, is_kept = _share_of_each_class(labels, trainable, old_share, seed)
+    is_new = is_kept if scenario.startswith("open") else np.ones_like(is_old)
+
+    tested = usable & is_test
+    is_query = held_out if held_out_groups else _queries(labels, tested, query_share, seed)
+    parts = {
+        "old_train": np.flatnonzero(trainable & is_old),
+        "new_train": np.flatnonzero(trainable & is_new),
+        "query": np.flatnonzero(tested & is_query),
+        "gallery": np.flatnonzero(tested & ~is_query),
+    }
+    for part, rows in parts.items():
+        _check_part(source, part, rows, labels)
+
+    manifest = SplitManifest(
+        source=str(source),
+        source_digest=source.digest(),
+        rule=_rule(scenario, old_share, query_share, held_out_groups, len(train), len(test)),
+        seed=seed,
+        parts={part: len(rows) for part, rows in parts.items()},
+        skipped=tuple(sorted(skipped)),
+    )
+    with folder_written_whole(out) as folder:
+        for part, rows in parts.items():
+            np.save(folder / f"{part}.npy", rows)
+        (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def open_part(source: Source, split: Path, part: str) -> Selection:
+    """Return the rows of one part of a split as a source.
+
+    Raises:
+        DataError: there is no such split or part, or the split was made from other data.
+    """
+    manifest = read_record(split / "manifest.json", SplitManifest, DataError, "split")
+    if manifest.source_digest != source.digest():
+        raise DataError(
+            f"the split {split} was made from other data ({manifest.source}) than {source}, or "
+            "that data has changed since; make the split again with `mixbct data split`"
+        )
+    if part not in manifest.parts:
+        raise DataError(f"{split} has no part {part!r}; choose one of {', '.join(manifest.parts)}")
+    try:
+        rows = np.load(split / f"{part}.npy")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"the split {split} is damaged: {part}.npy: {error}") from error
+    if rows.dtype != np.int64 or rows.shape != (manifest.parts[part],):
+        raise DataError(
+            f"the split {split} is damaged: {part}.npy holds {rows.dtype} {rows.shape}, its "
+            f"manifest says int64 {(manifest.parts[part],)}"
+        )
+    return Selection(source, rows)
+
+
+def _in_groups(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    groups = source.groups()
+    known = sorted(set(groups) - {""})
+    unknown = [group for group in chosen if group not in known]
+    if unknown:
+        raise DataError(
+            f"{source} has no group {', '.join(map(repr, unknown))}; its groups are: "
+            f"{', '.join(known) or 'none'}"
+        )
+    wanted = set(chosen)
+    return np.array([group in wanted for group in groups], dtype=np.bool_)
+
+
+def _with_keys(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    keys = source.keys()
+    wanted = set(chosen)
+    unknown = sorted(wanted - set(keys))
+    if unknown:
+        raise DataError(f"{source} has no image {unknown[0]!r}, which was to be left out")
+    return np.array([key in wanted for key in keys], dtype=np.bool_)
+
+
+def _test_count(test_classes: int | float, classes: int, testable: int) -> int:
+    count = test_classes if isinstance(test_classes, int) else round(test_classes * classes)
+    if not _FEWEST_CLASSES <= count <= testable:
+        raise DataError(
+            f"{test_classes} test classes, of {classes} classes ({testable} that can be tested), "
+            f"make {count}; expected {_FEWEST_CLASSES} to {testable}: choose another number"
+        )
+    return count
+
+
+def _shuffled_by_class(
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], seed: int
+) -> list[Int64[np.ndarray, " _"]]:
+    """Return, for each class that has rows in `among`, those rows in a seeded order."""
+    rows = np.random.default_rng((seed, 1)).permutation(np.flatnonzero(among))
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    if not len(rows):
+        return []
+    return np.split(rows, np.flatnonzero(np.diff(labels[rows])) + 1)
+
+
+def _share_of_each_class(
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Return (taken, left): a share of each class; both hold the image of a class with one."""
+    taken, left = np.zeros_like(among), np.zeros_like(among)
+    for rows in _shuffled_by_class(labels, among, seed):
+        # a large share of a small class must not take all of it
+        count = min(max(1, round(share * len(rows))), max(1, len(rows) - 1))
+        taken[rows[:count]] = True
+        left[rows[count:] if len(rows) > 1 else rows] = True
+    return taken, left
+
+
+def _queries(
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int
+) -> Bool[np.ndarray, " n"]:
+    query = np.zeros_like(among)
+    for rows in _shuffled_by_class(labels, among, seed):
+        query[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    return query
+
+
+def _check_part(
+    source: Source, part: str, rows: Int64[np.ndarray, " _"], labels: Int64[np.ndarray, " n"]
+) -> None:
+    count = len(np.unique(labels[rows]))
+    fewest = 1 if part == "query" else _FEWEST_CLASSES
+    if count < fewest:
+        raise DataError(
+            f"too few classes in {source}: {part} would have {len(rows)} images of {count} "
+            f"classes, expected {fewest} classes at least; change the shares or add data"
+        )
+
+
+def _rule(
+    scenario: str,
+    old_share: float,
+    query_share: float,
+    held_out_groups: Sequence[str],
+    train_classes: int,
+    test_classes: int,
+) -> str:
+    if held_out_groups:
+        queries = f"queries from the groups {', '.join(held_out_groups)}"
+    else:
+        queries = f"{query_share:.0%} of each test class as queries"
+    return (
+        f"{scenario}: {old_share:.0%} for the old model, {train_classes} training classes, "
+        f"{test_classes} test classes, {queries}"
+    )

@@ -1,0 +1,69 @@
+"""The named errors. Each says what is wrong, with which value, and what to do next.
+
+`exit_code` is what the command line returns: 2 for bad usage or bad input, 3 for a run
+that stopped and can be resumed, 1 is kept for a gate that failed.
+"""
+
+
+class MixbctError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+    exit_code = 2
+
+
+class RecipeError(MixbctError):
+    """A recipe has an unknown key, a wrong value, or settings that do not go together."""
+
+
+class DataError(MixbctError):
+    """A data source is missing, empty or laid out in a way that cannot be read."""
+
+
+class BadImageError(DataError):
+    """One or more images cannot be decoded. `keys` names them."""
+
+    def __init__(self, message: str, keys: list[str]) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+class BankError(MixbctError):
+    """A feature bank is unfinished, damaged, or belongs to other data or another model."""
+
+
+class FeatureError(MixbctError):
+    """Features hold NaN, infinity or a zero vector, or have the wrong dimension."""
+
+
+class ModelError(MixbctError):
+    """A model folder or a backbone factory cannot be used."""
+
+
+class CheckpointError(MixbctError):
+    """A checkpoint is damaged or was written under another recipe."""
+
+
+class ContractError(MixbctError):
+    """Vectors of two embedding contracts would be compared with no edge that ties them."""
+
+
+class GalleryError(MixbctError):
+    """A gallery is missing, already there, or was given rows that it cannot hold."""
+
+
+class ResultError(MixbctError):
+    """A result file is missing, malformed, or lacks what was asked of it."""
+
+
+class DiskFullError(MixbctError):
+    """The disk (or a quota) is full. What was finished before is intact."""
+
+
+class TrainingDivergedError(MixbctError):
+    """A loss became NaN or infinite."""
+
+
+class StoppedError(MixbctError):
+    """The run was asked to stop. It saved its state and can be resumed."""
+
+    exit_code = 3

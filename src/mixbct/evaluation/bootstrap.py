@@ -1,0 +1,85 @@
+"""Bootstrap intervals: query classes are drawn anew with replacement, the gallery stays.
+
+Pairs of one class are not independent of each other, so whole classes are drawn, not pairs or
+queries (Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems", 2004). One
+set of weights serves every combination, which makes differences between them paired.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from mixbct.distributed import row_rng
+from mixbct.evaluation.comparison import Comparison
+from mixbct.schemas import Estimate, tar_name
+
+REPLICATES = 1000
+
+Replicates = Float64[np.ndarray, " r"]
+
+_PERCENTILES = (2.5, 97.5)
+
+
+def class_weights(classes: int, replicates: int, seed: int) -> Float64[np.ndarray, "r c"]:
+    """Return how often each class is drawn in each replicate; every row sums to `classes`."""
+    rng = row_rng(seed, replicates)
+    chance = np.full(classes, 1 / classes)
+    return rng.multinomial(classes, chance, size=replicates).astype(np.float64)
+
+
+def replicate_metrics(
+    comparison: Comparison, weights: Float64[np.ndarray, "r c"], ranks: tuple[int, ...] = (1, 5)
+) -> dict[str, Replicates]:
+    """Return mAP, rank-k and TAR@FAR of every replicate, by the names of `Combination.metrics`.
+
+    A replicate that drew no query with its class in the gallery has no figure: NaN.
+    """
+    mated = comparison.mated
+    per_class = len(comparison.classes)
+
+    def mean_over_queries(values: Float64[np.ndarray, " n"]) -> Replicates:
+        sums = np.bincount(comparison.class_of[mated], values[mated], minlength=per_class)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(weights @ sums / (weights @ counts))
+
+    counts = np.bincount(comparison.class_of[mated], minlength=per_class).astype(np.float64)
+    figures = {"mAP": mean_over_queries(comparison.average_precision)}
+    for k in ranks:
+        hits = (comparison.rank <= k).astype(np.float64)
+        figures[f"rank-{k}"] = mean_over_queries(hits)
+    with np.errstate(invalid="ignore"):
+        tar, far = (
+            weights @ above / (weights @ above[:, :1])
+            for above in (comparison.genuine_above, comparison.impostor_above)
+        )
+    for threshold in comparison.thresholds:
+        figures[tar_name(threshold.far)] = _tar_at(tar, far, threshold.far, comparison.skipped)
+    return figures
+
+
+def _tar_at(
+    tar: Float64[np.ndarray, "r e"],
+    far: Float64[np.ndarray, "r e"],
+    wanted: float,
+    skipped: Bool[np.ndarray, " s"],
+) -> Replicates:
+    """Return each replicate's TAR at a threshold set anew for that replicate.
+
+    The lowest edge with a FAR of at most `wanted` is exact where every impostor score near it is
+    an edge. Where scores between it and the next lower edge were skipped, it lies up to one step
+    too high, and the TAR is taken on the line between the two.
+    """
+    rows = np.arange(len(far))
+    edge = (far > wanted).sum(axis=1)
+    here = tar[rows, edge]
+    rise = (wanted - far[rows, edge]) / (far[rows, edge - 1] - far[rows, edge])
+    return np.asarray(here + skipped[edge - 1] * rise * (tar[rows, edge - 1] - here))
+
+
+def estimate(value: float, replicates: Replicates) -> Estimate:
+    """Return `value` with the 2.5th and the 97.5th percentile of its replicates (NaN left out).
+
+    The interval is widened to hold `value`: a TAR that hangs on the few highest impostor scores
+    is never lower in a replicate, since a replicate can only lose these.
+    """
+    low, high = np.nanpercentile(replicates, _PERCENTILES)
+    return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))

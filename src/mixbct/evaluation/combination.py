@@ -1,0 +1,81 @@
+"""A comparison as the record that results hold: figures with intervals, curves, histogram."""
+
+import numpy as np
+
+from mixbct.evaluation.bootstrap import Replicates, estimate
+from mixbct.evaluation.comparison import Comparison
+from mixbct.schemas import Combination, Curve, Histogram, OperatingPoint, tar_name
+
+_CURVE_POINTS = 200
+_LOWEST_FAR = 1e-6
+_CMC_RANKS = 20
+
+
+def describe(name: str, comparison: Comparison, replicates: dict[str, Replicates]) -> Combination:
+    """Return the record of one comparison.
+
+    Args:
+        name: query/gallery, the roles of the query model and of the gallery.
+        comparison: the exact figures.
+        replicates: from `replicate_metrics`, for the intervals.
+    """
+    query, gallery = name.split("/")
+    impostor_pairs = int(comparison.impostor_pairs.sum())
+    points = tuple(
+        OperatingPoint(
+            far=threshold.far,
+            tar=estimate(
+                comparison.true_accept_rate(threshold), replicates[tar_name(threshold.far)]
+            ),
+            threshold=threshold.value,
+            measured_far=threshold.impostors / impostor_pairs,
+            resolved=threshold.resolved,
+        )
+        for threshold in comparison.thresholds
+    )
+    return Combination(
+        query=query,
+        gallery=gallery,
+        mean_average_precision=estimate(comparison.mean_average_precision(), replicates["mAP"]),
+        rank1=estimate(comparison.rank_rate(1), replicates["rank-1"]),
+        rank5=estimate(comparison.rank_rate(5), replicates["rank-5"]),
+        operating_points=points,
+        genuine_pairs=int(comparison.genuine_pairs.sum()),
+        impostor_pairs=impostor_pairs,
+        roc=roc_curve(comparison),
+        cmc=cmc_curve(comparison),
+        histogram=histogram(comparison),
+    )
+
+
+def roc_curve(comparison: Comparison) -> Curve:
+    """Return TAR (y) over FAR (x) at no more than 200 score edges, evenly spaced in log FAR."""
+    genuine = comparison.genuine_above.sum(axis=0)[::-1]
+    impostor = comparison.impostor_above.sum(axis=0)[::-1]
+    tar, far = genuine / genuine[-1], impostor / impostor[-1]
+    wanted = np.logspace(np.log10(_LOWEST_FAR), 0, _CURVE_POINTS)
+    # the last edge whose rate does not exceed the wanted one; none such is drawn at FAR 0
+    edges = np.unique(np.searchsorted(far, wanted, side="right") - 1)
+    edges = edges[far[edges] >= _LOWEST_FAR]
+    return Curve(x=tuple(far[edges].tolist()), y=tuple(tar[edges].tolist()))
+
+
+def cmc_curve(comparison: Comparison) -> Curve:
+    """Return the share of mated queries (y) with a correct item by rank 1, 2, … 20 (x)."""
+    ranks = range(1, _CMC_RANKS + 1)
+    return Curve(x=tuple(float(k) for k in ranks), y=tuple(comparison.rank_rate(k) for k in ranks))
+
+
+def histogram(comparison: Comparison) -> Histogram:
+    """Return the densities of genuine and impostor scores; each integrates to 1."""
+    edges = comparison.grid.bins.astype(np.float64)
+    widths = np.diff(edges)
+
+    def density(counts: np.ndarray) -> tuple[float, ...]:
+        return tuple((counts / (counts.sum() * widths)).tolist())
+
+    return Histogram(
+        edges=tuple(edges.tolist()),
+        genuine=density(comparison.genuine_bins),
+        impostor=density(comparison.impostor_bins),
+    )

@@ -1,0 +1,58 @@
+"""The score edges at which pairs are counted.
+
+The edges lie where the false-accept rate passes through evenly spaced powers of ten. Where
+exactly they lie does not matter, since the counts at them are exact, so a sample of the queries
+is enough to place them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from mixbct.evaluation.scores import Embeddings, pair_blocks
+
+_EXACT = 4096  # up to so many distinct impostor scores, each is an edge
+_SAMPLE_PAIRS = 2**22
+_FEWEST_QUERIES = 16
+_PER_DECADE = 96
+_DECADES = 6
+_BINS = 100
+_MARGIN = 1e-3  # bins have a width even where all scores are equal
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where pairs are counted.
+
+    Args:
+        edges: ascending, with −inf first and +inf last.
+        bins: edges of evenly wide histogram bins; the outermost bins take what lies beyond.
+    """
+
+    edges: Float32[np.ndarray, " e"]
+    bins: Float32[np.ndarray, " h"]
+
+
+def score_grid(query: Embeddings, gallery: Embeddings, budget: int) -> Grid:
+    """Place the edges by the impostor scores of some queries, of all where the pairs are few."""
+    # evenly over the classes
+    wanted = min(len(query), max(_FEWEST_QUERIES, _SAMPLE_PAIRS // len(gallery)))
+    places = np.linspace(0, len(query) - 1, wanted).astype(np.int64)
+    sample = query.take(np.argsort(query.labels, kind="stable")[places])
+    impostor: list[np.ndarray] = []
+    genuine: list[np.ndarray] = []
+    for block in pair_blocks(sample, gallery, budget):
+        impostor.append(block.impostor[block.impostor > -np.inf].numpy())
+        genuine.append(block.genuine[block.genuine > -np.inf].numpy())
+    scores = np.sort(np.concatenate(impostor))
+    ends = np.concatenate([scores[:1], scores[-1:], *genuine])
+    edges = scores[np.diff(scores, prepend=-np.inf) > 0]
+    if len(edges) > _EXACT:
+        rates = np.logspace(-_DECADES, 0, _PER_DECADE * _DECADES + 1)
+        ranks = np.maximum(np.rint(rates * len(scores)), 1).astype(np.int64)
+        edges = np.unique(scores[len(scores) - ranks])
+    return Grid(
+        edges=np.concatenate([[-np.inf], edges, [np.inf]]).astype(np.float32),
+        bins=np.linspace(ends.min() - _MARGIN, ends.max() + _MARGIN, _BINS + 1).astype(np.float32),
+    )

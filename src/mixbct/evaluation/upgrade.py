@@ -1,0 +1,216 @@
+"""A whole upgrade, judged on unseen classes: every combination, and what differs between them.
+
+Combinations are named query/gallery: old/old, new/old (the cross-test), new/new, independent/old
+(the naive swap) and so on; `10 % new` is the old gallery with that share of its rows enrolled
+again by the new model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from mixbct.distributed import row_rng
+from mixbct.errors import DataError, FeatureError
+from mixbct.evaluation.bootstrap import (
+    REPLICATES,
+    Replicates,
+    class_weights,
+    estimate,
+    replicate_metrics,
+)
+from mixbct.evaluation.carried import carry_threshold
+from mixbct.evaluation.combination import describe
+from mixbct.evaluation.comparison import FARS, compare
+from mixbct.evaluation.scores import BUDGET, Embeddings
+from mixbct.evaluation.thresholds import Threshold
+from mixbct.schemas import CarriedThreshold, Combination, Difference, Estimate
+
+CARRIED_FAR = 1e-3
+MIXED_SHARES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one model made of the queries and of the gallery."""
+
+    query: Embeddings
+    gallery: Embeddings
+
+
+@dataclass(frozen=True)
+class UpgradeFigures:
+    """The part of a `Result` that evaluation fills in; the fields have the same names there."""
+
+    combinations: dict[str, Combination]
+    differences: tuple[Difference, ...]
+    update_gain: Estimate | None
+    negative_flips: float
+    carried_threshold: CarriedThreshold
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is kept of one combination, once its pair counts are no longer needed."""
+
+    rank: Int64[np.ndarray, " n"]
+    thresholds: tuple[Threshold, ...]
+    combination: Combination
+    replicates: dict[str, Replicates]
+
+
+def evaluate_upgrade(
+    old: Pair,
+    new: Pair,
+    independent: Pair | None = None,
+    mapped: Embeddings | None = None,
+    *,
+    seed: int,
+    fars: tuple[float, ...] = FARS,
+    replicates: int = REPLICATES,
+    mixed: tuple[float, ...] = MIXED_SHARES,
+    budget: int = BUDGET,
+    progress: Callable[[str], None] | None = None,
+) -> UpgradeFigures:
+    """Evaluate an upgrade from `old` to `new`.
+
+    Args:
+        old: the deployed model's vectors.
+        new: the compatible model's, row for row of the same items.
+        independent: the same by a model that was trained without regard to the old one.
+        mapped: the independent model's queries, mapped into the old space by Procrustes.
+        seed: of the bootstrap, of the split into halves and of the mixed galleries.
+        fars: false-accept rates to report; 1e-3 is always among them.
+        replicates: bootstrap replicates.
+        mixed: shares of the gallery that the new model has enrolled again. The rows are random
+            and nested: those of a smaller share belong to every larger one.
+        budget: bytes for a block of scores.
+        progress: called with the name of each combination before it is scored.
+
+    Raises:
+        FeatureError: old and new differ in dimension, or `mapped` does not fit the old gallery.
+        DataError: the models were given different items, or the items cannot be compared.
+    """
+    _check_same_items(old, new, independent, mapped)
+    if old.gallery.dim != new.query.dim:
+        raise FeatureError(
+            f"the old model's vectors have dimension {old.gallery.dim}, the new model's "
+            f"{new.query.dim}: they cannot be compared directly; train the new model with "
+            f"dimension {old.gallery.dim}"
+        )
+    sides = {"old/old": (old.query, old.gallery), "new/old": (new.query, old.gallery)}
+    sides["new/new"] = (new.query, new.gallery)
+    if independent is not None:
+        sides["independent/independent"] = (independent.query, independent.gallery)
+        if independent.query.dim == old.gallery.dim:
+            sides["independent/old"] = (independent.query, old.gallery)
+    if mapped is not None:
+        sides["procrustes/old"] = (mapped, old.gallery)
+    for share in mixed:
+        gallery = mixed_gallery(old.gallery, new.gallery, share, seed)
+        sides[f"new/{100 * share:g} % new"] = (new.query, gallery)
+
+    weights = class_weights(len(old.query.classes), replicates, seed)
+    fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
+    judged: dict[str, _Judged] = {}
+    for name, (query, gallery) in sides.items():
+        if progress is not None:
+            progress(name)
+        comparison = compare(query, gallery, fars=fars, budget=budget)
+        figures = replicate_metrics(comparison, weights)
+        judged[name] = _Judged(
+            comparison.rank,
+            comparison.thresholds,
+            describe(name, comparison, figures),
+            figures,
+        )
+
+    base, cross = judged["old/old"], judged["new/old"]
+    oracle = judged.get("independent/independent")
+    pairs = [(name, "old/old") for name in judged if name != "old/old"]
+    if oracle is not None:
+        pairs.append(("new/new", "independent/independent"))
+    carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
+    if progress is not None:
+        progress("the carried-over threshold")
+    return UpgradeFigures(
+        combinations={name: each.combination for name, each in judged.items()},
+        differences=tuple(_difference(judged, of, minus) for of, minus in pairs),
+        update_gain=_update_gain(base, cross, oracle),
+        negative_flips=negative_flips(base.rank, cross.rank),
+        carried_threshold=carry_threshold(
+            carried, new.query, old.gallery, seed=seed, budget=budget
+        ),
+    )
+
+
+def mixed_gallery(old: Embeddings, new: Embeddings, share: float, seed: int) -> Embeddings:
+    """Return the old gallery with a random `share` of its rows from the new model."""
+    order = row_rng(seed, len(old)).permutation(len(old))
+    again = order[: round(share * len(old))]
+    features = old.features.copy()
+    features[again] = new.features[again]
+    return Embeddings(features, old.labels)
+
+
+def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n"]) -> float:
+    """Return the share of mated queries that are right at rank 1 before and wrong after.
+
+    Args:
+        before: [n] ranks of the first correct item, from 1; 0 where the query has none.
+        after: the same for the same queries.
+    """
+    return float(((before == 1) & (after > 1)).sum() / (before > 0).sum())
+
+
+def _check_same_items(
+    old: Pair, new: Pair, independent: Pair | None, mapped: Embeddings | None
+) -> None:
+    sides = [("new queries", new.query, old.query), ("new gallery", new.gallery, old.gallery)]
+    if independent is not None:
+        sides.append(("independent queries", independent.query, old.query))
+        sides.append(("independent gallery", independent.gallery, old.gallery))
+    if mapped is not None:
+        sides.append(("mapped queries", mapped, old.query))
+    for name, side, reference in sides:
+        if not np.array_equal(side.labels, reference.labels):
+            raise DataError(
+                f"the {name} ({len(side)} rows) are not the old model's items in the same order "
+                f"({len(reference)} rows), going by their labels; extract both from the same data"
+            )
+
+
+def _difference(judged: dict[str, _Judged], of: str, minus: str) -> Difference:
+    ours, theirs = judged[of], judged[minus]
+    reference = theirs.combination.metrics()
+    return Difference(
+        of=of,
+        minus=minus,
+        metrics={
+            name: estimate(
+                figure.value - reference[name].value,
+                ours.replicates[name] - theirs.replicates[name],
+            )
+            for name, figure in ours.combination.metrics().items()
+        },
+    )
+
+
+def _update_gain(base: _Judged, cross: _Judged, oracle: _Judged | None) -> Estimate | None:
+    """Return (M(new, old) − M(old, old)) / (M(new*, new*) − M(old, old)) of mAP.
+
+    None without an independent model, and where that model is no better than the old one; a
+    replicate in which it is no better has no gain either and is left out of the interval.
+    """
+    if oracle is None:
+        return None
+    start, reached, best = (
+        each.combination.mean_average_precision.value for each in (base, cross, oracle)
+    )
+    if best <= start:
+        return None
+    starts, reaches, bests = (each.replicates["mAP"] for each in (base, cross, oracle))
+    room = bests - starts
+    gains = np.divide(reaches - starts, room, out=np.full_like(room, np.nan), where=room > 0)
+    return estimate((reached - start) / (best - start), gains)

@@ -1,0 +1,294 @@
+"""The gallery: rows of several contracts, searched by one query model at a time.
+
+Two rules hold at every commit, so that every score that a search returns was allowed by a gate:
+each row's contract is the query model's or is reached by a recorded edge from it; and vectors
+are compared under no other model than the query model.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from jaxtyping import Float
+
+from mixbct.data.bank import normalise
+from mixbct.errors import ContractError, FeatureError, GalleryError
+from mixbct.gallery.hits import Hits
+from mixbct.gallery.records import ContractRows, EnrolReport, GalleryStatus
+from mixbct.gallery.search import Searcher
+from mixbct.gallery.sqlite import SqliteStore
+from mixbct.gallery.store import GalleryStore, QueryModel, total_size
+from mixbct.schemas import Contract, Edge
+
+DATABASE = "gallery.sqlite"
+
+
+class Gallery:
+    """A gallery over a store; for one thread.
+
+    Args:
+        store: holds the rows.
+        folder: holds the cache files of the search indexes.
+    """
+
+    def __init__(self, store: GalleryStore, folder: Path) -> None:
+        self.folder = folder
+        self._store = store
+        self._searcher = Searcher(store, folder)
+
+    @classmethod
+    def create(cls, path: Path, contract: Contract, model: Path | None = None) -> "Gallery":
+        """Make an empty gallery in the folder `path`.
+
+        Args:
+            path: the folder; it is made where it is missing.
+            contract: of the query model.
+            model: the folder of that model, for whoever embeds images later.
+
+        Raises:
+            GalleryError: a gallery is already there, or `path` is a file.
+        """
+        if path.exists() and not path.is_dir():
+            raise GalleryError(f"{path} is a file; name a folder for the gallery")
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(SqliteStore.create(path / DATABASE, _query_model(contract, model)), path)
+
+    @classmethod
+    def open(cls, path: Path) -> "Gallery":
+        """Open the gallery in the folder `path`.
+
+        Raises:
+            GalleryError: there is none, or not one that this version can read.
+        """
+        return cls(SqliteStore.open(path / DATABASE), path)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def query_model(self) -> QueryModel:
+        """Return the model that queries are embedded with."""
+        with self._store.reading():
+            return self._store.query_model()
+
+    def enrol(
+        self,
+        keys: Sequence[str],
+        labels: Sequence[str],
+        vectors: Float[np.ndarray, "n d"],
+        contract: Contract,
+        replace: bool = False,
+    ) -> EnrolReport:
+        """Store a batch, all of it or nothing.
+
+        Args:
+            keys: n names, each of one item in the whole gallery.
+            labels: n class names.
+            vectors: any scale; they are stored normalised.
+            contract: what the vectors were embedded under.
+            replace: a key that is there already takes the new label, vector and contract
+                (its backfill); without this it is an error.
+
+        Raises:
+            GalleryError: a key is there already, or twice in the batch; the counts differ.
+            FeatureError: a vector is NaN, infinite or zero, or has the wrong dimension.
+            ContractError: the query model cannot be compared with `contract`.
+            DiskFullError: nothing of the batch is stored.
+        """
+        _check_batch(keys, labels, vectors, contract)
+        rows = normalise(vectors, list(keys))
+        with self._store.writing():
+            query = self._store.query_model().contract
+            if contract.id != query.id and contract.id not in self._edges_from(query):
+                raise ContractError(
+                    f"vectors of {contract} cannot be enrolled: queries come from {query}, and no "
+                    "recorded edge leads from there to them; embed the items with the query "
+                    f"model, or run `mixbct gate` on {query} against {contract} and give its edge "
+                    "to `mixbct gallery use-model`"
+                )
+            held = [] if replace else self._store.held(keys)
+            if held:
+                raise GalleryError(
+                    f"{len(held)} of {len(keys)} keys are in the gallery already "
+                    f"({_some(held)}); leave them out, or replace these items (--replace)"
+                )
+            replaced = self._store.put(keys, labels, contract, rows) if len(keys) else 0
+            total = sum(self._store.counts().values())
+        return EnrolReport(
+            gallery=str(self.folder),
+            contract=contract,
+            added=len(keys) - replaced,
+            replaced=replaced,
+            rows=total,
+        )
+
+    def search(self, vectors: Float[np.ndarray, "q d"], contract: Contract, k: int = 5) -> Hits:
+        """Return the k nearest rows of each query, over all contracts.
+
+        Args:
+            vectors: embeddings of any scale.
+            contract: what they were embedded under. Only the query model's is accepted, so that
+                a service that missed a switch gets an error, not wrong neighbours.
+            k: hits a query, at least 1.
+
+        Raises:
+            ContractError: `contract` is not the query model's, or it is not tied to a stored one.
+            FeatureError: a vector is NaN, infinite or zero, or has the wrong dimension.
+        """
+        if k < 1:
+            raise GalleryError(f"k is {k}; ask for at least 1 hit")
+        _check_dimension(vectors, contract)
+        queries = normalise(vectors)
+        with self._store.reading():
+            query = self._store.query_model().contract
+            if contract.id != query.id:
+                raise ContractError(
+                    f"the queries were embedded by {contract}, but the gallery's query model is "
+                    f"{query}; embed them with that one, or switch with `mixbct gallery use-model`"
+                )
+            stored = self._searcher.refresh()
+            edges = self._require_tied(query, stored)
+            scores, ids = self._searcher.search(queries, k)
+            items = self._store.items(np.unique(ids))
+        return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
+
+    def use_model(self, contract: Contract, *edges: Edge, model: Path | None = None) -> None:
+        """Switch the query model. No stored vector is touched.
+
+        Args:
+            contract: of the new query model.
+            edges: from `contract` to stored contracts, as the gate wrote them; they are
+                recorded if the switch succeeds.
+            model: the folder of that model.
+
+        Raises:
+            ContractError: rows of a contract are stored that no recorded or given edge ties to
+                the new query model; or an edge starts elsewhere, or its dimensions differ.
+        """
+        for edge in edges:
+            _check_edge(edge, contract)
+        with self._store.writing():
+            for edge in edges:
+                self._store.add_edge(edge)
+            self._require_tied(contract, self._store.contracts())
+            self._store.set_query_model(_query_model(contract, model))
+
+    def status(self) -> GalleryStatus:
+        """Return what the gallery holds, and how far its index files are."""
+        with self._store.reading():
+            query = self._store.query_model()
+            counts = self._store.counts()
+            ties = self._edges_from(query.contract)
+            contracts = tuple(
+                ContractRows(
+                    contract=contract,
+                    rows=counts[contract.id],
+                    threshold=ties[contract.id].threshold if contract.id in ties else None,
+                    cached_rows=self._searcher.cached_rows(contract.id),
+                )
+                for contract in self._store.contracts()
+            )
+            return GalleryStatus(
+                gallery=str(self.folder),
+                query_model=query.contract,
+                model_folder=str(query.folder) if query.folder else None,
+                rows=sum(counts.values()),
+                contracts=contracts,
+                edges=tuple(self._store.edges()),
+                size_bytes=self._store.size() + total_size(self.folder.glob("index-*.cache")),
+            )
+
+    def vectors_digest(self) -> str:
+        """Return the SHA-256 of every stored vector with its id and contract, in order."""
+        digest = hashlib.sha256()
+        with self._store.reading():
+            for contract in self._store.contracts():
+                digest.update(contract.id.encode())
+                for ids, vectors in self._store.blocks(contract, 0):
+                    digest.update(ids.tobytes())
+                    digest.update(vectors.tobytes())
+        return digest.hexdigest()
+
+    def _edges_from(self, query: Contract) -> dict[str, Edge]:
+        """Return the edges from the query model, by the id of the contract that they reach."""
+        edges = [edge for edge in self._store.edges() if edge.from_contract.id == query.id]
+        return {edge.to_contract.id: edge for edge in edges}
+
+    def _require_tied(self, query: Contract, stored: Sequence[Contract]) -> dict[str, Edge]:
+        """Return the edges from `query`; refuse it where one to a stored contract is missing."""
+        reached = self._edges_from(query)
+        untied = [c for c in stored if c.id != query.id and c.id not in reached]
+        if not untied:
+            return reached
+        counts = self._store.counts()
+        rows = " and ".join(f"{counts[c.id]:,} rows of {c}" for c in untied)
+        raise ContractError(
+            f"{query} cannot be the query model: the gallery holds {rows}, and no passed gate "
+            f"ties {query} to them. Run `mixbct gate` on an evaluation of {query} against "
+            f"{' and against '.join(map(str, untied))} and give the edge that it writes "
+            "(--edge), or embed those rows again with a model that is tied (enrol --replace)"
+        )
+
+
+def _query_model(contract: Contract, model: Path | None) -> QueryModel:
+    return QueryModel(contract, model.resolve() if model else None)
+
+
+def _check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> None:
+    if vectors.shape[1] != contract.dim:
+        raise FeatureError(
+            f"the vectors have {vectors.shape[1]} dimensions, those of {contract} have "
+            f"{contract.dim}: were they embedded by another model?"
+        )
+
+
+def _check_batch(
+    keys: Sequence[str],
+    labels: Sequence[str],
+    vectors: Float[np.ndarray, "n d"],
+    contract: Contract,
+) -> None:
+    if not len(keys) == len(labels) == len(vectors):
+        raise GalleryError(
+            f"{len(keys)} keys, {len(labels)} labels and {len(vectors)} vectors do not go "
+            "together; give one of each an item"
+        )
+    _check_dimension(vectors, contract)
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise GalleryError(
+            f"{len(twice)} keys stand twice or more in the batch ({_some(twice)}); a key names "
+            "one item"
+        )
+
+
+def _check_edge(edge: Edge, query: Contract) -> None:
+    if edge.from_contract.id != query.id:
+        raise ContractError(
+            f"the edge leads from {edge.from_contract} to {edge.to_contract}, but the new query "
+            f"model is {query}; give the edge that `mixbct gate` wrote for that model"
+        )
+    if edge.from_contract.dim != edge.to_contract.dim:
+        raise ContractError(
+            f"the edge ties {edge.from_contract} of {edge.from_contract.dim} dimensions to "
+            f"{edge.to_contract} of {edge.to_contract.dim}; vectors of different dimensions "
+            "cannot be compared"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,118 @@
+"""MixBCT: one classification loss over a batch that mixes new and old features.
+
+    L = (1/|G|) Σ_{g ∈ G} ℓ(g, y_g; W),    G = new features f_i and credible old features o_j
+
+One W serves both kinds of row. Where a class's old features spread widely W settles so that
+the new ones may too; where they are tight the new ones are held tight: the constraint adapts
+itself to the old model. Source: Liang et al., "MixBCT", arXiv 2308.06948, sec. 3.
+
+Three ways to draw the old rows of a step, with α = `ratio`:
+
+    replace   forward all B images, then put old features in the place of
+              |S| = min(⌊αB⌋, credible rows of the batch) of them. The published order. The replaced
+              images have no loss of their own; they still shape the batch statistics.
+    skip      choose S first and neither read nor forward those images. The same loss where the
+              backbone has no batch normalisation, at about 1 − α of the cost.
+    bank      forward all B images and add k = ⌊αB/(1 − α)⌋ old rows, drawn without replacement from
+              the credible part of the whole bank. Every image trains the backbone once an epoch,
+              and the old rows need not belong to images that still exist.
+"""
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixbct.distributed import processes, row_rng
+from mixbct.errors import BankError, RecipeError
+from mixbct.heads.classifier import Head
+from mixbct.methods.method import OLD_ROWS, Features, RowIndices, StepPlan, Task
+from mixbct.recipe import MixBCTSettings
+
+
+class MixBCT:
+    """The method in its three ways to draw.
+
+    Raises:
+        BankError: `replace` or `skip` with a bank that is not of the training images, or a bank
+            with no credible row of a training class.
+        RecipeError: `skip` would forward fewer than two images a step.
+    """
+
+    def __init__(self, settings: MixBCTSettings, task: Task) -> None:
+        if task.old is None:
+            raise BankError("method 'mixbct' needs the old model's feature bank (method.bank)")
+        self.task = task
+        self.old = task.old
+        self.draw = settings.draw
+        # 0.7 is not a binary fraction: 0.7·30/0.3 must come out as 70
+        ratio = Fraction(settings.ratio).limit_denominator(1_000_000)
+        if self.draw == "bank":
+            self.old_rows_per_step = int(ratio * task.batch / (1 - ratio))
+        else:
+            self.old_rows_per_step = int(ratio * task.batch)
+            if not self.old.paired:
+                raise BankError(
+                    f"method.draw = {self.draw!r} puts the old feature of an image in the place of "
+                    "its new one, but the bank was not extracted from these training images: use "
+                    "method.draw = 'bank', or extract a bank from them"
+                )
+        if self.draw == "skip" and task.batch - self.old_rows_per_step < 2:
+            raise RecipeError(
+                f"method.ratio = {settings.ratio} of train.batch = {task.batch} leaves fewer than "
+                "two images to forward, too few for batch normalisation: lower method.ratio"
+            )
+        usable = self.old.credible & (self.old.labels >= 0)
+        self.candidates: RowIndices = np.flatnonzero(usable).astype(np.int64)
+        if len(self.candidates) == 0 and self.old_rows_per_step:
+            raise BankError(
+                "the bank has no credible feature of any training class: do the class names of "
+                "the bank and of the training data agree?"
+            )
+        self._usable = usable
+
+    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
+        """Return the batch and the old rows that join it, or take the place of some."""
+        rows = self.task.batch_rows(seed, epoch, step)
+        rng = row_rng(seed, OLD_ROWS, epoch, step)
+        if self.draw == "bank":
+            count = min(self.old_rows_per_step, len(self.candidates))
+            # no shuffle: the order of the old rows does not matter, and it costs half the draw
+            old_rows = self.candidates[
+                rng.choice(len(self.candidates), count, replace=False, shuffle=False)
+            ]
+            return self._step(rows, old_rows, trained=len(rows))
+        credible = rows[self._usable[rows]]
+        count = min(self.old_rows_per_step, len(credible))
+        old_rows = rng.choice(credible, count, replace=False)
+        kept = rows[~np.isin(rows, old_rows)]
+        forward = kept if self.draw == "skip" else np.concatenate([kept, old_rows])
+        return self._step(forward, old_rows, trained=len(kept))
+
+    def _step(self, forward_rows: RowIndices, old_rows: RowIndices, trained: int) -> StepPlan:
+        return StepPlan(
+            forward_rows,
+            self.task.labels[forward_rows],
+            old_rows,
+            self.old.labels[old_rows],
+            trained,
+        )
+
+    def losses(self, new: Features, old: Features, head: Head) -> Mapping[str, Tensor]:
+        """Return the mean classification loss over new and old rows together."""
+        values = torch.cat([new.values, old.values])
+        labels = torch.cat([new.labels, old.labels])
+        return {"mixed": head(values, labels).sum() / (len(labels) * processes())}
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return nothing: the method has no parameters of its own."""
+        return ()
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return nothing: the method has no state of its own."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Do nothing."""

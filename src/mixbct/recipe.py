@@ -1,0 +1,268 @@
+"""The recipe: one TOML file that says everything about a training run.
+
+A recipe is parsed into frozen, strict models: an unknown key, a value of the wrong type or
+out of range is an error that names the key, the file and what is allowed. Paths are taken
+relative to the folder in which the command runs. `method.ratio=0.5` style overrides apply
+before the recipe is checked. Every field below is read by the trainer; a test holds that.
+"""
+
+import difflib
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mixbct.errors import RecipeError
+from mixbct.schemas import Preprocessing
+
+
+class Settings(BaseModel):
+    """Base of every section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSettings(Settings):
+    """What is trained on."""
+
+    path: Path = Field(strict=False, description="a folder of class folders, or an image array")
+    split: Path | None = Field(None, strict=False, description="a split folder; none: every row")
+    part: str = Field("new_train", description="which part of the split")
+    shift: int = Field(0, ge=0, description="random shift of up to so many pixels")
+    flip: bool = Field(False, description="random horizontal flip")
+
+
+class ModelSettings(Settings):
+    """The backbone."""
+
+    backbone: str = Field("small", description="a name of mixbct.backbones, or package.module:f")
+    dim: int = Field(128, gt=0, description="dimension of the embedding")
+    size: int = Field(32, gt=0, description="input height and width in pixels")
+    channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
+    options: dict[str, int | float | str | bool] = Field(
+        {}, description="passed to the backbone by name"
+    )
+
+    def preprocessing(self) -> Preprocessing:
+        """Return how images become this model's input."""
+        return Preprocessing(size=self.size, channels=self.channels)
+
+
+class ArcFaceSettings(Settings):
+    """Additive angular margin (Deng et al., CVPR 2019)."""
+
+    name: Literal["arcface"]
+    scale: float = Field(64.0, gt=0)
+    margin: float = Field(0.5, ge=0, lt=1.5707, description="radians")
+
+
+class CosFaceSettings(Settings):
+    """Additive cosine margin (Wang et al., CVPR 2018)."""
+
+    name: Literal["cosface"]
+    scale: float = Field(64.0, gt=0)
+    margin: float = Field(0.4, ge=0, lt=1)
+
+
+class SoftmaxSettings(Settings):
+    """A linear classifier with bias over features that are not normalised."""
+
+    name: Literal["softmax"]
+
+
+class IndependentSettings(Settings):
+    """Classification alone: the old model, or the new one that ignores it."""
+
+    name: Literal["independent"]
+
+
+class MixBCTSettings(Settings):
+    """MixBCT (Liang et al., arXiv 2308.06948)."""
+
+    name: Literal["mixbct"]
+    bank: Path = Field(strict=False, description="the old model's feature bank")
+    draw: Literal["replace", "skip", "bank"] = "bank"
+    ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
+
+
+HeadSettings = Annotated[
+    Union[ArcFaceSettings, CosFaceSettings, SoftmaxSettings],  # noqa: UP007
+    Field(discriminator="name"),
+]
+MethodSettings = Annotated[
+    Union[IndependentSettings, MixBCTSettings],  # noqa: UP007
+    Field(discriminator="name"),
+]
+
+
+class SGDSettings(Settings):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+
+
+class AdamWSettings(Settings):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"]
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+
+
+OptimizerSettings = Annotated[
+    Union[SGDSettings, AdamWSettings],  # noqa: UP007
+    Field(discriminator="name"),
+]
+
+
+class TrainSettings(Settings):
+    """The loop."""
+
+    epochs: int = Field(gt=0)
+    batch: int = Field(128, gt=1, description="forwarded or mixed images a step, a process")
+    power: float = Field(1.0, gt=0, description="of the polynomial decay of the learning rate")
+    warmup_steps: int = Field(0, ge=0)
+    clip: float | None = Field(5.0, gt=0, description="largest norm of the backbone's gradient")
+    checkpoint_every: int = Field(0, ge=0, description="steps; 0: only when stopped")
+    stop_after: int | None = Field(None, gt=0, description="stop, saved, after so many steps")
+    device: str = "cpu"
+    threads: int | None = Field(None, gt=0, description="CPU threads; part of bit-exactness")
+
+
+class Recipe(Settings):
+    """A training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    head: HeadSettings
+    method: MethodSettings
+    optimizer: OptimizerSettings
+    train: TrainSettings
+
+    def to_json(self) -> str:
+        """Return the recipe as indented JSON."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    def digest(self) -> str:
+        """Return what must not change between a run and its resumption."""
+        free = {"train": {"stop_after", "checkpoint_every"}}
+        return hashlib.sha256(self.model_dump_json(exclude=free).encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _mixing_needs_a_cosine(self) -> "Recipe":
+        if isinstance(self.method, MixBCTSettings) and isinstance(self.head, SoftmaxSettings):
+            raise ValueError(
+                "method 'mixbct' mixes old and new features, so its head must normalise both: "
+                "set head.name to 'arcface' or 'cosface'"
+            )
+        return self
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from TOML and apply `key=value` overrides.
+
+    Args:
+        path: the TOML file.
+        overrides: such as `train.epochs=3` or `data.path=photos`. A value is read as TOML,
+            and as a plain string where it is not valid TOML.
+
+    Raises:
+        RecipeError: the file is missing or not TOML, a key is unknown, a value not allowed.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe at {path}") from None
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    return parse_recipe(apply_overrides(content, overrides or []), str(path))
+
+
+def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:
+    """Check a recipe that is already a dictionary; `origin` names it in errors."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(dict(e), content)}" for e in error.errors())
+        raise RecipeError(f"{origin} is not a valid recipe:\n{problems}") from error
+
+
+def apply_overrides(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Set each `key=value` in a recipe that is still a dictionary, and return it.
+
+    Raises:
+        RecipeError: an override is not key=value, or names a value where a section is expected.
+    """
+    for override in overrides:
+        _apply(content, override)
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set {override!r}: expected key=value, such as train.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *folders, last = key.strip().split(".")
+    table = content
+    for folder in folders:
+        table = table.setdefault(folder, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override!r}: {folder!r} is a value, not a section")
+    table[last] = value
+
+
+def _explain(problem: dict[str, Any], content: dict[str, Any]) -> str:
+    """Turn one of pydantic's problems into a sentence: key, what was found, what is allowed."""
+    where = [str(part) for part in problem["loc"]]
+    model: Any = Recipe
+    keys: list[str] = []
+    for part in where:
+        chosen = _variant(model, part)
+        if chosen is not None:  # the discriminator's value is not a key of the file
+            model = chosen
+            continue
+        keys.append(part)
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is not None:
+            model = field.annotation
+    key = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        names = sorted(getattr(model, "model_fields", {}))
+        close = difflib.get_close_matches(keys[-1], names, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{key}: unknown key; {hint}allowed here: {', '.join(names)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        names = [v.model_fields["name"].annotation for v in _variants(model)]
+        allowed = ", ".join(str(get_args(n)[0]) for n in names)
+        return f"{key}.name: choose one of {allowed}; found {problem['input']!r}"
+    if not key:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{key}: {problem['msg']}; found {problem['input']!r}"
+
+
+def _variants(model: Any) -> list[type[Settings]]:
+    """Return the settings classes of a union, in order; none for anything else."""
+    return [a for a in get_args(model) if isinstance(a, type) and issubclass(a, Settings)]
+
+
+def _variant(model: Any, name: str) -> type[Settings] | None:
+    """Return the member of a union of settings that `name` chooses."""
+    for variant in _variants(model):
+        if name in get_args(variant.model_fields["name"].annotation):
+            return variant
+    return None

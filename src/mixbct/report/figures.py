@@ -1,0 +1,182 @@
+"""The report's figures: ROC, CMC, life after the upgrade, score histograms."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from mixbct.report.charts import Axis, Plot, decade_axis, percent_axis
+from mixbct.report.names import BASELINE, MAIN_FAR, Named
+from mixbct.report.tables import interval, percent
+from mixbct.schemas import Combination, Estimate, OperatingPoint, tar_name
+
+_CMC_RANKS = 20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption and, where it stands for one combination, that one."""
+
+    drawing: Markup
+    caption: str
+    named: Named | None = None
+
+
+def main_point(one: Combination) -> OperatingPoint | None:
+    """Return the operating point at `MAIN_FAR`, or None where it was not measured."""
+    return next((p for p in one.operating_points if abs(p.far / MAIN_FAR - 1) < 1e-6), None)
+
+
+def curves(named: Sequence[Named]) -> list[Named]:
+    """Return the combinations that ROC and CMC show: all but the mixed galleries."""
+    return [one for one in named if not one.mixed]
+
+
+def roc(named: Sequence[Named]) -> Figure:
+    """Draw TAR over FAR, 1e-6 to 1."""
+    plot = Plot(
+        decade_axis(-6, 0, "false-accept rate"), percent_axis([0.0, 1.0], "true-accept rate, %")
+    )
+    lines = [
+        plot.line(one.colour, _above(one, plot.x.low), one.short) for one in reversed(curves(named))
+    ]
+    return Figure(
+        plot.svg("ROC: true-accept rate over false-accept rate", *lines),
+        "ROC. How many genuine pairs pass, at each rate of impostors let through.",
+    )
+
+
+def _above(one: Named, low: float) -> list[tuple[float, float]]:
+    """Return the curve's points from the last one at or left of `low` on."""
+    points = list(zip(one.data.roc.x, one.data.roc.y, strict=True))
+    left = sum(x <= low for x, _ in points)
+    return points[max(left - 1, 0) :]
+
+
+def cmc(named: Sequence[Named]) -> Figure:
+    """Draw the share of queries with a right hit among the first k, for k up to 20.
+
+    The axis leaves out combinations that find less than half of what old/old finds first, for
+    they would press all others into one line; the caption names them.
+    """
+    shown = {
+        one.name: [
+            (rank, share)
+            for rank, share in zip(one.data.cmc.x, one.data.cmc.y, strict=True)
+            if rank <= _CMC_RANKS
+        ]
+        for one in curves(named)
+    }
+    first = {name: points[0][1] for name, points in shown.items() if points}
+    bound = first.get(BASELINE, 0.0) / 2
+    off = [one for one in curves(named) if first.get(one.name, 0.0) < bound]
+    kept = [one for one in curves(named) if one not in off and shown[one.name]]
+    shares = [share for one in kept for _, share in shown[one.name]]
+    ticks = tuple((float(rank), str(rank)) for rank in (1, 5, 10, 15, 20))
+    plot = Plot(
+        Axis(1.0, float(_CMC_RANKS), ticks, "rank"),
+        percent_axis(shares or [0.0, 1.0], "right hit within, %"),
+    )
+    lines = [plot.line(one.colour, shown[one.name], one.short) for one in reversed(kept)]
+    caption = "CMC. How many queries have a right item among the first hits."
+    if off:
+        below = ", ".join(
+            f"{one.short} ({percent(one.data.rank1.value)} % at rank 1)" for one in off
+        )
+        caption += f" Below the axis: {below}."
+    return Figure(plot.svg("CMC: share of queries with a right hit, by rank", *lines), caption)
+
+
+def life(named: Sequence[Named]) -> list[Figure]:
+    """Draw mAP and TAR against the share of the gallery that the new model has enrolled.
+
+    Nothing is drawn where no mixed gallery was measured.
+    """
+    stations = sorted(
+        ((one.enrolled, one) for one in named if one.enrolled is not None), key=lambda s: s[0]
+    )
+    today = next(one for one in named if one.name == BASELINE)
+    if not any(one.mixed for one in named):
+        return []
+    figures = [_life("mAP", stations, today, lambda one: one.mean_average_precision)]
+    if all(main_point(one.data) for one in [today, *(one for _, one in stations)]):
+        figures.append(_life(tar_name(MAIN_FAR), stations, today, _main_tar))
+    return figures
+
+
+def _main_tar(one: Combination) -> Estimate:
+    point = main_point(one)
+    assert point is not None
+    return point.tar
+
+
+def _life(
+    figure: str,
+    stations: Sequence[tuple[float, Named]],
+    today: Named,
+    read: Callable[[Combination], Estimate],
+) -> Figure:
+    level = read(today.data).value
+    found = [(share, one, read(one.data)) for share, one in stations]
+    ends = [end for _, _, estimate in found for end in (estimate.low, estimate.high)]
+    # room at both sides, so that the first and the last dot stand clear of the frame
+    across = Axis(
+        -0.04, 1.04, tuple((s, f"{100 * s:g}") for s, _ in stations), "gallery enrolled by new, %"
+    )
+    plot = Plot(across, percent_axis([level, *ends], f"{figure}, %"), height=280)
+    dots = [
+        plot.whisker(
+            one.colour,
+            share,
+            estimate.value,
+            estimate.low,
+            estimate.high,
+            f"{one.name}: {percent(estimate.value)} % [{interval(estimate)}]",
+        )
+        for share, one, estimate in found
+    ]
+    trail = plot.line("trail", ((s, e.value) for s, _, e in found), figure)
+    return Figure(
+        plot.svg(
+            f"{figure} by the share of the gallery that the new model enrolled",
+            plot.across(level, f"{today.name} {percent(level)}"),
+            trail,
+            *dots,
+        ),
+        f"{figure} of new queries, as the gallery fills with vectors of the new model.",
+    )
+
+
+def histograms(named: Sequence[Named]) -> list[Figure]:
+    """Draw one panel of genuine and impostor scores a combination, all over the same scores."""
+    spans = [_span(one.data) for one in named]
+    low, high = min(s[0] for s in spans), max(s[1] for s in spans)
+    ticks = tuple((v / 2, f"{v / 2:g}") for v in range(-2, 3) if low <= v / 2 <= high)
+    return [_histogram(one, Axis(low, high, ticks)) for one in named]
+
+
+def _span(one: Combination) -> tuple[float, float]:
+    """Return the scores between which there is anything to see."""
+    edges, bins = one.histogram.edges, range(len(one.histogram.edges) - 1)
+    genuine, impostor = one.histogram.genuine, one.histogram.impostor
+    least = max(*genuine, *impostor) / 500
+    seen = [i for i in bins if max(genuine[i], impostor[i]) > least]
+    return (edges[seen[0]], edges[seen[-1] + 1]) if seen else (edges[0], edges[-1])
+
+
+def _histogram(one: Named, scores: Axis) -> Figure:
+    shown = one.data.histogram
+    top = max(*shown.genuine, *shown.impostor) or 1.0
+    plot = Plot(
+        scores, Axis(0.0, top, ()), width=320, height=150, left=10, right=10, top=8, bottom=22
+    )
+    layers = [
+        plot.steps("impostor", shown.edges, shown.impostor),
+        plot.steps(f"genuine {one.colour}", shown.edges, shown.genuine),
+    ]
+    caption = ""
+    if point := main_point(one.data):
+        layers.append(plot.upright(point.threshold))
+        caption = f"{percent(point.tar.value)} % of genuine pairs above {point.threshold:.3f}"
+    drawing = plot.svg(f"Scores of genuine and impostor pairs, {one.name}", *layers)
+    return Figure(drawing, caption, one)

@@ -1,0 +1,141 @@
+"""The report: a result and what the gate decided about it, as one offline HTML page.
+
+The page refers to nothing outside itself: figures are inline SVG, example images are data
+URIs, fonts are the reader's. Everything that comes from the result is escaped.
+"""
+
+import functools
+import re
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from mixbct.errors import ResultError
+from mixbct.files import write_atomically
+from mixbct.report import figures
+from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
+from mixbct.report.tables import MARKS, columns, interval, percent, points, rows, trend, verdict
+from mixbct.schemas import Estimate, GateOutcome, Result, tar_name
+
+_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+
+
+def render_report(result: Result, outcome: GateOutcome) -> str:
+    """Return the report as HTML.
+
+    Parts that the result lacks (an independent model, mixed galleries, costs, examples) are
+    left out. Equal input gives equal output. Labels of examples are marked with the language
+    in `result.data["language"]` (a BCP 47 tag such as `ja`), which decides between regional
+    forms of the same character; without it the reader's system decides.
+
+    Raises:
+        ResultError: the result lacks old/old or new/old, or the outcome is not about it.
+    """
+    if outcome.result_digest != result.digest():
+        raise ResultError(
+            f"the gate's outcome belongs to result {outcome.result_digest[:16]}, not to "
+            f"{result.digest()[:16]}; run the gate on this result"
+        )
+    named = named_combinations(result)
+    return _template().render(
+        result=result,
+        outcome=outcome,
+        verdict=verdict(outcome),
+        lead=_lead(result, outcome),
+        tiles=_tiles(result),
+        columns=columns(result),
+        rows=rows(result),
+        unresolved=any(cell and not cell.resolved for row in rows(result) for cell in row.cells),
+        marks=MARKS,
+        curves=figures.curves(named),
+        curve_figures=[figures.roc(named), figures.cmc(named)],
+        life_figures=figures.life(named),
+        histograms=figures.histograms(named),
+        main_far=tar_name(MAIN_FAR).removeprefix("TAR@"),
+        language=str(result.data.get("language", "")),
+    )
+
+
+def write_report(path: Path, result: Result, outcome: GateOutcome) -> None:
+    """Write the report to `path`, whole or not at all.
+
+    Raises:
+        ResultError: the result lacks old/old or new/old, or the outcome is not about it.
+        DiskFullError: there is no space left.
+    """
+    write_atomically(path, render_report(result, outcome))
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("mixbct.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "interval": interval,
+        "points": points,
+        "points_interval": _points_interval,
+        "trend": trend,
+        "rate": _rate,
+        "count": _count,
+        "png": _png,
+    }
+    return environment.get_template("page.html.j2")
+
+
+def _lead(result: Result, outcome: GateOutcome) -> str:
+    """Return what the verdict means for a person who runs a search system, in plain words."""
+    before = percent(result.combinations[BASELINE].rank1.value)
+    after = percent(result.combinations[CROSS].rank1.value)
+    finding = (
+        f"In a gallery of which not one stored vector was touched, {after} of 100 new queries "
+        f"find a right item first, where {before} of 100 old queries did"
+    )
+    if outcome.passed:
+        return f"The new model can take over the queries today. {finding}."
+    failed = sum(not check.passed for check in outcome.checks)
+    return (
+        f"Keep the old model for now: {failed} of {len(outcome.checks)} checks failed. {finding}."
+    )
+
+
+def _tiles(result: Result) -> list[tuple[str, Estimate, Estimate, Estimate | None]]:
+    """Return the figures that open the page: name, before, after, paired difference."""
+    before = result.combinations[BASELINE].metrics()
+    after = result.combinations[CROSS].metrics()
+    paired = result.difference(CROSS, BASELINE)
+    differences = paired.metrics if paired else {}
+    names = ("mAP", "rank-1", tar_name(MAIN_FAR))
+    return [
+        (name, before[name], after[name], differences.get(name))
+        for name in names
+        if name in before and name in after
+    ]
+
+
+def _points_interval(difference: Estimate) -> str:
+    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}".replace("-", "−")
+
+
+def _rate(value: float) -> str:
+    """Return a rate as the field writes it: 0.00097 → `9.7e-4`."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def _count(value: int | str) -> str:
+    """Return a number with its thousands set apart; text stays as it is."""
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _png(uri: str) -> str:
+    """Return a PNG data URI as it is and anything else, such as an address, as nothing."""
+    return uri if _PNG.fullmatch(uri) else ""

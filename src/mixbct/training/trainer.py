@@ -1,0 +1,206 @@
+"""One training loop for every method.
+
+    plan → read images and old features ahead → augment → forward → the method's losses
+         → backward → clip the backbone → step → log, checkpoint
+
+Everything random is a pure function of the recipe's seed and of the step, so the same recipe
+gives the same weights bit for bit on one machine, and a run that was stopped or killed goes on
+as if it had not been.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from mixbct.backbones.model import build_backbone, forward, normalise_images
+from mixbct.data.augment import augment
+from mixbct.data.bank import FeatureBank
+from mixbct.data.loader import read_ahead
+from mixbct.data.source import Source
+from mixbct.distributed import open_device, torch_rng
+from mixbct.errors import TrainingDivergedError
+from mixbct.heads.classifier import Head, build_head
+from mixbct.methods import METHODS, Features, Method, OldRows, Task
+from mixbct.methods.method import AUGMENT
+from mixbct.recipe import AdamWSettings, OptimizerSettings, Recipe, SGDSettings
+from mixbct.schemas import CheckpointManifest
+from mixbct.training.checkpoint import load_checkpoint, save_checkpoint
+from mixbct.training.old_bank import open_old_bank
+from mixbct.training.schedule import learning_rate_factor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the loop says after each step."""
+
+    step: int
+    steps: int
+    epoch: int
+    losses: Mapping[str, float]
+    images: int
+    """Images forwarded so far."""
+
+    @property
+    def images_in_all(self) -> int:
+        """Return how many images the whole run forwards, judged by the steps so far."""
+        return round(self.images / self.step * self.steps)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    images: UInt8[Tensor, "b h w c"]
+    labels: Int64[Tensor, " b"]
+    old: Float[Tensor, "k d"]
+    old_labels: Int64[Tensor, " k"]
+    trained: int
+
+
+class Trainer:
+    """A run: everything that a recipe names, built and ready to step.
+
+    Args:
+        recipe: what to train.
+        source: the training images, labels without gaps.
+        origin: the recipe's path, for errors.
+    """
+
+    def __init__(self, recipe: Recipe, source: Source, origin: str = "the recipe") -> None:
+        if recipe.train.threads:
+            torch.set_num_threads(recipe.train.threads)
+        torch.set_flush_denormal(True)
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.source = source
+        self.origin = origin
+        self.device = open_device(recipe.train.device)
+        self.preprocessing = recipe.model.preprocessing()
+        self.bank: FeatureBank | None = None
+        old = None
+        if (path := getattr(recipe.method, "bank", None)) is not None:
+            self.bank, old = open_old_bank(path, source, recipe.model.dim)
+        self.inputs_digest = _inputs_digest(source, self.bank, old)
+        task = Task(source.labels(), recipe.train.batch, old)
+        self.method: Method = METHODS[recipe.method.name](recipe.method, task)
+        self.steps_per_epoch = task.steps_per_epoch
+        self.steps = task.steps_per_epoch * recipe.train.epochs
+        self.backbone: nn.Module = build_backbone(
+            recipe.model.backbone, recipe.model.dim, self.preprocessing, recipe.model.options
+        ).to(self.device)
+        self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim).to(
+            self.device
+        )
+        parameters = [*self.backbone.parameters(), *self.head.parameters()]
+        self.optimizer = _build_optimizer(
+            recipe.optimizer, [*parameters, *self.method.parameters()]
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.images = 0
+
+    def batches(self) -> Iterator[_Batch]:
+        """Yield the batches from the present step to the end, read ahead."""
+        return read_ahead(range(self.step, self.steps), self._read)
+
+    def _read(self, step: int) -> _Batch:
+        plan = self.method.plan(self.recipe.seed, *divmod(step, self.steps_per_epoch))
+        old = torch.empty(0, self.recipe.model.dim)
+        if self.bank is not None and len(plan.old_rows):
+            old = torch.from_numpy(self.bank.read(plan.old_rows))
+        images = torch.from_numpy(self.source.read(plan.forward_rows))
+        return _Batch(
+            augment(images, self.recipe.data, torch_rng(self.recipe.seed, AUGMENT, step)),
+            torch.from_numpy(plan.forward_labels),
+            old,
+            torch.from_numpy(plan.old_labels),
+            plan.trained,
+        )
+
+    def take_step(self, batch: _Batch) -> StepReport:
+        """Forward, backward, update.
+
+        Raises:
+            TrainingDivergedError: a loss or the gradient is NaN or infinite; nothing was updated.
+        """
+        settings = self.recipe.train
+        # for dropout and the like inside a backbone
+        torch.manual_seed(torch_rng(self.recipe.seed, self.step).initial_seed())
+        factor = learning_rate_factor(self.step, self.steps, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * factor
+        self.backbone.train()
+        self.head.train()
+        images = normalise_images(batch.images.to(self.device), self.preprocessing)
+        labels = batch.labels.to(self.device)
+        values = forward(self.backbone, images, self.recipe.model.dim)
+        losses = self.method.losses(
+            Features(values[: batch.trained], labels[: batch.trained]),
+            Features(batch.old.to(self.device), batch.old_labels.to(self.device)),
+            self.head,
+        )
+        figures = {name: loss.item() for name, loss in losses.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        limit = math.inf if settings.clip is None else settings.clip
+        norm = float(nn.utils.clip_grad_norm_(self.backbone.parameters(), limit))
+        if not all(map(math.isfinite, [norm, *figures.values()])):
+            named = ", ".join(f"{name} = {value}" for name, value in figures.items())
+            raise TrainingDivergedError(
+                f"training diverged at step {self.step + 1} of {self.steps}: {named}, gradient "
+                f"norm {norm} ({self.origin}); lower optimizer.lr, set train.warmup_steps, or "
+                "look at the data"
+            )
+        self.optimizer.step()
+        self.step += 1
+        self.images += len(labels)
+        epoch = (self.step - 1) // self.steps_per_epoch
+        return StepReport(self.step, self.steps, epoch, figures, self.images)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of the present step."""
+        manifest = CheckpointManifest(
+            step=self.step,
+            seconds=self.seconds,
+            images=self.images,
+            recipe_digest=self.recipe.digest(),
+            data_digest=self.inputs_digest,
+            tensors_digest="",
+        )
+        save_checkpoint(folder, manifest, self.backbone, self.head, self.method, self.optimizer)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        manifest = load_checkpoint(
+            path,
+            self.recipe.digest(),
+            self.inputs_digest,
+            self.backbone,
+            self.head,
+            self.method,
+            self.optimizer,
+        )
+        self.step, self.seconds, self.images = manifest.step, manifest.seconds, manifest.images
+
+
+def _inputs_digest(source: Source, bank: FeatureBank | None, old: OldRows | None) -> str:
+    """Return what must not change on resuming: the images, the old features, the credible rows."""
+    if bank is None or old is None:
+        return source.digest()
+    bank_record = bank.manifest.model_dump_json(exclude={"created"})
+    digest = hashlib.sha256(f"{source.digest()}\n{bank_record}\n".encode())
+    digest.update(old.credible.tobytes())
+    return digest.hexdigest()
+
+
+def _build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> Optimizer:
+    match settings:
+        case SGDSettings(lr=lr, momentum=momentum, weight_decay=decay):
+            return SGD(parameters, lr, momentum, weight_decay=decay)
+        case AdamWSettings(lr=lr, weight_decay=decay):
+            return AdamW(parameters, lr, weight_decay=decay)

@@ -1,0 +1,103 @@
+"""The main job on data that everyone can have: kanji glyphs from fonts, or a person's own images.
+
+600 kanji to train on (180 of them for the old model) and 500 others to search among; the
+queries are typefaces that no model has seen.
+"""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+from mixbct.data import open_source
+from mixbct.data.glyphs import DEMO_QUERY_GROUPS, build_glyphs
+from mixbct.data.source import Source
+from mixbct.data.split import make_split
+from mixbct.errors import DataError
+from mixbct.recipe import Recipe, apply_overrides, parse_recipe
+from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.upgrade import Upgrade, run_upgrade
+
+TRAIN_CLASSES = 600
+TEST_CLASSES = 500
+
+
+def run_demo(
+    out: Path,
+    *,
+    data: Path | None = None,
+    fonts: Path | None = None,
+    cache: Path,
+    seed: int = 1,
+    overrides: list[str] | None = None,
+    resume: bool = False,
+    stage: Stage = silent,
+) -> Upgrade:
+    """Make the data, train, judge and switch, all below `out`.
+
+    Args:
+        out: the folder that everything lands in.
+        data: a folder of class folders to use in place of the glyphs.
+        fonts: a folder of fonts to render the glyphs from; none: fetch Debian's.
+        cache: where fetched fonts are kept.
+        seed: of the choice of kanji, the split, the training and the bootstrap.
+        overrides: `key=value` settings for all three recipes.
+        resume: take up what an earlier run left.
+        stage: opens a stage of the progress display.
+    """
+    source_path, split = data or out / "data", out / "split"
+    if (split / "manifest.json").exists() and not resume:
+        raise DataError(
+            f"{out} already holds a demo: add --resume to go on with it, or choose another --out"
+        )
+    recipes = _recipes(out, source_path, split, seed, overrides or [])
+    if data is None and not (source_path / "manifest.json").exists():
+        with stage("render the kanji glyphs") as tick:
+            build_glyphs(
+                source_path,
+                classes=TRAIN_CLASSES + TEST_CLASSES,
+                seed=seed,
+                fonts=fonts,
+                cache=cache,
+                progress=lambda what, done, total: tick(done, total),
+            )
+    if not (split / "manifest.json").exists():
+        source = open_source(source_path)
+        make_split(
+            source,
+            split,
+            seed=seed,
+            test_classes=TEST_CLASSES if data is None else 0.4,
+            held_out_groups=_query_groups(source),
+        )
+    return run_upgrade(
+        recipes["old"],
+        recipes["new"],
+        recipes["independent"],
+        out,
+        title="Kanji glyphs" if data is None else data.name,
+        language="ja" if data is None else "",
+        resume=resume,
+        stage=stage,
+    )
+
+
+def _query_groups(source: Source) -> tuple[str, ...]:
+    """Choose the families that only queries come from: a third of them on fonts of one's own."""
+    groups = sorted(set(source.groups()) - {""})
+    if set(DEMO_QUERY_GROUPS) <= set(groups):
+        return DEMO_QUERY_GROUPS
+    return tuple(groups[::3]) if len(groups) > 1 else ()
+
+
+def _recipes(
+    out: Path, data: Path, split: Path, seed: int, overrides: list[str]
+) -> dict[str, Recipe]:
+    recipes = {}
+    for name in ("old", "new", "independent"):
+        content = tomllib.loads((files("mixbct") / f"workflows/recipes/{name}.toml").read_text())
+        content["seed"] = seed
+        content["data"] |= {"path": data, "split": split}
+        if name == "new":
+            content["method"]["bank"] = out / "bank"
+        recipes[name] = parse_recipe(apply_overrides(content, overrides), f"the demo's {name}.toml")
+    return recipes

@@ -1,0 +1,245 @@
+"""From model folders and a split to a `Result`: embed, map, compare, describe."""
+
+import base64
+import io
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from PIL import Image
+
+import mixbct
+from mixbct.adapters import ADAPTERS
+from mixbct.backbones.model import EmbeddingModel
+from mixbct.data import open_source
+from mixbct.data.bank import normalise
+from mixbct.data.source import Source
+from mixbct.data.split import open_part
+from mixbct.distributed import row_rng
+from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
+from mixbct.features.extract import embed_source
+from mixbct.schemas import Example, Match, ModelCost, Result
+from mixbct.workflows.progress import Stage, silent
+
+EXAMPLES = 12
+TOP = 5
+
+
+@dataclass(frozen=True)
+class TestData:
+    """What models are compared on: a source, its split, and the names of the parts."""
+
+    path: Path
+    split: Path
+    query: str = "query"
+    gallery: str = "gallery"
+    fitting: str = "new_train"
+    """The part on which the map of the independent model is fitted."""
+
+    def part(self, model: EmbeddingModel, name: str) -> Source:
+        """Open a part as `model` wants its images."""
+        return open_part(open_source(self.path, model.preprocessing), self.split, name)
+
+
+def evaluate_models(
+    data: TestData,
+    old: EmbeddingModel,
+    new: EmbeddingModel,
+    independent: EmbeddingModel | None = None,
+    *,
+    title: str,
+    language: str = "",
+    seed: int = 0,
+    replicates: int = 1000,
+    costs: dict[str, ModelCost] | None = None,
+    stage: Stage = silent,
+) -> Result:
+    """Compare an old and a new model, and an independent one where there is one, on a test set.
+
+    Args:
+        data: the images; queries and gallery share no image.
+        old: the deployed model.
+        new: the model that is to search the old gallery.
+        independent: the contrast, trained without regard to the old model.
+        title: of the report.
+        language: of the class names, such as `ja`; it decides the forms of Chinese characters.
+        seed: of the bootstrap, the mixed galleries and the choice of examples.
+        replicates: of the bootstrap.
+        costs: of the models, by role.
+        stage: opens a stage of the progress display.
+    """
+    pairs = {"old": _embed(data, old, "old", stage), "new": _embed(data, new, "new", stage)}
+    mapped = None
+    if independent is not None:
+        pairs["independent"] = _embed(data, independent, "independent", stage)
+        mapped = _map_queries(data, pairs["independent"].query, independent, old, stage)
+    query, gallery = data.part(new, data.query), data.part(new, data.gallery)
+    with stage("compare every combination") as tick:
+        combinations = 9 if mapped is not None else 6
+        started = 0
+
+        def on_combination(name: str) -> None:
+            nonlocal started
+            tick(started, combinations)
+            started += 1
+
+        figures = evaluate_upgrade(
+            pairs["old"],
+            pairs["new"],
+            pairs.get("independent"),
+            mapped,
+            seed=seed,
+            replicates=replicates,
+            progress=on_combination,
+        )
+        tick(started, started)
+    models = {"old": old.contract, "new": new.contract}
+    if independent is not None:
+        models["independent"] = independent.contract
+    return Result(
+        title=title,
+        versions=versions(),
+        seed=seed,
+        data={
+            "source": str(data.path),
+            "query digest": query.digest(),
+            "gallery digest": gallery.digest(),
+            "queries": len(query),
+            "gallery": len(gallery),
+            "classes": len(query.classes()),
+        }
+        | ({"language": language} if language else {}),
+        models=models,
+        combinations=figures.combinations,
+        differences=figures.differences,
+        update_gain=figures.update_gain,
+        negative_flips=figures.negative_flips,
+        carried_threshold=figures.carried_threshold,
+        costs=costs or {},
+        examples=_examples(query, gallery, pairs["old"], pairs["new"].query, seed),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a figure may depend on."""
+    return {
+        "mixbct": mixbct.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "faiss": faiss.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def _embed(data: TestData, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+    sides = []
+    for name in (data.query, data.gallery):
+        part = data.part(model, name)
+        with stage(f"embed {name} ({role})") as tick:
+            features = embed_source(model, part, progress=tick)
+        sides.append((normalise(features, part.keys()), part))
+    # the two parts number their classes each for itself; names tie them
+    names = sorted({name for _, part in sides for name in part.classes()})
+    index = {name: i for i, name in enumerate(names)}
+    embeddings = [
+        Embeddings(
+            features,
+            np.array([index[n] for n in part.classes()], dtype=np.int64)[part.labels()],
+        )
+        for features, part in sides
+    ]
+    return Pair(*embeddings)
+
+
+def _map_queries(
+    data: TestData,
+    queries: Embeddings,
+    independent: EmbeddingModel,
+    old: EmbeddingModel,
+    stage: Stage,
+) -> Embeddings | None:
+    """Fit the Procrustes map from the independent to the old space on training images.
+
+    None where there are fewer images than dimensions, which do not determine a map.
+    """
+    if len(data.part(old, data.fitting)) < max(independent.contract.dim, old.contract.dim):
+        return None
+    features = {}
+    for role, model in (("independent", independent), ("old", old)):
+        part = data.part(model, data.fitting)
+        with stage(f"embed {data.fitting} ({role}, for the map)") as tick:
+            features[role] = normalise(embed_source(model, part, progress=tick), part.keys())
+    fitted = ADAPTERS["procrustes"].fit(features["independent"], features["old"])
+    return Embeddings(fitted.transform(queries.features), queries.labels)
+
+
+def _examples(
+    query: Source, gallery: Source, old: Pair, new_query: Embeddings, seed: int
+) -> tuple[Example, ...]:
+    """Choose queries at random from those of which one of the top five is wrong, before or after.
+
+    At most one a class, so that the sheet shows many.
+    """
+    pool = row_rng(seed).permutation(len(query))[: 50 * EXAMPLES].astype(np.int64)
+    before = _top(old.query.features[pool], old.gallery.features)
+    after = _top(new_query.features[pool], old.gallery.features)
+    labels = old.query.labels[pool]
+    wrong = (old.gallery.labels[before[1]] != labels[:, None]).any(1)
+    wrong |= (old.gallery.labels[after[1]] != labels[:, None]).any(1)
+    mated = np.isin(labels, old.gallery.labels)
+    chosen: list[int] = []
+    seen: set[int] = set()
+    for place in np.flatnonzero(wrong & mated):
+        if len(chosen) < EXAMPLES and labels[place] not in seen:
+            seen.add(int(labels[place]))
+            chosen.append(int(place))
+    rows = np.unique(np.concatenate([before[1][chosen], after[1][chosen]]))
+    images = {int(r): data_uri(i) for r, i in zip(rows, gallery.read(rows), strict=True)}
+    gallery_keys, gallery_labels = gallery.keys(), gallery.labels()
+    query_keys, query_labels = query.keys(), query.labels()
+
+    def matches(found: tuple[np.ndarray, np.ndarray], place: int) -> tuple[Match, ...]:
+        return tuple(
+            Match(
+                key=gallery_keys[row],
+                label=gallery.classes()[gallery_labels[row]],
+                score=float(score),
+                image=images[int(row)],
+            )
+            for score, row in zip(found[0][place], found[1][place], strict=True)
+        )
+
+    return tuple(
+        Example(
+            key=query_keys[pool[place]],
+            label=query.classes()[query_labels[pool[place]]],
+            image=data_uri(query.read(pool[[place]])[0]),
+            before=matches(before, place),
+            after=matches(after, place),
+        )
+        for place in chosen
+    )
+
+
+def _top(
+    queries: Float32[np.ndarray, "q d"], gallery: Float32[np.ndarray, "g d"]
+) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
+    scores, rows = faiss.knn(
+        queries, gallery, min(TOP, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT
+    )
+    return scores, rows
+
+
+def data_uri(image: np.ndarray) -> str:
+    """Return an image [h, w, c] as a PNG data URI, at most 64 pixels wide."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((64, 64))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,177 @@
+"""A whole upgrade, from a split to a gallery that the new model searches.
+
+    OUT/old, OUT/new, OUT/independent   the training runs (model/ inside)
+    OUT/bank                            the old model's features of the new training set
+    OUT/result.json, OUT/gate.json      the evaluation and the gate's verdict
+    OUT/edge.json                       there when the gate passed
+    OUT/gallery                         indexed by the old model, searched by the new one
+    OUT/report.html                     all of it for people
+
+With `resume`, each step takes up what an earlier run of the same upgrade left.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mixbct.backbones.model import EmbeddingModel, load_model
+from mixbct.errors import RecipeError
+from mixbct.evaluation.gate import GateSettings, edge_from, judge
+from mixbct.features.denoise import denoise
+from mixbct.features.extract import embed_source, extract
+from mixbct.files import write_atomically
+from mixbct.gallery.gallery import Gallery
+from mixbct.recipe import DataSettings, MixBCTSettings, Recipe
+from mixbct.report.page import write_report
+from mixbct.schemas import GateOutcome, ModelCost, Record, Result
+from mixbct.training.run import train
+from mixbct.workflows.evaluate import TestData, evaluate_models
+from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.rows import open_rows
+
+
+class Switch(Record):
+    """A gallery before and after its query model was switched."""
+
+    rows: int
+    vectors_unchanged: bool
+    rank1_before: float
+    rank1_after: float
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What an upgrade leaves; the files are in its folder."""
+
+    result: Result
+    gate: GateOutcome
+    switch: Switch | None
+    """None where the gate did not pass, and so nothing was switched."""
+
+
+def run_upgrade(
+    old_recipe: Recipe,
+    new_recipe: Recipe,
+    independent_recipe: Recipe,
+    out: Path,
+    *,
+    title: str,
+    language: str = "",
+    resume: bool = False,
+    stage: Stage = silent,
+) -> Upgrade:
+    """Train the three models, judge the new one, and switch a gallery to it.
+
+    The recipes' `data` sections say what is trained on; the split of the new one also holds the
+    test set. The old model's bank is made where `new_recipe.method.bank` says.
+    """
+    if not isinstance(new_recipe.method, MixBCTSettings) or new_recipe.data.split is None:
+        raise RecipeError(
+            f"recipe {new_recipe.name!r} must have method 'mixbct' and a data.split, which holds "
+            "the test set"
+        )
+    data = TestData(new_recipe.data.path, new_recipe.data.split)
+    costs = {"old": _train(old_recipe, out / "old", resume, stage)}
+    old = load_model(out / "old")
+    _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
+    costs["new"] = _train(new_recipe, out / "new", resume, stage)
+    costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
+    new, independent = load_model(out / "new"), load_model(out / "independent")
+    result = evaluate_models(
+        data,
+        old,
+        new,
+        independent,
+        title=title,
+        language=language,
+        seed=new_recipe.seed,
+        costs=costs,
+        stage=stage,
+    )
+    write_atomically(out / "result.json", result.to_json())
+    outcome = decide(out / "result.json", result)
+    switch = None
+    if outcome.passed:
+        switch = switch_gallery(data, old, new, result, outcome, out, stage)
+    write_report(out / "report.html", result, outcome)
+    return Upgrade(result, outcome, switch)
+
+
+def decide(path: Path, result: Result, settings: GateSettings | None = None) -> GateOutcome:
+    """Judge a result and write gate.json, and edge.json if it passed, beside it at `path`."""
+    outcome = judge(result, settings)
+    write_atomically(path.with_name("gate.json"), outcome.to_json())
+    edge = path.with_name("edge.json")
+    edge.unlink(missing_ok=True)
+    if outcome.passed:
+        write_atomically(edge, edge_from(result, outcome).to_json())
+    return outcome
+
+
+def switch_gallery(
+    data: TestData,
+    old: EmbeddingModel,
+    new: EmbeddingModel,
+    result: Result,
+    outcome: GateOutcome,
+    out: Path,
+    stage: Stage = silent,
+) -> Switch:
+    """Index the test gallery with the old model, search it, switch to the new one, search again.
+
+    The gallery is written to `out`/gallery; one that is there is replaced.
+    """
+    shutil.rmtree(out / "gallery", ignore_errors=True)
+    items = data.part(old, data.gallery)
+    names = [items.classes()[label] for label in items.labels()]
+    with (
+        Gallery.create(out / "gallery", old.contract, out / "old" / "model") as gallery,
+        stage("build the gallery with the old model, switch it to the new one") as tick,
+    ):
+        gallery.enrol(items.keys(), names, embed_source(old, items), old.contract)
+        before = gallery.vectors_digest()
+        rank1_before = _rank1(gallery, old, data)
+        tick(1, 2)
+        gallery.use_model(new.contract, edge_from(result, outcome), model=out / "new" / "model")
+        rank1_after = _rank1(gallery, new, data)
+        tick(2, 2)
+        return Switch(
+            rows=len(items),
+            vectors_unchanged=gallery.vectors_digest() == before,
+            rank1_before=rank1_before,
+            rank1_after=rank1_after,
+        )
+
+
+def _rank1(gallery: Gallery, model: EmbeddingModel, data: TestData) -> float:
+    """Return the share of queries whose nearest gallery row has their label."""
+    queries = data.part(model, data.query)
+    hits = gallery.search(embed_source(model, queries), model.contract, k=1)
+    found = [hits.of(query)[0].label for query in range(len(queries))]
+    wanted = [queries.classes()[label] for label in queries.labels()]
+    return float(np.mean([f == w for f, w in zip(found, wanted, strict=True)]))
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
+    preprocessing = recipe.model.preprocessing()
+    rows, _ = open_rows(recipe.data.path, preprocessing, recipe.data.split, recipe.data.part)
+    with stage(f"train the {recipe.name} model") as tick:
+        return train(
+            recipe,
+            rows,
+            out,
+            resume=resume,
+            progress=lambda report: tick(report.images, report.images_in_all),
+        )
+
+
+def _make_bank(
+    old: EmbeddingModel, data: DataSettings, path: Path, resume: bool, stage: Stage
+) -> None:
+    rows, _ = open_rows(data.path, old.preprocessing, data.split, data.part)
+    with stage("extract the old model's bank") as tick:
+        bank = extract(old, rows, path, resume=resume, progress=tick)
+    if bank.credible() is None:
+        denoise(bank)

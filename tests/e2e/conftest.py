@@ -1,0 +1,78 @@
+"""A folder of photographs, small enough to train on in seconds, and a way to run commands."""
+
+import contextlib
+import io
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mixbct.cli import main
+
+CLASSES, IMAGES = 24, 8
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and how it ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def mixbct(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `mixbct` with words, in a folder; fail with its output on another exit code."""
+
+    def run(*words: str, cwd: Path, expect: int | tuple[int, ...] = 0) -> Done:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["mixbct", *words])
+        monkeypatch.setenv("COLUMNS", "200")
+        out, err = io.StringIO(), io.StringIO()
+        handlers = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+        allowed = (expect,) if isinstance(expect, int) else expect
+        assert code in allowed, f"{words}: exit {code}\n{out.getvalue()}{err.getvalue()}"
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def write_photos(folder: Path) -> None:
+    """Write 24 classes of 8 images: each class a pattern of its own, shifted, lit, and noisy."""
+    rng = np.random.default_rng(7)
+    for number in range(CLASSES):
+        pattern = np.kron(rng.integers(0, 256, (6, 6, 3)), np.ones((12, 12, 1)))
+        target = folder / f"class-{number:02d}"
+        target.mkdir(parents=True)
+        for image in range(IMAGES):
+            shifted = np.roll(pattern, rng.integers(-6, 7, 2), (0, 1))
+            noisy = shifted * rng.uniform(0.6, 1) + rng.normal(0, 20, pattern.shape)
+            picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+            picture.save(target / f"{image}.{'jpg' if image % 2 else 'png'}")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder in which `photos` and the project's `recipes` lie."""
+    write_photos(tmp_path / "photos")
+    (tmp_path / "recipes").symlink_to(Path(__file__).parents[2] / "recipes")
+    return tmp_path

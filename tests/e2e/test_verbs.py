@@ -1,0 +1,98 @@
+"""What a person meets on the command line: exit codes, plain errors, stopping and resuming."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = ["--set", "data.path=photos", "--set", "model.channels=3", "--set", "train.batch=16"]
+
+
+def test_stop_after_and_resume(mixbct, photos: Path) -> None:
+    words = ["train", "recipes/tiny.toml", *TINY]
+    whole = json.loads(mixbct(*words, "--out", "whole", "--json", cwd=photos).stdout)
+    assert whole["steps"] == 36
+    stop = mixbct(*words, "--set", "train.stop_after=17", "--out", "parts", cwd=photos, expect=3)
+    assert "stopped after step 17 of 36" in stop.stderr
+    again = mixbct(*words, "--out", "parts", cwd=photos, expect=2)
+    assert "--resume" in again.stderr
+    mixbct(*words, "--out", "parts", "--resume", cwd=photos)
+    weights = [photos / f"{run}/model/backbone.safetensors" for run in ("whole", "parts")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_3(mixbct, photos: Path, number: signal.Signals) -> None:
+    words = ["train", "recipes/tiny.toml", *TINY, "--set", "train.epochs=200", "--out", "run"]
+    program = str(Path(sys.executable).parent / "mixbct")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [program, *words], cwd=photos, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    log = photos / "run/steps.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, errors
+    assert "--resume" in errors
+    step = int(next((photos / "run/checkpoints").glob("step-*")).name.removeprefix("step-"))
+    mixbct(*words, "--resume", "--set", f"train.stop_after={step + 1}", cwd=photos, expect=3)
+
+
+def test_bad_images_are_named_and_skipped_only_on_request(mixbct, photos: Path) -> None:
+    bad = photos / "photos/class-03/1.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    words = ["train", "recipes/tiny.toml", *TINY, "--set", "train.epochs=1", "--out", "run"]
+    refused = mixbct(*words, cwd=photos, expect=2)
+    assert "class-03/1.jpg" in refused.stderr
+    assert "class-03/1.jpg" in mixbct("data", "verify", "photos", cwd=photos, expect=2).stderr
+    mixbct(*words, "--skip-bad", "--resume", cwd=photos)
+    split = mixbct("data", "split", "photos", "--out", "split", "--skip-bad", "--json", cwd=photos)
+    assert json.loads(split.stdout)["skipped"] == ["class-03/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "recipes/none.toml"], "there is no recipe at recipes/none.toml"),
+        (["train", "recipes/tiny.toml", "--set", "train.epoch=3"], "did you mean 'epochs'"),
+        (["train", "recipes/tiny.toml"], "there is no data at runs/tiny/data"),
+        (["extract", "none", "--data", "photos", "--out", "bank"], "there is no model at none"),
+        (["denoise", "none"], "there is no feature bank at none"),
+        (["gate", "none.json"], "there is no result at none.json"),
+        (["gallery", "status", "none"], "none"),
+        (["data", "info", "none"], "there is no data at none"),
+    ],
+)
+def test_errors_are_plain(mixbct, photos: Path, words: list[str], says: str) -> None:
+    done = mixbct(*words, cwd=photos, expect=2)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
+    short = ["train.epochs=2", "train.batch=16", "model.channels=3", "model.dim=64"]
+    settings = [word for setting in short for word in ("--set", setting)]
+    words = ["demo", "--data", "photos", "--out", "demo", *settings]
+    mixbct(*words, cwd=photos)
+    left = {path.name for path in (photos / "demo").iterdir()}
+    assert {"report.html", "result.json", "gate.json", "old", "new", "independent", "bank"} <= left
+    result = json.loads((photos / "demo/result.json").read_text())
+    assert {"old/old", "new/old", "new/new", "procrustes/old"} <= set(result["combinations"])
+    assert "--resume" in mixbct(*words, cwd=photos, expect=2).stderr
+    weights = photos / "demo/new/model/backbone.safetensors"
+    before = weights.stat().st_mtime_ns
+    mixbct(*words, "--resume", cwd=photos)
+    assert weights.stat().st_mtime_ns == before
+    verdict = json.loads((photos / "demo/gate.json").read_text())["passed"]
+    mixbct("gate", "demo/result.json", cwd=photos, expect=0 if verdict else 1)

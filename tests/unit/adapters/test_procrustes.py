@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from scipy.linalg import orthogonal_procrustes
+
+from mixbct.adapters import ADAPTERS
+from mixbct.adapters.procrustes import Procrustes
+from mixbct.data.bank import normalise
+from mixbct.errors import FeatureError, ModelError
+
+
+def rows(n, dim, seed=0):
+    return normalise(np.random.default_rng(seed).standard_normal((n, dim)))
+
+
+def orthonormal(d1, d2, seed=9):
+    """Return a [d1, d2] matrix with orthonormal columns, or rows where it is wide."""
+    wide = d1 < d2
+    shape = (d2, d1) if wide else (d1, d2)
+    q = np.linalg.qr(np.random.default_rng(seed).standard_normal(shape))[0].astype(np.float32)
+    return q.T if wide else q
+
+
+def test_the_rotation_is_scipys():
+    source, target = rows(50, 8), rows(50, 8, seed=1)
+    expected, _ = orthogonal_procrustes(source.astype(np.float64), target.astype(np.float64))
+    np.testing.assert_allclose(Procrustes.fit(source, target).rotation, expected, atol=1e-6)
+
+
+def test_the_centred_rotation_is_scipys_of_the_centred_rows():
+    source, target = normalise(rows(50, 8) + 0.3), normalise(rows(50, 8, seed=1) - 0.2)
+    fitted = Procrustes.fit(source, target, centre=True)
+    expected, _ = orthogonal_procrustes(
+        source - source.mean(axis=0, dtype=np.float64),
+        target - target.mean(axis=0, dtype=np.float64),
+    )
+    np.testing.assert_allclose(fitted.rotation, expected, atol=1e-6)
+    np.testing.assert_allclose(fitted.target_mean, target.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("d1", "d2"), [(8, 8), (6, 10)])
+def test_a_rotation_is_recovered(d1, d2):
+    source = rows(40, d1)
+    target = source @ orthonormal(d1, d2)
+    mapped = Procrustes.fit(source, target).transform(rows(5, d1, seed=3))
+    np.testing.assert_allclose(mapped, rows(5, d1, seed=3) @ orthonormal(d1, d2), atol=1e-5)
+
+
+@pytest.mark.parametrize(("d1", "d2"), [(6, 10), (10, 6)])
+def test_maps_between_dimensions_are_orthonormal(d1, d2):
+    rotation = Procrustes.fit(rows(40, d1), rows(40, d2, seed=1)).rotation
+    gram = rotation @ rotation.T if d1 < d2 else rotation.T @ rotation
+    np.testing.assert_allclose(gram, np.eye(min(d1, d2)), atol=1e-5)
+
+
+def test_no_other_orthonormal_map_aligns_better():
+    source, target = rows(40, 10), rows(40, 6, seed=1)
+    best = np.sum((source @ Procrustes.fit(source, target).rotation) * target)
+    for seed in range(20):
+        assert np.sum((source @ orthonormal(10, 6, seed)) * target) < best
+
+
+def test_centring_finds_a_shifted_copy():
+    centred = 0.1 * np.random.default_rng(0).standard_normal((60, 8))
+    shift = np.full(8, 1 / np.sqrt(8))
+    source = normalise(centred + shift)
+    target = normalise((source - source.mean(axis=0)) @ orthonormal(8, 8) - shift)
+    plain, around_means = (
+        np.mean(np.sum(Procrustes.fit(source, target, centre=c).transform(source) * target, axis=1))
+        for c in (False, True)
+    )
+    assert around_means > plain
+    assert around_means > 0.999
+
+
+def test_chunks_change_nothing(monkeypatch):
+    source, target = rows(50, 8), rows(50, 8, seed=1)
+    whole = Procrustes.fit(source, target).rotation
+    monkeypatch.setattr("mixbct.adapters.procrustes._CHUNK", 7)
+    np.testing.assert_allclose(Procrustes.fit(source, target).rotation, whole, atol=1e-6)
+
+
+def test_transformed_rows_are_normalised():
+    fitted = Procrustes.fit(rows(40, 10), rows(40, 6, seed=1), centre=True)
+    mapped = fitted.transform(rows(20, 10, seed=2))
+    assert mapped.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(mapped, axis=1), 1, atol=1e-6)
+
+
+def test_a_saved_map_is_the_same(tmp_path):
+    fitted = ADAPTERS["procrustes"].fit(rows(40, 10), rows(40, 6, seed=1), centre=True)
+    fitted.save(tmp_path / "map.safetensors")
+    loaded = Procrustes.load(tmp_path / "map.safetensors")
+    probe = rows(5, 10, seed=4)
+    np.testing.assert_array_equal(loaded.transform(probe), fitted.transform(probe))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a map"])
+def test_a_missing_or_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "map.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"map\.safetensors"):
+        Procrustes.load(path)
+
+
+def test_sides_with_different_counts_are_refused():
+    with pytest.raises(FeatureError, match="40 source and 39 target rows"):
+        Procrustes.fit(rows(40, 8), rows(39, 8))
+
+
+@pytest.mark.parametrize(("n", "centre"), [(5, False), (6, True)])
+def test_too_few_rows_are_refused(n, centre):
+    with pytest.raises(FeatureError, match=f"{n} rows .* at least {n + 1}"):
+        Procrustes.fit(rows(n, 10), rows(n, 6), centre=centre)
+    Procrustes.fit(rows(n + 1, 10), rows(n + 1, 6), centre=centre)
+
+
+def test_rows_of_another_dimension_are_refused():
+    with pytest.raises(FeatureError, match="dimension 8, not 7"):
+        Procrustes.fit(rows(40, 8), rows(40, 8)).transform(rows(3, 7))

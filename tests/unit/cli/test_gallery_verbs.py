@@ -1,0 +1,226 @@
+"""`mixbct gallery …`, as a person types it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from mixbct.backbones.model import build_backbone, load_model, save_model
+from mixbct.cli.gallery import app
+from mixbct.data import open_source
+from mixbct.data.split import make_split
+from mixbct.errors import BadImageError, BankError, ContractError, GalleryError
+from mixbct.features.extract import extract
+from mixbct.schemas import Edge, Preprocessing
+
+PREPROCESSING = Preprocessing(size=32, channels=1)
+CLASSES, IMAGES = 5, 4
+
+
+def make_model(path, seed):
+    torch.manual_seed(seed)
+    backbone = build_backbone("small", 8, PREPROCESSING, {"width": 2})
+    save_model(
+        path, path.name, "small", {"width": 2}, PREPROCESSING, 8, backbone, None, {}, (), "0"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two models, a folder of images, and the banks of both models."""
+    folder = tmp_path_factory.mktemp("made")
+    old, new = make_model(folder / "old", 1), make_model(folder / "new", 2)
+    rng = np.random.default_rng(0)
+    for name in range(CLASSES):
+        (folder / "data" / f"class{name}").mkdir(parents=True)
+        for i in range(IMAGES):
+            pixels = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / f"class{name}" / f"{i}.png")
+    source = open_source(folder / "data", PREPROCESSING)
+    for model in (old, new):
+        extract(load_model(model), source, folder / f"{model.name}.bank", dtype="float32")
+    edge = Edge(
+        from_contract=load_model(new).contract,
+        to_contract=load_model(old).contract,
+        result_digest="0" * 64,
+        threshold=-2.0,
+        far=1e-3,
+    )
+    (folder / "edge.json").write_text(edge.to_json())
+    return folder
+
+
+@pytest.fixture
+def run():
+    """Run a verb; raise what it raises."""
+
+    def call(*arguments):
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return call
+
+
+@pytest.fixture
+def run_json(run):
+    return lambda *arguments: json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def gallery(tmp_path, made, run):
+    """A gallery that the old model's bank filled."""
+    path = tmp_path / "gallery"
+    run("init", path, "--model", made / "old")
+    run("enrol", path, "--bank", made / "old.bank")
+    return path
+
+
+def image(made, name, i):
+    return made / "data" / f"class{name}" / f"{i}.png"
+
+
+def test_from_init_to_the_switch(tmp_path, made, run, run_json):
+    path = tmp_path / "gallery"
+    status = run_json("init", path, "--model", made / "old")
+    assert (status["rows"], status["query_model"]["name"]) == (0, "old")
+    report = run_json("enrol", path, "--bank", made / "old.bank")
+    assert (report["added"], report["replaced"], report["rows"]) == (20, 0, 20)
+    found = run_json("search", path, image(made, 3, 1), image(made, 0, 2), "-k", 2)
+    assert [len(query["hits"]) for query in found["queries"]] == [2, 2]
+    best = [query["hits"][0] for query in found["queries"]]
+    assert [(hit["label"], hit["rank"], hit["accepted"]) for hit in best] == [
+        ("class3", 1, None),
+        ("class0", 1, None),
+    ]
+    assert [hit["score"] for hit in best] == pytest.approx([1, 1], abs=1e-4)
+
+    with pytest.raises(ContractError, match=r"old \(.*mixbct gate"):
+        run("use-model", path, made / "new")
+    status = run_json("use-model", path, made / "new", "--edge", made / "edge.json")
+    assert (status["rows"], status["query_model"]["name"]) == (20, "new")
+    assert len(status["edges"]) == 1
+    hits = run_json("search", path, image(made, 3, 1))["queries"][0]["hits"]
+    assert [hit["accepted"] for hit in hits] == [True] * 5
+
+    report = run_json("enrol", path, "--bank", made / "new.bank", "--replace")
+    assert (report["added"], report["replaced"], report["rows"]) == (0, 20, 20)
+    hits = run_json("search", path, image(made, 3, 1))["queries"][0]["hits"]
+    assert hits[0]["label"] == "class3"
+    assert hits[0]["accepted"] is None
+    assert [c["contract"]["name"] for c in run_json("status", path)["contracts"]] == ["new"]
+
+
+def test_what_a_person_reads_ends_with_the_next_command(tmp_path, made, run):
+    path = tmp_path / "a gallery"
+    verbs = [
+        (("init", path, "--model", made / "old"), "an empty gallery", "enrol"),
+        (("status", path), "0.1 MB", "enrol"),
+        (("enrol", path, "--bank", made / "old.bank"), "20 items added", "search"),
+        (("search", path, image(made, 1, 0)), "class1", "status"),
+        (
+            ("use-model", path, made / "new", "--edge", made / "edge.json"),
+            "before by old",
+            "search",
+        ),
+        (("search", path, image(made, 1, 0)), "yes", "status"),
+        (("status", path), "threshold -2.0000", "search"),
+    ]
+    for arguments, says, following in verbs:
+        result = run(*arguments)
+        assert says in result.stdout
+        assert result.stdout.splitlines()[-1].startswith(
+            f"next: mixbct gallery {following} '{path}'"
+        )
+    assert (
+        "enrolling 20 items" in run("enrol", path, "--bank", made / "new.bank", "--replace").stderr
+    )
+
+
+def test_enrolling_images_equals_enrolling_their_bank(tmp_path, made, run, run_json, gallery):
+    path = tmp_path / "other"
+    run("init", path, "--model", made / "old")
+    report = run_json("enrol", path, "--data", made / "data")
+    assert report["rows"] == 20
+    query = image(made, 2, 2)
+    (here,) = run_json("search", path, query)["queries"]
+    (there,) = run_json("search", gallery, query)["queries"]
+    assert [(h["key"], h["label"]) for h in here["hits"]] == [
+        (h["key"], h["label"]) for h in there["hits"]
+    ]
+
+
+def test_enrolling_one_part_of_a_split(tmp_path, made, run, run_json):
+    source = open_source(made / "data", PREPROCESSING)
+    make_split(source, tmp_path / "split", test_classes=2, old_share=0.5)
+    path = tmp_path / "gallery"
+    run("init", path, "--model", made / "old")
+    report = run_json("enrol", path, "--data", made / "data", "--split", tmp_path / "split")
+    assert 0 < report["rows"] < 8
+
+
+def test_bad_images_are_named_and_left_out_on_request(tmp_path, made, run, run_json):
+    shutil.copytree(made / "data", tmp_path / "data")
+    (tmp_path / "data" / "class1" / "bad.png").write_bytes(b"no image")
+    path = tmp_path / "gallery"
+    run("init", path, "--model", made / "old")
+    with pytest.raises(BadImageError, match=r"class1/bad\.png"):
+        run("enrol", path, "--data", tmp_path / "data")
+    assert run_json("status", path)["rows"] == 0
+    assert run_json("enrol", path, "--data", tmp_path / "data", "--skip-bad")["rows"] == 20
+
+
+def test_searching_with_rows_of_a_bank(made, run, run_json, gallery):
+    bank = made / "old.bank"
+    queries = run_json("search", gallery, "--bank", bank, "--row", 7, "--row", 0)["queries"]
+    assert [query["hits"][0]["key"] for query in queries] == [q["query"] for q in queries]
+    assert len(run_json("search", gallery, "--bank", bank)["queries"]) == 20
+    with pytest.raises(BankError, match="no row 20; its last is 19"):
+        run("search", gallery, "--bank", bank, "--row", 20)
+    with pytest.raises(ContractError, match="embedded by new"):
+        run("search", gallery, "--bank", made / "new.bank")
+
+
+def test_an_empty_gallery_says_so(tmp_path, made, run):
+    path = tmp_path / "gallery"
+    run("init", path, "--model", made / "old")
+    assert "the gallery is empty" in run("search", path, image(made, 0, 0)).stdout
+
+
+def test_a_model_that_is_gone_or_changed(tmp_path, made, run):
+    path, model = tmp_path / "gallery", tmp_path / "model"
+    shutil.copytree(made / "old", model)
+    run("init", path, "--model", model)
+    run("enrol", path, "--bank", made / "old.bank")
+    shutil.rmtree(model)
+    with pytest.raises(GalleryError, match=f"no longer at {model}.*use-model"):
+        run("search", path, image(made, 0, 0))
+    shutil.copytree(made / "new", model)
+    with pytest.raises(ContractError, match=r"now holds new .* is old "):
+        run("enrol", path, "--data", made / "data")
+    run("use-model", path, made / "old")
+    assert "class0" in run("search", path, image(made, 0, 0)).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("enrol", "G"),
+        ("enrol", "G", "--bank", "B", "--data", "D"),
+        ("enrol", "G", "--bank", "B", "--split", "S"),
+        ("search", "G"),
+        ("search", "G", "image.png", "--bank", "B"),
+        ("search", "G", "image.png", "--row", "1"),
+        ("search", "G", "image.png", "-k", "0"),
+    ],
+)
+def test_bad_usage_exits_with_2(run, gallery, arguments):
+    result = run(*(gallery if a == "G" else a for a in arguments))
+    assert result.exit_code == 2
+    assert "Usage" in result.stderr

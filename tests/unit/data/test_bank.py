@@ -1,0 +1,401 @@
+"""A bank is whole or it is not a bank, and nothing that was finished is lost."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mixbct.backbones.model import EmbeddingModel, build_backbone
+from mixbct.data import bank as bank_module
+from mixbct.data.bank import BankWriter, FeatureBank, normalise, partial_path
+from mixbct.errors import BankError, DiskFullError, FeatureError
+from mixbct.features.extract import extract
+from mixbct.schemas import BankManifest, Contract, ModelManifest, Preprocessing
+
+ROWS, DIM = 10, 3
+LABELS = np.arange(ROWS) % 4
+KEYS = [f"key {i}" for i in range(ROWS)]
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_module, "CHUNK", 4)
+
+
+def manifest(**update: object) -> BankManifest:
+    contract = Contract(
+        name="old", weights="w", preprocessing=Preprocessing(size=8, channels=1), dim=DIM
+    )
+    plain = BankManifest(
+        contract=contract,
+        data_digest="d",
+        rows=ROWS,
+        dim=DIM,
+        dtype="float32",
+        classes=("a", "b", "c", "d"),
+    )
+    return plain.model_copy(update=update)
+
+
+def features(dtype: str = "float32") -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(dtype)
+    assert isinstance(values, np.ndarray)
+    return values
+
+
+def writer(path: Path, resume: bool = False, **update: object) -> BankWriter:
+    return BankWriter(path, manifest(**update), LABELS, KEYS, resume)
+
+
+def write(target: BankWriter, chunks: list[range], values: np.ndarray | None = None) -> BankWriter:
+    values = features() if values is None else values
+    for chunk in chunks:
+        rows = slice(chunk.start, chunk.stop)
+        target.write(chunk, values[rows], KEYS[rows])
+    return target
+
+
+def whole(path: Path, **update: object) -> FeatureBank:
+    target = writer(path, **update)
+    return write(target, target.missing()).finish()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_is_written_is_read(tmp_path: Path, dtype: str) -> None:
+    bank = whole(tmp_path / "bank", dtype=dtype)
+    assert len(bank) == ROWS
+    assert bank.features.dtype == dtype
+    np.testing.assert_array_equal(bank.features, features().astype(dtype))
+    np.testing.assert_array_equal(bank.labels, LABELS)
+    assert bank.keys() == KEYS
+    assert bank.classes() == ("a", "b", "c", "d")
+    assert isinstance(bank.features, np.memmap)
+    names = {p.name for p in bank.path.iterdir()}
+    assert names == {"manifest.json", "features.npy", "labels.npy", "keys.txt"}
+    assert [p.name for p in tmp_path.iterdir()] == ["bank"]
+
+
+def test_features_are_read_normalised(tmp_path: Path) -> None:
+    bank = whole(tmp_path / "bank", dtype="float16")
+    raw = features("float16").astype(np.float64)
+    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(bank.all(), unit, rtol=1e-6)
+    np.testing.assert_allclose(bank.read(np.array([7, 2, 7])), unit[[7, 2, 7]], rtol=1e-6)
+
+
+def test_normalise_names_bad_rows() -> None:
+    rows = np.ones((8, 2), np.float32)
+    rows[[1, 2, 3, 4, 5, 6], 1] = np.nan
+    with pytest.raises(FeatureError, match=r"NaN or infinity in 6 of 8 .*row 1, row 2.*row 5, …"):
+        normalise(rows)
+    with pytest.raises(FeatureError, match="row 101, row 102"):
+        normalise(rows, range(100, 108))
+    with pytest.raises(FeatureError, match=r"\(k1, k2"):
+        normalise(rows, [f"k{i}" for i in range(8)])
+    zero = np.array([[0, 0], [1, 0]], np.float32)
+    with pytest.raises(FeatureError, match=r"zero vectors: 1 of 2 .*row 0"):
+        normalise(zero)
+
+
+def test_an_unfinished_bank_is_no_bank(tmp_path: Path) -> None:
+    path = tmp_path / "bank"
+    with pytest.raises(BankError, match="make one with `mixbct extract`"):
+        FeatureBank(path)
+    target = writer(path)
+    write(target, target.missing()[:2])
+    with pytest.raises(BankError, match=r"bank\.partial is an unfinished one.*--resume"):
+        FeatureBank(path)
+    with pytest.raises(BankError, match="there is no feature bank"):
+        FeatureBank(partial_path(path))
+    with pytest.raises(BankError, match="still lacks 1 chunks"):
+        target.finish()
+    assert not path.exists()
+
+
+def test_resuming_keeps_finished_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "bank"
+    first = writer(path)
+    assert first.missing() == [range(0, 4), range(4, 8), range(8, 10)]
+    write(first, [range(4, 8)])
+    second = writer(path, resume=True, created="later")
+    assert second.missing() == [range(0, 4), range(8, 10)]
+    bank = write(second, second.missing()).finish()
+    np.testing.assert_array_equal(bank.features, features())
+
+
+def test_a_bank_that_is_begun_or_there_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "bank"
+    write(writer(path), [range(0, 4)])
+    with pytest.raises(BankError, match="add --resume"):
+        writer(path)
+    for other in ({"data_digest": "e"}, {"dtype": "float16"}, {"classes": ("a", "b", "c", "x")}):
+        with pytest.raises(BankError, match="begun with other data or another model"):
+            writer(path, resume=True, **other)
+    contract = manifest().contract.model_copy(update={"weights": "v"})
+    with pytest.raises(BankError, match="another model"):
+        writer(path, resume=True, contract=contract)
+    assert writer(path, resume=True).missing() == [range(4, 8), range(8, 10)]
+    whole(tmp_path / "other")
+    for resume in (False, True):
+        with pytest.raises(BankError, match="is already there"):
+            writer(tmp_path / "other", resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "says"),
+    [
+        (np.nan, "float32", "NaN or infinity in 1 of 4"),
+        (np.inf, "float32", "NaN or infinity"),
+        (-np.inf, "float16", "NaN or infinity"),
+        (70_000.0, "float16", "NaN or infinity"),  # beyond what float16 holds
+    ],
+)
+def test_bad_values_are_named_and_their_chunk_stays_open(
+    tmp_path: Path, value: float, dtype: str, says: str
+) -> None:
+    target = writer(tmp_path / "bank", dtype=dtype)
+    bad = features()
+    bad[6, 1] = value
+    with pytest.raises(FeatureError, match=f"{says}.*key 6"):
+        write(target, [range(4, 8)], bad)
+    assert range(4, 8) in target.missing()
+
+
+def test_zero_vectors_are_named(tmp_path: Path) -> None:
+    bad = features()
+    bad[[8, 9]] = 0
+    with pytest.raises(FeatureError, match=r"zero vectors: 2 of 2 features .key 8, key 9"):
+        write(writer(tmp_path / "bank"), [range(8, 10)], bad)
+    bad[[8, 9]] = 1e-9  # becomes zero in float16
+    with pytest.raises(FeatureError, match="zero vectors"):
+        write(writer(tmp_path / "half", dtype="float16"), [range(8, 10)], bad)
+
+
+def test_a_full_disk_shows_before_the_first_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        asked.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DiskFullError, match="no space left"):
+            writer(tmp_path / "bank")
+    assert asked[0] >= ROWS * DIM * 4
+    # as the message says: the same command can be run again
+    whole(tmp_path / "bank")
+
+
+def test_a_disk_that_fills_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bank"
+    target = write(writer(path), [range(0, 4)])
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bank_module, "sync_file", full)
+        with pytest.raises(DiskFullError):
+            write(target, [range(4, 8)])
+    again = writer(path, resume=True)
+    assert again.missing() == [range(4, 8), range(8, 10)]
+    np.testing.assert_array_equal(write(again, again.missing()).finish().features, features())
+
+
+def test_a_kill_between_the_steps_of_finishing(tmp_path: Path) -> None:
+    path = tmp_path / "bank"
+    target = writer(path)
+    write(target, target.missing())
+    # before the rename: the manifest is there, the name is not
+    (partial_path(path) / "manifest.json").write_text(manifest().to_json())
+    with pytest.raises(BankError, match="unfinished"):
+        FeatureBank(path)
+    shutil.copytree(partial_path(path), tmp_path / "late.partial")
+    bank = writer(path, resume=True).finish()
+    np.testing.assert_array_equal(bank.features, features())
+    # after the rename: marks and plan still lie there
+    (tmp_path / "late.partial").rename(tmp_path / "late")
+    np.testing.assert_array_equal(FeatureBank(tmp_path / "late").features, features())
+
+
+def damage_features_truncated(path: Path) -> None:
+    os.truncate(path / "features.npy", 200)
+
+
+def damage_features_empty(path: Path) -> None:
+    os.truncate(path / "features.npy", 0)
+
+
+def damage_features_shape(path: Path) -> None:
+    np.save(path / "features.npy", features()[:, :2])
+
+
+def damage_features_dtype(path: Path) -> None:
+    np.save(path / "features.npy", features("float64"))
+
+
+def damage_labels_shape(path: Path) -> None:
+    np.save(path / "labels.npy", LABELS[:-1])
+
+
+def damage_labels_dtype(path: Path) -> None:
+    np.save(path / "labels.npy", LABELS.astype(np.int32))
+
+
+def damage_labels_range(path: Path) -> None:
+    np.save(path / "labels.npy", LABELS + 1)
+
+
+def damage_labels_sign(path: Path) -> None:
+    np.save(path / "labels.npy", LABELS - 1)
+
+
+def damage_labels_pickle(path: Path) -> None:
+    np.save(path / "labels.npy", np.array([object()] * ROWS), allow_pickle=True)
+
+
+def damage_labels_gone(path: Path) -> None:
+    (path / "labels.npy").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage", [f for name, f in sorted(globals().items()) if name.startswith("damage_")]
+)
+def test_a_damaged_bank_is_refused(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    path = whole(tmp_path / "bank").path
+    damage(path)
+    with pytest.raises(BankError, match=f"the feature bank {path} is damaged"):
+        FeatureBank(path)
+
+
+def test_a_damaged_manifest_or_keys_are_refused(tmp_path: Path) -> None:
+    bank = whole(tmp_path / "bank")
+    (bank.path / "keys.txt").write_text("one\n")
+    with pytest.raises(BankError, match="damaged: 1 keys for 10 rows"):
+        bank.keys()
+    (bank.path / "keys.txt").unlink()
+    with pytest.raises(BankError, match="damaged"):
+        bank.keys()
+    (bank.path / "manifest.json").write_text("{")
+    with pytest.raises(BankError, match="not a readable manifest"):
+        FeatureBank(bank.path)
+
+
+def test_credible_rows_are_kept_and_checked(tmp_path: Path) -> None:
+    bank = whole(tmp_path / "bank")
+    assert bank.credible() is None
+    mask = np.arange(ROWS) != 3
+    record = bank.save_credible(mask, 0.9, True)
+    assert (record.credible, record.rows, record.keep) == (9, 10, 0.9)
+    assert record.normalise_columns
+    found = FeatureBank(bank.path).credible()
+    assert found is not None
+    np.testing.assert_array_equal(found, mask)
+    for wrong in (mask[:-1], mask.astype(np.int8)):
+        np.save(bank.path / "credible.npy", wrong)
+        with pytest.raises(BankError, match=r"does not fit its bank; run `mixbct denoise"):
+            bank.credible()
+    for content in (b"", b"nonsense"):
+        (bank.path / "credible.npy").write_bytes(content)
+        with pytest.raises(BankError, match=r"damaged.*run `mixbct denoise"):
+            bank.credible()
+
+
+def test_credible_rows_without_their_record_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second denoising that dies half-way must not leave the first one's record."""
+    bank = whole(tmp_path / "bank")
+    bank.save_credible(np.ones(ROWS, dtype=bool), 1.0, False)
+    kept = bank_module.write_atomically
+
+    def die(path: Path, content: bytes | str) -> None:
+        if path.name == "credible.json":
+            raise KeyboardInterrupt
+        kept(path, content)
+
+    monkeypatch.setattr(bank_module, "write_atomically", die)
+    with pytest.raises(KeyboardInterrupt):
+        bank.save_credible(np.zeros(ROWS, dtype=bool), 0.5, False)
+    assert bank.credible() is None
+
+
+class Noise:
+    """A source of 60 images that takes its time."""
+
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+
+    def __len__(self) -> int:
+        return 60
+
+    def labels(self) -> np.ndarray:
+        return np.arange(60) % 7
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple("abcdefg")
+
+    def keys(self) -> list[str]:
+        return [f"k{i}" for i in range(60)]
+
+    def groups(self) -> list[str]:
+        return [""] * 60
+
+    def digest(self) -> str:
+        return "noise"
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        time.sleep(self.pause)
+        rngs = [np.random.default_rng(int(i)) for i in rows]
+        return np.stack([rng.integers(0, 256, (16, 16, 1), np.uint8) for rng in rngs])
+
+
+def extract_noise(out: Path, pause: float = 0, resume: bool = False) -> None:
+    """Extract `Noise` in chunks of 8, one process as well as another."""
+    bank_module.CHUNK = 8  # type: ignore[misc]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    preprocessing = Preprocessing(size=16, channels=1)
+    contract = Contract(name="m", weights="w", preprocessing=preprocessing, dim=4)
+    backbone = build_backbone("small", 4, preprocessing, {"width": 2})
+    model = EmbeddingModel(backbone, ModelManifest(backbone="small", contract=contract))
+    extract(model, Noise(pause), out, batch=3, resume=resume)
+
+
+def test_extraction_survives_kill_9(tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from test_bank import extract_noise\n"
+        f"extract_noise(Path({str(tmp_path / 'killed')!r}), pause=0.05)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    marks = tmp_path / "killed.partial" / "done"
+    deadline = time.monotonic() + 60
+    while not (marks.exists() and any(marks.iterdir())):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(list(marks.iterdir())) < 8
+    with pytest.raises(BankError, match="unfinished"):
+        FeatureBank(tmp_path / "killed")
+    extract_noise(tmp_path / "killed", resume=True)
+    extract_noise(tmp_path / "whole")
+    for name in ("features.npy", "labels.npy", "keys.txt"):
+        resumed, uninterrupted = (tmp_path / run / name for run in ("killed", "whole"))
+        assert resumed.read_bytes() == uninterrupted.read_bytes()
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {
+        p.name for p in (tmp_path / "whole").iterdir()
+    }

@@ -1,0 +1,182 @@
+"""Against scikit-learn, torchmetrics and slow loops, with and without ties."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_curve
+from torchmetrics.functional.retrieval import retrieval_average_precision
+
+from mixbct.errors import DataError
+from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.thresholds import allowed_impostors, false_accept_rate
+
+FARS = (0.3, 0.1, 1e-2, 1e-3, 1e-5)
+
+
+@pytest.fixture(params=["few pairs", "many pairs", "ties"])
+def sides(request, clustered, tied):
+    if request.param == "ties":
+        return tied
+    if request.param == "few pairs":
+        return clustered()
+    return clustered(queries=240, gallery=300, classes=12)
+
+
+def dense(query, gallery):
+    # in the library's arithmetic, so that equal scores are equal here too
+    scores = (torch.from_numpy(query.features) @ torch.from_numpy(gallery.features).T).numpy()
+    return scores, query.labels[:, None] == gallery.labels
+
+
+def test_average_precision_is_scikit_learns(sides):
+    scores, same = dense(*sides)
+    found = compare(*sides)
+    for row in range(len(scores)):
+        if same[row].any():
+            expected = average_precision_score(same[row], scores[row])
+            assert found.average_precision[row] == pytest.approx(expected, abs=1e-9)
+        else:
+            assert np.isnan(found.average_precision[row])
+
+
+def test_average_precision_is_torchmetrics_where_nothing_ties(clustered):
+    sides = clustered()
+    scores, same = dense(*sides)
+    # it takes items that score 0 or less for missing
+    expected = [
+        retrieval_average_precision(torch.from_numpy(s) + 2, torch.from_numpy(t))
+        for s, t in zip(scores, same, strict=True)
+    ]
+    found = compare(*sides).mean_average_precision()
+    assert found == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_rank_is_that_of_a_slow_loop_and_pessimistic(sides):
+    scores, same = dense(*sides)
+    found = compare(*sides)
+    for row in range(len(scores)):
+        rank = 0
+        if same[row].any():
+            best = max(scores[row][same[row]])
+            rank = 1 + sum(s >= best for s in scores[row][~same[row]])
+        assert found.rank[row] == rank
+    mated = found.rank[found.rank > 0]
+    assert found.rank_rate(5) == np.mean(mated <= 5)
+
+
+def test_tar_at_far_is_read_off_scikit_learns_roc(sides):
+    scores, same = dense(*sides)
+    far, tar, cut = roc_curve(same.ravel(), scores.ravel(), drop_intermediate=False)
+    found = compare(*sides, fars=FARS)
+    for wanted, threshold in zip(FARS, found.thresholds, strict=True):
+        point = np.flatnonzero(far <= wanted)[-1]
+        assert found.true_accept_rate(threshold) == tar[point]
+        assert threshold.impostors == round(far[point] * (~same).sum())
+        # scikit-learn accepts from its cut on, we accept above the next impostor
+        assert threshold.value < cut[point]
+        assert threshold.impostors == (scores[~same] > threshold.value).sum()
+        assert threshold.genuine == (scores[same] > threshold.value).sum()
+        assert threshold.resolved == (wanted * (~same).sum() >= 1)
+
+
+def test_threshold_is_the_order_statistic(sides):
+    scores, same = dense(*sides)
+    impostors = np.sort(scores[~same])[::-1]
+    for threshold in compare(*sides, fars=FARS).thresholds:
+        place = allowed_impostors(threshold.far, len(impostors))
+        assert threshold.value == impostors[place]
+
+
+def test_all_pairs_that_tie_are_accepted_together():
+    features = np.ones((6, 1), np.float32)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    found = compare(Embeddings(features, labels), Embeddings(features, labels), fars=(0.5,))
+    assert found.thresholds[0].value == 1
+    assert found.thresholds[0].impostors == found.thresholds[0].genuine == 0
+    assert set(found.rank) == {5}
+    np.testing.assert_allclose(found.average_precision, 1 / 3)
+    assert (found.genuine_bins.sum(), found.impostor_bins.sum()) == (12, 24)
+    assert (np.diff(found.grid.bins) > 0).all()
+
+
+def test_class_counts_and_histogram_count_every_pair(sides):
+    scores, same = dense(*sides)
+    query, _ = sides
+    found = compare(*sides)
+    impostors = scores[~same]
+    between = [
+        ((impostors > low) & (impostors < high)).any()
+        for low, high in itertools.pairwise(found.grid.edges)
+    ]
+    np.testing.assert_array_equal(found.skipped, between)
+    assert found.skipped.any() == (len(np.unique(impostors)) > 4096)
+    for c, label in enumerate(found.classes):
+        of_class = query.labels == label
+        for counts, kind in ((found.genuine_above, same), (found.impostor_above, ~same)):
+            values = scores[of_class][kind[of_class]]
+            expected = [(values > edge).sum() for edge in found.grid.edges]
+            np.testing.assert_array_equal(counts[c], expected)
+    edges = found.grid.bins.astype(np.float64)
+    edges[[0, -1]] = -np.inf, np.inf
+    for bins, kind in ((found.genuine_bins, same), (found.impostor_bins, ~same)):
+        # an edge belongs to the bin below it
+        expected = [
+            ((scores[kind] > low) & (scores[kind] <= high)).sum()
+            for low, high in itertools.pairwise(edges)
+        ]
+        np.testing.assert_array_equal(bins, expected)
+
+
+def test_the_grid_from_a_sample_of_the_queries_changes_no_exact_figure(clustered, monkeypatch):
+    sides = clustered(queries=240, gallery=300, classes=12)
+    whole = compare(*sides, fars=FARS)
+    monkeypatch.setattr("mixbct.evaluation.grid._SAMPLE_PAIRS", 1)
+    sampled = compare(*sides, fars=FARS)
+    assert len(sampled.grid.edges) < len(whole.grid.edges)
+    assert sampled.thresholds == whole.thresholds
+
+
+@pytest.mark.parametrize("budget", [1, 5_000, 60_000])
+def test_the_block_size_changes_nothing(tied, budget):
+    whole, blocks = compare(*tied), compare(*tied, budget=budget)
+    for name in ("average_precision", "rank", "genuine_above", "impostor_above", "genuine_bins"):
+        np.testing.assert_array_equal(getattr(blocks, name), getattr(whole, name))
+    assert blocks.thresholds == whole.thresholds
+
+
+def test_the_order_of_rows_changes_nothing(tied):
+    query, gallery = tied
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(query))
+    shuffled = compare(query.take(order), gallery.take(rng.permutation(len(gallery))))
+    whole = compare(query, gallery)
+    np.testing.assert_array_equal(shuffled.rank, whole.rank[order])
+    np.testing.assert_array_equal(shuffled.genuine_above, whole.genuine_above)
+    assert shuffled.thresholds == whole.thresholds
+
+
+def test_false_accept_rate_counts_impostors_only(tied):
+    scores, same = dense(*tied)
+    assert false_accept_rate(*tied, 0.25) == np.mean(scores[~same] > 0.25)
+
+
+@pytest.mark.parametrize("far", [0.29, 0.001, 0.07, 1 / 3, 0.5])
+@pytest.mark.parametrize("pairs", [3, 100, 1000, 10**9 + 7])
+def test_allowed_impostors_is_the_largest_count_within_the_rate(far, pairs):
+    k = allowed_impostors(far, pairs)
+    assert k / pairs <= far < (k + 1) / pairs
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 2, 3]])
+def test_a_set_without_genuine_or_without_impostor_pairs_is_refused(labels):
+    features = np.eye(3, dtype=np.float32)
+    with pytest.raises(DataError, match="genuine and impostor pairs are both needed"):
+        compare(Embeddings(features, np.zeros(3, np.int64)), Embeddings(features, np.array(labels)))
+
+
+def test_a_rate_out_of_range_is_refused(tied):
+    with pytest.raises(DataError, match="between 0 and 1"):
+        compare(*tied, fars=(1.5,))

@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+
+from mixbct.data.bank import normalise
+from mixbct.errors import DataError, FeatureError
+from mixbct.evaluation.combination import cmc_curve, histogram, roc_curve
+from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.thresholds import false_accept_rate
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_gallery, negative_flips
+
+CLASSES, DIM = 12, 16
+
+
+def model(noise, rotation=None, seed=0):
+    """Return the same items as every other model sees them: class centres and some noise."""
+    centres = np.random.default_rng(99).standard_normal((CLASSES, DIM))
+    rng = np.random.default_rng(seed)
+
+    def side(n):
+        labels = np.arange(n, dtype=np.int64) % CLASSES
+        features = centres[labels] + noise * rng.standard_normal((n, DIM))
+        if rotation is not None:
+            features = features @ rotation
+        return Embeddings(normalise(features), labels)
+
+    return Pair(side(72), side(144))
+
+
+@pytest.fixture(scope="module")
+def models():
+    rotation = np.linalg.qr(np.random.default_rng(7).standard_normal((DIM, DIM)))[0]
+    independent = model(0.6, rotation, seed=3)
+    mapped = Embeddings(
+        normalise(independent.query.features @ rotation.T.astype(np.float32)),
+        independent.query.labels,
+    )
+    return model(1.3, seed=1), model(0.7, seed=2), independent, mapped
+
+
+@pytest.fixture(scope="module")
+def figures(models):
+    return evaluate_upgrade(*models, seed=5, replicates=200)
+
+
+def test_every_combination_and_difference_is_there(figures):
+    mixed = {f"new/{share} % new" for share in (10, 50, 90)}
+    assert set(figures.combinations) == mixed | {
+        "old/old",
+        "new/old",
+        "new/new",
+        "independent/independent",
+        "independent/old",
+        "procrustes/old",
+    }
+    for name, combination in figures.combinations.items():
+        assert f"{combination.query}/{combination.gallery}" == name
+    assert {(d.of, d.minus) for d in figures.differences} == {
+        ("new/new", "independent/independent"),
+        *((name, "old/old") for name in figures.combinations if name != "old/old"),
+    }
+
+
+def test_without_an_independent_model_there_is_no_gain(models):
+    old, new, *_ = models
+    names = []
+    found = evaluate_upgrade(old, new, seed=5, replicates=20, mixed=(0.5,), progress=names.append)
+    assert found.update_gain is None
+    assert set(found.combinations) == {"old/old", "new/old", "new/new", "new/50 % new"}
+    assert names == [*found.combinations, "the carried-over threshold"]
+
+
+def test_figures_are_those_of_the_comparison(models, figures):
+    old, new, *_ = models
+    comparison = compare(new.query, old.gallery)
+    combination = figures.combinations["new/old"]
+    assert combination.mean_average_precision.value == comparison.mean_average_precision()
+    assert combination.rank1.value == comparison.rank_rate(1)
+    for point, threshold in zip(combination.operating_points, comparison.thresholds, strict=True):
+        assert point.tar.value == comparison.true_accept_rate(threshold)
+        assert point.threshold == threshold.value
+        assert point.measured_far <= point.far
+    for figure in combination.metrics().values():
+        assert figure.low <= figure.value <= figure.high
+    assert combination.mean_average_precision.low < combination.mean_average_precision.high
+
+
+def test_differences_are_paired(figures):
+    difference = figures.differences[0]
+    assert (difference.of, difference.minus) == ("new/old", "old/old")
+    cross, base = (figures.combinations[name] for name in ("new/old", "old/old"))
+    for name, change in difference.metrics.items():
+        assert change.value == cross.metric(name).value - base.metric(name).value
+    # the noise of the gallery is common to both, so the paired interval is narrower than the sum
+    width = sum(m.high - m.low for m in (cross.metric("mAP"), base.metric("mAP")))
+    assert difference.metrics["mAP"].high - difference.metrics["mAP"].low < width
+
+
+def test_update_gain_is_the_share_of_the_possible_gain(figures):
+    cross, base, best = (
+        figures.combinations[name].mean_average_precision.value
+        for name in ("new/old", "old/old", "independent/independent")
+    )
+    gain = figures.update_gain
+    assert gain.value == pytest.approx((cross - base) / (best - base))
+    assert 0 < gain.low < gain.value < gain.high < 1
+
+
+def test_there_is_no_gain_where_the_independent_model_is_worse(models):
+    old, new, *_ = models
+    worse = model(3.0, seed=8)
+    assert evaluate_upgrade(old, new, worse, seed=5, replicates=20).update_gain is None
+
+
+def test_the_procrustes_map_and_the_naive_swap_are_told_apart(figures):
+    swap = figures.combinations["independent/old"].mean_average_precision.value
+    mapped = figures.combinations["procrustes/old"].mean_average_precision.value
+    assert swap < 0.3 < mapped
+
+
+def test_mixed_galleries_are_nested_and_have_their_share(models):
+    old, new, *_ = models
+    replaced = []
+    for share in (0.1, 0.5, 0.9):
+        gallery = mixed_gallery(old.gallery, new.gallery, share, seed=2)
+        from_new = (gallery.features == new.gallery.features).all(axis=1)
+        np.testing.assert_array_equal(gallery.features[~from_new], old.gallery.features[~from_new])
+        assert from_new.sum() == round(share * len(gallery))
+        replaced.append(set(np.flatnonzero(from_new)))
+    assert replaced[0] < replaced[1] < replaced[2]
+
+
+def test_negative_flips_count_right_that_became_wrong():
+    before = np.array([1, 1, 1, 2, 0])
+    after = np.array([1, 3, 1, 1, 0])
+    assert negative_flips(before, after) == 0.25
+
+
+def test_the_carried_threshold_is_measured_on_classes_it_was_not_set_on(models, figures):
+    old, new, *_ = models
+    carried = figures.carried_threshold
+    assert carried.far == 1e-3
+    assert carried.old_threshold == compare(old.query, old.gallery).thresholds[1].value
+    at_old = false_accept_rate(new.query, old.gallery, carried.old_threshold)
+    assert carried.far_at_old_threshold == at_old
+    # on all classes together it accepts the mean of the two halves
+    everywhere = false_accept_rate(new.query, old.gallery, carried.threshold)
+    half = 2 * everywhere - carried.measured_far
+    assert 0 <= half <= carried.far
+
+
+def test_the_same_seed_gives_the_same_figures(models, figures):
+    assert evaluate_upgrade(*models, seed=5, replicates=200) == figures
+    assert evaluate_upgrade(*models, seed=6, replicates=200) != figures
+
+
+def test_curves_are_monotone_and_short(clustered):
+    comparison = compare(*clustered(queries=600, gallery=500))
+    roc = roc_curve(comparison)
+    assert 50 < len(roc.x) <= 200
+    assert (np.diff(roc.x) > 0).all()
+    assert (np.diff(roc.y) >= 0).all()
+    assert (roc.x[-1], roc.y[-1]) == (1, 1)
+    cmc = cmc_curve(comparison)
+    assert cmc.x == tuple(range(1, 21))
+    assert cmc.y[0] == comparison.rank_rate(1)
+    bins = histogram(comparison)
+    for density in (bins.genuine, bins.impostor):
+        assert np.sum(density * np.diff(bins.edges)) == pytest.approx(1)
+
+
+def test_the_roc_curve_goes_through_the_exact_points(clustered):
+    comparison = compare(*clustered(queries=600, gallery=500))
+    roc = roc_curve(comparison)
+    for threshold in comparison.thresholds:
+        exact = comparison.true_accept_rate(threshold)
+        assert np.interp(threshold.far, roc.x, roc.y) == pytest.approx(exact, abs=0.01)
+
+
+def test_models_of_different_dimension_are_refused(models):
+    old, new, *_ = models
+    short = Pair(
+        *(
+            Embeddings(normalise(side.features[:, :8]), side.labels)
+            for side in (new.query, new.gallery)
+        )
+    )
+    with pytest.raises(FeatureError, match=r"dimension 16, .* 8"):
+        evaluate_upgrade(old, short, seed=0)
+
+
+def test_models_that_saw_other_items_are_refused(models):
+    old, new, *_ = models
+    fewer = Pair(new.query, new.gallery.take(np.arange(100)))
+    with pytest.raises(DataError, match="new gallery \\(100 rows\\)"):
+        evaluate_upgrade(old, fewer, seed=0)

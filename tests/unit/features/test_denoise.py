@@ -1,0 +1,198 @@
+"""Denoising against a slow loop over the classes in double precision."""
+
+import math
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.errors import FeatureError, RecipeError
+from mixbct.features import denoise as denoise_module
+from mixbct.features.denoise import credible_rows, denoise
+from mixbct.schemas import BankManifest, Contract, Preprocessing
+
+
+def slow(
+    features: np.ndarray, labels: np.ndarray, keep: str, normalise_columns: bool
+) -> np.ndarray:
+    rows = features.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    if normalise_columns:
+        norms = np.linalg.norm(rows, axis=0)
+        rows /= np.where(norms > 0, norms, 1)
+    credible = np.zeros(len(rows), dtype=bool)
+    for label in set(labels.tolist()):
+        members = [i for i in range(len(labels)) if labels[i] == label]
+        mean = sum(rows[i] for i in members) / len(members)
+        members.sort(key=lambda i: (np.linalg.norm(rows[i] - mean), i))
+        credible[members[: math.ceil(Fraction(keep) * len(members))]] = True
+    return credible
+
+
+def data(dtype: str = "float32", largest: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffled labels with gaps (up to `largest`), classes of 1 to 40 rows."""
+    rng = np.random.default_rng(0)
+    sizes = {3: 1, 4: 1, 9: 2, 20: 10, 21: 40, largest: 17, 5: 33, 7: 10}
+    labels = np.repeat([*sizes], [*sizes.values()])
+    rng.shuffle(labels)
+    features = rng.normal(size=(len(labels), 12)) * rng.uniform(0.1, 30, (len(labels), 1))
+    return features.astype(dtype), labels
+
+
+@pytest.mark.parametrize("normalise_columns", [False, True])
+@pytest.mark.parametrize("keep", ["0.9", "0.7", "0.1", "0.55", "1", "0.001"])
+@pytest.mark.parametrize(("dtype", "largest"), [("float16", 60), ("float32", 1000)])
+def test_it_equals_a_loop_over_the_classes(
+    dtype: str, largest: int, keep: str, normalise_columns: bool
+) -> None:
+    features, labels = data(dtype, largest)
+    found = credible_rows(features, labels, float(keep), normalise_columns)
+    expected = slow(features, labels, keep, normalise_columns)
+    if keep in ("0.1", "0.001", "0.55"):
+        # of a class of two both are equally far from the mean: rounding chooses
+        assert found[labels == 9].sum() == expected[labels == 9].sum()
+        found, expected = found[labels != 9], expected[labels != 9]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows", "kept"),
+    [(0.7, 10, 7), (0.9, 10, 9), (0.1, 10, 1), (0.9, 30, 27), (0.3, 10, 3), (0.9, 1, 1),
+     (0.9, 2, 2), (0.9, 11, 10), (0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7), (1e-5, 7, 1)],
+)  # fmt: skip
+def test_the_number_kept_is_exact(keep: float, rows: int, kept: int) -> None:
+    features = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    assert credible_rows(features, np.zeros(rows, dtype=np.int64), keep).sum() == kept
+
+
+def test_the_far_ones_go() -> None:
+    features = np.tile(np.array([[1.0, 0.0]], np.float32), (10, 1))
+    features[4] = [-1, 0]
+    found = credible_rows(features, np.full(10, 6), 0.9)
+    np.testing.assert_array_equal(np.flatnonzero(~found), [4])
+
+
+def test_length_does_not_count() -> None:
+    features, labels = data()
+    scaled = features * np.random.default_rng(1).uniform(1, 9, (len(labels), 1)).astype(np.float32)
+    np.testing.assert_array_equal(
+        credible_rows(features, labels, 0.7), credible_rows(scaled, labels, 0.7)
+    )
+
+
+@pytest.mark.parametrize("normalise_columns", [False, True])
+def test_ties_go_to_the_earlier_row(normalise_columns: bool) -> None:
+    one = np.random.default_rng(0).normal(size=(1, 37)).astype(np.float32)
+    features = np.repeat(one, 20, axis=0)
+    labels = np.arange(20) % 2
+    found = credible_rows(features, labels, 0.5, normalise_columns)
+    np.testing.assert_array_equal(np.flatnonzero(found), np.arange(10))
+
+
+@pytest.mark.parametrize("normalise_columns", [False, True])
+def test_a_column_of_zeros_stays_one(normalise_columns: bool) -> None:
+    features, labels = data()
+    features[:, 3] = 0
+    found = credible_rows(features, labels, 0.7, normalise_columns)
+    np.testing.assert_array_equal(found, slow(features, labels, "0.7", normalise_columns))
+
+
+@pytest.mark.parametrize("normalise_columns", [False, True])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 113])
+def test_the_chunk_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, normalise_columns: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(2000, 16)).astype(np.float16)
+    labels = rng.integers(0, 60, 2000)
+    expected = credible_rows(features, labels, 0.6, normalise_columns)
+    monkeypatch.setattr(denoise_module, "CHUNK", chunk)
+    np.testing.assert_array_equal(credible_rows(features, labels, 0.6, normalise_columns), expected)
+
+
+@pytest.mark.parametrize(("value", "says"), [(np.nan, "NaN"), (np.inf, "NaN"), (0, "zero")])
+def test_bad_rows_are_named_by_their_place_in_the_bank(
+    monkeypatch: pytest.MonkeyPatch, value: float, says: str
+) -> None:
+    monkeypatch.setattr(denoise_module, "CHUNK", 20)
+    features, labels = data()
+    features[[47, 51]] = value
+    with pytest.raises(FeatureError, match=rf"{says}.*\(row 47, row 51\)"):
+        credible_rows(features, labels)
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, math.nan])
+def test_keep_out_of_range(keep: float) -> None:
+    with pytest.raises(RecipeError, match=f"at most 1, found {keep}"):
+        credible_rows(*data(), keep=keep)
+
+
+@pytest.mark.parametrize("normalise_columns", [False, True])
+def test_progress_runs_over_both_passes(
+    monkeypatch: pytest.MonkeyPatch, normalise_columns: bool
+) -> None:
+    monkeypatch.setattr(denoise_module, "CHUNK", 50)
+    features, labels = data()
+    ticks: list[tuple[int, int]] = []
+    credible_rows(features, labels, 0.9, normalise_columns, lambda *tick: ticks.append(tick))
+    rows = len(features)
+    assert [done for done, _ in ticks] == [
+        min(at, rows) + rows * i for i in range(2) for at in (50, 100, 150)
+    ]
+    assert {total for _, total in ticks} == {2 * rows}
+
+
+def make_bank(path: Path, features: np.ndarray, labels: np.ndarray) -> FeatureBank:
+    classes = tuple(map(str, range(int(labels.max()) + 1)))
+    contract = Contract(
+        name="m",
+        weights="w",
+        preprocessing=Preprocessing(size=8, channels=1),
+        dim=features.shape[1],
+    )
+    manifest = BankManifest(
+        contract=contract,
+        data_digest="d",
+        rows=len(features),
+        dim=features.shape[1],
+        dtype="float16",
+        classes=classes,
+    )
+    keys = list(map(str, range(len(features))))
+    writer = BankWriter(path, manifest, labels, keys, resume=False)
+    for chunk in writer.missing():
+        rows = slice(chunk.start, chunk.stop)
+        writer.write(chunk, features[rows], keys[rows])
+    return writer.finish()
+
+
+def test_a_bank_records_what_was_decided(tmp_path: Path) -> None:
+    features, labels = data("float16")
+    bank = make_bank(tmp_path / "bank", features, labels)
+    record = denoise(bank, 0.7, normalise_columns=True)
+    found = FeatureBank(tmp_path / "bank").credible()
+    assert found is not None
+    np.testing.assert_array_equal(found, slow(features, labels, "0.7", True))
+    assert (record.keep, record.normalise_columns) == (0.7, True)
+    assert (record.credible, record.rows) == (found.sum(), len(labels))
+
+
+def test_memory_is_bounded_by_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's share: torch works on the same arrays, and holds the class means beside them."""
+    rows, dim = 30_000, 64
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(rows, dim)).astype(np.float16)
+    bank = make_bank(tmp_path / "bank", features, rng.integers(0, 50, rows))
+    monkeypatch.setattr(denoise_module, "CHUNK", 500)
+    tracemalloc.start()
+    try:
+        credible_rows(bank.features, bank.labels, 0.9, True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = rows * dim * 4  # the bank in float32: 7.7 MB
+    a_row = 80  # a handful of 8-byte numbers
+    assert peak < rows * a_row + 6 * 500 * dim * 4 < whole / 2

@@ -1,0 +1,199 @@
+"""The cache files of the search index: they save time and never lie."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mixbct.gallery import Gallery
+from mixbct.gallery.gallery import DATABASE
+from mixbct.gallery.index import ContractIndex, load_index
+from mixbct.gallery.sqlite import SqliteStore
+
+N = 64
+
+
+@pytest.fixture
+def path(tmp_path, old, vectors):
+    """A gallery whose index was built and cached."""
+    folder = tmp_path / "gallery"
+    with Gallery.create(folder, old) as gallery:
+        add(gallery, range(N), old, vectors)
+        gallery.search(vectors(1), old)
+    return folder
+
+
+def vector(vectors, i):
+    return vectors(1, seed=1000 + i)
+
+
+def add(gallery, numbers, contract, vectors, replace=False):
+    keys = [f"k{i}" for i in numbers]
+    rows = np.concatenate([vector(vectors, i) for i in numbers])
+    gallery.enrol(keys, keys, rows, contract, replace)
+
+
+def cache(path, contract):
+    return path / f"index-{contract.id}.cache"
+
+
+def found(path, contract, vectors, numbers):
+    """Return which of `numbers` are found, as themselves, by a gallery that is opened for it."""
+    queries = np.concatenate([vector(vectors, i) for i in numbers])
+    with Gallery.open(path) as gallery:
+        hits = gallery.search(queries, contract, k=1)
+    best = [hits.of(row)[0] for row in range(len(numbers))]
+    return {
+        i for i, hit in zip(numbers, best, strict=True) if hit.key == f"k{i}" and hit.score > 0.999
+    }
+
+
+@pytest.fixture
+def read_rows(monkeypatch):
+    """Collect the ids of the rows that are read from the store into an index."""
+    seen = []
+    blocks = SqliteStore.blocks
+
+    def collecting(self, contract, after):
+        for ids, rows in blocks(self, contract, after):
+            seen.extend(ids)
+            yield ids, rows
+
+    monkeypatch.setattr(SqliteStore, "blocks", collecting)
+    return seen
+
+
+def test_a_fresh_cache_is_read_and_not_written(path, old, vectors, read_rows):
+    before = cache(path, old).stat()
+    assert found(path, old, vectors, range(N)) == set(range(N))
+    assert read_rows == []
+    assert cache(path, old).stat() == before
+
+
+def test_appended_rows_are_added_to_it(path, old, vectors, read_rows):
+    with Gallery.open(path) as gallery:
+        add(gallery, range(N, N + 4), old, vectors)
+    before = cache(path, old).read_bytes()
+    assert found(path, old, vectors, range(N + 4)) == set(range(N + 4))
+    assert len(read_rows) == 4
+    # a few rows are not worth a new file …
+    assert cache(path, old).read_bytes() == before
+    with Gallery.open(path) as gallery:
+        add(gallery, range(N + 4, N + 14), old, vectors)
+    assert found(path, old, vectors, range(N + 14)) == set(range(N + 14))
+    # … more than an eighth are
+    assert len(load_index(cache(path, old), old)) == N + 14
+
+
+def test_replaced_rows_leave_it(path, old, vectors, read_rows):
+    with Gallery.open(path) as gallery:
+        gallery.enrol(["k3"], ["k3"], vector(vectors, 999), old, replace=True)
+    assert found(path, old, vectors, range(N)) == set(range(N)) - {3}
+    assert len(read_rows) == 1
+    with Gallery.open(path) as gallery:
+        hit = gallery.search(vector(vectors, 999), old, k=1).of(0)[0]
+    assert (hit.key, round(hit.score, 5)) == ("k3", 1.0)
+
+
+def cut(content):
+    return content[:-1]
+
+
+def longer(content):
+    return content + b"\0"
+
+
+def flip_vector(content):
+    return content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]
+
+
+def flip_id(content):
+    start = content.index(b"\n") + 1
+    return content[:start] + bytes([content[start] ^ 64]) + content[start + 1 :]
+
+
+def forged_state(content):
+    header, _, rest = content.partition(b"\n")
+    return header.replace(b'"state":"2-', b'"state":"1-') + b"\n" + rest
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        None,
+        cut,
+        longer,
+        flip_vector,
+        flip_id,
+        forged_state,
+        lambda content: b"",
+        lambda content: b"\x80\x04cos\nsystem\n",
+        lambda content: b"{}\n",
+    ],
+)
+def test_a_cache_that_is_absent_or_damaged_is_built_anew(path, old, vectors, damage, read_rows):
+    file = cache(path, old)
+    whole = file.read_bytes()
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(whole))
+        assert file.read_bytes() != whole
+    assert found(path, old, vectors, range(N)) == set(range(N))
+    assert len(read_rows) == N
+    assert len(load_index(file, old)) == N
+
+
+def test_another_contracts_cache_is_not_taken(path, old, new, vectors):
+    shutil.copy(cache(path, old), cache(path, new))
+    assert load_index(cache(path, new), new) is None
+
+
+def test_a_database_restored_from_a_backup(path, old, vectors, tmp_path):
+    # both galleries go on from the same state to the same number of rows and changes
+    backup = tmp_path / "backup.sqlite"
+    shutil.copy(path / DATABASE, backup)
+    with Gallery.open(path) as gallery:
+        add(gallery, range(N, 2 * N), old, vectors)
+        gallery.search(vectors(1), old)
+    shutil.copy(backup, path / DATABASE)
+    assert found(path, old, vectors, range(2 * N)) == set(range(N))
+    with Gallery.open(path) as gallery:
+        add(gallery, range(N, 2 * N), old, vectors)
+        gallery.search(vectors(1), old)
+    shutil.copy(backup, path / DATABASE)
+    with Gallery.open(path) as gallery:
+        add(gallery, range(3 * N, 4 * N), old, vectors)
+    expected = set(range(N)) | set(range(3 * N, 4 * N))
+    assert found(path, old, vectors, range(4 * N)) == expected
+
+
+def test_a_contract_without_rows_keeps_no_cache(path, old, new, make_edge, vectors):
+    with Gallery.open(path) as gallery:
+        gallery.use_model(new, make_edge(new, old))
+        add(gallery, range(N), new, vectors, replace=True)
+        gallery.search(vectors(1), new)
+    assert [file.name for file in path.glob("*.cache")] == [f"index-{new.id}.cache"]
+
+
+def test_a_folder_that_cannot_be_written_is_searched_all_the_same(path, old, vectors, monkeypatch):
+    cache(path, old).unlink()
+
+    def full(self, path):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(ContractIndex, "save", full)
+    assert found(path, old, vectors, range(N)) == set(range(N))
+    assert not cache(path, old).exists()
+
+
+def test_dropping_rows_keeps_the_others_in_order(old, vectors):
+    rows = vectors(50)
+    index = ContractIndex(old)
+    index.add(np.arange(10, 60), rows)
+    kept = np.array([10, 17, 18, 40, 59])
+    index.keep(kept)
+    assert np.array_equal(index.ids(), kept)
+    scores, ids = index.search(rows[kept - 10], 1)
+    assert np.array_equal(ids[:, 0], kept)
+    np.testing.assert_allclose(scores, 1, atol=1e-6)

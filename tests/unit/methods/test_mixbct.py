@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mixbct.errors import BankError
+from mixbct.heads.classifier import build_head
+from mixbct.methods import Features, OldRows, Task
+from mixbct.methods.mixbct import MixBCT
+from mixbct.recipe import ArcFaceSettings, MixBCTSettings
+
+LABELS = np.random.default_rng(1).integers(0, 5, 100)
+
+
+def method(draw: str, ratio: float = 0.3, batch: int = 20, **old: object) -> MixBCT:
+    rows = {"labels": LABELS, "credible": np.ones(100, dtype=bool), "paired": True} | old
+    settings = MixBCTSettings(name="mixbct", bank="b", draw=draw, ratio=ratio)  # type: ignore[arg-type]
+    return MixBCT(settings, Task(LABELS, batch, OldRows(**rows)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("draw", "ratio", "batch", "expected"),
+    [
+        ("replace", 0.3, 20, 6),
+        ("skip", 0.29, 100, 29),  # 0.29·100 is 28.999999999999996 in floating point
+        ("bank", 0.5, 20, 20),
+        ("bank", 0.7, 30, 70),  # 0.7·30/0.3 is 69.99999999999999
+        ("bank", 0.0, 20, 0),
+    ],
+)
+def test_the_number_of_old_rows_is_exact(
+    draw: str, ratio: float, batch: int, expected: int
+) -> None:
+    plan = method(draw, ratio, batch).plan(0, 0, 0)
+    assert len(plan.old_rows) == expected
+
+
+def test_replace_forwards_all_and_trains_the_rest() -> None:
+    plan = method("replace").plan(0, 0, 1)
+    assert len(plan.forward_rows) == 20
+    assert plan.trained == 14
+    np.testing.assert_array_equal(plan.forward_rows[14:], plan.old_rows)
+
+
+def test_skip_does_not_forward_what_it_replaces() -> None:
+    replace, skip = method("replace").plan(0, 0, 1), method("skip").plan(0, 0, 1)
+    np.testing.assert_array_equal(skip.forward_rows, replace.forward_rows[:14])
+    np.testing.assert_array_equal(skip.old_rows, replace.old_rows)
+    assert not set(skip.forward_rows) & set(skip.old_rows)
+
+
+def test_bank_draws_without_replacement_from_credible_rows_alone() -> None:
+    credible = np.arange(100) % 3 == 0
+    plan = method("bank", 0.5, credible=credible).plan(0, 0, 0)
+    assert len(plan.forward_rows) == plan.trained == 20
+    assert len(set(plan.old_rows)) == 20
+    assert credible[plan.old_rows].all()
+
+
+def test_bank_draws_uniformly() -> None:
+    drawing = method("bank", 0.5)
+    counts = np.zeros(100)
+    for epoch in range(200):
+        for step in range(5):
+            counts[drawing.plan(0, epoch, step).old_rows] += 1
+    # 1,000 draws of 20 out of 100: 200 each, with a standard deviation of 12.6
+    assert abs(counts - 200).max() < 60
+
+
+@pytest.mark.parametrize("draw", ["replace", "skip", "bank"])
+def test_fewer_credible_rows_than_asked_for(draw: str) -> None:
+    credible = np.zeros(100, dtype=bool)
+    credible[:3] = True
+    drawing = method(draw, 0.5, credible=credible)
+    for step in range(5):
+        plan = drawing.plan(0, 0, step)
+        assert len(plan.old_rows) <= 3
+        assert plan.trained == len(plan.forward_rows) - (
+            len(plan.old_rows) if draw == "replace" else 0
+        )
+
+
+def test_old_rows_of_classes_not_trained_are_not_drawn() -> None:
+    labels = LABELS.copy()
+    labels[::2] = -1
+    plan = method("bank", 0.6, labels=labels, paired=False).plan(0, 0, 0)
+    assert (plan.old_rows % 2 == 1).all()
+
+
+def test_errors() -> None:
+    with pytest.raises(BankError, match="not extracted from these training images"):
+        method("skip", paired=False)
+    with pytest.raises(BankError, match="no credible feature of any training class"):
+        method("bank", credible=np.zeros(100, dtype=bool))
+
+
+def test_loss_equals_a_loop_over_the_mixed_batch() -> None:
+    torch.manual_seed(0)
+    head = build_head(ArcFaceSettings(name="arcface", scale=8.0, margin=0.3), 5, 6).double()
+    new = Features(torch.randn(9, 6, dtype=torch.float64), torch.randint(5, (9,)))
+    old = Features(F.normalize(torch.randn(4, 6, dtype=torch.float64)), torch.randint(5, (4,)))
+    loss = method("bank").losses(new, old, head)["mixed"]
+    rows = [(f, y) for part in (new, old) for f, y in zip(part.values, part.labels, strict=True)]
+    slow = sum(head(f[None], y[None]).item() for f, y in rows) / 13
+    assert loss.item() == pytest.approx(slow, rel=1e-9)
+
+
+def test_skip_equals_replace_without_batch_normalisation() -> None:
+    """Same rows, same loss, same gradient: only the wasted forward passes differ."""
+    torch.manual_seed(0)
+    images = torch.randn(100, 12, dtype=torch.float64)
+    bank = F.normalize(torch.randn(100, 6, dtype=torch.float64))
+    head = build_head(ArcFaceSettings(name="arcface", scale=8.0), 5, 6).double()
+    backbone = torch.nn.Sequential(
+        torch.nn.Linear(12, 9), torch.nn.PReLU(), torch.nn.Linear(9, 6)
+    ).double()
+    gradients = []
+    for draw in ("replace", "skip"):
+        drawing = method(draw)
+        backbone.zero_grad()
+        plan = drawing.plan(0, 0, 2)
+        values = backbone(images[plan.forward_rows])
+        labels = torch.from_numpy(plan.forward_labels)
+        new = Features(values[: plan.trained], labels[: plan.trained])
+        old = Features(bank[plan.old_rows], torch.from_numpy(plan.old_labels))
+        drawing.losses(new, old, head)["mixed"].backward()
+        gradients.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
+    for replaced, skipped in zip(*gradients, strict=True):
+        torch.testing.assert_close(replaced, skipped)

@@ -1,0 +1,246 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from mixbct.errors import ResultError
+from mixbct.report.page import render_report, write_report
+from mixbct.schemas import Example, Match
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+HOSTILE = '<script>alert("1")</script> & \'x\' "y"'
+
+
+class Page(HTMLParser):
+    """What a browser would see: text, and every (tag, attributes)."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.text, self.tags, self.open = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == [], f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def with_image(uri):
+    match = Match(key="k", label="亜", score=0.5, image=uri)
+    return (Example(key="q", label="亜", image=uri, before=(match,), after=(match,)),)
+
+
+def test_every_figure_of_the_table_is_there(result, make_outcome):
+    words = Page(render_report(result, make_outcome(result))).words
+    for name, one in result.combinations.items():
+        assert name in words
+        shown = [one.mean_average_precision, one.rank1, *(p.tar for p in one.operating_points)]
+        for figure in shown:
+            assert f"{100 * figure.value:.1f}" in words
+            assert f"{100 * figure.low:.1f} to {100 * figure.high:.1f}" in words
+    for difference in result.differences:
+        for name in ("mAP", "rank-1", "TAR@1e-2", "TAR@1e-3", "TAR@1e-4"):
+            gap = f"{100 * difference.metrics[name].value:+.1f}".replace("-", "−")
+            assert re.search(rf"[▲▼≈] {re.escape(gap)}", words), (difference.of, name)
+
+
+def test_the_rest_of_the_result_is_there(result, make_outcome):
+    outcome = make_outcome(result)
+    words = Page(render_report(result, outcome)).words
+    for check in outcome.checks:
+        assert check.says in words
+    for text in (
+        result.title,
+        "34.1 % [30.2 to 37.9]",  # update gain
+        "95.0 of 100 new queries",
+        "92.6 of 100 old queries",
+        "1.23 %",  # negative flips
+        "0.4062",
+        "1.3e-3",
+        "0.4187",
+        "9.7e-4",
+        "1,234,567",
+        "9,608",  # images a second
+        "4,820",
+        "12,000",
+        "5f2c" * 16,
+        "2.13.0",
+        "seed 7",
+        outcome.result_digest,
+        *(contract.id for contract in result.models.values()),
+    ):
+        assert text in words, text
+
+
+@pytest.mark.parametrize(("passed", "says"), [(True, "✓ Compatible"), (False, "✗ Not compatible")])
+def test_the_verdict_opens_the_page(result, make_outcome, passed, says):
+    page = render_report(result, make_outcome(result, passed))
+    assert f"<h1>{says}</h1>" in page
+    assert ("1 of 4 checks failed" in page) is not passed
+    assert page.count(">✗ fail<") == (0 if passed else 1)
+
+
+def test_the_page_refers_to_nothing_outside(result, make_outcome):
+    html = render_report(result, make_outcome(result))
+    page = Page(html)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "use", "image"), tag
+        for name, value in attributes.items():
+            assert name not in ("href", "xlink:href", "srcset", "data", "action")
+            assert not name.startswith("on")
+            if name == "src":
+                assert value.startswith("data:image/png;base64,")
+    assert len(page.named("img")) == 11
+    assert {"charset": "utf-8"} in page.named("meta")
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://example.org/a.png", "data:image/svg+xml,<svg/>", 'x" onerror="f()', ""]
+)
+def test_an_image_that_is_no_png_is_left_out(make_result, make_outcome, uri):
+    result = make_result(examples=with_image(uri))
+    html = render_report(result, make_outcome(result))
+    assert Page(html).named("img") == []
+    assert "example.org" not in html
+    assert 'class="blank"' in html
+
+
+def test_hostile_strings_are_text(make_result, make_outcome):
+    match = Match(key=HOSTILE, label=HOSTILE, score=0.5, image="")
+    plain = make_result()
+    combinations = dict(plain.combinations)
+    odd = combinations["new/new"].model_copy(update={"query": HOSTILE, "gallery": HOSTILE})
+    result = make_result(
+        title=HOSTILE,
+        data={HOSTILE: HOSTILE, "language": HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        costs={HOSTILE: plain.costs["new"]},
+        models={HOSTILE: plain.models["new"].model_copy(update={"name": HOSTILE})},
+        combinations={**combinations, HOSTILE: odd},
+        examples=(Example(key=HOSTILE, label=HOSTILE, image="", before=(match,), after=(match,)),),
+    )
+    outcome = make_outcome(result)
+    check = outcome.checks[0].model_copy(update={"name": HOSTILE, "says": HOSTILE})
+    outcome = outcome.model_copy(update={"checks": (check,)})
+    html = render_report(result, outcome)
+    page = Page(html)
+    assert page.named("script") == []
+    assert "<script" not in html
+    assert page.words.count('<script>alert("1")</script> & \'x\' "y"') >= 12
+    assert all(not name.startswith("on") for _, found in page.tags for name in found)
+    assert page.named("span")[-1].get("lang") in (None, HOSTILE)
+
+
+def test_missing_parts_are_left_out(make_result, make_outcome):
+    full = make_result()
+    everything = render_report(full, make_outcome(full))
+    bare = make_result(
+        names=("old/old", "new/old"), update_gain=None, costs={}, examples=(), differences=()
+    )
+    html = render_report(bare, make_outcome(bare))
+    for part in (
+        "Update gain",
+        "Life after the upgrade",
+        "Queries before and after",
+        "Training cost",
+        "Naive swap",
+        "All re-embedded",
+        "10 % enrolled since",
+    ):
+        assert part in everything, part
+        assert part not in html, part
+    words = Page(html).words
+    assert "After the switch new/old" in words
+    assert "points [" not in words
+    assert "None" not in words
+
+
+def test_a_rate_that_no_one_measured_is_a_dash(make_result, make_outcome):
+    plain = make_result()
+    combinations = dict(plain.combinations)
+    for name in ("new/new", "old/old"):
+        points = combinations[name].operating_points
+        combinations[name] = combinations[name].model_copy(
+            update={"operating_points": tuple(p for p in points if p.far != 1e-3)}
+        )
+    result = make_result(combinations=combinations)
+    html = render_report(result, make_outcome(result))
+    assert html.count("<td>–</td>") == 2
+    assert "TAR@1e-3, untouched gallery" not in html
+    assert "mAP of new queries, as the gallery fills" in html
+    assert "TAR@1e-3 of new queries, as the gallery fills" not in html
+
+
+def test_labels_carry_the_language_of_the_data(make_result, make_outcome):
+    result = make_result(data={"language": "ja"})
+    html = render_report(result, make_outcome(result))
+    assert html.count('class="label" lang="ja"') == 11
+
+
+def test_hits_are_framed_by_their_class(result, make_outcome):
+    page = Page(render_report(result, make_outcome(result)))
+    frames = [a["class"] for a in page.named("li") if a.get("class") in ("right", "wrong")]
+    assert frames == [
+        *("wrong", "wrong", "right", "wrong", "wrong"),
+        *("wrong", "wrong", "right", "wrong", "wrong"),
+    ]
+
+
+def test_only_the_best_cross_figures_are_set_in_bold(result, make_outcome):
+    html = render_report(result, make_outcome(result))
+    rows = dict(re.findall(r"<code>([^<]+)</code><small>.*?</th>(.*?)</tr>", html, flags=re.S))
+    best = {name: cells.count('class="value best"') for name, cells in rows.items()}
+    assert best.pop("new/old") == 5
+    assert set(best.values()) == {0}
+
+
+def test_equal_input_gives_equal_bytes_and_a_small_page(make_result, make_outcome):
+    first, second = make_result(), make_result()
+    page = render_report(first, make_outcome(first))
+    assert page == render_report(second, make_outcome(second))
+    assert len(page.encode()) < 150_000
+
+
+def test_the_page_survives_a_round_through_json(result, make_outcome):
+    again = type(result).model_validate_json(result.to_json())
+    assert render_report(again, make_outcome(result)) == render_report(result, make_outcome(result))
+
+
+def test_an_outcome_about_another_result_is_refused(make_result, make_outcome):
+    other = make_result(seed=8)
+    with pytest.raises(ResultError, match="run the gate on this result"):
+        render_report(make_result(), make_outcome(other))
+
+
+@pytest.mark.parametrize("missing", ["old/old", "new/old"])
+def test_a_result_with_nothing_to_compare_is_refused(make_result, make_outcome, missing):
+    result = make_result(names=tuple({"old/old", "new/old", "new/new"} - {missing}))
+    with pytest.raises(ResultError, match=missing):
+        render_report(result, make_outcome(result))
+
+
+def test_write_report_writes_the_page(result, make_outcome, tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    write_report(path, result, make_outcome(result))
+    assert path.read_text("utf-8") == render_report(result, make_outcome(result))

@@ -1,0 +1,169 @@
+"""Writes are whole or not there, and a full disk is a named error."""
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mixbct import files
+from mixbct.errors import DiskFullError
+from mixbct.files import (
+    disk_full_as_error,
+    file_written_whole,
+    folder_written_whole,
+    sha256_file,
+    write_atomically,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_write_atomically_takes_text_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_atomically(path, "grüße")
+    assert path.read_bytes() == "grüße".encode()
+    write_atomically(path, b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_an_exception_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with file_written_whole(path) as file:
+            file.write(b"half of")
+            file.flush()
+            assert path.read_text() == "old"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_at_the_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(DiskFullError, match=f"no space left while writing {path}"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    folder = tmp_path / "folder"
+    with pytest.raises(DiskFullError), folder_written_whole(folder) as partial:
+        (partial / "x").write_text("x")
+    assert names(tmp_path) == ["a"]
+
+
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), disk_full_as_error(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(OSError, match="something else"), disk_full_as_error(tmp_path):
+        raise OSError("something else")
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder"
+    with folder_written_whole(path) as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner" / "x").write_text("x")
+        assert not path.exists()
+    assert (path / "inner" / "x").read_text() == "x"
+    assert names(path.parent) == ["folder"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def write_half() -> None:
+        with folder_written_whole(path) as partial:
+            (partial / "new").write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["folder"]
+    with folder_written_whole(path) as partial:
+        (partial / "new").write_text("new")
+        assert names(path) == ["old"]
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_taken_up(tmp_path: Path) -> None:
+    left = tmp_path / f".folder.{os.getpid()}.partial"
+    left.mkdir()
+    (left / "stale").write_text("stale")
+    with folder_written_whole(tmp_path / "folder") as partial:
+        (partial / "x").write_text("x")
+    assert names(tmp_path / "folder") == ["x"]
+
+
+def test_sha256_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
+
+
+WRITERS = {
+    "numpy": lambda folder: np.save(folder / "a.npy", np.zeros(100_000)),
+    "numpy, large": lambda folder: np.save(folder / "a.npy", np.zeros(4_000_000)),
+    "safetensors": lambda folder: save_file({"a": torch.zeros(100_000)}, folder / "a"),
+    "python": lambda folder: (folder / "a").write_bytes(bytes(400_000)),
+}
+
+ON_A_TINY_DISK = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_files import WRITERS
+from mixbct.errors import DiskFullError
+from mixbct.files import folder_written_whole
+disk = Path({disk!r})
+for name, write in WRITERS.items():
+    try:
+        with folder_written_whole(disk / "folder") as folder:
+            write(folder)
+    except DiskFullError:
+        assert not list(disk.iterdir()), name
+    else:
+        raise SystemExit(name + " wrote more than there is room for")
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """NumPy and safetensors do not pass on the system's error number, yet it must be seen."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k t "$1" && shift && "$@"']
+    try:
+        tried = subprocess.run([*mount, "-", str(disk), "true"], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if tried.returncode:
+        pytest.skip("a small file system cannot be mounted here without root")
+    program = ON_A_TINY_DISK.format(here=str(Path(__file__).parent), disk=str(disk))
+    run = subprocess.run(
+        [*mount, "-", str(disk), sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

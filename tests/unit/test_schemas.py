@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixbct.errors import BankError, ModelError
+from mixbct.schemas import Contract, ModelManifest, Preprocessing, read_record, tar_name
+
+CONTRACT = Contract(
+    name="new", weights="abc", preprocessing=Preprocessing(size=32, channels=3), dim=8
+)
+
+
+def changed(**update: Any) -> Contract:
+    return CONTRACT.model_copy(update=update)
+
+
+def test_the_contracts_id_ignores_its_name_alone() -> None:
+    assert changed(name="other").id == CONTRACT.id
+    pre = CONTRACT.preprocessing
+    others = [
+        changed(weights="abd"),
+        changed(dim=9),
+        changed(metric="euclidean"),
+        *(
+            changed(preprocessing=pre.model_copy(update=u))
+            for u in (
+                {"size": 33},
+                {"channels": 1},
+                {"mean": 127.0},
+                {"std": 128.0},
+                {"alignment": "eyes"},
+            )
+        ),
+    ]
+    # every field is covered: a new one must be added above
+    assert set(Contract.model_fields) == {"name", "weights", "preprocessing", "dim", "metric"}
+    assert set(Preprocessing.model_fields) == {"size", "channels", "mean", "std", "alignment"}
+    ids = {CONTRACT.id, *(c.id for c in others)}
+    assert len(ids) == 1 + len(others)
+
+
+def test_a_contract_says_who_it_is() -> None:
+    assert str(CONTRACT) == f"new ({CONTRACT.id})"
+    assert len(CONTRACT.id) == 16
+    # the identity is on disk in banks and galleries: it may not change from version to version
+    assert CONTRACT.id == "6a46f1897f724f0c"
+
+
+def test_a_record_survives_a_round_trip(tmp_path: Path) -> None:
+    manifest = ModelManifest(
+        backbone="small", options={"width": 8, "x": 0.5, "flag": True, "s": "t"}, contract=CONTRACT
+    )
+    (tmp_path / "model.json").write_text(manifest.to_json())
+    again = read_record(tmp_path / "model.json", ModelManifest, ModelError, "model")
+    assert again == manifest
+    assert again.options["flag"] is True
+    assert again.digest() == manifest.digest()
+    assert manifest.to_json().endswith("}\n")
+
+
+def test_records_are_frozen_and_strict(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        CONTRACT.dim = 3  # type: ignore[misc]
+    content = json.loads(CONTRACT.to_json()) | {"surprise": 1}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(BankError, match=r"(?s)c\.json is not a readable contract.*surprise"):
+        read_record(tmp_path / "c.json", Contract, BankError, "contract")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"schema_version": 2}'])
+def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.json"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"{path} is not a readable model"):
+        read_record(path, ModelManifest, ModelError, "model")
+
+
+def test_a_record_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no model at"):
+        read_record(tmp_path / "model.json", ModelManifest, ModelError, "model")
+    with pytest.raises(ModelError, match="is not a readable model"):
+        read_record(tmp_path, ModelManifest, ModelError, "model")
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="is not a readable model"):
+        read_record(tmp_path / "file" / "model.json", ModelManifest, ModelError, "model")
+
+
+@pytest.mark.parametrize(
+    ("far", "name"),
+    [(1e-3, "TAR@1e-3"), (1e-6, "TAR@1e-6"), (0.1, "TAR@1e-1"), (2.5e-4, "TAR@2.5e-4")],
+)
+def test_tar_name(far: float, name: str) -> None:
+    assert tar_name(far) == name
