@@ -15,7 +15,7 @@ from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.tables import results_table, verdict_line
 from mixbct.schemas import ModelCost, Result, read_record
-from mixbct.workflows.evaluate import TestData, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.upgrade import decide
 
 ResultPath = Annotated[Path, typer.Argument(help="A result.json, as `mixbct eval` writes it.")]
@@ -39,7 +39,7 @@ def evaluate(
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     models = {role: load_model(folder, device) for role, folder in folders.items()}
     found = evaluate_models(
-        TestData(data, split),
+        HeldOutSet(data, split),
         models["old"],
         models["new"],
         models.get("independent"),

@@ -31,7 +31,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class TestData:
+class HeldOutSet:
     """What models are compared on: a source, its split, and the names of the parts."""
 
     path: Path
@@ -47,7 +47,7 @@ class TestData:
 
 
 def evaluate_models(
-    data: TestData,
+    data: HeldOutSet,
     old: EmbeddingModel,
     new: EmbeddingModel,
     independent: EmbeddingModel | None = None,
@@ -80,7 +80,7 @@ def evaluate_models(
         mapped = _map_queries(data, pairs["independent"].query, independent, old, stage)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
-        combinations = 9 if mapped is not None else 6
+        combinations = 7 + 2 * (independent is not None) + (mapped is not None)
         started = 0
 
         def on_combination(name: str) -> None:
@@ -137,7 +137,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _embed(data: TestData, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+def _embed(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
     sides = []
     for name in (data.query, data.gallery):
         part = data.part(model, name)
@@ -158,7 +158,7 @@ def _embed(data: TestData, model: EmbeddingModel, role: str, stage: Stage) -> Pa
 
 
 def _map_queries(
-    data: TestData,
+    data: HeldOutSet,
     queries: Embeddings,
     independent: EmbeddingModel,
     old: EmbeddingModel,

@@ -27,7 +27,7 @@ from mixbct.recipe import DataSettings, MixBCTSettings, Recipe
 from mixbct.report.page import write_report
 from mixbct.schemas import GateOutcome, ModelCost, Record, Result
 from mixbct.training.run import train
-from mixbct.workflows.evaluate import TestData, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows
 
@@ -72,7 +72,7 @@ def run_upgrade(
             f"recipe {new_recipe.name!r} must have method 'mixbct' and a data.split, which holds "
             "the test set"
         )
-    data = TestData(new_recipe.data.path, new_recipe.data.split)
+    data = HeldOutSet(new_recipe.data.path, new_recipe.data.split)
     costs = {"old": _train(old_recipe, out / "old", resume, stage)}
     old = load_model(out / "old")
     _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
@@ -111,7 +111,7 @@ def decide(path: Path, result: Result, settings: GateSettings | None = None) -> 
 
 
 def switch_gallery(
-    data: TestData,
+    data: HeldOutSet,
     old: EmbeddingModel,
     new: EmbeddingModel,
     result: Result,
@@ -145,7 +145,7 @@ def switch_gallery(
         )
 
 
-def _rank1(gallery: Gallery, model: EmbeddingModel, data: TestData) -> float:
+def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
     """Return the share of queries whose nearest gallery row has their label."""
     queries = data.part(model, data.query)
     hits = gallery.search(embed_source(model, queries), model.contract, k=1)
