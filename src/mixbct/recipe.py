@@ -78,11 +78,32 @@ class IndependentSettings(Settings):
     name: Literal["independent"]
 
 
-class MixBCTSettings(Settings):
+class CompatibleSettings(Settings):
+    """Base of the methods that look at the old model."""
+
+    bank: Path = Field(strict=False, description="the old model's feature bank")
+
+
+class L2Settings(CompatibleSettings):
+    """L2 regression of each new feature to its old one."""
+
+    name: Literal["l2"]
+    weight: float = Field(10.0, ge=0, description="λ")
+    squared: bool = False
+
+
+class WeakenedL2Settings(CompatibleSettings):
+    """L2 regression with a slack."""
+
+    name: Literal["weakened_l2"]
+    weight: float = Field(10.0, ge=0, description="λ")
+    slack: float = Field(0.2, ge=0, description="δ: a distance that costs nothing")
+
+
+class MixBCTSettings(CompatibleSettings):
     """MixBCT (Liang et al., arXiv 2308.06948)."""
 
     name: Literal["mixbct"]
-    bank: Path = Field(strict=False, description="the old model's feature bank")
     draw: Literal["replace", "skip", "bank"] = "bank"
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
 
@@ -92,7 +113,9 @@ HeadSettings = Annotated[
     Field(discriminator="name"),
 ]
 MethodSettings = Annotated[
-    Union[IndependentSettings, MixBCTSettings],  # noqa: UP007
+    Union[  # noqa: UP007
+        IndependentSettings, L2Settings, WeakenedL2Settings, MixBCTSettings
+    ],
     Field(discriminator="name"),
 ]
 
