@@ -100,6 +100,31 @@ class WeakenedL2Settings(CompatibleSettings):
     slack: float = Field(0.2, ge=0, description="δ: a distance that costs nothing")
 
 
+class BCTSettings(CompatibleSettings):
+    """BCT (Shen et al., CVPR 2020)."""
+
+    name: Literal["bct"]
+    old_model: Path | None = Field(
+        None, strict=False, description="the old model's folder, for its class weights"
+    )
+    weight: float = Field(1.0, ge=0, description="of the influence loss")
+    scaled: bool = Field(True, description="false: cosines without the head's scale")
+
+
+class UniBCTSettings(CompatibleSettings):
+    """UniBCT (Zhang et al., IJCAI 2022)."""
+
+    name: Literal["unibct"]
+    weight: float = Field(1.0, ge=0, description="of the influence loss")
+    spread: float = Field(0.9, ge=0, lt=1, description="λ: how far old features move")
+    temperature: float = Field(0.05, gt=0, description="τ of the graph")
+    graph: Literal["rows", "columns"] = "rows"
+    refresh: list[Annotated[int, Field(ge=0)]] = Field(
+        [1, 5, 10, 20], description="epochs, from 0, before which P is refined anew"
+    )
+    start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
+
+
 class MixBCTSettings(CompatibleSettings):
     """MixBCT (Liang et al., arXiv 2308.06948)."""
 
@@ -114,7 +139,12 @@ HeadSettings = Annotated[
 ]
 MethodSettings = Annotated[
     Union[  # noqa: UP007
-        IndependentSettings, L2Settings, WeakenedL2Settings, MixBCTSettings
+        IndependentSettings,
+        L2Settings,
+        WeakenedL2Settings,
+        BCTSettings,
+        UniBCTSettings,
+        MixBCTSettings,
     ],
     Field(discriminator="name"),
 ]
@@ -180,10 +210,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixing_needs_a_cosine(self) -> "Recipe":
-        if isinstance(self.method, MixBCTSettings) and isinstance(self.head, SoftmaxSettings):
+        by_cosine = BCTSettings | UniBCTSettings | MixBCTSettings
+        if isinstance(self.method, by_cosine) and isinstance(self.head, SoftmaxSettings):
             raise ValueError(
-                "method 'mixbct' mixes old and new features, so its head must normalise both: "
-                "set head.name to 'arcface' or 'cosface'"
+                f"method {self.method.name!r} mixes old and new features, or holds both against "
+                "class weights, so its head must normalise them: set head.name to 'arcface' or "
+                "'cosface'"
             )
         return self
 

@@ -41,7 +41,12 @@ RUNS: dict[str, tuple[dict[str, object], dict[str, object], dict[str, object]]] 
             {"name": "arcface", "scale": 16.0, "margin": 0.3},
             {"name": "sgd"},
         )
-        for method in ({"name": "l2"}, {"name": "weakened_l2"})
+        for method in (
+            {"name": "l2"},
+            {"name": "weakened_l2"},
+            {"name": "bct"},
+            {"name": "unibct", "refresh": [1, 2]},
+        )
     }
     | {
         f"mixbct, {draw}": (

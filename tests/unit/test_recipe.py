@@ -130,7 +130,7 @@ def test_a_wrong_value_is_named(path: Path, override: str, expected: str) -> Non
     ("section", "choices"),
     [
         ("head", "arcface, cosface, softmax"),
-        ("method", "independent, l2, weakened_l2, mixbct"),
+        ("method", "independent, l2, weakened_l2, bct, unibct, mixbct"),
         ("optimizer", "sgd, adamw"),
     ],
 )
@@ -263,6 +263,8 @@ SECTIONS = {
     "CompatibleSettings": "method",
     "L2Settings": "method",
     "WeakenedL2Settings": "method",
+    "BCTSettings": "method",
+    "UniBCTSettings": "method",
     "MixBCTSettings": "method",
     "SGDSettings": "optimizer",
     "AdamWSettings": "optimizer",

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 
+from mixbct.methods.bct import BCT
 from mixbct.methods.independent import Independent
 from mixbct.methods.l2 import L2
 from mixbct.methods.method import Features, Method, OldRows, Progress, StepPlan, Task
 from mixbct.methods.mixbct import MixBCT
+from mixbct.methods.unibct import UniBCT
 from mixbct.methods.weakened_l2 import WeakenedL2
 
 METHODS: Mapping[str, type[Method]] = {
     "independent": Independent,
     "l2": L2,
     "weakened_l2": WeakenedL2,
+    "bct": BCT,
+    "unibct": UniBCT,
     "mixbct": MixBCT,
 }
 

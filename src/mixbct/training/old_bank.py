@@ -3,21 +3,27 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from mixbct.backbones.model import read_manifest
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Source
-from mixbct.errors import BankError
-from mixbct.features.prototypes import class_means, class_stats, prototypes
+from mixbct.errors import BankError, ModelError
+from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
-from mixbct.recipe import CompatibleSettings, Recipe
+from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 
 
 def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]:
     """Return the old bank that a recipe names, and exactly what its method needs of it.
 
     Raises:
-        BankError: see `open_old_bank`.
+        BankError: see `open_old_bank` and `open_old_classifier`.
+        ModelError: see `open_old_classifier`.
     """
     labels = source.labels()
     if not isinstance(recipe.method, CompatibleSettings):
@@ -31,7 +37,43 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
             directions = prototypes(means, counts)
         if "class_stats" in needs:
             stats = class_stats(old.read, old.labels, means, counts)
-    return bank, Task(labels, recipe.train.batch, old, directions, stats)
+    weights = None
+    if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
+        weights = open_old_classifier(recipe.method.old_model, bank, source)
+    return bank, Task(labels, recipe.train.batch, old, directions, stats, weights)
+
+
+def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassDirections:
+    """Return the old model's class weights, as directions, for the training classes it knew.
+
+    Raises:
+        ModelError: it was saved without its classifier, or that cannot be read.
+        BankError: it is not the model that the bank came from.
+    """
+    folder, manifest = read_manifest(path)
+    if manifest.contract.id != bank.manifest.contract.id:
+        raise BankError(
+            f"method.old_model is {manifest.contract}, but the bank {bank.path} came from "
+            f"{bank.manifest.contract}: name the model that made the bank, or leave "
+            "method.old_model out"
+        )
+    file = folder / "head.safetensors"
+    try:
+        weights = load_file(file)["weight"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"{file} is not a readable classifier: {error}; leave method.old_model out to take "
+            "class means instead"
+        ) from error
+    if weights.shape != (len(manifest.classes), manifest.contract.dim):
+        raise ModelError(
+            f"{file} holds weights {tuple(weights.shape)}, but its model has "
+            f"{len(manifest.classes)} classes and dimension {manifest.contract.dim}"
+        )
+    index = {name: i for i, name in enumerate(manifest.classes)}
+    rows = torch.tensor([index.get(name, -1) for name in source.classes()])
+    known = rows >= 0
+    return ClassDirections(F.normalize(weights[rows].float()) * known[:, None], known)
 
 
 def open_old_bank(

@@ -29,7 +29,7 @@ from mixbct.distributed import open_device, torch_rng
 from mixbct.errors import TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
 from mixbct.methods import METHODS, Features, Method, Progress, Task
-from mixbct.methods.method import AUGMENT
+from mixbct.methods.method import AUGMENT, RowIndices
 from mixbct.recipe import AdamWSettings, OptimizerSettings, Recipe, SGDSettings
 from mixbct.schemas import CheckpointManifest
 from mixbct.training.checkpoint import load_checkpoint, save_checkpoint
@@ -164,22 +164,19 @@ class Trainer:
         self.images += len(labels)
         return StepReport(self.step, self.steps, epoch, figures, self.images)
 
-    @torch.no_grad()
     def _extract(self) -> Float32[Tensor, "n d"]:
         """Return the present raw features of the whole set; its images count as forwarded."""
+        rows = np.arange(len(self.source))
+        features = [self._embed(rows[start : start + 512]) for start in rows[::512]]
+        self.images += len(rows)
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def _embed(self, rows: RowIndices) -> Float32[Tensor, "n d"]:
         self.backbone.eval()
-        dim = self.recipe.model.dim
-        features = torch.empty(len(self.source), dim)
-        pieces = [slice(s, s + 512) for s in range(0, len(features), 512)]
-
-        def read(piece: slice) -> Tensor:
-            return torch.from_numpy(self.source.read(np.arange(len(features))[piece]))
-
-        for piece, images in zip(pieces, read_ahead(pieces, read), strict=True):
-            inputs = normalise_images(images.to(self.device), self.preprocessing)
-            features[piece] = forward(self.backbone, inputs, dim).float().cpu()
-        self.images += len(features)
-        return features
+        images = torch.from_numpy(self.source.read(rows)).to(self.device)
+        inputs = normalise_images(images, self.preprocessing)
+        return forward(self.backbone, inputs, self.recipe.model.dim).float().cpu()
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""
@@ -215,6 +212,8 @@ def _inputs_digest(source: Source, bank: FeatureBank | None, task: Task) -> str:
     digest = hashlib.sha256(f"{source.digest()}\n{bank_record}\n".encode())
     if task.old.credible is not None:
         digest.update(task.old.credible.tobytes())
+    if task.old_classifier is not None:
+        digest.update(task.old_classifier.values.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,9 +12,11 @@ from mixbct.errors import BankError
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.method import StepPlan
 from mixbct.recipe import (
+    BCTSettings,
     IndependentSettings,
     L2Settings,
     MixBCTSettings,
+    UniBCTSettings,
     WeakenedL2Settings,
 )
 
@@ -24,6 +26,8 @@ SETTINGS: dict[str, Any] = {
     "l2": L2Settings(name="l2", **BANK),
     "l2, squared": L2Settings(name="l2", squared=True, **BANK),
     "weakened_l2": WeakenedL2Settings(name="weakened_l2", **BANK),
+    "bct": BCTSettings(name="bct", **BANK),
+    "unibct": UniBCTSettings(name="unibct", refresh=[1, 3], **BANK),
     "mixbct, replace": MixBCTSettings(name="mixbct", draw="replace", **BANK),
     "mixbct, skip": MixBCTSettings(name="mixbct", draw="skip", **BANK),
     "mixbct, bank": MixBCTSettings(name="mixbct", draw="bank", **BANK),
