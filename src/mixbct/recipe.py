@@ -125,6 +125,26 @@ class UniBCTSettings(CompatibleSettings):
     start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
 
 
+class NCCLSettings(CompatibleSettings):
+    """NCCL (Wu et al., AAAI 2022)."""
+
+    name: Literal["nccl"]
+    queue: int = Field(8192, gt=0, description="old features to contrast with")
+    temperature: float = Field(1.0, gt=0, description="τ")
+    weight: float = Field(1.0, ge=0, description="a, of the contrast of features")
+    logit_weight: float = Field(0.01, ge=0, description="b, of the contrast of logits")
+
+
+class AdvBCTSettings(CompatibleSettings):
+    """AdvBCT (Pan et al., CVPR 2023)."""
+
+    name: Literal["advbct"]
+    threshold: float = Field(0.4, ge=0, le=2, description="t, towards which boundaries stretch")
+    boundary_weight: float = Field(4.0, ge=0)
+    adversarial_weight: float = Field(4.0, ge=0, description="at first; it fades to 2/epochs of it")
+    mean_over: Literal["batch", "outside"] = "batch"
+
+
 class MixBCTSettings(CompatibleSettings):
     """MixBCT (Liang et al., arXiv 2308.06948)."""
 
@@ -144,6 +164,8 @@ MethodSettings = Annotated[
         WeakenedL2Settings,
         BCTSettings,
         UniBCTSettings,
+        NCCLSettings,
+        AdvBCTSettings,
         MixBCTSettings,
     ],
     Field(discriminator="name"),
@@ -210,7 +232,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixing_needs_a_cosine(self) -> "Recipe":
-        by_cosine = BCTSettings | UniBCTSettings | MixBCTSettings
+        by_cosine = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
         if isinstance(self.method, by_cosine) and isinstance(self.head, SoftmaxSettings):
             raise ValueError(
                 f"method {self.method.name!r} mixes old and new features, or holds both against "

@@ -46,6 +46,8 @@ RUNS: dict[str, tuple[dict[str, object], dict[str, object], dict[str, object]]] 
             {"name": "weakened_l2"},
             {"name": "bct"},
             {"name": "unibct", "refresh": [1, 2]},
+            {"name": "nccl", "queue": 40},
+            {"name": "advbct"},
         )
     }
     | {

@@ -130,7 +130,7 @@ def test_a_wrong_value_is_named(path: Path, override: str, expected: str) -> Non
     ("section", "choices"),
     [
         ("head", "arcface, cosface, softmax"),
-        ("method", "independent, l2, weakened_l2, bct, unibct, mixbct"),
+        ("method", "independent, l2, weakened_l2, bct, unibct, nccl, advbct, mixbct"),
         ("optimizer", "sgd, adamw"),
     ],
 )
@@ -265,6 +265,8 @@ SECTIONS = {
     "WeakenedL2Settings": "method",
     "BCTSettings": "method",
     "UniBCTSettings": "method",
+    "NCCLSettings": "method",
+    "AdvBCTSettings": "method",
     "MixBCTSettings": "method",
     "SGDSettings": "optimizer",
     "AdamWSettings": "optimizer",

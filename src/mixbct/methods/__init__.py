@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from mixbct.methods.advbct import AdvBCT
 from mixbct.methods.bct import BCT
 from mixbct.methods.independent import Independent
 from mixbct.methods.l2 import L2
 from mixbct.methods.method import Features, Method, OldRows, Progress, StepPlan, Task
 from mixbct.methods.mixbct import MixBCT
+from mixbct.methods.nccl import NCCL
 from mixbct.methods.unibct import UniBCT
 from mixbct.methods.weakened_l2 import WeakenedL2
 
@@ -16,6 +18,8 @@ METHODS: Mapping[str, type[Method]] = {
     "weakened_l2": WeakenedL2,
     "bct": BCT,
     "unibct": UniBCT,
+    "nccl": NCCL,
+    "advbct": AdvBCT,
     "mixbct": MixBCT,
 }
 

@@ -12,10 +12,12 @@ from mixbct.errors import BankError
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.method import StepPlan
 from mixbct.recipe import (
+    AdvBCTSettings,
     BCTSettings,
     IndependentSettings,
     L2Settings,
     MixBCTSettings,
+    NCCLSettings,
     UniBCTSettings,
     WeakenedL2Settings,
 )
@@ -28,6 +30,8 @@ SETTINGS: dict[str, Any] = {
     "weakened_l2": WeakenedL2Settings(name="weakened_l2", **BANK),
     "bct": BCTSettings(name="bct", **BANK),
     "unibct": UniBCTSettings(name="unibct", refresh=[1, 3], **BANK),
+    "nccl": NCCLSettings(name="nccl", queue=64, **BANK),
+    "advbct": AdvBCTSettings(name="advbct", **BANK),
     "mixbct, replace": MixBCTSettings(name="mixbct", draw="replace", **BANK),
     "mixbct, skip": MixBCTSettings(name="mixbct", draw="skip", **BANK),
     "mixbct, bank": MixBCTSettings(name="mixbct", draw="bank", **BANK),
