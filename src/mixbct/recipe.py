@@ -78,11 +78,77 @@ class IndependentSettings(Settings):
     name: Literal["independent"]
 
 
-class MixBCTSettings(Settings):
+class CompatibleSettings(Settings):
+    """Base of the methods that look at the old model."""
+
+    bank: Path = Field(strict=False, description="the old model's feature bank")
+
+
+class L2Settings(CompatibleSettings):
+    """L2 regression of each new feature to its old one."""
+
+    name: Literal["l2"]
+    weight: float = Field(10.0, ge=0, description="λ")
+    squared: bool = False
+
+
+class WeakenedL2Settings(CompatibleSettings):
+    """L2 regression with a slack."""
+
+    name: Literal["weakened_l2"]
+    weight: float = Field(10.0, ge=0, description="λ")
+    slack: float = Field(0.2, ge=0, description="δ: a distance that costs nothing")
+
+
+class BCTSettings(CompatibleSettings):
+    """BCT (Shen et al., CVPR 2020)."""
+
+    name: Literal["bct"]
+    old_model: Path | None = Field(
+        None, strict=False, description="the old model's folder, for its class weights"
+    )
+    weight: float = Field(1.0, ge=0, description="of the influence loss")
+    scaled: bool = Field(True, description="false: cosines without the head's scale")
+
+
+class UniBCTSettings(CompatibleSettings):
+    """UniBCT (Zhang et al., IJCAI 2022)."""
+
+    name: Literal["unibct"]
+    weight: float = Field(1.0, ge=0, description="of the influence loss")
+    spread: float = Field(0.9, ge=0, lt=1, description="λ: how far old features move")
+    temperature: float = Field(0.05, gt=0, description="τ of the graph")
+    graph: Literal["rows", "columns"] = "rows"
+    refresh: list[Annotated[int, Field(ge=0)]] = Field(
+        [1, 5, 10, 20], description="epochs, from 0, before which P is refined anew"
+    )
+    start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
+
+
+class NCCLSettings(CompatibleSettings):
+    """NCCL (Wu et al., AAAI 2022)."""
+
+    name: Literal["nccl"]
+    queue: int = Field(8192, gt=0, description="old features to contrast with")
+    temperature: float = Field(1.0, gt=0, description="τ")
+    weight: float = Field(1.0, ge=0, description="a, of the contrast of features")
+    logit_weight: float = Field(0.01, ge=0, description="b, of the contrast of logits")
+
+
+class AdvBCTSettings(CompatibleSettings):
+    """AdvBCT (Pan et al., CVPR 2023)."""
+
+    name: Literal["advbct"]
+    threshold: float = Field(0.4, ge=0, le=2, description="t, towards which boundaries stretch")
+    boundary_weight: float = Field(4.0, ge=0)
+    adversarial_weight: float = Field(4.0, ge=0, description="at first; it fades to 2/epochs of it")
+    mean_over: Literal["batch", "outside"] = "batch"
+
+
+class MixBCTSettings(CompatibleSettings):
     """MixBCT (Liang et al., arXiv 2308.06948)."""
 
     name: Literal["mixbct"]
-    bank: Path = Field(strict=False, description="the old model's feature bank")
     draw: Literal["replace", "skip", "bank"] = "bank"
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
 
@@ -92,7 +158,16 @@ HeadSettings = Annotated[
     Field(discriminator="name"),
 ]
 MethodSettings = Annotated[
-    Union[IndependentSettings, MixBCTSettings],  # noqa: UP007
+    Union[  # noqa: UP007
+        IndependentSettings,
+        L2Settings,
+        WeakenedL2Settings,
+        BCTSettings,
+        UniBCTSettings,
+        NCCLSettings,
+        AdvBCTSettings,
+        MixBCTSettings,
+    ],
     Field(discriminator="name"),
 ]
 
@@ -157,10 +232,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixing_needs_a_cosine(self) -> "Recipe":
-        if isinstance(self.method, MixBCTSettings) and isinstance(self.head, SoftmaxSettings):
+        by_cosine = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
+        if isinstance(self.method, by_cosine) and isinstance(self.head, SoftmaxSettings):
             raise ValueError(
-                "method 'mixbct' mixes old and new features, so its head must normalise both: "
-                "set head.name to 'arcface' or 'cosface'"
+                f"method {self.method.name!r} mixes old and new features, or holds both against "
+                "class weights, so its head must normalise them: set head.name to 'arcface' or "
+                "'cosface'"
             )
         return self
 

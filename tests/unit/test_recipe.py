@@ -130,7 +130,7 @@ def test_a_wrong_value_is_named(path: Path, override: str, expected: str) -> Non
     ("section", "choices"),
     [
         ("head", "arcface, cosface, softmax"),
-        ("method", "independent, mixbct"),
+        ("method", "independent, l2, weakened_l2, bct, unibct, nccl, advbct, mixbct"),
         ("optimizer", "sgd, adamw"),
     ],
 )
@@ -260,6 +260,13 @@ SECTIONS = {
     "CosFaceSettings": "head",
     "SoftmaxSettings": "head",
     "IndependentSettings": "method",
+    "CompatibleSettings": "method",
+    "L2Settings": "method",
+    "WeakenedL2Settings": "method",
+    "BCTSettings": "method",
+    "UniBCTSettings": "method",
+    "NCCLSettings": "method",
+    "AdvBCTSettings": "method",
     "MixBCTSettings": "method",
     "SGDSettings": "optimizer",
     "AdamWSettings": "optimizer",

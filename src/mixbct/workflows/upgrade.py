@@ -23,7 +23,7 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
 from mixbct.gallery.gallery import Gallery
-from mixbct.recipe import DataSettings, MixBCTSettings, Recipe
+from mixbct.recipe import CompatibleSettings, DataSettings, Recipe
 from mixbct.report.page import write_report
 from mixbct.schemas import GateOutcome, ModelCost, Record, Result
 from mixbct.training.run import train
@@ -67,10 +67,10 @@ def run_upgrade(
     The recipes' `data` sections say what is trained on; the split of the new one also holds the
     test set. The old model's bank is made where `new_recipe.method.bank` says.
     """
-    if not isinstance(new_recipe.method, MixBCTSettings) or new_recipe.data.split is None:
+    if not isinstance(new_recipe.method, CompatibleSettings) or new_recipe.data.split is None:
         raise RecipeError(
-            f"recipe {new_recipe.name!r} must have method 'mixbct' and a data.split, which holds "
-            "the test set"
+            f"recipe {new_recipe.name!r} must have a method with an old bank, such as 'mixbct', "
+            "and a data.split, which holds the test set"
         )
     data = HeldOutSet(new_recipe.data.path, new_recipe.data.split)
     costs = {"old": _train(old_recipe, out / "old", resume, stage)}
