@@ -2,8 +2,10 @@
 
 A recipe is parsed into frozen, strict models: an unknown key, a value of the wrong type or
 out of range is an error that names the key, the file and what is allowed. Paths are taken
-relative to the folder in which the command runs. `method.ratio=0.5` style overrides apply
-before the recipe is checked. Every field below is read by the trainer; a test holds that.
+relative to the folder in which the command runs. `extends = "base.toml"` takes another recipe,
+beside this one, as the ground on which this one's keys are laid. `method.ratio=0.5` style
+overrides apply before the recipe is checked. Every field below is read by the trainer; a test
+holds that.
 """
 
 import difflib
@@ -15,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mixbct.errors import RecipeError
+from mixbct.extends import read_extended
 from mixbct.schemas import Preprocessing
 
 
@@ -243,7 +246,7 @@ class Recipe(Settings):
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe from TOML and apply `key=value` overrides.
+    """Read a recipe from TOML, with those that it extends, and apply `key=value` overrides.
 
     Args:
         path: the TOML file.
@@ -251,17 +254,12 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             and as a plain string where it is not valid TOML.
 
     Raises:
-        RecipeError: the file is missing or not TOML, a key is unknown, a value not allowed.
+        RecipeError: the file, or one that it extends, is missing or not TOML; recipes extend each
+            other in a circle; a key is unknown, a value not allowed.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}") from None
-    except OSError as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    return parse_recipe(apply_overrides(content, overrides or []), str(path))
+    content, files = read_extended(path)
+    bases = f" (with {', '.join(map(str, files[1:]))})" if len(files) > 1 else ""
+    return parse_recipe(apply_overrides(content, overrides or []), f"{path}{bases}")
 
 
 def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:

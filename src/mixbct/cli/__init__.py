@@ -10,7 +10,7 @@ from types import FrameType
 import typer
 
 import mixbct
-from mixbct.cli import data, demo, evaluate, features, gallery, train
+from mixbct.cli import data, demo, evaluate, features, gallery, models, train
 from mixbct.cli.common import say
 from mixbct.errors import MixbctError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("import-model")(models.import_model)
 app.command("extract")(features.extract)
 app.command("denoise")(features.denoise)
 app.command("eval")(evaluate.evaluate)
