@@ -16,6 +16,7 @@ LEVELS = {
     "files": 1,
     "schemas": 1,
     "recipe": 1,
+    "recipe_problems": 1,
     "distributed": 1,
     "data": 2,
     "backbones": 2,
