@@ -8,16 +8,16 @@ overrides apply before the recipe is checked. Every field below is read by the t
 holds that.
 """
 
-import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mixbct.errors import RecipeError
 from mixbct.extends import read_extended
+from mixbct.recipe_problems import explain
 from mixbct.schemas import Preprocessing
 
 
@@ -267,7 +267,7 @@ def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(dict(e), content)}" for e in error.errors())
+        problems = "\n".join(f"  {explain(dict(e), Recipe)}" for e in error.errors())
         raise RecipeError(f"{origin} is not a valid recipe:\n{problems}") from error
 
 
@@ -297,47 +297,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override!r}: {folder!r} is a value, not a section")
     table[last] = value
-
-
-def _explain(problem: dict[str, Any], content: dict[str, Any]) -> str:
-    """Turn one of pydantic's problems into a sentence: key, what was found, what is allowed."""
-    where = [str(part) for part in problem["loc"]]
-    model: Any = Recipe
-    keys: list[str] = []
-    for part in where:
-        chosen = _variant(model, part)
-        if chosen is not None:  # the discriminator's value is not a key of the file
-            model = chosen
-            continue
-        keys.append(part)
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is not None:
-            model = field.annotation
-    key = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        names = sorted(getattr(model, "model_fields", {}))
-        close = difflib.get_close_matches(keys[-1], names, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{key}: unknown key; {hint}allowed here: {', '.join(names)}"
-    if problem["type"] == "missing":
-        return f"{key}: missing"
-    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        names = [v.model_fields["name"].annotation for v in _variants(model)]
-        allowed = ", ".join(str(get_args(n)[0]) for n in names)
-        return f"{key}.name: choose one of {allowed}; found {problem['input']!r}"
-    if not key:
-        return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{key}: {problem['msg']}; found {problem['input']!r}"
-
-
-def _variants(model: Any) -> list[type[Settings]]:
-    """Return the settings classes of a union, in order; none for anything else."""
-    return [a for a in get_args(model) if isinstance(a, type) and issubclass(a, Settings)]
-
-
-def _variant(model: Any, name: str) -> type[Settings] | None:
-    """Return the member of a union of settings that `name` chooses."""
-    for variant in _variants(model):
-        if name in get_args(variant.model_fields["name"].annotation):
-            return variant
-    return None

@@ -17,6 +17,7 @@ LEVELS = {
     "schemas": 1,
     "extends": 1,
     "recipe": 1,
+    "recipe_problems": 1,
     "distributed": 1,
     "data": 2,
     "backbones": 2,

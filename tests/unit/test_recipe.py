@@ -256,6 +256,18 @@ def test_the_digest_ignores_what_may_change_on_resuming(path: Path) -> None:
         assert load_recipe(path, [key]).digest() != digest
 
 
+@pytest.mark.parametrize("name", ["bct", "unibct", "nccl", "mixbct"])
+def test_methods_of_class_weights_need_a_cosine_head(path: Path, name: str) -> None:
+    method = f'method={{name = "{name}", bank = "bank"}}'
+    load_recipe(path, [method])
+    assert f"method {name!r} mixes" in refusal(path, method, "head.name=softmax")
+
+
+@pytest.mark.parametrize("name", ["l2", "weakened_l2", "advbct"])
+def test_methods_of_features_alone_take_any_head(path: Path, name: str) -> None:
+    load_recipe(path, [f'method={{name = "{name}", bank = "bank"}}', "head={name = 'softmax'}"])
+
+
 # ------------------------------------------------ a field that no code reads is a dead option
 
 SECTIONS = {

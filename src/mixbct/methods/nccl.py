@@ -15,6 +15,7 @@ The posterior here is that of one isotropic Gaussian a class, all of the same va
 weight. A published script normalises over a single column, so that its entropies are all zero
 and every feature is credible. Another trap of published code: slots of the queue that were
 never filled take part in the softmax as zeros; here the queue is as long as what it holds.
+At the published τ = 1 the contrast of unit vectors is weak; docs/log.md has what 0.05 does.
 """
 
 import math
