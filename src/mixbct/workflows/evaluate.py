@@ -20,10 +20,11 @@ from mixbct.data.bank import normalise
 from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
+from mixbct.errors import ResultError
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
-from mixbct.schemas import Example, Match, ModelCost, Result
+from mixbct.schemas import Example, Match, ModelCost, Result, read_record
 from mixbct.workflows.progress import Stage, silent
 
 EXAMPLES = 12
@@ -123,6 +124,30 @@ def evaluate_models(
         costs=costs or {},
         examples=_examples(query, gallery, pairs["old"], pairs["new"].query, seed),
     )
+
+
+def earlier_result(
+    path: Path,
+    data: HeldOutSet,
+    old: EmbeddingModel,
+    new: EmbeddingModel,
+    independent: EmbeddingModel | None,
+    seed: int,
+) -> Result | None:
+    """Return the result at `path` if it is of these models, images and seed, and this version."""
+    if not path.exists():
+        return None
+    result = read_record(path, Result, ResultError, "result")
+    models = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    same = (
+        {role: model.contract.id for role, model in models.items()}
+        == {role: contract.id for role, contract in result.models.items()}
+        and data.part(new, data.query).digest() == result.data.get("query digest")
+        and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
+        and seed == result.seed
+        and versions() == result.versions
+    )
+    return result if same else None
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from mixbct.recipe import CompatibleSettings, DataSettings, Recipe
 from mixbct.report.page import write_report
 from mixbct.schemas import GateOutcome, ModelCost, Record, Result
 from mixbct.training.run import train
-from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows
 
@@ -79,18 +79,23 @@ def run_upgrade(
     costs["new"] = _train(new_recipe, out / "new", resume, stage)
     costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
     new, independent = load_model(out / "new"), load_model(out / "independent")
-    result = evaluate_models(
-        data,
-        old,
-        new,
-        independent,
-        title=title,
-        language=language,
-        seed=new_recipe.seed,
-        costs=costs,
-        stage=stage,
-    )
-    write_atomically(out / "result.json", result.to_json())
+    seed = new_recipe.seed
+    result = None
+    if resume:
+        result = earlier_result(out / "result.json", data, old, new, independent, seed)
+    if result is None:
+        result = evaluate_models(
+            data,
+            old,
+            new,
+            independent,
+            title=title,
+            language=language,
+            seed=seed,
+            costs=costs,
+            stage=stage,
+        )
+        write_atomically(out / "result.json", result.to_json())
     outcome = decide(out / "result.json", result)
     switch = None
     if outcome.passed:
