@@ -57,7 +57,7 @@ def read_pairs_text(path: Path, images: Path, preprocessing: Preprocessing) -> P
     for place, line in enumerate(lines[1:]):
         pairs[place] = [
             _row(rows, f"{path}, line {place + 2}", images, name, number)
-            for name, number in _two_images(f"{path}, line {place + 2}", line, genuine[place])
+            for name, number in _two_images(f"{path}, line {place + 2}", line, bool(genuine[place]))
         ]
     return PairSet(source, pairs, genuine, np.repeat(np.arange(folds), 2 * count))
 

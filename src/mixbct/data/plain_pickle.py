@@ -45,9 +45,9 @@ class _Array:
 def read_plain_pickle(data: bytes) -> object:
     """Return what a pickle of plain data holds.
 
-    Python 2's strings come as bytes; a NumPy array comes as its bytes (uint8) or as a list of
-    booleans, a NumPy boolean as a boolean. What is allocated is in proportion to `data`, whatever
-    lengths it claims.
+    Python 2's strings come as bytes (those of its protocol 0 only where they are ASCII); a NumPy
+    array comes as its bytes (uint8) or as a list of booleans, a NumPy boolean as a boolean. What is
+    allocated is in proportion to `data`, whatever lengths it claims.
 
     Raises:
         DataError: the pickle wants anything else (it names it), or is damaged.
@@ -75,7 +75,7 @@ _CONSTANTS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": F
 # their argument is the value: numbers ("INT" has Python 2's booleans), bytes of Python 3, text
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"),
-    *("BINBYTES", "BINBYTES8", "SHORT_BINBYTES", "BYTEARRAY8"),
+    *("BINBYTES", "BINBYTES8", "SHORT_BINBYTES"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 }
 # Python 2's strings, which the parser decodes as Latin-1
@@ -87,6 +87,8 @@ def _follow(operation: str, argument: Any, stack: list[Any], memo: dict[int, Any
     """Carry out one operation."""
     if operation in _VALUES:
         stack.append(argument)
+    elif operation == "BYTEARRAY8":
+        stack.append(bytes(argument))
     elif operation in _OLD_STRINGS:
         stack.append(argument.encode("latin-1"))
     elif operation in _CONSTANTS:
@@ -168,9 +170,12 @@ def _known(name: str) -> _Name:
     return _Name(name)
 
 
-def _encode(text: str, encoding: str) -> bytes:
+# what follows stands for functions of Python and NumPy; a pickle may call it with anything
+
+
+def _encode(text: object, encoding: object) -> bytes:
     """Stand for `_codecs.encode`: how Python 3 writes bytes for Python 2 to read."""
-    if encoding not in ("latin1", "latin-1"):
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise ValueError(f"bytes in the encoding {_shown(encoding)}")
     return text.encode("latin-1")
 
@@ -185,25 +190,23 @@ def _empty_array(*_: object) -> _Array:
     return _Array()
 
 
-def _dtype(code: str | bytes, *_: object) -> _Type:
+def _dtype(code: object, *_: object) -> _Type:
     """Stand for `numpy.dtype`."""
     text = code.decode("ascii") if isinstance(code, bytes) else code
-    if text not in ("u1", "b1"):
-        raise DataError(
-            f"the pickle holds an array of {_shown(text)}; expected uint8 ('u1') or bool"
-        )
+    if not isinstance(text, str) or text not in ("u1", "b1"):
+        raise DataError(f"the pickle holds an array of {_shown(text)}; expected uint8 or booleans")
     return _Type(text)
 
 
-def _scalar(dtype: _Type, data: bytes) -> int | bool:
+def _scalar(dtype: object, data: object) -> int | bool:
     """Stand for NumPy's `scalar`."""
-    values = _values(dtype, data)
+    values: list[int | bool] = _values(dtype, data).tolist()
     if len(values) != 1:
         raise ValueError(f"a scalar of {len(values)} values")
-    return bool(values[0]) if dtype.code == "b1" else int(values[0])
+    return values[0]
 
 
-def _from_buffer(data: bytes, dtype: _Type, shape: object, order: str) -> _Array:
+def _from_buffer(data: object, dtype: object, shape: object, _: object) -> _Array:
     """Stand for NumPy's `_frombuffer` (protocol 5)."""
     return _Array(_shaped(_values(dtype, data), shape))
 
@@ -218,7 +221,7 @@ def _build(target: object, state: object) -> None:
 
 
 def _values(dtype: object, data: object) -> np.ndarray:
-    if not isinstance(dtype, _Type) or not isinstance(data, bytes | bytearray):
+    if not isinstance(dtype, _Type) or not isinstance(data, bytes):
         raise TypeError("an array without a dtype or without bytes")
     values: np.ndarray = np.frombuffer(data, np.uint8)
     if dtype.code == "u1":
@@ -250,8 +253,6 @@ def _plain(value: object, done: dict[int, object], depth: int = 0) -> object:
     plain: object
     if isinstance(value, list | tuple):
         plain = type(value)([_plain(item, done, depth + 1) for item in value])
-    elif isinstance(value, bytearray):
-        plain = bytes(value)
     elif isinstance(value, _Array):
         if value.value is None:
             raise ValueError("an array without content")

@@ -47,7 +47,9 @@ def read_index(path: Path, skip_bad: bool = False) -> RecordIndex:
     problems: list[str] = []
     try:
         with path.open("rb") as file:
-            count = sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b"")) + 1
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+        # the shortest line has four bytes
+        count = min(lines, path.stat().st_size // 4) + 1
         keys, offsets = np.empty((2, count), np.int64)
         filled = 0
         for at, block in _whole_lines(path):

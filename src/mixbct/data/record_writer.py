@@ -68,7 +68,8 @@ def record_writer(path: Path) -> Iterator[RecordWriter]:
         writer = RecordWriter(file)
         yield writer
         # the index first: a record file with a name has one
-        write_index(path.with_suffix(".idx"), np.array(writer.keys), np.array(writer.offsets))
+        keys, offsets = (np.array(some, np.int64) for some in (writer.keys, writer.offsets))
+        write_index(path.with_suffix(".idx"), keys, offsets)
 
 
 def frame(payload: bytes) -> bytes:
