@@ -15,6 +15,7 @@ LEVELS = {
     "errors": 1,
     "files": 1,
     "schemas": 1,
+    "protocol_schemas": 1,
     "recipe": 1,
     "distributed": 1,
     "data": 2,
