@@ -10,7 +10,7 @@ from types import FrameType
 import typer
 
 import mixbct
-from mixbct.cli import data, demo, evaluate, features, gallery, models, train
+from mixbct.cli import data, demo, evaluate, features, gallery, models, protocols, train
 from mixbct.cli.common import say
 from mixbct.errors import MixbctError
 
@@ -22,12 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
+data.app.command("ijb-layout")(protocols.ijb_layout)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("import-model")(models.import_model)
 app.command("extract")(features.extract)
 app.command("denoise")(features.denoise)
 app.command("eval")(evaluate.evaluate)
+app.command("eval-pairs")(protocols.eval_pairs)
+app.command("eval-ijb")(protocols.eval_ijb)
 app.command("gate")(evaluate.gate)
 app.add_typer(gallery.app, name="gallery")
 app.command("report")(evaluate.report)

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -125,6 +126,26 @@ def to_png(data: bytes, name: str) -> bytes:
         reason = str(error) or type(error).__name__
         raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
     return out.getvalue()
+
+
+def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h w c"]:
+    """Read one image file as `decode` does, in the size that it has.
+
+    Raises:
+        BadImageError: see `decode`.
+    """
+    # so large that no decoder halves the image on its way
+    unscaled = Preprocessing(size=MOST_PIXELS, channels=channels)
+    try:
+        data = path.read_bytes()
+        pixels = _decode_plain_jpeg(data, unscaled)
+        if pixels is None:
+            with _quiet_pillow():
+                pixels = np.asarray(_decode_any(data, unscaled))
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise BadImageError(f"{path} is not a readable image: {reason}", [str(path)]) from error
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _refuse_bomb(height: int, width: int) -> None:

@@ -1,0 +1,142 @@
+"""`mixbct eval-pairs`, `mixbct eval-ijb` and `mixbct data ijb-layout`: face protocols."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from mixbct.backbones.model import load_model
+from mixbct.cli.common import AsJson, next_command, progress_bar, result
+from mixbct.data.folder import FolderSource
+from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
+from mixbct.files import write_atomically
+from mixbct.protocol_schemas import Verification
+from mixbct.schemas import Preprocessing, tar_name
+from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
+
+Model = Annotated[
+    Path, typer.Option(help="The model's folder or run; in a cross-test the new one.")
+]
+GalleryModel = Annotated[
+    Path | None, typer.Option(help="The old model, for the gallery side of a cross-test.")
+]
+Flip = Annotated[bool, typer.Option("--flip", help="Sum features with the flipped image's.")]
+Device = Annotated[str, typer.Option(help="Where to embed.")]
+ResultOut = Annotated[Path | None, typer.Option("--out", help="Also write the result there.")]
+
+
+def eval_pairs(
+    model: Model,
+    pairs: Annotated[Path, typer.Option(help="A .bin set, or a list such as LFW's pairs.txt.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of images that a list of pairs names.")
+    ] = None,
+    gallery_model: GalleryModel = None,
+    flip: Flip = False,
+    out: ResultOut = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
+    found = evaluate_pairs(
+        pairs,
+        load_model(model, device),
+        load_model(gallery_model, device) if gallery_model else None,
+        data=data,
+        flip=flip,
+        stage=progress_bar,
+    )
+    _write(out, found)
+
+    def human() -> None:
+        typer.echo(
+            f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
+            f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
+        )
+        _print_figures(_tar_figures(found.verification))
+        next_command("mixbct eval-pairs --model NEW --gallery-model OLD … (the cross-test)")
+
+    result(found, as_json, human)
+
+
+def eval_ijb(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="A folder in the layout of IJB-B or IJB-C.")],
+    gallery_model: GalleryModel = None,
+    flip: Flip = False,
+    out: ResultOut = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""
+    found = evaluate_ijb(
+        data,
+        load_model(model, device),
+        load_model(gallery_model, device) if gallery_model else None,
+        flip=flip,
+        stage=progress_bar,
+    )
+    _write(out, found)
+
+    def human() -> None:
+        searched = found.identification
+        _print_figures(_tar_figures(found.verification) | searched.tpir | searched.ranks)
+        next_command("mixbct eval-ijb --model NEW --gallery-model OLD … (the cross-test)")
+
+    result(found, as_json, human)
+
+
+def ijb_layout(
+    source: Annotated[Path, typer.Argument(help="A folder of class folders of aligned faces.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    seed: Annotated[int, typer.Option(help="Of galleries, templates and pairs.")] = 0,
+    template_images: Annotated[
+        int, typer.Option(min=1, help="Most images of a template.")
+    ] = TEMPLATE_IMAGES,
+    impostors: Annotated[
+        int, typer.Option(min=1, help="Impostor pairs of each probe.")
+    ] = IMPOSTORS,
+    as_json: AsJson = False,
+) -> None:
+    """Lay out a labelled face folder like IJB-C: templates, two galleries, probes, pairs."""
+    # the images are copied as they are; no preprocessing is used
+    faces = FolderSource(source, Preprocessing(size=112, channels=3))
+    with progress_bar("copy the images") as tick:
+        found = lay_out(
+            faces,
+            out,
+            seed=seed,
+            template_images=template_images,
+            impostors=impostors,
+            progress=tick,
+        )
+
+    def human() -> None:
+        first, second = found.galleries
+        typer.echo(
+            f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
+            f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
+            f"{found.impostor_pairs:,} impostor pairs, in {out}"
+        )
+        next_command(f"mixbct eval-ijb --model MODEL --data {out}")
+
+    result(found, as_json, human)
+
+
+def _write(out: Path | None, found: BaseModel) -> None:
+    if out is not None:
+        write_atomically(out, found.model_dump_json(indent=1) + "\n")
+
+
+def _tar_figures(found: Verification) -> dict[str, float]:
+    return {tar_name(point.wanted): point.rate for point in found.points}
+
+
+def _print_figures(figures: dict[str, float]) -> None:
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)

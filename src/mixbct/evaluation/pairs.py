@@ -1,0 +1,113 @@
+"""1:1 verification on a list of pairs, such as LFW's: accuracy over folds, TAR at FAR.
+
+Features may be of one model on both sides (self-test) or of the old one for the first image of
+each pair and the new one for the second (cross-test).
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+
+from mixbct.data.bank import normalise
+from mixbct.errors import DataError, FeatureError
+from mixbct.protocol_schemas import Fold
+
+FOLDS = 10
+
+
+def sum_views(features: Float[np.ndarray, "n w"], views: int) -> Float[np.ndarray, "n d"]:
+    """Return the sum of features that stand side by side, such as those of the flipped image.
+
+    Args:
+        features: [n, views · d].
+        views: how many.
+
+    Raises:
+        FeatureError: the width is not a multiple of `views`.
+    """
+    if features.shape[1] % views:
+        raise FeatureError(
+            f"{features.shape[1]} columns cannot hold the features of {views} views side by side"
+        )
+    return np.asarray(features.reshape(len(features), views, -1).sum(axis=1))
+
+
+def pair_similarities(
+    first: Float[np.ndarray, "n w"],
+    second: Float[np.ndarray, "n v"],
+    pairs: Int64[np.ndarray, "p 2"],
+    views: int = 1,
+) -> Float32[np.ndarray, " p"]:
+    """Return the cosine of each pair.
+
+    Args:
+        first: [n, views · d] raw features of every image by the model of the first side.
+        second: the same images by the model of the second side (the same array for a self-test).
+        pairs: rows of `first` and of `second`.
+        views: features that stand side by side and are summed: 2 with those of the flipped image.
+
+    Raises:
+        FeatureError: the sides differ in dimension, or a feature cannot be normalised.
+        DataError: a pair names a row that is not there.
+    """
+    if first.shape != second.shape:
+        raise FeatureError(
+            f"features of shapes {first.shape} and {second.shape} cannot be compared: both sides "
+            "must be of the same images and of one dimension"
+        )
+    if len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(first):
+        raise DataError(f"pairs name rows {pairs.min()} to {pairs.max()} of {len(first)} images")
+    sides = [normalise(sum_views(first, views))]
+    sides.append(sides[0] if second is first else normalise(sum_views(second, views)))
+    return np.asarray(np.einsum("pd,pd->p", sides[0][pairs[:, 0]], sides[1][pairs[:, 1]]))
+
+
+def best_threshold(scores: Float32[np.ndarray, " p"], same: Bool[np.ndarray, " p"]) -> float:
+    """Return the threshold above which accepting gives the best accuracy.
+
+    Exact: every distinct score is tried, and one just below them all. Of thresholds that are
+    equally good the highest is taken, which accepts the fewest impostors.
+    """
+    order = np.argsort(scores, kind="stable")
+    ascending, genuine = scores[order], same[order]
+    # right when everything up to a place is refused, and everything after it accepted
+    refused = np.concatenate([[0], np.cumsum(~genuine)])
+    right = refused + genuine.sum() - np.concatenate([[0], np.cumsum(genuine)])
+    # equal scores are accepted or refused together
+    whole = np.concatenate([[True], np.diff(ascending) > 0, [True]])
+    best = int(np.flatnonzero(whole & (right == right[whole].max()))[-1])
+    if best == 0:
+        return float(np.nextafter(ascending[0], np.float32(-np.inf), dtype=np.float32))
+    return float(ascending[best - 1])
+
+
+def fold_accuracies(
+    scores: Float32[np.ndarray, " p"],
+    same: Bool[np.ndarray, " p"],
+    fold: Int64[np.ndarray, " p"] | None = None,
+) -> tuple[Fold, ...]:
+    """Return each fold's accuracy at the best threshold of all other folds.
+
+    Args:
+        scores: of the pairs.
+        same: whether a pair is genuine.
+        fold: the fold of each pair; None for ten runs of neighbouring pairs of equal length (or
+            differing by one), as scikit-learn's `KFold` and published scripts cut them.
+
+    Raises:
+        DataError: there is only one fold, or fewer pairs than folds.
+    """
+    if fold is None:
+        fold = np.repeat(np.arange(FOLDS), [len(p) for p in np.array_split(scores, FOLDS)])
+    numbers = np.unique(fold)
+    if len(numbers) < 2 or len(scores) < FOLDS:
+        raise DataError(
+            f"{len(scores)} pairs in {len(numbers)} folds: at least {FOLDS} pairs in 2 folds are "
+            "needed, since a fold's threshold is chosen on the others"
+        )
+    found = []
+    for number in numbers:
+        inside = fold == number
+        threshold = best_threshold(scores[~inside], same[~inside])
+        right = (scores[inside] > np.float32(threshold)) == same[inside]
+        found.append(Fold(threshold=threshold, accuracy=float(right.mean())))
+    return tuple(found)

@@ -1,0 +1,99 @@
+"""What the face protocols print as JSON: figures of pairs and of IJB, and counts of a layout."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mixbct.schemas import SCHEMA_VERSION, Contract, Curve, Record, now
+
+
+class RatePoint(Record):
+    """What is accepted at one threshold: TAR at a FAR (1:1), or TPIR at an FPIR (1:N)."""
+
+    wanted: float = Field(description="the FAR or FPIR asked for")
+    measured: float = Field(description="the FAR or FPIR at the threshold")
+    rate: float = Field(description="the TAR or TPIR at the threshold")
+    threshold: float = Field(description="accept a score above this")
+    resolved: bool = Field(description="false where there are fewer than 1/wanted impostors")
+
+
+class Verification(Record):
+    """1:1 figures over genuine and impostor pairs."""
+
+    genuine_pairs: int
+    impostor_pairs: int
+    auc: float = Field(description="area under the ROC curve; ties count one half")
+    points: tuple[RatePoint, ...] = Field(
+        description="the largest TAR whose measured FAR does not exceed the wanted one"
+    )
+    nearest_points: tuple[RatePoint, ...] = Field(
+        description="the TAR at the measured FAR nearest to the wanted one, as in published code"
+    )
+    roc: Curve = Field(description="TAR (y) over FAR (x)")
+
+
+class Fold(Record):
+    """One fold: the threshold is the best one of the others."""
+
+    threshold: float = Field(description="accept a score above this")
+    accuracy: float
+
+
+class GallerySearch(Record):
+    """1:N figures of all probes against one gallery."""
+
+    gallery: str
+    templates: int
+    mated_probes: int
+    non_mated_probes: int
+    points: tuple[RatePoint, ...] = Field(description="TPIR at FPIR; FPIR of non-mated probes")
+    ranks: dict[str, float] = Field(description="rank-k → share of mated probes")
+
+
+class Identification(Record):
+    """1:N figures: each gallery's, and over both."""
+
+    galleries: tuple[GallerySearch, ...]
+    tpir: dict[str, float] = Field(description="TPIR@FPIR, the mean over the galleries")
+    ranks: dict[str, float] = Field(description="rank-k, pooled over the galleries' mated probes")
+
+
+class PairsResult(Record):
+    """One verification set under one combination of models."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["pairs"] = "pairs"
+    created: str = Field(default_factory=now)
+    versions: dict[str, str]
+    data: dict[str, str | int]
+    models: dict[str, Contract] = Field(description="by side: gallery (first of a pair), query")
+    flip: bool = Field(description="features were summed with those of the flipped image")
+    accuracy: float = Field(description="mean over the folds")
+    accuracy_deviation: float = Field(description="standard deviation over the folds")
+    folds: tuple[Fold, ...]
+    verification: Verification
+
+
+class IjbResult(Record):
+    """IJB-B, IJB-C or a set laid out like them, under one combination of models."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["ijb"] = "ijb"
+    created: str = Field(default_factory=now)
+    versions: dict[str, str]
+    data: dict[str, str | int]
+    models: dict[str, Contract] = Field(description="by side: gallery, query (the probes)")
+    flip: bool = Field(description="features were summed with those of the flipped image")
+    verification: Verification
+    identification: Identification
+
+
+class LayoutCounts(Record):
+    """What `mixbct data ijb-layout` wrote."""
+
+    images: int
+    subjects: int
+    galleries: tuple[int, int] = Field(description="templates, one a subject, of G1 and G2")
+    probes: int = Field(description="probe templates")
+    genuine_pairs: int
+    impostor_pairs: int

@@ -1,0 +1,162 @@
+"""Face protocols from model files and data: embed with one or two models, and judge.
+
+With a gallery model the first image (or template) of each pair and the galleries are its own, and
+the rest is the model's: the cross-test of an upgrade. Without one it is a self-test.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from mixbct.backbones.model import EmbeddingModel
+from mixbct.data.ijb import IjbImages, read_layout
+from mixbct.data.pairs import PairSet, read_pairs_text
+from mixbct.data.pairs_bin import read_pairs_bin
+from mixbct.data.source import Selection, Source
+from mixbct.errors import DataError, FeatureError
+from mixbct.evaluation.ijb import identify_templates, verify_templates
+from mixbct.evaluation.pairs import fold_accuracies, pair_similarities
+from mixbct.evaluation.roc import verification
+from mixbct.evaluation.templates import Templates, pool_templates
+from mixbct.features.extract import embed_source
+from mixbct.features.flip import embed_with_flip
+from mixbct.protocol_schemas import IjbResult, PairsResult
+from mixbct.schemas import Contract, Preprocessing
+from mixbct.workflows.evaluate import versions
+from mixbct.workflows.progress import Stage, silent
+
+PAIR_FARS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def evaluate_pairs(
+    pairs: Path,
+    model: EmbeddingModel,
+    gallery_model: EmbeddingModel | None = None,
+    *,
+    data: Path | None = None,
+    flip: bool = False,
+    stage: Stage = silent,
+) -> PairsResult:
+    """Return the 1:1 figures of a verification set.
+
+    Args:
+        pairs: a `.bin` set, or a list of pairs such as LFW's `pairs.txt`.
+        model: of the second image of each pair, and of the first where there is no other.
+        gallery_model: of the first image of each pair.
+        data: the folder that a list of pairs names images of.
+        flip: sum features with those of the flipped image.
+        stage: opens a stage of the progress display.
+
+    Raises:
+        DataError: the set cannot be read, or has only genuine or only impostor pairs.
+        FeatureError: the models differ in dimension.
+    """
+    _check_dimensions(model, gallery_model)
+    found = open_pairs(pairs, data, model.preprocessing)
+    used, places = np.unique(found.pairs, return_inverse=True)
+    second = _embed(model, Selection(found.images, used), "images", flip, stage)
+    first = second
+    if gallery_model is not None:
+        source = open_pairs(pairs, data, gallery_model.preprocessing).images
+        first = _embed(gallery_model, Selection(source, used), "images (gallery)", flip, stage)
+    scores = pair_similarities(first, second, places.reshape(-1, 2), views=1 + flip)
+    folds = fold_accuracies(scores, found.same, found.folds)
+    accuracies = [fold.accuracy for fold in folds]
+    return PairsResult(
+        versions=versions(),
+        data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
+        models=_contracts(model, gallery_model),
+        flip=flip,
+        accuracy=float(np.mean(accuracies)),
+        accuracy_deviation=float(np.std(accuracies)),
+        folds=folds,
+        verification=verification(scores[found.same], scores[~found.same], PAIR_FARS),
+    )
+
+
+def open_pairs(pairs: Path, data: Path | None, preprocessing: Preprocessing) -> PairSet:
+    """Open a verification set with its images as a model wants them.
+
+    Raises:
+        DataError: a list of pairs comes without its folder of images, or cannot be read.
+    """
+    if pairs.suffix == ".bin":
+        return read_pairs_bin(pairs, preprocessing)
+    if data is None:
+        raise DataError(f"{pairs} is a list of pairs; name the folder of the images with --data")
+    return read_pairs_text(pairs, data, preprocessing)
+
+
+def evaluate_ijb(
+    data: Path,
+    model: EmbeddingModel,
+    gallery_model: EmbeddingModel | None = None,
+    *,
+    flip: bool = False,
+    stage: Stage = silent,
+) -> IjbResult:
+    """Return the 1:1 and 1:N figures of a set in the layout of IJB-B or IJB-C.
+
+    Args:
+        data: the folder with `loose_crop` and `meta`.
+        model: of the probes, and of the galleries where there is no other.
+        gallery_model: of the galleries and of the first template of each pair.
+        flip: sum features with those of the flipped image.
+        stage: opens a stage of the progress display.
+
+    Raises:
+        DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
+        BadImageError: an image cannot be read.
+        FeatureError: the models differ in dimension.
+    """
+    _check_dimensions(model, gallery_model)
+    with stage("read the layout"):
+        layout = read_layout(data)
+    sides: list[Templates] = []
+    for side, each in (("probe", model), ("gallery", gallery_model)):
+        if each is None:
+            sides.append(sides[0])
+            continue
+        images = IjbImages(layout, each.preprocessing)
+        features = _embed(each, images, f"images ({side} model)", flip, stage)
+        sides.append(
+            pool_templates(features, layout.templates, layout.media, layout.scores, views=1 + flip)
+        )
+    probe, gallery = sides
+    with stage("compare templates"):
+        return IjbResult(
+            versions=versions(),
+            data={
+                "layout": str(data),
+                "images": len(layout.names),
+                "templates": len(probe.ids),
+                "digest": IjbImages(layout, model.preprocessing).digest(),
+            },
+            models=_contracts(model, gallery_model),
+            flip=flip,
+            verification=verify_templates(gallery, probe, layout.pairs, layout.same),
+            identification=identify_templates(gallery, probe, layout.galleries, layout.probes),
+        )
+
+
+def _check_dimensions(model: EmbeddingModel, gallery_model: EmbeddingModel | None) -> None:
+    if gallery_model is not None and gallery_model.contract.dim != model.contract.dim:
+        raise FeatureError(
+            f"the gallery model's vectors have dimension {gallery_model.contract.dim}, the "
+            f"model's {model.contract.dim}: they cannot be compared directly; train the new model "
+            f"with dimension {gallery_model.contract.dim}"
+        )
+
+
+def _contracts(model: EmbeddingModel, gallery_model: EmbeddingModel | None) -> dict[str, Contract]:
+    return {"gallery": (gallery_model or model).contract, "query": model.contract}
+
+
+def _embed(
+    model: EmbeddingModel, source: Source, what: str, flip: bool, stage: Stage
+) -> Float32[np.ndarray, "n w"]:
+    with stage(f"embed {what}") as tick:
+        if flip:
+            return embed_with_flip(model, source, progress=tick)
+        return embed_source(model, source, progress=tick)
