@@ -43,8 +43,13 @@ def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise error(f"there is no {what} at {path}") from None
-    except (ValidationError, OSError) as problem:
-        raise error(f"{path} is not a readable {what}: {problem}") from problem
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        says = f"{place}: {first['msg']}" if place else first["msg"]
+        raise error(f"{path} is not a readable {what}: {says}") from problem
+    except OSError as problem:
+        raise error(f"{path} is not a readable {what}: {problem.strerror}") from problem
 
 
 # ---------------------------------------------------------------- models and their contracts

@@ -16,6 +16,7 @@ from mixbct.errors import MixbctError
 
 app = typer.Typer(
     name="mixbct",
+    rich_markup_mode=None,
     help="Upgrade an embedding model without re-indexing: train, prove, deploy, measure.",
     no_args_is_help=True,
     add_completion=False,
@@ -58,5 +59,5 @@ def main() -> None:
         say(f"error: {error}" if error.exit_code == 2 else str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("stopped; what was finished is kept: run the same command with --resume")
+        say("stopped: run the same command again, with --resume where it has that")
         sys.exit(3)

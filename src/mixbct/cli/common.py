@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,9 +54,12 @@ def result(record: BaseModel, as_json: bool, human: Callable[[], None]) -> None:
         human()
 
 
-def next_command(command: str) -> None:
-    """Print the command that a person would want next, last in a verb's output."""
-    typer.echo(f"next: {command}")
+def next_command(*words: str | Path) -> None:
+    """Print the `mixbct` command that a person would want next, last in a verb's output.
+
+    Words in capitals stand for what the person must fill in.
+    """
+    typer.echo(f"next: mixbct {shlex.join(map(str, words))}")
 
 
 def name_skipped(keys: list[str]) -> None:

@@ -24,7 +24,9 @@ from mixbct.data.source import Source, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
 
-app = typer.Typer(no_args_is_help=True, help="Make, look at, check and split image data.")
+app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split image data."
+)
 
 Data = Annotated[
     Path,
@@ -61,7 +63,7 @@ def glyphs(
             f"{manifest.images:,} images of {len(manifest.classes):,} kanji in "
             f"{len(manifest.groups)} families of typefaces, in {out}"
         )
-        next_command(f"mixbct data split {out} --out {out}-split")
+        next_command("data", "split", out, "--out", f"{out}-split")
 
     result(manifest, as_json, human)
 
@@ -81,7 +83,7 @@ def info(data: Data, as_json: AsJson = False) -> None:
         if found.groups:
             groups = ", ".join(f"{name} ({count:,})" for name, count in found.groups.items())
             typer.echo(f"groups: {groups}")
-        next_command(f"mixbct data split {data} --out SPLIT")
+        next_command("data", "split", data, "--out", "SPLIT")
 
     result(found, as_json, human)
 
@@ -104,7 +106,7 @@ def convert(
 
     def human() -> None:
         typer.echo(f"{done.images:,} images of {done.classes:,} classes, in {out}")
-        next_command(f"mixbct data info {out}")
+        next_command("data", "info", out)
 
     result(done, as_json, human)
 
@@ -180,7 +182,8 @@ def split(
     def human() -> None:
         typer.echo(manifest.rule)
         typer.echo(", ".join(f"{part} {rows:,}" for part, rows in manifest.parts.items()))
-        next_command(f"mixbct train recipes/old.toml --set data.path={data} --set data.split={out}")
+        words = ["--set", f"data.path={data}", "--set", f"data.split={out}"]
+        next_command("train", "recipes/old.toml", *words)
 
     result(manifest, as_json, human)
 

@@ -64,6 +64,6 @@ def demo(
                 f"{switch.rank1_after:.1%}"
             )
         typer.echo(f"report: {out / 'report.html'}")
-        next_command(f"mixbct gate {out / 'result.json'}")
+        next_command("gate", out / "result.json")
 
-    result(upgrade.result, as_json, human)
+    result(upgrade, as_json, human)

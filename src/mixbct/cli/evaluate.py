@@ -14,7 +14,7 @@ from mixbct.evaluation.gate import GateSettings, judge
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.tables import results_table, verdict_line
-from mixbct.schemas import ModelCost, Result, read_record
+from mixbct.schemas import GateOutcome, ModelCost, Result, read_record
 from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.upgrade import decide
 
@@ -41,7 +41,7 @@ def evaluate(
     models = {role: load_model(folder, device) for role, folder in folders.items()}
     held_out = HeldOutSet(data, split)
     three = models["old"], models["new"], models.get("independent")
-    found = earlier_result(out, held_out, *three, seed) if resume else None
+    found = earlier_result(out, held_out, *three, seed, replicates) if resume else None
     if found is None:
         found = evaluate_models(
             held_out,
@@ -61,7 +61,7 @@ def evaluate(
 
     def human() -> None:
         Console().print(results_table(result))
-        next_command(f"mixbct gate {out}")
+        next_command("gate", out)
 
     print_result(result, as_json, human)
 
@@ -95,9 +95,9 @@ def gate(
         typer.echo(verdict_line(outcome, found))
         if outcome.passed:
             edge = result.with_name("edge.json")
-            next_command(f"mixbct gallery use-model GALLERY NEW_MODEL --edge {edge}")
+            next_command("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
         else:
-            next_command(f"mixbct report {result}")
+            next_command("report", result)
 
     print_result(outcome, as_json, human)
     if not outcome.passed:
@@ -109,9 +109,22 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="The page to write [report.html beside it].")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the offline HTML page of a result."""
     found = read_record(result, Result, ResultError, "result")
     page = out or result.with_name("report.html")
-    write_report(page, found, judge(found))
-    typer.echo(f"report: {page}")
+    outcome = judge(found)
+    # what the gate decided, perhaps under other settings, is what the page must say
+    if (decided := result.with_name("gate.json")).exists():
+        recorded = read_record(decided, GateOutcome, ResultError, "gate outcome")
+        if recorded.result_digest == outcome.result_digest:
+            outcome = recorded
+    write_report(page, found, outcome)
+
+    def human() -> None:
+        typer.echo(verdict_line(outcome, found))
+        typer.echo(f"report: {page}")
+        next_command("gate", result)
+
+    print_result(outcome, as_json, human)

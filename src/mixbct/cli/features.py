@@ -52,7 +52,7 @@ def extract(
             f"{manifest.rows:,} features of {manifest.dim} dimensions by {manifest.contract} "
             f"in {out}"
         )
-        next_command(f"mixbct denoise {out}")
+        next_command("denoise", out)
 
     result(bank.manifest, as_json, human)
 
@@ -74,6 +74,6 @@ def denoise(
 
     def human() -> None:
         typer.echo(f"{record.credible:,} of {record.rows:,} features are credible")
-        next_command(f"mixbct train recipes/new.toml --set method.bank={bank}")
+        next_command("train", "recipes/new.toml", "--set", f"method.bank={bank}")
 
     result(record, as_json, human)

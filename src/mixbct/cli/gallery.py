@@ -1,6 +1,5 @@
 """`mixbct gallery`: build a gallery, search it, and switch its query model."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +31,9 @@ from mixbct.schemas import Edge, read_record
 from mixbct.workflows.rows import open_rows
 
 app = typer.Typer(
-    help="Enrol, search, and switch the query model over stored vectors.", no_args_is_help=True
+    rich_markup_mode=None,
+    help="Enrol, search, and switch the query model over stored vectors.",
+    no_args_is_help=True,
 )
 
 GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
@@ -51,7 +52,7 @@ def init(
 
     def human() -> None:
         typer.echo(f"{gallery}: an empty gallery, searched by {manifest.contract}")
-        next_command(_command("enrol", gallery, "--bank BANK"))
+        next_command("gallery", "enrol", gallery, "--bank", "BANK")
 
     result(status, as_json, human)
 
@@ -101,7 +102,7 @@ def enrol(
             f"{gallery}: {report.added:,} items added, {report.replaced:,} replaced, "
             f"{report.rows:,} in all"
         )
-        next_command(_command("search", gallery, "IMAGE"))
+        next_command("gallery", "search", gallery, "IMAGE")
 
     result(report, as_json, human)
 
@@ -143,7 +144,7 @@ def search(
 
     def human() -> None:
         _print_hits(report)
-        next_command(_command("status", gallery))
+        next_command("gallery", "status", gallery)
 
     result(report, as_json, human)
 
@@ -168,7 +169,7 @@ def use_model(
 
     def human() -> None:
         typer.echo(f"{gallery}: searched by {manifest.contract}, before by {before}")
-        next_command(_command("search", gallery, "IMAGE"))
+        next_command("gallery", "search", gallery, "IMAGE")
 
     result(status, as_json, human)
 
@@ -181,14 +182,12 @@ def status(gallery: GalleryPath, as_json: AsJson = False) -> None:
 
     def human() -> None:
         _print_status(record)
-        following = ("search", "IMAGE") if record.rows else ("enrol", "--bank BANK")
-        next_command(_command(following[0], gallery, following[1]))
+        if record.rows:
+            next_command("gallery", "search", gallery, "IMAGE")
+        else:
+            next_command("gallery", "enrol", gallery, "--bank", "BANK")
 
     result(record, as_json, human)
-
-
-def _command(verb: str, gallery: Path, rest: str = "") -> str:
-    return f"mixbct gallery {verb} {shlex.quote(str(gallery))} {rest}".rstrip()
 
 
 def _load_query_model(gallery: Gallery, device: str = "cpu") -> EmbeddingModel:
@@ -203,14 +202,14 @@ def _load_query_model(gallery: Gallery, device: str = "cpu") -> EmbeddingModel:
         place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
         raise GalleryError(
             f"the query model {query.contract} {place}; tell where it is with "
-            f"`{_command('use-model', gallery.folder, 'MODEL')}`"
+            f"`mixbct gallery use-model {gallery.folder} MODEL`"
         )
     model = load_model(query.folder, device)
     if model.contract.id != query.contract.id:
         raise ContractError(
             f"{query.folder} now holds {model.contract}, but the gallery's query model is "
             f"{query.contract}; name the folder of the right one with "
-            f"`{_command('use-model', gallery.folder, 'MODEL')}`"
+            f"`mixbct gallery use-model {gallery.folder} MODEL`"
         )
     return model
 

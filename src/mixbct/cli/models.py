@@ -52,6 +52,6 @@ def import_model(
     def human() -> None:
         contract = manifest.contract
         typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
-        next_command(f"mixbct extract {out} --data DATA --out {out}-bank")
+        next_command("extract", out, "--data", "DATA", "--out", f"{out}-bank")
 
     result(manifest, as_json, human)

@@ -57,7 +57,7 @@ def eval_pairs(
             f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
         )
         _print_figures(_tar_figures(found.verification))
-        next_command("mixbct eval-pairs --model NEW --gallery-model OLD … (the cross-test)")
+        next_command("eval-pairs", "--model", "NEW", "--gallery-model", "OLD", "--pairs", pairs)
 
     result(found, as_json, human)
 
@@ -84,7 +84,7 @@ def eval_ijb(
     def human() -> None:
         searched = found.identification
         _print_figures(_tar_figures(found.verification) | searched.tpir | searched.ranks)
-        next_command("mixbct eval-ijb --model NEW --gallery-model OLD … (the cross-test)")
+        next_command("eval-ijb", "--model", "NEW", "--gallery-model", "OLD", "--data", data)
 
     result(found, as_json, human)
 
@@ -121,7 +121,7 @@ def ijb_layout(
             f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
             f"{found.impostor_pairs:,} impostor pairs, in {out}"
         )
-        next_command(f"mixbct eval-ijb --model MODEL --data {out}")
+        next_command("eval-ijb", "--model", "MODEL", "--data", out)
 
     result(found, as_json, human)
 

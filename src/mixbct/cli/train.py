@@ -15,7 +15,7 @@ from mixbct.cli.common import (
     progress_bar,
     result,
 )
-from mixbct.recipe import load_recipe
+from mixbct.recipe import CompatibleSettings, load_recipe
 from mixbct.training.run import train as train_model
 from mixbct.workflows.rows import open_rows
 
@@ -57,6 +57,12 @@ def train(
             f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
             f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
         )
-        next_command(f"mixbct extract {folder} --data {settings.data.path} --out {folder}-bank")
+        data: list[str | Path] = ["--data", settings.data.path]
+        if settings.data.split is not None:
+            data += ["--split", settings.data.split]
+        if isinstance(settings.method, CompatibleSettings):
+            next_command("eval", "--old", "OLD", "--new", folder, *data)
+        else:
+            next_command("extract", folder, *data, "--out", f"{folder}-bank")
 
     result(cost, as_json, human)

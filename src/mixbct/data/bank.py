@@ -134,7 +134,10 @@ class FeatureBank:
 
     def read(self, rows: Rows) -> Float32[np.ndarray, "n d"]:
         """Return the features of `rows`, normalised."""
-        return normalise(self.features[rows], rows)
+        try:
+            return normalise(self.features[rows], rows)
+        except FeatureError as error:
+            raise FeatureError(f"the feature bank {self.path}: {error}") from error
 
     def all(self) -> Float32[np.ndarray, "n d"]:
         """Return every feature, normalised, in memory."""

@@ -77,7 +77,8 @@ class Decoder:
             raise BadImageError(
                 f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
                 + "\n".join(f"  {problem}" for problem in problems.values())
-                + "\nrepair or delete them, or leave them out with --skip-bad",
+                + "\n`mixbct data verify` finds all of them; repair or delete them, or leave them "
+                "out with --skip-bad (of `train`, `extract` or `data split`)",
                 list(problems),
             )
         return images

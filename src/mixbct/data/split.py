@@ -60,7 +60,7 @@ def make_split(
 
     Args:
         source: what is split.
-        out: the folder to write; a split that is there already is replaced.
+        out: the folder to write; the same split may be there already.
         scenario: how the training data of the two models relate.
         order: of classes and of the images of each.
         seed: of the seeded order of classes and the choice of images.
@@ -125,6 +125,14 @@ def make_split(
         parts={part: len(rows) for part, rows in parts.items()},
         skipped=tuple(sorted(skipped)),
     )
+    if (out / "manifest.json").exists():
+        there = read_record(out / "manifest.json", SplitManifest, DataError, "split")
+        if there != manifest:
+            raise DataError(
+                f"{out} holds another split ({there.rule}, seed {there.seed}), on which models may "
+                "have been trained already: choose another --out, or delete it"
+            )
+        return there
     with folder_written_whole(out) as folder:
         for part, rows in parts.items():
             np.save(folder / f"{part}.npy", rows)

@@ -7,7 +7,16 @@ queries search vectors that the old model made.
 from pydantic import Field
 
 from mixbct.errors import ContractError, ResultError
-from mixbct.schemas import Difference, Edge, Estimate, GateCheck, GateOutcome, Record, Result
+from mixbct.schemas import (
+    Difference,
+    Edge,
+    Estimate,
+    GateCheck,
+    GateOutcome,
+    Record,
+    Result,
+    tar_name,
+)
 
 
 class GateSettings(Record):
@@ -35,7 +44,8 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
 
     The checks, in order: each gain's lower 95 % bound is above zero; each strict metric's upper
     bound is not below zero; new/new keeps its mAP (only where an independent model was
-    evaluated); the carried-over threshold keeps its false-accept rate on unseen classes.
+    evaluated); the carried-over threshold keeps its false-accept rate on unseen classes. Where the
+    test set has too few impostor pairs to measure these rates, a check says so and fails.
 
     Args:
         result: an evaluation of an upgrade.
@@ -54,6 +64,7 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     checks += [_not_worse(name, _metric(difference, name)) for name in settings.strict]
     checks += _self_test(result, settings.self_test_loss)
     checks.append(_carried_threshold(result, settings.far_tolerance))
+    checks += _too_few_pairs(result, (*settings.gains, *settings.strict))
     return GateOutcome(
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
@@ -165,6 +176,28 @@ def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
             f"{'is' if passed else 'that is'} allowed."
         ),
     )
+
+
+def _too_few_pairs(result: Result, names: tuple[str, ...]) -> list[GateCheck]:
+    """Return a check that fails where a false-accept rate is finer than the test set can show."""
+    cross = result.combinations["new/old"]
+    fars = [point.far for point in cross.operating_points if tar_name(point.far) in names]
+    # the carried-over threshold is set on one half of the classes
+    needed = max([2 / result.carried_threshold.far, *(1 / far for far in fars)])
+    if cross.impostor_pairs >= needed:
+        return []
+    return [
+        GateCheck(
+            name="impostor pairs",
+            value=cross.impostor_pairs,
+            bound=needed,
+            passed=False,
+            says=(
+                f"The test set has {cross.impostor_pairs:,} impostor pairs; the false-accept rates "
+                f"that are judged need {needed:,.0f} at least: add test classes or images."
+            ),
+        )
+    ]
 
 
 def _signed(change: Estimate) -> str:

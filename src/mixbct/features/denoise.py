@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from mixbct.data.bank import FeatureBank, check_norms
-from mixbct.errors import RecipeError
+from mixbct.errors import FeatureError, RecipeError
 from mixbct.schemas import DenoiseManifest
 
 # rows; larger ones leave the processor's cache, smaller ones are mostly overhead
@@ -131,5 +131,8 @@ def denoise(
     progress: Callable[[int, int], None] | None = None,
 ) -> DenoiseManifest:
     """Decide which rows of a bank are credible (see `credible_rows`) and record it in the bank."""
-    credible = credible_rows(bank.features, bank.labels, keep, normalise_columns, progress)
+    try:
+        credible = credible_rows(bank.features, bank.labels, keep, normalise_columns, progress)
+    except FeatureError as error:
+        raise FeatureError(f"the feature bank {bank.path}: {error}") from error
     return bank.save_credible(credible, keep, normalise_columns)

@@ -44,7 +44,7 @@ def train(
         StoppedError: Ctrl-C, SIGTERM or `train.stop_after`; the state is saved.
         TrainingDivergedError: a loss became NaN or infinite.
     """
-    if (out / "recipe.json").exists():
+    if (out / "cost.json").exists() or latest_checkpoint(out / "checkpoints"):
         _check_begun(out, recipe, resume)
     if (out / "cost.json").exists():
         _check_data(out, source)

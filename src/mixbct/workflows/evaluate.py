@@ -21,6 +21,7 @@ from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
 from mixbct.errors import ResultError
+from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
@@ -56,7 +57,7 @@ def evaluate_models(
     title: str,
     language: str = "",
     seed: int = 0,
-    replicates: int = 1000,
+    replicates: int = REPLICATES,
     costs: dict[str, ModelCost] | None = None,
     stage: Stage = silent,
 ) -> Result:
@@ -113,6 +114,7 @@ def evaluate_models(
             "queries": len(query),
             "gallery": len(gallery),
             "classes": len(query.classes()),
+            "bootstrap replicates": replicates,
         }
         | ({"language": language} if language else {}),
         models=models,
@@ -133,8 +135,9 @@ def earlier_result(
     new: EmbeddingModel,
     independent: EmbeddingModel | None,
     seed: int,
+    replicates: int = REPLICATES,
 ) -> Result | None:
-    """Return the result at `path` if it is of these models, images and seed, and this version."""
+    """Return the result at `path` if the same evaluation by these versions would give it again."""
     if not path.exists():
         return None
     result = read_record(path, Result, ResultError, "result")
@@ -145,6 +148,7 @@ def earlier_result(
         and data.part(new, data.query).digest() == result.data.get("query digest")
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
+        and replicates == result.data.get("bootstrap replicates")
         and versions() == result.versions
     )
     return result if same else None

@@ -11,7 +11,6 @@ With `resume`, each step takes up what an earlier run of the same upgrade left.
 """
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +40,7 @@ class Switch(Record):
     rank1_after: float
 
 
-@dataclass(frozen=True)
-class Upgrade:
+class Upgrade(Record):
     """What an upgrade leaves; the files are in its folder."""
 
     result: Result
@@ -101,7 +99,7 @@ def run_upgrade(
     if outcome.passed:
         switch = switch_gallery(data, old, new, result, outcome, out, stage)
     write_report(out / "report.html", result, outcome)
-    return Upgrade(result, outcome, switch)
+    return Upgrade(result=result, gate=outcome, switch=switch)
 
 
 def decide(path: Path, result: Result, settings: GateSettings | None = None) -> GateOutcome:

@@ -33,7 +33,7 @@ def figure(value, low=None, high=None):
     )
 
 
-def combination(name, mean_average_precision):
+def combination(name, mean_average_precision, pairs):
     query, gallery = name.split("/")
     return Combination(
         query=query,
@@ -47,7 +47,7 @@ def combination(name, mean_average_precision):
             ),
         ),
         genuine_pairs=10,
-        impostor_pairs=100,
+        impostor_pairs=pairs,
         roc=Curve(x=(0, 1), y=(0, 1)),
         cmc=Curve(x=(1,), y=(0.9,)),
         histogram=Histogram(edges=(0, 1), genuine=(1,), impostor=(1,)),
@@ -59,7 +59,9 @@ def contract(name):
     return Contract(name=name, weights=name, preprocessing=preprocessing, dim=128)
 
 
-def result(changes=None, self_test=0.89, independent=0.9, measured_far=1.1e-3, **fields):
+def result(
+    changes=None, self_test=0.89, independent=0.9, measured_far=1.1e-3, pairs=2_000, **fields
+):
     combinations = {"old/old": 0.6, "new/old": 0.65, "new/new": self_test}
     if independent is not None:
         combinations["independent/independent"] = independent
@@ -70,7 +72,7 @@ def result(changes=None, self_test=0.89, independent=0.9, measured_far=1.1e-3, *
         "seed": 0,
         "data": {},
         "models": {role: contract(role) for role in ("old", "new")},
-        "combinations": {name: combination(name, m) for name, m in combinations.items()},
+        "combinations": {name: combination(name, m, pairs) for name, m in combinations.items()},
         "differences": (Difference(of="new/old", minus="old/old", metrics=metrics),),
         "negative_flips": 0.01,
         "carried_threshold": CarriedThreshold(
@@ -111,6 +113,7 @@ def test_a_good_result_passes():
         ({"changes": {"TAR@1e-4": (-0.05, -0.1, -0.01)}}, "no loss in TAR@1e-4", 0),
         ({"self_test": 0.88}, "self-test", 0.885),
         ({"measured_far": 2.1e-3}, "carried-over threshold", 2e-3),
+        ({"pairs": 1_999}, "impostor pairs", 2_000),
     ],
 )
 def test_each_check_fails_by_itself(changed, name, bound):
