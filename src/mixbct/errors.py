@@ -27,6 +27,10 @@ class BadImageError(DataError):
         self.keys = keys
 
 
+class RecordError(BadImageError):
+    """A record file or its index is damaged. The message has file, key and byte offset."""
+
+
 class BankError(MixbctError):
     """A feature bank is unfinished, damaged, or belongs to other data or another model."""
 

@@ -2,19 +2,22 @@
 
 A recipe is parsed into frozen, strict models: an unknown key, a value of the wrong type or
 out of range is an error that names the key, the file and what is allowed. Paths are taken
-relative to the folder in which the command runs. `method.ratio=0.5` style overrides apply
-before the recipe is checked. Every field below is read by the trainer; a test holds that.
+relative to the folder in which the command runs. `extends = "base.toml"` takes another recipe,
+beside this one, as the ground on which this one's keys are laid. `method.ratio=0.5` style
+overrides apply before the recipe is checked. Every field below is read by the trainer; a test
+holds that.
 """
 
-import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mixbct.errors import RecipeError
+from mixbct.extends import read_extended
+from mixbct.recipe_problems import explain
 from mixbct.schemas import Preprocessing
 
 
@@ -78,11 +81,77 @@ class IndependentSettings(Settings):
     name: Literal["independent"]
 
 
-class MixBCTSettings(Settings):
+class CompatibleSettings(Settings):
+    """Base of the methods that look at the old model."""
+
+    bank: Path = Field(strict=False, description="the old model's feature bank")
+
+
+class L2Settings(CompatibleSettings):
+    """L2 regression of each new feature to its old one."""
+
+    name: Literal["l2"]
+    weight: float = Field(10.0, ge=0, description="λ")
+    squared: bool = False
+
+
+class WeakenedL2Settings(CompatibleSettings):
+    """L2 regression with a slack."""
+
+    name: Literal["weakened_l2"]
+    weight: float = Field(10.0, ge=0, description="λ")
+    slack: float = Field(0.2, ge=0, description="δ: a distance that costs nothing")
+
+
+class BCTSettings(CompatibleSettings):
+    """BCT (Shen et al., CVPR 2020)."""
+
+    name: Literal["bct"]
+    old_model: Path | None = Field(
+        None, strict=False, description="the old model's folder, for its class weights"
+    )
+    weight: float = Field(1.0, ge=0, description="of the influence loss")
+    scaled: bool = Field(True, description="false: cosines without the head's scale")
+
+
+class UniBCTSettings(CompatibleSettings):
+    """UniBCT (Zhang et al., IJCAI 2022)."""
+
+    name: Literal["unibct"]
+    weight: float = Field(1.0, ge=0, description="of the influence loss")
+    spread: float = Field(0.9, ge=0, lt=1, description="λ: how far old features move")
+    temperature: float = Field(0.05, gt=0, description="τ of the graph")
+    graph: Literal["rows", "columns"] = "rows"
+    refresh: list[Annotated[int, Field(ge=0)]] = Field(
+        [1, 5, 10, 20], description="epochs, from 0, before which P is refined anew"
+    )
+    start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
+
+
+class NCCLSettings(CompatibleSettings):
+    """NCCL (Wu et al., AAAI 2022)."""
+
+    name: Literal["nccl"]
+    queue: int = Field(8192, gt=0, description="old features to contrast with")
+    temperature: float = Field(1.0, gt=0, description="τ")
+    weight: float = Field(1.0, ge=0, description="a, of the contrast of features")
+    logit_weight: float = Field(0.01, ge=0, description="b, of the contrast of logits")
+
+
+class AdvBCTSettings(CompatibleSettings):
+    """AdvBCT (Pan et al., CVPR 2023)."""
+
+    name: Literal["advbct"]
+    threshold: float = Field(0.4, ge=0, le=2, description="t, towards which boundaries stretch")
+    boundary_weight: float = Field(4.0, ge=0)
+    adversarial_weight: float = Field(4.0, ge=0, description="at first; it fades to 2/epochs of it")
+    mean_over: Literal["batch", "outside"] = "batch"
+
+
+class MixBCTSettings(CompatibleSettings):
     """MixBCT (Liang et al., arXiv 2308.06948)."""
 
     name: Literal["mixbct"]
-    bank: Path = Field(strict=False, description="the old model's feature bank")
     draw: Literal["replace", "skip", "bank"] = "bank"
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
 
@@ -92,7 +161,16 @@ HeadSettings = Annotated[
     Field(discriminator="name"),
 ]
 MethodSettings = Annotated[
-    Union[IndependentSettings, MixBCTSettings],  # noqa: UP007
+    Union[  # noqa: UP007
+        IndependentSettings,
+        L2Settings,
+        WeakenedL2Settings,
+        BCTSettings,
+        UniBCTSettings,
+        NCCLSettings,
+        AdvBCTSettings,
+        MixBCTSettings,
+    ],
     Field(discriminator="name"),
 ]
 
@@ -157,16 +235,18 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixing_needs_a_cosine(self) -> "Recipe":
-        if isinstance(self.method, MixBCTSettings) and isinstance(self.head, SoftmaxSettings):
+        by_cosine = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
+        if isinstance(self.method, by_cosine) and isinstance(self.head, SoftmaxSettings):
             raise ValueError(
-                "method 'mixbct' mixes old and new features, so its head must normalise both: "
-                "set head.name to 'arcface' or 'cosface'"
+                f"method {self.method.name!r} mixes old and new features, or holds both against "
+                "class weights, so its head must normalise them: set head.name to 'arcface' or "
+                "'cosface'"
             )
         return self
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe from TOML and apply `key=value` overrides.
+    """Read a recipe from TOML, with those that it extends, and apply `key=value` overrides.
 
     Args:
         path: the TOML file.
@@ -174,17 +254,12 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             and as a plain string where it is not valid TOML.
 
     Raises:
-        RecipeError: the file is missing or not TOML, a key is unknown, a value not allowed.
+        RecipeError: the file, or one that it extends, is missing or not TOML; recipes extend each
+            other in a circle; a key is unknown, a value not allowed.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}") from None
-    except OSError as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    return parse_recipe(apply_overrides(content, overrides or []), str(path))
+    content, files = read_extended(path)
+    bases = f" (with {', '.join(map(str, files[1:]))})" if len(files) > 1 else ""
+    return parse_recipe(apply_overrides(content, overrides or []), f"{path}{bases}")
 
 
 def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:
@@ -192,7 +267,7 @@ def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(dict(e), content)}" for e in error.errors())
+        problems = "\n".join(f"  {explain(dict(e), Recipe)}" for e in error.errors())
         raise RecipeError(f"{origin} is not a valid recipe:\n{problems}") from error
 
 
@@ -222,47 +297,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override!r}: {folder!r} is a value, not a section")
     table[last] = value
-
-
-def _explain(problem: dict[str, Any], content: dict[str, Any]) -> str:
-    """Turn one of pydantic's problems into a sentence: key, what was found, what is allowed."""
-    where = [str(part) for part in problem["loc"]]
-    model: Any = Recipe
-    keys: list[str] = []
-    for part in where:
-        chosen = _variant(model, part)
-        if chosen is not None:  # the discriminator's value is not a key of the file
-            model = chosen
-            continue
-        keys.append(part)
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is not None:
-            model = field.annotation
-    key = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        names = sorted(getattr(model, "model_fields", {}))
-        close = difflib.get_close_matches(keys[-1], names, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{key}: unknown key; {hint}allowed here: {', '.join(names)}"
-    if problem["type"] == "missing":
-        return f"{key}: missing"
-    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        names = [v.model_fields["name"].annotation for v in _variants(model)]
-        allowed = ", ".join(str(get_args(n)[0]) for n in names)
-        return f"{key}.name: choose one of {allowed}; found {problem['input']!r}"
-    if not key:
-        return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{key}: {problem['msg']}; found {problem['input']!r}"
-
-
-def _variants(model: Any) -> list[type[Settings]]:
-    """Return the settings classes of a union, in order; none for anything else."""
-    return [a for a in get_args(model) if isinstance(a, type) and issubclass(a, Settings)]
-
-
-def _variant(model: Any, name: str) -> type[Settings] | None:
-    """Return the member of a union of settings that `name` chooses."""
-    for variant in _variants(model):
-        if name in get_args(variant.model_fields["name"].annotation):
-            return variant
-    return None

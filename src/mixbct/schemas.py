@@ -64,7 +64,9 @@ class Contract(Record):
     """What two vectors must share to be compared with no edge between them."""
 
     name: str = Field(description="for people; not part of the identity")
-    weights: str = Field(description="SHA-256 of the canonical weights, or a declared name")
+    weights: str = Field(
+        description="SHA-256 of the canonical weights or of an ONNX file, or a declared name"
+    )
     preprocessing: Preprocessing
     dim: int = Field(gt=0)
     metric: Literal["cosine"] = "cosine"

@@ -41,7 +41,7 @@ def test_a_signal_saves_and_exits_3(mixbct, photos: Path, number: signal.Signals
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
     assert "--resume" in errors
     step = int(next((photos / "run/checkpoints").glob("step-*")).name.removeprefix("step-"))

@@ -20,27 +20,45 @@ from mixbct.training.trainer import Trainer
 GOLDEN = Path(__file__).with_name("curves.json")
 STEPS, BATCH, CLASSES, A_CLASS, DIM, SIZE = 20, 16, 10, 12, 16, 16
 
-RUNS: dict[str, tuple[dict[str, object], dict[str, object], dict[str, object]]] = {
-    # name: method, head, optimizer
-    "independent, softmax": ({"name": "independent"}, {"name": "softmax"}, {"name": "sgd"}),
-    "independent, cosface": (
-        {"name": "independent"},
-        {"name": "cosface", "scale": 16.0, "margin": 0.2},
-        {"name": "sgd"},
-    ),
-    "independent, adamw": (
-        {"name": "independent"},
-        {"name": "arcface", "scale": 16.0, "margin": 0.3},
-        {"name": "adamw"},
-    ),
-} | {
-    f"mixbct, {draw}": (
-        {"name": "mixbct", "draw": draw, "ratio": 0.3},
-        {"name": "arcface", "scale": 16.0, "margin": 0.3},
-        {"name": "sgd"},
-    )
-    for draw in ("replace", "skip", "bank")
-}
+RUNS: dict[str, tuple[dict[str, object], dict[str, object], dict[str, object]]] = (
+    {
+        # name: method, head, optimizer
+        "independent, softmax": ({"name": "independent"}, {"name": "softmax"}, {"name": "sgd"}),
+        "independent, cosface": (
+            {"name": "independent"},
+            {"name": "cosface", "scale": 16.0, "margin": 0.2},
+            {"name": "sgd"},
+        ),
+        "independent, adamw": (
+            {"name": "independent"},
+            {"name": "arcface", "scale": 16.0, "margin": 0.3},
+            {"name": "adamw"},
+        ),
+    }
+    | {
+        str(method["name"]): (
+            method,
+            {"name": "arcface", "scale": 16.0, "margin": 0.3},
+            {"name": "sgd"},
+        )
+        for method in (
+            {"name": "l2"},
+            {"name": "weakened_l2"},
+            {"name": "bct"},
+            {"name": "unibct", "refresh": [1, 2]},
+            {"name": "nccl", "queue": 40},
+            {"name": "advbct"},
+        )
+    }
+    | {
+        f"mixbct, {draw}": (
+            {"name": "mixbct", "draw": draw, "ratio": 0.3},
+            {"name": "arcface", "scale": 16.0, "margin": 0.3},
+            {"name": "sgd"},
+        )
+        for draw in ("replace", "skip", "bank")
+    }
+)
 
 
 def make_data(folder: Path) -> Selection:

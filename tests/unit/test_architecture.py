@@ -15,8 +15,10 @@ LEVELS = {
     "errors": 1,
     "files": 1,
     "schemas": 1,
+    "extends": 1,
     "protocol_schemas": 1,
     "recipe": 1,
+    "recipe_problems": 1,
     "distributed": 1,
     "data": 2,
     "backbones": 2,
@@ -178,8 +180,3 @@ def test_everything_public_has_a_docstring() -> None:
     assert empty == []
     sample = "class A:\n    '''A.'''\n    def f(self): ...\n    def _g(self): ..."
     assert list(undocumented(ast.parse(sample))) == ["A.f"]
-
-
-def test_importing_the_package_pulls_in_nothing_heavy() -> None:
-    tree = ast.parse((ROOT / "__init__.py").read_text())
-    assert [name for name in imports_of(tree) if not name.startswith("importlib")] == []

@@ -9,6 +9,7 @@ import pytest
 
 import mixbct
 from mixbct import recipe as recipe_module
+from mixbct.backbones.model import BACKBONES
 from mixbct.errors import CheckpointError, RecipeError
 from mixbct.recipe import (
     AdamWSettings,
@@ -62,9 +63,14 @@ def test_a_recipe_is_read(path: Path) -> None:
     assert recipe.train.epochs == 3
 
 
-@pytest.mark.parametrize("recipe", sorted(Path(__file__).parents[2].glob("recipes/*.toml")))
+ROOT = Path(__file__).parents[2]
+RECIPES = [*ROOT.glob("recipes/**/*.toml"), *Path(mixbct.__file__).parent.glob("**/*.toml")]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES), ids=lambda p: "/".join(p.parts[-3:]))
 def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
     assert load_recipe(recipe).name == recipe.stem
+    assert load_recipe(recipe).model.backbone in BACKBONES
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_a_wrong_value_is_named(path: Path, override: str, expected: str) -> Non
     ("section", "choices"),
     [
         ("head", "arcface, cosface, softmax"),
-        ("method", "independent, mixbct"),
+        ("method", "independent, l2, weakened_l2, bct, unibct, nccl, advbct, mixbct"),
         ("optimizer", "sgd, adamw"),
     ],
 )
@@ -250,6 +256,18 @@ def test_the_digest_ignores_what_may_change_on_resuming(path: Path) -> None:
         assert load_recipe(path, [key]).digest() != digest
 
 
+@pytest.mark.parametrize("name", ["bct", "unibct", "nccl", "mixbct"])
+def test_methods_of_class_weights_need_a_cosine_head(path: Path, name: str) -> None:
+    method = f'method={{name = "{name}", bank = "bank"}}'
+    load_recipe(path, [method])
+    assert f"method {name!r} mixes" in refusal(path, method, "head.name=softmax")
+
+
+@pytest.mark.parametrize("name", ["l2", "weakened_l2", "advbct"])
+def test_methods_of_features_alone_take_any_head(path: Path, name: str) -> None:
+    load_recipe(path, [f'method={{name = "{name}", bank = "bank"}}', "head={name = 'softmax'}"])
+
+
 # ------------------------------------------------ a field that no code reads is a dead option
 
 SECTIONS = {
@@ -260,6 +278,13 @@ SECTIONS = {
     "CosFaceSettings": "head",
     "SoftmaxSettings": "head",
     "IndependentSettings": "method",
+    "CompatibleSettings": "method",
+    "L2Settings": "method",
+    "WeakenedL2Settings": "method",
+    "BCTSettings": "method",
+    "UniBCTSettings": "method",
+    "NCCLSettings": "method",
+    "AdvBCTSettings": "method",
     "MixBCTSettings": "method",
     "SGDSettings": "optimizer",
     "AdamWSettings": "optimizer",
@@ -356,3 +381,98 @@ def test_a_dead_field_would_be_seen() -> None:
     assert {("TrainSettings", "epochs"), ("data", "shift"), ("model", "dim")} <= reads
     assert not any(field in ("batch", "clip", "size") for _, field in reads)
     assert ("data", "flip") not in reads
+
+
+def write(folder: Path, **texts: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+
+
+def test_a_recipe_extends_another_table_by_table(path: Path, tmp_path: Path) -> None:
+    write(tmp_path, middle='extends = "tiny.toml"\nname = "middle"\n[train]\nbatch = 16\n')
+    write(
+        tmp_path / "deeper",
+        top='extends = "../middle.toml"\n[train]\npower = 2.0\n[data]\nflip = true\n'
+        "[method]\nratio = 0.5\n[model.options]\nwidth = 3\n",
+    )
+    recipe = load_recipe(tmp_path / "deeper" / "top.toml", ["train.power=3.0"])
+    written = parse_recipe(
+        {
+            "name": "middle",
+            "data": {"path": "photos", "flip": True},
+            "model": {"options": {"width": 3}},
+            "head": {"name": "arcface"},
+            "method": {"name": "mixbct", "bank": "bank", "ratio": 0.5},
+            "optimizer": {"name": "sgd"},
+            "train": {"epochs": 3, "batch": 16, "power": 3.0},
+        },
+        "x",
+    )
+    assert recipe == written
+    assert recipe.digest() == written.digest()
+
+
+def test_a_table_of_another_name_replaces_the_one_below(path: Path, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        top='extends = "tiny.toml"\n[method]\nname = "independent"\n'
+        '[optimizer]\nname = "sgd"\nlr = 0.5\n',
+        over='extends = "top.toml"\n[optimizer]\nname = "sgd"\nmomentum = 0.5\n',
+    )
+    recipe = load_recipe(tmp_path / "over.toml")
+    assert recipe.method.model_dump() == {"name": "independent"}
+    assert recipe.optimizer.model_dump() == {
+        **{"name": "sgd", "lr": 0.5, "momentum": 0.5, "weight_decay": 5e-4}
+    }
+
+
+def test_recipes_that_extend_nothing_good(path: Path, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        none='extends = "gone.toml"\n',
+        number="extends = 3\n",
+        itself='extends = "itself.toml"\n',
+        a='extends = "b.toml"\n',
+        b='extends = "../' + tmp_path.name + '/a.toml"\n',
+        bad='extends = "broken.toml"\n',
+        broken="name = ",
+        typo='extends = "tiny.toml"\n[train]\nepoch = 3\n',
+    )
+    none = refusal(tmp_path / "none.toml")
+    assert none == f"there is no recipe at {tmp_path}/gone.toml, which {tmp_path}/none.toml extends"
+    assert "extends: expected the path of a recipe, found 3" in refusal(tmp_path / "number.toml")
+    assert "in a circle" in refusal(tmp_path / "itself.toml")
+    circle = refusal(tmp_path / "a.toml")
+    assert f"in a circle: {tmp_path}/a.toml → {tmp_path}/b.toml → " in circle
+    assert "broken.toml, which " in refusal(tmp_path / "bad.toml")
+    typo = refusal(tmp_path / "typo.toml")
+    assert f"typo.toml (with {tmp_path}/tiny.toml) is not a valid recipe" in typo
+    assert "did you mean 'epochs'" in typo
+    assert "extends: unknown key" in refusal(path, "extends=b.toml")
+
+
+def test_the_published_recipes_say_what_was_published() -> None:
+    folder = ROOT / "recipes" / "ms1mv3"
+    recipes = {path.stem: load_recipe(path) for path in folder.glob("*.toml")}
+    for name, recipe in recipes.items():
+        old, vit = name.startswith("old-"), "-vit" in name
+        assert recipe.data.part == ("old_train" if old else "new_train")
+        backbone = "iresnet18" if old else "vit_t" if vit else "iresnet50"
+        assert recipe.model.backbone == backbone
+        assert (recipe.train.epochs, recipe.train.batch, recipe.train.clip) == (35, 1024, 5.0)
+        if not vit:
+            assert recipe.optimizer.model_dump() == {
+                **{"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+            }
+            assert (recipe.train.power, recipe.train.warmup_steps) == (2.0, 0)
+    olds = {n: (r.head.name, r.model.dim) for n, r in recipes.items() if n.startswith("old-")}
+    assert olds == {
+        "old-softmax-128": ("softmax", 128),
+        "old-softmax-256": ("softmax", 256),
+        "old-softmax-512": ("softmax", 512),
+        "old-arcface-512": ("arcface", 512),
+    }
+    # a method's recipe is an independent one but for its method
+    independent = recipes["new-independent"].model_dump(exclude={"name", "method"})
+    assert recipes["new-mixbct"].model_dump(exclude={"name", "method"}) == independent

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 
+from mixbct.adapters.adapter import Adapter
+from mixbct.adapters.mlp import ResidualMLP
 from mixbct.adapters.procrustes import Procrustes
+from mixbct.adapters.ridge import Ridge
 
-ADAPTERS: Mapping[str, type[Procrustes]] = {
+ADAPTERS: Mapping[str, type[Adapter]] = {
     "procrustes": Procrustes,
+    "ridge": Ridge,
+    "mlp": ResidualMLP,
 }

@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from mixbct.adapters.adapter import check_dimension, check_pairs, read_tensors, write_tensors
 from mixbct.data.bank import normalise
-from mixbct.errors import FeatureError, ModelError
-from mixbct.files import write_atomically
 
 _CHUNK = 8192
 
@@ -59,17 +56,7 @@ class Procrustes:
             FeatureError: the counts differ, or there are fewer rows than the smaller dimension
                 (one more where centred), which leaves the rotation open.
         """
-        if len(source) != len(target):
-            raise FeatureError(
-                f"a Procrustes map needs the same items on both sides, not {len(source)} source "
-                f"and {len(target)} target rows"
-            )
-        needed = min(source.shape[1], target.shape[1]) + centre
-        if len(source) < needed:
-            raise FeatureError(
-                f"{len(source)} rows do not determine a Procrustes map from "
-                f"{source.shape[1]} to {target.shape[1]} dimensions; give at least {needed}"
-            )
+        check_pairs(source, target, min(source.shape[1], target.shape[1]) + centre)
         source_mean = source.mean(axis=0, dtype=np.float64) * centre
         target_mean = target.mean(axis=0, dtype=np.float64) * centre
         covariance: Float64[np.ndarray, "d1 d2"] = np.zeros((source.shape[1], target.shape[1]))
@@ -85,16 +72,8 @@ class Procrustes:
         )
 
     def transform(self, features: Float32[np.ndarray, "n d1"]) -> Float32[np.ndarray, "n d2"]:
-        """Return the rows in the target's space, normalised.
-
-        Raises:
-            FeatureError: the dimension is not the source's, or a mapped row is zero.
-        """
-        if features.shape[1] != len(self.source_mean):
-            raise FeatureError(
-                f"this Procrustes map takes vectors of dimension {len(self.source_mean)}, not "
-                f"{features.shape[1]}"
-            )
+        """Return the rows in the target's space, normalised; see `Adapter.transform`."""
+        check_dimension(features, len(self.source_mean))
         return normalise((features - self.source_mean) @ self.rotation + self.target_mean)
 
     def save(self, path: Path) -> None:
@@ -104,17 +83,9 @@ class Procrustes:
             "source_mean": self.source_mean,
             "target_mean": self.target_mean,
         }
-        write_atomically(path, save(tensors))
+        write_tensors(path, tensors)
 
     @classmethod
     def load(cls, path: Path) -> "Procrustes":
-        """Read a map that `save` wrote.
-
-        Raises:
-            ModelError: the file is missing, damaged or holds something else.
-        """
-        try:
-            tensors = load(path.read_bytes())
-            return cls(tensors["rotation"], tensors["source_mean"], tensors["target_mean"])
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ModelError(f"{path} is not a readable Procrustes map: {error}") from error
+        """Read a map that `save` wrote; see `Adapter.load`."""
+        return cls(**read_tensors(path, {"rotation": 2, "source_mean": 1, "target_mean": 1}))

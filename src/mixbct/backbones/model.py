@@ -1,13 +1,15 @@
 """An embedding model on disk: backbone weights, preprocessing and contract in one folder.
 
 model.json             backbone, options, contract, head and classes (`ModelManifest`)
-backbone.safetensors   the weights
+backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph and all
 head.safetensors       the classifier it was trained with, where there is one
 """
 
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,7 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mixbct.backbones.iresnet import IResNet
+from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder
 from mixbct.backbones.small import SmallResNet
+from mixbct.backbones.vit import VisionTransformer
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
@@ -26,6 +31,12 @@ Option = int | float | str | bool
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "small": SmallResNet,
+    "iresnet18": partial(IResNet, (2, 2, 2, 2)),
+    "iresnet34": partial(IResNet, (3, 4, 6, 3)),
+    "iresnet50": partial(IResNet, (3, 4, 14, 3)),
+    "iresnet100": partial(IResNet, (3, 13, 30, 3)),
+    "vit_t": partial(VisionTransformer, 256),
+    "vit_s": partial(VisionTransformer, 512),
 }
 
 
@@ -120,12 +131,14 @@ class EmbeddingModel:
         self.manifest = manifest
         self.contract = manifest.contract
         self.preprocessing = manifest.contract.preprocessing
+        tensors = chain(backbone.parameters(), backbone.buffers())
+        # an ONNX encoder has none, and computes in main memory
+        self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @torch.inference_mode()
     def embed(self, images: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b d"]:
         """Return the raw (not normalised) embeddings of a batch, float32, on the model's device."""
-        device = next(self.backbone.parameters()).device
-        inputs = normalise_images(images.to(device), self.preprocessing)
+        inputs = normalise_images(images.to(self.device), self.preprocessing)
         return forward(self.backbone, inputs, self.contract.dim).float()
 
 
@@ -187,6 +200,18 @@ def load_model(path: Path, device: str = "cpu") -> EmbeddingModel:
     """
     target = open_device(device)
     folder, manifest = read_manifest(path)
+    read = _read_onnx if manifest.backbone == ONNX else _read_weights
+    backbone, weights = read(folder, manifest)
+    if weights != manifest.contract.weights:
+        raise ModelError(
+            f"the weights of {folder} are not those of its contract {manifest.contract}: the file "
+            "was changed since"
+        )
+    return EmbeddingModel(backbone.to(target), manifest)
+
+
+def _read_weights(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str]:
+    """Return the backbone of a model folder, and the digest of its weights."""
     contract = manifest.contract
     backbone = build_backbone(
         manifest.backbone, contract.dim, contract.preprocessing, manifest.options
@@ -196,9 +221,15 @@ def load_model(path: Path, device: str = "cpu") -> EmbeddingModel:
         backbone.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"the weights of {folder} do not load: {error}") from error
-    if weights_digest(state) != contract.weights:
-        raise ModelError(
-            f"the weights of {folder} are not those of its contract {contract}: the file was "
-            "changed after training"
-        )
-    return EmbeddingModel(backbone.to(target), manifest)
+    return backbone, weights_digest(state)
+
+
+def _read_onnx(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str]:
+    """Return the frozen encoder of a model folder, and the digest of its file."""
+    preprocessing = manifest.contract.preprocessing
+    try:
+        content = (folder / FILE).read_bytes()
+    except OSError as error:
+        raise ModelError(f"the ONNX file of {folder} cannot be read: {error.strerror}") from error
+    encoder = OnnxEncoder(content, preprocessing.size, preprocessing.channels)
+    return encoder, hashlib.sha256(content).hexdigest()

@@ -16,15 +16,20 @@ from mixbct.cli.common import (
     result,
 )
 from mixbct.data import open_source
+from mixbct.data.convert import convert as convert_source
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
-from mixbct.data.source import readable_rows
-from mixbct.data.split import Scenario, make_split
+from mixbct.data.records import RecordSource
+from mixbct.data.source import Source, readable_rows
+from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
 
 app = typer.Typer(no_args_is_help=True, help="Make, look at, check and split image data.")
 
-Data = Annotated[Path, typer.Argument(help="A folder of class folders, or an image array.")]
+Data = Annotated[
+    Path,
+    typer.Argument(help="A folder of class folders, an image array, or a folder with a .rec file."),
+]
 
 
 @app.command()
@@ -82,9 +87,43 @@ def info(data: Data, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(data: Data) -> None:
+def convert(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a record file into class folders, or any other images into a record file.
+
+    JPEG and PNG bytes are copied as they are; what is neither is kept without loss, as PNG.
+    """
+    source = open_source(data, skip_bad=skip_bad)
+    with progress_bar("convert") as tick:
+        done = convert_source(source, out, skip_bad=skip_bad, progress=tick)
+    name_skipped([*_skipped(source), *done.skipped])
+
+    def human() -> None:
+        typer.echo(f"{done.images:,} images of {done.classes:,} classes, in {out}")
+        next_command(f"mixbct data info {out}")
+
+    result(done, as_json, human)
+
+
+def _skipped(source: Source) -> list[str]:
+    return source.skipped if isinstance(source, RecordSource) else []
+
+
+@app.command()
+def verify(
+    data: Data,
+    save_index: Annotated[
+        bool, typer.Option("--save-index", help="Keep the index of a .rec file that has none.")
+    ] = False,
+) -> None:
     """Decode every image once and name those that cannot be read."""
     source = open_source(data)
+    if save_index and isinstance(source, RecordSource):
+        source.save_index()
     with progress_bar("decode") as tick:
         rows, bad = readable_rows(source, progress=tick)
     if bad:
@@ -101,10 +140,13 @@ def split(
     scenario: Annotated[
         Scenario, typer.Option(help="How the old and the new training data relate.")
     ] = "extended-class",
-    seed: Annotated[int, typer.Option(help="Of the order of classes and images.")] = 0,
+    order: Annotated[
+        Order, typer.Option(help="Of classes and images; `record` is the published choice.")
+    ] = "seeded",
+    seed: Annotated[int, typer.Option(help="Of the seeded order.")] = 0,
     old_share: Annotated[float, typer.Option(help="The old model's share.")] = 0.3,
     test_classes: Annotated[
-        str, typer.Option(help="How many classes to test on, or a share of all, such as 0.2.")
+        str, typer.Option(help="How many classes to test on (0: none), or a share of all.")
     ] = "0.2",
     query_share: Annotated[
         float, typer.Option(help="Share of a test class's images that are queries.")
@@ -116,16 +158,17 @@ def split(
     as_json: AsJson = False,
 ) -> None:
     """Choose test classes and divide the others between the old and the new model."""
-    source = open_source(data)
+    source = open_source(data, skip_bad=skip_bad)
     bad: list[str] = []
     if skip_bad:
         with progress_bar("decode") as tick:
             _, bad = readable_rows(source, progress=tick)
-        name_skipped(bad)
+        name_skipped([*_skipped(source), *bad])
     manifest = make_split(
         source,
         out,
         scenario=scenario,
+        order=order,
         seed=seed,
         old_share=old_share,
         test_classes=_number(test_classes),

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import AsJson, next_command, progress_bar
+from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
 from mixbct.cli.common import result as print_result
 from mixbct.errors import CheckpointError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge
@@ -15,7 +15,7 @@ from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.tables import results_table, verdict_line
 from mixbct.schemas import ModelCost, Result, read_record
-from mixbct.workflows.evaluate import TestData, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.upgrade import decide
 
 ResultPath = Annotated[Path, typer.Argument(help="A result.json, as `mixbct eval` writes it.")]
@@ -33,33 +33,37 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the mixed galleries.")] = 0,
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes."""
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     models = {role: load_model(folder, device) for role, folder in folders.items()}
-    found = evaluate_models(
-        TestData(data, split),
-        models["old"],
-        models["new"],
-        models.get("independent"),
-        title=data.name,
-        seed=seed,
-        replicates=replicates,
-        costs={
-            role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
-            for role, folder in folders.items()
-            if (folder / "cost.json").exists()
-        },
-        stage=progress_bar,
-    )
-    write_atomically(out, found.to_json())
+    held_out = HeldOutSet(data, split)
+    three = models["old"], models["new"], models.get("independent")
+    found = earlier_result(out, held_out, *three, seed) if resume else None
+    if found is None:
+        found = evaluate_models(
+            held_out,
+            *three,
+            title=data.name,
+            seed=seed,
+            replicates=replicates,
+            costs={
+                role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
+                for role, folder in folders.items()
+                if (folder / "cost.json").exists()
+            },
+            stage=progress_bar,
+        )
+        write_atomically(out, found.to_json())
+    result = found
 
     def human() -> None:
-        Console().print(results_table(found))
+        Console().print(results_table(result))
         next_command(f"mixbct gate {out}")
 
-    print_result(found, as_json, human)
+    print_result(result, as_json, human)
 
 
 def gate(

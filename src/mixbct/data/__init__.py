@@ -5,17 +5,22 @@ from pathlib import Path
 
 from mixbct.data.array import ArraySource
 from mixbct.data.folder import FolderSource
+from mixbct.data.records import RecordSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
 from mixbct.schemas import Preprocessing
 
 
-def open_source(path: Path, preprocessing: Preprocessing | None = None) -> Source:
-    """Open a folder of class folders or an image array, whichever `path` is.
+def open_source(
+    path: Path, preprocessing: Preprocessing | None = None, skip_bad: bool = False
+) -> Source:
+    """Open a folder of class folders, an image array or a record file, whichever `path` is.
 
     Args:
-        path: of the folder or of the array.
+        path: of the folder, of the array, or of the record file or its folder.
         preprocessing: what a model wants; None for a source that is looked at, split or checked.
+        skip_bad: leave out damaged records of a record file. (Of the other two every image has
+            to be decoded to find damage: see `readable_rows`.)
 
     Raises:
         DataError: `path` is missing or something else, or an array's size or number of
@@ -23,8 +28,12 @@ def open_source(path: Path, preprocessing: Preprocessing | None = None) -> Sourc
     """
     if not path.exists():
         raise DataError(
-            f"there is no data at {path}; expected a folder of class folders, or an image array "
-            "such as `mixbct data glyphs` makes"
+            f"there is no data at {path}; expected a folder of class folders, a folder with "
+            "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
+        )
+    if path.suffix == ".rec" or any(path.glob("*.rec")):
+        return RecordSource(
+            path, preprocessing or Preprocessing(size=112, channels=3), skip_bad=skip_bad
         )
     if not (path / "manifest.json").exists():
         return FolderSource(path, preprocessing or Preprocessing(size=32, channels=3))

@@ -1,13 +1,13 @@
 """A folder of class folders with image files as a source."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from mixbct.data.images import SUFFIXES, decode
+from mixbct.data.decoding import Decoder
+from mixbct.data.images import SUFFIXES
 from mixbct.data.source import Images, Rows, digest_rows
 from mixbct.errors import BadImageError, DataError
 from mixbct.schemas import Preprocessing
@@ -27,7 +27,7 @@ class FolderSource:
     Args:
         path: the folder that holds the class folders.
         preprocessing: the size and number of channels that images are brought to.
-        workers: number of threads that decode.
+        workers: number of threads that decode, see `Decoder`.
 
     Raises:
         DataError: the folder is missing, has images outside class folders or folders inside
@@ -35,10 +35,9 @@ class FolderSource:
     """
 
     def __init__(
-        self, path: Path, preprocessing: Preprocessing, workers: int = min(8, os.cpu_count() or 1)
+        self, path: Path, preprocessing: Preprocessing, workers: int | None = None
     ) -> None:
         self.path = path
-        self._preprocessing = preprocessing
         self._classes = _class_folders(path)
         files = [_image_files(path / name) for name in self._classes]
         empty = [name for name, found in zip(self._classes, files, strict=True) if not found]
@@ -54,7 +53,7 @@ class FolderSource:
         ]
         self._labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
         self._digest: str | None = None
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._decoder = Decoder(str(self), preprocessing, workers)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -84,25 +83,19 @@ class FolderSource:
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
-        found = list(self._pool.map(self._decode, rows.tolist()))
-        images = [image for image in found if isinstance(image, np.ndarray)]
-        problems = {image.keys[0]: image for image in found if isinstance(image, BadImageError)}
-        if problems:
-            raise BadImageError(
-                f"{len(problems)} of {len(rows)} images cannot be read:\n"
-                + "\n".join(f"  {problem}" for problem in problems.values())
-                + "\nrepair or delete them, or leave them out with --skip-bad",
-                list(problems),
-            )
-        shape = (self._preprocessing.size, self._preprocessing.size, self._preprocessing.channels)
-        return np.stack(images) if images else np.empty((0, *shape), np.uint8)
+        return self._decoder.read(rows, self.encoded, self._keys.__getitem__)
 
-    def _decode(self, row: int) -> UInt8[np.ndarray, "h w c"] | BadImageError:
+    def encoded(self, row: int) -> bytes:
+        """Return the content of a row's file.
+
+        Raises:
+            BadImageError: the file cannot be read.
+        """
         key = self._keys[row]
         try:
-            return decode(self.path / key, self._preprocessing)
-        except BadImageError as error:
-            return BadImageError(str(error), [key])
+            return (self.path / key).read_bytes()
+        except OSError as error:
+            raise BadImageError(f"{key} cannot be read: {error.strerror}", [key]) from error
 
     def digest(self) -> str:
         """Return the SHA-256 over key, class and size in bytes of every file.

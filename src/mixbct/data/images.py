@@ -54,7 +54,22 @@ _quiet_pillow = _QuietPillow()
 
 
 def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
-    """Read one JPEG, PNG, BMP or WebP file.
+    """Read one JPEG, PNG, BMP or WebP file; see `decode_bytes`.
+
+    Raises:
+        BadImageError: the file cannot be read, or see `decode_bytes`. `keys` is the path.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"{path} cannot be read: {error.strerror}", [str(path)]) from error
+    return decode_bytes(data, preprocessing, str(path))
+
+
+def decode_bytes(
+    data: bytes, preprocessing: Preprocessing, name: str
+) -> UInt8[np.ndarray, "h w c"]:
+    """Decode the content of one JPEG, PNG, BMP or WebP file.
 
     The image is turned as its EXIF orientation says, laid over white where it is transparent,
     reduced to 8 bits, and scaled (bilinear, antialiased, aspect ratio not kept) to the size that
@@ -64,12 +79,11 @@ def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c
         [size, size, channels] uint8.
 
     Raises:
-        BadImageError: the file cannot be read, is truncated or damaged, or has more than
-            `MOST_PIXELS` pixels. `keys` is the path.
+        BadImageError: the image is truncated or damaged, or has more than `MOST_PIXELS` pixels.
+            `keys` is `name`.
     """
     size, channels = preprocessing.size, preprocessing.channels
     try:
-        data = path.read_bytes()
         pixels = _decode_plain_jpeg(data, preprocessing)
         if pixels is None:
             with _quiet_pillow():
@@ -83,7 +97,35 @@ def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c
     # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise BadImageError(f"{path} is not a readable image: {reason}", [str(path)]) from error
+        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
+
+
+def suffix_of(data: bytes) -> str:
+    """Return the suffix of a file with this content, of `SUFFIXES`; '' for none of them."""
+    if data.startswith(b"\xff\xd8"):
+        return ".jpg"
+    if data.startswith(b"\x89PNG"):
+        return ".png"
+    if data.startswith(b"BM"):
+        return ".bmp"
+    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+
+
+def to_png(data: bytes, name: str) -> bytes:
+    """Return the first frame of an image file as a PNG with the same pixels.
+
+    Raises:
+        BadImageError: it cannot be decoded. `keys` is `name`.
+    """
+    out = io.BytesIO()
+    try:
+        with _quiet_pillow(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            _refuse_bomb(opened.height, opened.width)
+            opened.save(out, "PNG")
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
+    return out.getvalue()
 
 
 def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h w c"]:

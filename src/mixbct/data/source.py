@@ -53,6 +53,19 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source whose images are stored as JPEG, PNG or the like."""
+
+    def encoded(self, row: int) -> bytes:
+        """Return the stored bytes of a row's image.
+
+        Raises:
+            BadImageError: they cannot be read.
+        """
+        ...
+
+
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
     """Return the SHA-256 over (key, class name, fingerprint of the image) of every row."""
     digest = hashlib.sha256()

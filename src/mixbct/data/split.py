@@ -5,8 +5,8 @@ A folder with
     manifest.json   source digest, rule, seed, number of rows a part (`SplitManifest`)
     PART.npy        [n] int64 rows of the source, ascending
 
-The parts are `old_train`, `new_train`, `query` and `gallery`. No class is both trained and
-tested on.
+The parts are `old_train`, `new_train`, `query` and `gallery` (the last two only where classes are
+tested on). No class is both trained and tested on.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from mixbct.files import folder_written_whole
 from mixbct.schemas import SplitManifest, read_record
 
 Scenario = Literal["open-data", "open-class", "extended-data", "extended-class"]
+Order = Literal["seeded", "record"]
 # two classes are the least that a classifier, or a search among others, means anything with
 _FEWEST_CLASSES = 2
 
@@ -31,6 +32,7 @@ def make_split(
     out: Path,
     *,
     scenario: Scenario = "extended-class",
+    order: Order = "seeded",
     seed: int = 0,
     old_share: float = 0.3,
     test_classes: int | float = 0.2,
@@ -40,8 +42,10 @@ def make_split(
 ) -> SplitManifest:
     """Choose test classes, divide the rest between the old and the new model, and write it down.
 
-    Classes are put into a seeded order. The first ones are test classes; of the C that are left,
-    the old model gets (Liang et al., arXiv 2308.06948, section 4.1)
+    Classes, and the images of each, are put into a seeded order, or stay in the order in which
+    the source has them (`record`: the published choice). The first classes (in record order the
+    last) are test classes; of the C that are left, the old model gets (Liang et al., arXiv
+    2308.06948, section 4.1)
 
     - `…-class`: all images of the first round(old_share · C) classes;
     - `…-data`: max(1, round(old_share · n)) of the n images of each class, halves to even;
@@ -58,9 +62,11 @@ def make_split(
         source: what is split.
         out: the folder to write; a split that is there already is replaced.
         scenario: how the training data of the two models relate.
-        seed: of the order of classes and the choice of images.
+        order: of classes and of the images of each.
+        seed: of the seeded order of classes and the choice of images.
         old_share: the old model's share, in (0, 1).
-        test_classes: a number of classes, or a share in (0, 1) of all.
+        test_classes: a number of classes, or a share in (0, 1) of all; 0 where another set is
+            tested on.
         query_share: share of a test class's images that are queries, in (0, 1).
         held_out_groups: groups that are kept for queries.
         skipped: keys to leave out of every part, since they cannot be read.
@@ -77,38 +83,44 @@ def make_split(
     held_out = _in_groups(source, held_out_groups)
     usable = ~_with_keys(source, skipped)
 
-    order = np.random.default_rng((seed, 0)).permutation(np.unique(labels[usable]))
-    testable = order
+    if order not in get_args(Order):
+        raise DataError(f"order {order!r}: choose one of {', '.join(get_args(Order))}")
+    classes = _class_order(labels[usable], order, seed)
+    testable = classes
     if held_out_groups:
         both = np.intersect1d(labels[usable & held_out], labels[usable & ~held_out])
-        testable = order[np.isin(order, both)]
-    test = testable[: _test_count(test_classes, len(order), len(testable))]
+        testable = classes[np.isin(classes, both)]
+    count = _test_count(test_classes, len(classes), len(testable))
+    test = testable[:count] if order == "seeded" else testable[len(testable) - count :]
+
+    row_order = seed if order == "seeded" else None
 
     is_test = np.isin(labels, test)
     trainable = usable & ~is_test & ~held_out
-    train = order[np.isin(order, labels[trainable])]
+    train = classes[np.isin(classes, labels[trainable])]
     if scenario.endswith("class"):
         is_old = np.isin(labels, train[: round(old_share * len(train))])
         is_kept = ~is_old
     else:
-        is_old, is_kept = _share_of_each_class(labels, trainable, old_share, seed)
+        is_old, is_kept = _share_of_each_class(labels, trainable, old_share, row_order)
     is_new = is_kept if scenario.startswith("open") else np.ones_like(is_old)
 
     tested = usable & is_test
-    is_query = held_out if held_out_groups else _queries(labels, tested, query_share, seed)
+    is_query = held_out if held_out_groups else _queries(labels, tested, query_share, row_order)
     parts = {
         "old_train": np.flatnonzero(trainable & is_old),
         "new_train": np.flatnonzero(trainable & is_new),
-        "query": np.flatnonzero(tested & is_query),
-        "gallery": np.flatnonzero(tested & ~is_query),
     }
+    if count:
+        parts["query"] = np.flatnonzero(tested & is_query)
+        parts["gallery"] = np.flatnonzero(tested & ~is_query)
     for part, rows in parts.items():
         _check_part(source, part, rows, labels)
 
     manifest = SplitManifest(
         source=str(source),
         source_digest=source.digest(),
-        rule=_rule(scenario, old_share, query_share, held_out_groups, len(train), len(test)),
+        rule=_rule(scenario, order, old_share, query_share, held_out_groups, len(train), len(test)),
         seed=seed,
         parts={part: len(rows) for part, rows in parts.items()},
         skipped=tuple(sorted(skipped)),
@@ -147,6 +159,8 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
 
 
 def _in_groups(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    if not chosen:
+        return np.zeros(len(source), np.bool_)
     groups = source.groups()
     known = sorted(set(groups) - {""})
     unknown = [group for group in chosen if group not in known]
@@ -160,6 +174,8 @@ def _in_groups(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
 
 
 def _with_keys(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    if not chosen:
+        return np.zeros(len(source), np.bool_)
     keys = source.keys()
     wanted = set(chosen)
     unknown = sorted(wanted - set(keys))
@@ -168,8 +184,20 @@ def _with_keys(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
     return np.array([key in wanted for key in keys], dtype=np.bool_)
 
 
+def _class_order(
+    labels: Int64[np.ndarray, " n"], order: Order, seed: int
+) -> Int64[np.ndarray, " c"]:
+    """Return the classes that occur: shuffled, or by the first of each one's rows."""
+    classes, first = np.unique(labels, return_index=True)
+    if order == "record":
+        return classes[np.argsort(first)]
+    return np.random.default_rng((seed, 0)).permutation(classes)
+
+
 def _test_count(test_classes: int | float, classes: int, testable: int) -> int:
     count = test_classes if isinstance(test_classes, int) else round(test_classes * classes)
+    if isinstance(test_classes, int) and not test_classes:
+        return 0
     if not _FEWEST_CLASSES <= count <= testable:
         raise DataError(
             f"{test_classes} test classes, of {classes} classes ({testable} that can be tested), "
@@ -178,11 +206,13 @@ def _test_count(test_classes: int | float, classes: int, testable: int) -> int:
     return count
 
 
-def _shuffled_by_class(
-    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], seed: int
+def _by_class(
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], seed: int | None
 ) -> list[Int64[np.ndarray, " _"]]:
-    """Return, for each class that has rows in `among`, those rows in a seeded order."""
-    rows = np.random.default_rng((seed, 1)).permutation(np.flatnonzero(among))
+    """Return, for each class that has rows in `among`, those rows: shuffled, or as they come."""
+    rows = np.flatnonzero(among)
+    if seed is not None:
+        rows = np.random.default_rng((seed, 1)).permutation(rows)
     rows = rows[np.argsort(labels[rows], kind="stable")]
     if not len(rows):
         return []
@@ -190,11 +220,11 @@ def _shuffled_by_class(
 
 
 def _share_of_each_class(
-    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int | None
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Return (taken, left): a share of each class; both hold the image of a class with one."""
     taken, left = np.zeros_like(among), np.zeros_like(among)
-    for rows in _shuffled_by_class(labels, among, seed):
+    for rows in _by_class(labels, among, seed):
         # a large share of a small class must not take all of it
         count = min(max(1, round(share * len(rows))), max(1, len(rows) - 1))
         taken[rows[:count]] = True
@@ -203,10 +233,10 @@ def _share_of_each_class(
 
 
 def _queries(
-    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int | None
 ) -> Bool[np.ndarray, " n"]:
     query = np.zeros_like(among)
-    for rows in _shuffled_by_class(labels, among, seed):
+    for rows in _by_class(labels, among, seed):
         query[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return query
 
@@ -225,6 +255,7 @@ def _check_part(
 
 def _rule(
     scenario: str,
+    order: str,
     old_share: float,
     query_share: float,
     held_out_groups: Sequence[str],
@@ -235,7 +266,9 @@ def _rule(
         queries = f"queries from the groups {', '.join(held_out_groups)}"
     else:
         queries = f"{query_share:.0%} of each test class as queries"
+    tested = f", {test_classes} test classes, {queries}" if test_classes else ""
+    in_order = "" if order == "seeded" else ", in record order"
     return (
-        f"{scenario}: {old_share:.0%} for the old model, {train_classes} training classes, "
-        f"{test_classes} test classes, {queries}"
+        f"{scenario}: {old_share:.0%} for the old model, {train_classes} training classes"
+        f"{tested}{in_order}"
     )

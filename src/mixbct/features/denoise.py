@@ -23,7 +23,7 @@ from mixbct.errors import RecipeError
 from mixbct.schemas import DenoiseManifest
 
 # rows; larger ones leave the processor's cache, smaller ones are mostly overhead
-CHUNK = 8192
+CHUNK = 4096
 
 
 def credible_rows(
@@ -82,10 +82,9 @@ def credible_rows(
     means.div_(counts[:, None])
     distances = torch.empty(len(stored))
     for chunk, rows in chunks(done=len(stored)):
+        # mean − row/‖row‖
         offsets = means_buffer[: len(rows)]
-        # NumPy gathers rows faster on one thread than torch on two; "clip" is what lets it write
-        # straight into its target
-        np.take(means.numpy(), labels[chunk], axis=0, out=offsets.numpy(), mode="clip")
+        torch.index_select(means, 0, classes[chunk], out=offsets)
         offsets.addcmul_(rows, norms[chunk, None].reciprocal(), value=-1)
         if normalise_columns:
             offsets.mul_(scale)

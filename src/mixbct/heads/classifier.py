@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from mixbct.errors import RecipeError
 from mixbct.heads.margins import arcface, cosface
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
@@ -63,6 +64,19 @@ class LinearHead(nn.Module):
 
 
 Head = CosineHead | LinearHead
+
+
+def cosine_scale(head: Head) -> float:
+    """Return what a head multiplies its cosines by.
+
+    Raises:
+        RecipeError: it has no cosines.
+    """
+    if isinstance(head, LinearHead):
+        raise RecipeError(
+            "this method needs a head over cosines: set head.name to 'arcface' or 'cosface'"
+        )
+    return head.scale
 
 
 def build_head(settings: HeadSettings, classes: int, dim: int) -> Head:

@@ -1,15 +1,26 @@
 """The methods, by the name that a recipe gives them."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
+from mixbct.methods.advbct import AdvBCT
+from mixbct.methods.bct import BCT
 from mixbct.methods.independent import Independent
-from mixbct.methods.method import Features, Method, OldRows, StepPlan, Task
+from mixbct.methods.l2 import L2
+from mixbct.methods.method import Features, Method, OldRows, Progress, StepPlan, Task
 from mixbct.methods.mixbct import MixBCT
+from mixbct.methods.nccl import NCCL
+from mixbct.methods.unibct import UniBCT
+from mixbct.methods.weakened_l2 import WeakenedL2
 
-METHODS: Mapping[str, Callable[[Any, Task], Method]] = {
+METHODS: Mapping[str, type[Method]] = {
     "independent": Independent,
+    "l2": L2,
+    "weakened_l2": WeakenedL2,
+    "bct": BCT,
+    "unibct": UniBCT,
+    "nccl": NCCL,
+    "advbct": AdvBCT,
     "mixbct": MixBCT,
 }
 
-__all__ = ["METHODS", "Features", "Method", "OldRows", "StepPlan", "Task"]
+__all__ = ["METHODS", "Features", "Method", "OldRows", "Progress", "StepPlan", "Task"]

@@ -3,43 +3,35 @@
 The oracle of the self-test, and in the cross-test what a naive swap of models would give.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixbct.distributed import processes
 from mixbct.heads.classifier import Head
-from mixbct.methods.method import Features, StepPlan, Task
+from mixbct.methods.method import Features, Method, Progress, StepPlan, Task
 from mixbct.recipe import IndependentSettings
 
-_NONE = np.empty(0, dtype=np.int64)
+
+def classification(new: Features, head: Head) -> Tensor:
+    """Return (1/B) Σ ℓ(f_i, y_i; W) over the rows of all processes."""
+    loss: Tensor = head(new.values, new.labels).sum() / (len(new.labels) * processes())
+    return loss
 
 
-class Independent:
+class Independent(Method):
     """L = (1/B) Σ ℓ(f_i, y_i; W)."""
 
     def __init__(self, settings: IndependentSettings, task: Task) -> None:
+        super().__init__(settings, task)
         self.task = task
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch, and no old rows."""
-        rows = self.task.batch_rows(seed, epoch, step)
-        return StepPlan(rows, self.task.labels[rows], _NONE, _NONE, trained=len(rows))
+        return self.task.plain_step(seed, epoch, step)
 
-    def losses(self, new: Features, old: Features, head: Head) -> Mapping[str, Tensor]:
+    def losses(
+        self, new: Features, old: Features, head: Head, progress: Progress
+    ) -> Mapping[str, Tensor]:
         """Return the mean classification loss."""
-        return {
-            "classification": head(new.values, new.labels).sum() / (len(new.labels) * processes())
-        }
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Return nothing: the method has no parameters of its own."""
-        return ()
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return nothing: the method has no state of its own."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Do nothing."""
+        return {"classification": classification(new, head)}

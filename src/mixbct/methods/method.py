@@ -1,28 +1,45 @@
 """What a compatible-training method is to the training loop.
 
-A method decides, before anything is read, which rows a step forwards and which old features
-join it (`plan`), and turns both into named losses (`losses`). The loop knows nothing else
-about it. Plans are pure functions of (seed, epoch, step): a batch can be read ahead of time,
-a run can resume in the middle of an epoch, and any process can compute any other's plan.
+A method declares what it must know of the old model (`needs`), decides before anything is read
+which rows a step forwards and which old features join it (`plan`), and turns both into named
+losses (`losses`). What it trains or keeps are its parameters and buffers. The loop knows nothing
+else about it. Plans are pure functions of (seed, epoch, step): a batch can be read ahead of
+time, a run can resume in the middle of an epoch, and any process can compute any other's plan.
 """
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from mixbct.distributed import row_rng
-from mixbct.errors import RecipeError
+from mixbct.errors import BankError, RecipeError
+from mixbct.features.prototypes import ClassDirections, ClassStats
 from mixbct.heads.classifier import Head
 
 # streams of random numbers: a new use takes a new number, so that none disturbs another
 ORDER, OLD_ROWS, AUGMENT = range(3)
 
 RowIndices = Int64[np.ndarray, " _"]
+ThingT = TypeVar("ThingT")
+
+Need = Literal["old", "paired_old", "credible", "prototypes", "class_stats"]
+"""What a method may need of the old model's bank:
+
+old             old features join its steps
+paired_old      row i of the bank is the old feature of training row i
+credible        the bank was denoised
+prototypes      the normalised mean old feature of each class
+class_stats     where each class's old features lie, and how far they spread
+"""
+
+Extract = Callable[[], Float32[Tensor, "n d"]]
+"""Gives the present new features of the training set, raw, in its order, in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +71,35 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far the run is, for losses whose weights change over it.
+
+    Attributes:
+        epoch: from 0.
+        epochs: of the whole run.
+        done: share of all steps before this one, in [0, 1).
+    """
+
+    epoch: int
+    epochs: int
+    done: float
+
+
+@dataclass(frozen=True)
 class OldRows:
-    """What a method may know of the old bank before it is read.
+    """What a method may know of the old bank.
 
     Attributes:
         labels: [M] class of each old row among the training classes, −1 where not among them.
-        credible: [M] which rows denoising kept.
         paired: whether old row i and training row i are of the same image.
+        read: gives the normalised old features of some rows.
+        credible: [M] which rows denoising kept, for methods that need it.
     """
 
     labels: Int64[np.ndarray, " m"]
-    credible: Bool[np.ndarray, " m"]
     paired: bool
+    read: Callable[[RowIndices], Float32[np.ndarray, "n d"]]
+    credible: Bool[np.ndarray, " m"] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +109,19 @@ class Task:
     Attributes:
         labels: [N] class of each training row, without gaps.
         batch: rows of a step.
-        old: the old bank, where the recipe names one.
+        old: the old bank, where the recipe names one. This and what follows is there where the
+            method's `needs` have it.
+        prototypes: [C, D] normalised mean old feature of each class.
+        class_stats: where each class's old features lie.
+        old_classifier: [C, D] the old model's class weights, where the recipe names that model.
     """
 
     labels: RowIndices
     batch: int
     old: OldRows | None = None
+    prototypes: ClassDirections | None = None
+    class_stats: ClassStats | None = None
+    old_classifier: ClassDirections | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < self.batch:
@@ -99,38 +140,81 @@ class Task:
         order = _permutation(len(self.labels), seed, epoch)
         return order[step * self.batch : (step + 1) * self.batch]
 
+    def plain_step(self, seed: int, epoch: int, step: int) -> StepPlan:
+        """Return a step on new features alone."""
+        rows = self.batch_rows(seed, epoch, step)
+        none = np.empty(0, dtype=np.int64)
+        return StepPlan(rows, self.labels[rows], none, none, trained=len(rows))
+
+    def paired_step(self, seed: int, epoch: int, step: int) -> StepPlan:
+        """Return a step on each image's new and old feature, in the same order."""
+        rows = self.batch_rows(seed, epoch, step)
+        return StepPlan(rows, self.labels[rows], rows, self.labels[rows], trained=len(rows))
+
 
 @lru_cache(maxsize=2)
 def _permutation(rows: int, seed: int, epoch: int) -> RowIndices:
     return row_rng(seed, ORDER, epoch).permutation(rows).astype(np.int64)
 
 
-@runtime_checkable
-class Method(Protocol):
-    """One published method."""
+def given(thing: ThingT | None) -> ThingT:
+    """Return what `Method.__init__` has found to be there."""
+    assert thing is not None, "a need that was not declared"
+    return thing
 
+
+class Method(nn.Module, ABC):
+    """One published method.
+
+    A module, since its parameters are trained along, and its buffers are in the checkpoint; it
+    has no forward pass of its own.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def __init__(self, settings: Any, task: Task) -> None:
+        """Check that the task holds what the method needs.
+
+        Raises:
+            BankError: it does not.
+        """
+        super().__init__()
+        old = task.old
+        there: dict[Need, bool] = {
+            "old": old is not None,
+            "paired_old": old is not None and old.paired,
+            "credible": old is not None and old.credible is not None,
+            "prototypes": task.prototypes is not None,
+            "class_stats": task.class_stats is not None,
+        }
+        missing = sorted(need for need in self.needs if not there[need])
+        if missing:
+            raise BankError(
+                f"method {type(self).__name__} needs of the old model: {', '.join(missing)}; name "
+                "its bank as method.bank"
+            )
+
+    @abstractmethod
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return what one step works on. `step` counts within the epoch."""
-        ...
 
-    def losses(self, new: Features, old: Features, head: Head) -> Mapping[str, Tensor]:
+    @abstractmethod
+    def losses(
+        self, new: Features, old: Features, head: Head, progress: Progress
+    ) -> Mapping[str, Tensor]:
         """Return named scalars whose sum is minimised.
 
         Args:
             new: raw features of the plan's trained rows.
             old: normalised features of the plan's old rows.
             head: the classifier in training.
+            progress: how far the run is.
         """
-        ...
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Return what the method itself trains."""
-        ...
+    def on_epoch(self, epoch: int, extract: Extract) -> None:
+        """Look at the whole training set before the first step of an epoch; most do not.
 
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return what a checkpoint must hold of the method."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the state that `state_dict` gave."""
-        ...
+        What comes of it must be a function of the arguments and of the method's buffers alone,
+        and lie in its buffers: a run that resumes in the middle of an epoch does not call this.
+        """

@@ -18,21 +18,30 @@ Three ways to draw the old rows of a step, with α = `ratio`:
               and the old rows need not belong to images that still exist.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixbct.distributed import processes, row_rng
 from mixbct.errors import BankError, RecipeError
 from mixbct.heads.classifier import Head
-from mixbct.methods.method import OLD_ROWS, Features, RowIndices, StepPlan, Task
+from mixbct.methods.method import (
+    OLD_ROWS,
+    Features,
+    Method,
+    Progress,
+    RowIndices,
+    StepPlan,
+    Task,
+    given,
+)
 from mixbct.recipe import MixBCTSettings
 
 
-class MixBCT:
+class MixBCT(Method):
     """The method in its three ways to draw.
 
     Raises:
@@ -41,11 +50,12 @@ class MixBCT:
         RecipeError: `skip` would forward fewer than two images a step.
     """
 
+    needs = frozenset({"old", "credible"})
+
     def __init__(self, settings: MixBCTSettings, task: Task) -> None:
-        if task.old is None:
-            raise BankError("method 'mixbct' needs the old model's feature bank (method.bank)")
+        super().__init__(settings, task)
         self.task = task
-        self.old = task.old
+        self.old = given(task.old)
         self.draw = settings.draw
         # 0.7 is not a binary fraction: 0.7·30/0.3 must come out as 70
         ratio = Fraction(settings.ratio).limit_denominator(1_000_000)
@@ -64,7 +74,7 @@ class MixBCT:
                 f"method.ratio = {settings.ratio} of train.batch = {task.batch} leaves fewer than "
                 "two images to forward, too few for batch normalisation: lower method.ratio"
             )
-        usable = self.old.credible & (self.old.labels >= 0)
+        usable = given(self.old.credible) & (self.old.labels >= 0)
         self.candidates: RowIndices = np.flatnonzero(usable).astype(np.int64)
         if len(self.candidates) == 0 and self.old_rows_per_step:
             raise BankError(
@@ -100,19 +110,10 @@ class MixBCT:
             trained,
         )
 
-    def losses(self, new: Features, old: Features, head: Head) -> Mapping[str, Tensor]:
+    def losses(
+        self, new: Features, old: Features, head: Head, progress: Progress
+    ) -> Mapping[str, Tensor]:
         """Return the mean classification loss over new and old rows together."""
         values = torch.cat([new.values, old.values])
         labels = torch.cat([new.labels, old.labels])
         return {"mixed": head(values, labels).sum() / (len(labels) * processes())}
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """Return nothing: the method has no parameters of its own."""
-        return ()
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return nothing: the method has no state of its own."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Do nothing."""

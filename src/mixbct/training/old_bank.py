@@ -1,24 +1,92 @@
-"""The old model's feature bank as the training set sees it."""
+"""The old model as the training set sees it: its bank, and what methods need of it."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from mixbct.backbones.model import read_manifest
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Source
-from mixbct.errors import BankError
-from mixbct.methods import OldRows
+from mixbct.errors import BankError, ModelError
+from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
+from mixbct.methods import METHODS, OldRows, Task
+from mixbct.methods.method import Need
+from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 
 
-def open_old_bank(path: Path, source: Source, dim: int) -> tuple[FeatureBank, OldRows]:
+def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]:
+    """Return the old bank that a recipe names, and exactly what its method needs of it.
+
+    Raises:
+        BankError: see `open_old_bank` and `open_old_classifier`.
+        ModelError: see `open_old_classifier`.
+    """
+    labels = source.labels()
+    if not isinstance(recipe.method, CompatibleSettings):
+        return None, Task(labels, recipe.train.batch)
+    needs = METHODS[recipe.method.name].needs
+    bank, old = open_old_bank(recipe.method.bank, source, recipe.model.dim, needs)
+    directions = stats = None
+    if needs & {"prototypes", "class_stats"}:
+        means, counts = class_means(old.read, old.labels, len(source.classes()))
+        if "prototypes" in needs:
+            directions = prototypes(means, counts)
+        if "class_stats" in needs:
+            stats = class_stats(old.read, old.labels, means, counts)
+    weights = None
+    if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
+        weights = open_old_classifier(recipe.method.old_model, bank, source)
+    return bank, Task(labels, recipe.train.batch, old, directions, stats, weights)
+
+
+def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassDirections:
+    """Return the old model's class weights, as directions, for the training classes it knew.
+
+    Raises:
+        ModelError: it was saved without its classifier, or that cannot be read.
+        BankError: it is not the model that the bank came from.
+    """
+    folder, manifest = read_manifest(path)
+    if manifest.contract.id != bank.manifest.contract.id:
+        raise BankError(
+            f"method.old_model is {manifest.contract}, but the bank {bank.path} came from "
+            f"{bank.manifest.contract}: name the model that made the bank, or leave "
+            "method.old_model out"
+        )
+    file = folder / "head.safetensors"
+    try:
+        weights = load_file(file)["weight"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"{file} is not a readable classifier: {error}; leave method.old_model out to take "
+            "class means instead"
+        ) from error
+    if weights.shape != (len(manifest.classes), manifest.contract.dim):
+        raise ModelError(
+            f"{file} holds weights {tuple(weights.shape)}, but its model has "
+            f"{len(manifest.classes)} classes and dimension {manifest.contract.dim}"
+        )
+    index = {name: i for i, name in enumerate(manifest.classes)}
+    rows = torch.tensor([index.get(name, -1) for name in source.classes()])
+    known = rows >= 0
+    return ClassDirections(F.normalize(weights[rows].float()) * known[:, None], known)
+
+
+def open_old_bank(
+    path: Path, source: Source, dim: int, needs: frozenset[Need]
+) -> tuple[FeatureBank, OldRows]:
     """Open a bank and tie it to the training set.
 
     A bank extracted from exactly these training images is paired with them row by row; any
     other takes part by the names of its classes.
 
     Raises:
-        BankError: its dimension is not the new model's, it was not denoised, or it shares no
-            class with the training set.
+        BankError: its dimension is not the new model's, it shares no class with the training
+            set, or it was not denoised or is not paired, and that is needed.
     """
     bank = FeatureBank(path)
     if bank.manifest.dim != dim:
@@ -26,19 +94,28 @@ def open_old_bank(path: Path, source: Source, dim: int) -> tuple[FeatureBank, Ol
             f"the bank {path} holds {bank.manifest.dim}-d features of {bank.manifest.contract}, "
             f"but the new model is to have {dim}: set model.dim = {bank.manifest.dim}"
         )
-    credible = bank.credible()
-    if credible is None:
-        raise BankError(
-            f"the bank {path} was not denoised: run `mixbct denoise {path}` "
-            "(with --keep 1 to keep every feature)"
-        )
+    credible = None
+    if "credible" in needs:
+        credible = bank.credible()
+        if credible is None:
+            raise BankError(
+                f"the bank {path} was not denoised: run `mixbct denoise {path}` "
+                "(with --keep 1 to keep every feature)"
+            )
     index = {name: i for i, name in enumerate(source.classes())}
     classes = np.array([index.get(name, -1) for name in bank.classes()], dtype=np.int64)
-    if (classes < 0).all():
+    labels = classes[bank.labels]
+    if (labels < 0).all():
         raise BankError(
             f"the bank {path} shares no class name with the training data: its classes are "
             f"{', '.join(bank.classes()[:3])}, …; the data's are "
             f"{', '.join(source.classes()[:3])}, …"
         )
     paired = bank.manifest.data_digest == source.digest()
-    return bank, OldRows(classes[bank.labels], credible, paired)
+    if "paired_old" in needs and not paired:
+        raise BankError(
+            f"this method compares each image's new feature with its old one, but the bank {path} "
+            "was not extracted from these training images: extract one from them, or choose a "
+            "method that takes any bank, such as 'mixbct' with draw = 'bank'"
+        )
+    return bank, OldRows(labels, paired, bank.read, credible)

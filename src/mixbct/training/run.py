@@ -56,19 +56,20 @@ def train(
     write_atomically(out / "recipe.json", recipe.to_json())
     with stop_on_signal() as stop_asked:
         _run(trainer, out, checkpoints, stop_asked, progress)
-    save_model(
-        out / "model",
-        recipe.name,
-        recipe.model.backbone,
-        recipe.model.options,
-        trainer.preprocessing,
-        recipe.model.dim,
-        trainer.backbone,
-        recipe.head.name,
-        trainer.head.state_dict(),
-        source.classes(),
-        source.digest(),
-    )
+        # from here on the work is done, and a stop would only lose time
+        save_model(
+            out / "model",
+            recipe.name,
+            recipe.model.backbone,
+            recipe.model.options,
+            trainer.preprocessing,
+            recipe.model.dim,
+            trainer.backbone,
+            recipe.head.name,
+            trainer.head.state_dict(),
+            source.classes(),
+            source.digest(),
+        )
     cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
     write_atomically(out / "cost.json", cost.to_json())
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -126,7 +127,8 @@ def _run(
                     f"stopped after step {report.step} of {report.steps}, saved in {checkpoints}: "
                     "go on with the same command and --resume"
                 )
-            if settings.checkpoint_every and report.step % settings.checkpoint_every == 0:
+            every = settings.checkpoint_every
+            if last or (every and report.step % every == 0):
                 trainer.save(checkpoints)
     finally:
         log.close()

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -27,12 +28,12 @@ from mixbct.data.source import Source
 from mixbct.distributed import open_device, torch_rng
 from mixbct.errors import TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
-from mixbct.methods import METHODS, Features, Method, OldRows, Task
-from mixbct.methods.method import AUGMENT
+from mixbct.methods import METHODS, Features, Method, Progress, Task
+from mixbct.methods.method import AUGMENT, RowIndices
 from mixbct.recipe import AdamWSettings, OptimizerSettings, Recipe, SGDSettings
 from mixbct.schemas import CheckpointManifest
 from mixbct.training.checkpoint import load_checkpoint, save_checkpoint
-from mixbct.training.old_bank import open_old_bank
+from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
 
 
@@ -81,13 +82,8 @@ class Trainer:
         self.origin = origin
         self.device = open_device(recipe.train.device)
         self.preprocessing = recipe.model.preprocessing()
-        self.bank: FeatureBank | None = None
-        old = None
-        if (path := getattr(recipe.method, "bank", None)) is not None:
-            self.bank, old = open_old_bank(path, source, recipe.model.dim)
-        self.inputs_digest = _inputs_digest(source, self.bank, old)
-        task = Task(source.labels(), recipe.train.batch, old)
-        self.method: Method = METHODS[recipe.method.name](recipe.method, task)
+        self.bank, task = open_task(recipe, source)
+        self.inputs_digest = _inputs_digest(source, self.bank, task)
         self.steps_per_epoch = task.steps_per_epoch
         self.steps = task.steps_per_epoch * recipe.train.epochs
         self.backbone: nn.Module = build_backbone(
@@ -96,6 +92,8 @@ class Trainer:
         self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim).to(
             self.device
         )
+        # after them, so that every method starts from the same weights
+        self.method: Method = METHODS[recipe.method.name](recipe.method, task).to(self.device)
         parameters = [*self.backbone.parameters(), *self.head.parameters()]
         self.optimizer = _build_optimizer(
             recipe.optimizer, [*parameters, *self.method.parameters()]
@@ -129,6 +127,9 @@ class Trainer:
             TrainingDivergedError: a loss or the gradient is NaN or infinite; nothing was updated.
         """
         settings = self.recipe.train
+        epoch, step_of_epoch = divmod(self.step, self.steps_per_epoch)
+        if step_of_epoch == 0:
+            self.method.on_epoch(epoch, self._extract)
         # for dropout and the like inside a backbone
         torch.manual_seed(torch_rng(self.recipe.seed, self.step).initial_seed())
         factor = learning_rate_factor(self.step, self.steps, settings)
@@ -136,6 +137,7 @@ class Trainer:
             group["lr"] = self.recipe.optimizer.lr * factor
         self.backbone.train()
         self.head.train()
+        self.method.train()
         images = normalise_images(batch.images.to(self.device), self.preprocessing)
         labels = batch.labels.to(self.device)
         values = forward(self.backbone, images, self.recipe.model.dim)
@@ -143,6 +145,7 @@ class Trainer:
             Features(values[: batch.trained], labels[: batch.trained]),
             Features(batch.old.to(self.device), batch.old_labels.to(self.device)),
             self.head,
+            Progress(epoch, settings.epochs, self.step / self.steps),
         )
         figures = {name: loss.item() for name, loss in losses.items()}
         self.optimizer.zero_grad(set_to_none=True)
@@ -159,8 +162,21 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.images += len(labels)
-        epoch = (self.step - 1) // self.steps_per_epoch
         return StepReport(self.step, self.steps, epoch, figures, self.images)
+
+    def _extract(self) -> Float32[Tensor, "n d"]:
+        """Return the present raw features of the whole set; its images count as forwarded."""
+        rows = np.arange(len(self.source))
+        features = [self._embed(rows[start : start + 512]) for start in rows[::512]]
+        self.images += len(rows)
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def _embed(self, rows: RowIndices) -> Float32[Tensor, "n d"]:
+        self.backbone.eval()
+        images = torch.from_numpy(self.source.read(rows)).to(self.device)
+        inputs = normalise_images(images, self.preprocessing)
+        return forward(self.backbone, inputs, self.recipe.model.dim).float().cpu()
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""
@@ -188,13 +204,16 @@ class Trainer:
         self.step, self.seconds, self.images = manifest.step, manifest.seconds, manifest.images
 
 
-def _inputs_digest(source: Source, bank: FeatureBank | None, old: OldRows | None) -> str:
-    """Return what must not change on resuming: the images, the old features, the credible rows."""
-    if bank is None or old is None:
+def _inputs_digest(source: Source, bank: FeatureBank | None, task: Task) -> str:
+    """Return what must not change on resuming: the images, and what is known of the old model."""
+    if bank is None or task.old is None:
         return source.digest()
     bank_record = bank.manifest.model_dump_json(exclude={"created"})
     digest = hashlib.sha256(f"{source.digest()}\n{bank_record}\n".encode())
-    digest.update(old.credible.tobytes())
+    if task.old.credible is not None:
+        digest.update(task.old.credible.tobytes())
+    if task.old_classifier is not None:
+        digest.update(task.old_classifier.values.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -20,10 +20,11 @@ from mixbct.data.bank import normalise
 from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
+from mixbct.errors import ResultError
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
-from mixbct.schemas import Example, Match, ModelCost, Result
+from mixbct.schemas import Example, Match, ModelCost, Result, read_record
 from mixbct.workflows.progress import Stage, silent
 
 EXAMPLES = 12
@@ -31,7 +32,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class TestData:
+class HeldOutSet:
     """What models are compared on: a source, its split, and the names of the parts."""
 
     path: Path
@@ -47,7 +48,7 @@ class TestData:
 
 
 def evaluate_models(
-    data: TestData,
+    data: HeldOutSet,
     old: EmbeddingModel,
     new: EmbeddingModel,
     independent: EmbeddingModel | None = None,
@@ -80,7 +81,7 @@ def evaluate_models(
         mapped = _map_queries(data, pairs["independent"].query, independent, old, stage)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
-        combinations = 9 if mapped is not None else 6
+        combinations = 7 + 2 * (independent is not None) + (mapped is not None)
         started = 0
 
         def on_combination(name: str) -> None:
@@ -125,6 +126,30 @@ def evaluate_models(
     )
 
 
+def earlier_result(
+    path: Path,
+    data: HeldOutSet,
+    old: EmbeddingModel,
+    new: EmbeddingModel,
+    independent: EmbeddingModel | None,
+    seed: int,
+) -> Result | None:
+    """Return the result at `path` if it is of these models, images and seed, and this version."""
+    if not path.exists():
+        return None
+    result = read_record(path, Result, ResultError, "result")
+    models = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    same = (
+        {role: model.contract.id for role, model in models.items()}
+        == {role: contract.id for role, contract in result.models.items()}
+        and data.part(new, data.query).digest() == result.data.get("query digest")
+        and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
+        and seed == result.seed
+        and versions() == result.versions
+    )
+    return result if same else None
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a figure may depend on."""
     return {
@@ -137,7 +162,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _embed(data: TestData, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+def _embed(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
     sides = []
     for name in (data.query, data.gallery):
         part = data.part(model, name)
@@ -158,7 +183,7 @@ def _embed(data: TestData, model: EmbeddingModel, role: str, stage: Stage) -> Pa
 
 
 def _map_queries(
-    data: TestData,
+    data: HeldOutSet,
     queries: Embeddings,
     independent: EmbeddingModel,
     old: EmbeddingModel,

@@ -5,14 +5,14 @@ the rest is the model's: the cross-test of an upgrade. Without one it is a self-
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
 from mixbct.backbones.model import EmbeddingModel
-from mixbct.data import open_source
 from mixbct.data.ijb import IjbImages, read_layout
+from mixbct.data.pairs import PairSet, read_pairs_text
+from mixbct.data.pairs_bin import read_pairs_bin
 from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.ijb import identify_templates, verify_templates
@@ -25,9 +25,6 @@ from mixbct.protocol_schemas import IjbResult, PairsResult
 from mixbct.schemas import Contract, Preprocessing
 from mixbct.workflows.evaluate import versions
 from mixbct.workflows.progress import Stage, silent
-
-if TYPE_CHECKING:
-    from mixbct.data.pairs import PairSet  # type: ignore[import-not-found,unused-ignore]
 
 PAIR_FARS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -58,17 +55,17 @@ def evaluate_pairs(
     _check_dimensions(model, gallery_model)
     found = open_pairs(pairs, data, model.preprocessing)
     used, places = np.unique(found.pairs, return_inverse=True)
-    second = _embed(model, Selection(found.source, used), "images", flip, stage)
+    second = _embed(model, Selection(found.images, used), "images", flip, stage)
     first = second
     if gallery_model is not None:
-        source = open_pairs(pairs, data, gallery_model.preprocessing).source
+        source = open_pairs(pairs, data, gallery_model.preprocessing).images
         first = _embed(gallery_model, Selection(source, used), "images (gallery)", flip, stage)
     scores = pair_similarities(first, second, places.reshape(-1, 2), views=1 + flip)
-    folds = fold_accuracies(scores, found.same, found.fold)
+    folds = fold_accuracies(scores, found.same, found.folds)
     accuracies = [fold.accuracy for fold in folds]
     return PairsResult(
         versions=versions(),
-        data={"pairs": str(pairs), "images": len(used), "digest": found.source.digest()},
+        data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
         models=_contracts(model, gallery_model),
         flip=flip,
         accuracy=float(np.mean(accuracies)),
@@ -78,19 +75,17 @@ def evaluate_pairs(
     )
 
 
-def open_pairs(pairs: Path, data: Path | None, preprocessing: Preprocessing) -> "PairSet":
+def open_pairs(pairs: Path, data: Path | None, preprocessing: Preprocessing) -> PairSet:
     """Open a verification set with its images as a model wants them.
 
     Raises:
         DataError: a list of pairs comes without its folder of images, or cannot be read.
     """
-    from mixbct.data.pairs import read_bin, read_pairs_txt
-
     if pairs.suffix == ".bin":
-        return read_bin(pairs, preprocessing)
+        return read_pairs_bin(pairs, preprocessing)
     if data is None:
         raise DataError(f"{pairs} is a list of pairs; name the folder of the images with --data")
-    return read_pairs_txt(pairs, open_source(data, preprocessing))
+    return read_pairs_text(pairs, data, preprocessing)
 
 
 def evaluate_ijb(

@@ -23,11 +23,11 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
 from mixbct.gallery.gallery import Gallery
-from mixbct.recipe import DataSettings, MixBCTSettings, Recipe
+from mixbct.recipe import CompatibleSettings, DataSettings, Recipe
 from mixbct.report.page import write_report
 from mixbct.schemas import GateOutcome, ModelCost, Record, Result
 from mixbct.training.run import train
-from mixbct.workflows.evaluate import TestData, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows
 
@@ -67,30 +67,35 @@ def run_upgrade(
     The recipes' `data` sections say what is trained on; the split of the new one also holds the
     test set. The old model's bank is made where `new_recipe.method.bank` says.
     """
-    if not isinstance(new_recipe.method, MixBCTSettings) or new_recipe.data.split is None:
+    if not isinstance(new_recipe.method, CompatibleSettings) or new_recipe.data.split is None:
         raise RecipeError(
-            f"recipe {new_recipe.name!r} must have method 'mixbct' and a data.split, which holds "
-            "the test set"
+            f"recipe {new_recipe.name!r} must have a method with an old bank, such as 'mixbct', "
+            "and a data.split, which holds the test set"
         )
-    data = TestData(new_recipe.data.path, new_recipe.data.split)
+    data = HeldOutSet(new_recipe.data.path, new_recipe.data.split)
     costs = {"old": _train(old_recipe, out / "old", resume, stage)}
     old = load_model(out / "old")
     _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
     costs["new"] = _train(new_recipe, out / "new", resume, stage)
     costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
     new, independent = load_model(out / "new"), load_model(out / "independent")
-    result = evaluate_models(
-        data,
-        old,
-        new,
-        independent,
-        title=title,
-        language=language,
-        seed=new_recipe.seed,
-        costs=costs,
-        stage=stage,
-    )
-    write_atomically(out / "result.json", result.to_json())
+    seed = new_recipe.seed
+    result = None
+    if resume:
+        result = earlier_result(out / "result.json", data, old, new, independent, seed)
+    if result is None:
+        result = evaluate_models(
+            data,
+            old,
+            new,
+            independent,
+            title=title,
+            language=language,
+            seed=seed,
+            costs=costs,
+            stage=stage,
+        )
+        write_atomically(out / "result.json", result.to_json())
     outcome = decide(out / "result.json", result)
     switch = None
     if outcome.passed:
@@ -111,7 +116,7 @@ def decide(path: Path, result: Result, settings: GateSettings | None = None) -> 
 
 
 def switch_gallery(
-    data: TestData,
+    data: HeldOutSet,
     old: EmbeddingModel,
     new: EmbeddingModel,
     result: Result,
@@ -145,7 +150,7 @@ def switch_gallery(
         )
 
 
-def _rank1(gallery: Gallery, model: EmbeddingModel, data: TestData) -> float:
+def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
     """Return the share of queries whose nearest gallery row has their label."""
     queries = data.part(model, data.query)
     hits = gallery.search(embed_source(model, queries), model.contract, k=1)

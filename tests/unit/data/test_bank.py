@@ -377,17 +377,16 @@ def test_extraction_survives_kill_9(tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path; from test_bank import extract_noise\n"
-        f"extract_noise(Path({str(tmp_path / 'killed')!r}), pause=0.05)"
+        f"extract_noise(Path({str(tmp_path / 'killed')!r}), pause=0.3)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program])
     marks = tmp_path / "killed.partial" / "done"
-    deadline = time.monotonic() + 60
-    while not (marks.exists() and any(marks.iterdir())):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        deadline = time.monotonic() + 200
+        while not (marks.exists() and any(marks.iterdir())):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
     assert 1 <= len(list(marks.iterdir())) < 8
     with pytest.raises(BankError, match="unfinished"):
         FeatureBank(tmp_path / "killed")

@@ -1,53 +1,105 @@
 """What the loop expects of every method in METHODS."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from conftest import BATCH, DIM, PROGRESS, make_head, make_task
+from torch import nn
 
-from mixbct.heads.classifier import CosineHead, build_head
-from mixbct.methods import METHODS, Features, Method, OldRows, Task
-from mixbct.recipe import ArcFaceSettings, IndependentSettings, MixBCTSettings
+from mixbct.errors import BankError
+from mixbct.methods import METHODS, Features, Method, Progress, Task
+from mixbct.methods.method import StepPlan
+from mixbct.recipe import (
+    AdvBCTSettings,
+    BCTSettings,
+    IndependentSettings,
+    L2Settings,
+    MixBCTSettings,
+    NCCLSettings,
+    UniBCTSettings,
+    WeakenedL2Settings,
+)
 
-BATCH, CLASSES, DIM = 20, 6, 8
+BANK: dict[str, Any] = {"bank": "bank"}
+SETTINGS: dict[str, Any] = {
+    "independent": IndependentSettings(name="independent"),
+    "l2": L2Settings(name="l2", **BANK),
+    "l2, squared": L2Settings(name="l2", squared=True, **BANK),
+    "weakened_l2": WeakenedL2Settings(name="weakened_l2", **BANK),
+    "bct": BCTSettings(name="bct", **BANK),
+    "unibct": UniBCTSettings(name="unibct", refresh=[1, 3], **BANK),
+    "nccl": NCCLSettings(name="nccl", queue=64, **BANK),
+    "advbct": AdvBCTSettings(name="advbct", **BANK),
+    "mixbct, replace": MixBCTSettings(name="mixbct", draw="replace", **BANK),
+    "mixbct, skip": MixBCTSettings(name="mixbct", draw="skip", **BANK),
+    "mixbct, bank": MixBCTSettings(name="mixbct", draw="bank", **BANK),
+}
 
 
-def old_rows(labels: np.ndarray) -> OldRows:
-    credible = np.arange(len(labels)) % 5 != 0
-    credible[labels == 2] = False  # a class with no credible row
-    return OldRows(labels, credible, paired=True)
+def build(name: str, task: Task) -> Method:
+    torch.manual_seed(5)
+    settings = SETTINGS[name]
+    return METHODS[settings.name](settings, task)
 
 
-def settings_of_every_method() -> list[object]:
-    drawn = [
-        MixBCTSettings(name="mixbct", bank="bank", draw=draw, ratio=0.3)  # type: ignore[arg-type]
-        for draw in ("replace", "skip", "bank")
-    ]
-    return [IndependentSettings(name="independent"), *drawn]
+@pytest.fixture(params=SETTINGS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-@pytest.fixture(params=settings_of_every_method(), ids=lambda s: getattr(s, "draw", s.name))
-def method(request: pytest.FixtureRequest) -> Method:
-    labels = np.random.default_rng(0).integers(0, CLASSES, 107)
-    return METHODS[request.param.name](request.param, Task(labels, BATCH, old_rows(labels)))
+@pytest.fixture
+def method(name: str) -> Method:
+    return build(name, make_task())
 
 
-def head() -> CosineHead:
-    torch.manual_seed(0)
-    built = build_head(ArcFaceSettings(name="arcface", scale=8), CLASSES, DIM)
-    assert isinstance(built, CosineHead)
-    return built
+class Run:
+    """The loop in ten lines: a linear backbone over fixed inputs, plain gradient steps."""
+
+    def __init__(self, method: Method, task: Task, seed: int = 3) -> None:
+        torch.manual_seed(1)
+        self.method, self.task, self.seed = method, task, seed
+        self.inputs = torch.randn(len(task.labels), 5)
+        self.backbone, self.head = nn.Linear(5, DIM), make_head()
+
+    def step(self, number: int) -> dict[str, float]:
+        epoch, step = divmod(number, self.task.steps_per_epoch)
+        if step == 0:
+            self.method.on_epoch(epoch, lambda: self.backbone(self.inputs).detach())
+        plan = self.method.plan(self.seed, epoch, step)
+        rows = plan.forward_rows[: plan.trained]
+        new = Features(self.backbone(self.inputs[rows]), torch.from_numpy(self.task.labels[rows]))
+        losses = self.method.losses(new, self.old(plan), self.head, Progress(epoch, 4, number / 20))
+        parameters = [
+            *self.backbone.parameters(),
+            *self.head.parameters(),
+            *self.method.parameters(),
+        ]
+        gradients = torch.autograd.grad(sum(losses.values()), parameters, allow_unused=True)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter -= 0.05 * gradient
+        return {loss: value.item() for loss, value in losses.items()}
+
+    def old(self, plan: StepPlan) -> Features:
+        if self.task.old is None or len(plan.old_rows) == 0:
+            return Features(torch.empty(0, DIM), torch.from_numpy(plan.old_labels))
+        read = torch.from_numpy(self.task.old.read(plan.old_rows))
+        return Features(read, torch.from_numpy(plan.old_labels))
 
 
 def test_every_method_is_covered() -> None:
-    assert {s.name for s in settings_of_every_method()} == set(METHODS)  # type: ignore[attr-defined]
+    assert {s.name for s in SETTINGS.values()} == set(METHODS)
 
 
 def test_plans_are_pure(method: Method) -> None:
     first = [method.plan(3, epoch, step) for epoch in range(3) for step in range(5)]
     again = [method.plan(3, epoch, step) for epoch in range(3) for step in range(5)]
     for a, b in zip(first, again, strict=True):
-        for name in ("forward_rows", "forward_labels", "old_rows", "old_labels"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        for field in ("forward_rows", "forward_labels", "old_rows", "old_labels"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
         assert a.trained == b.trained
 
 
@@ -58,7 +110,8 @@ def test_another_seed_or_epoch_gives_another_plan(method: Method) -> None:
 
 
 def test_plans_carry_the_rows_labels(method: Method) -> None:
-    task = method.task  # type: ignore[attr-defined]
+    task = make_task()
+    assert task.old is not None
     for step in range(5):
         plan = method.plan(0, 0, step)
         np.testing.assert_array_equal(plan.forward_labels, task.labels[plan.forward_rows])
@@ -71,23 +124,81 @@ def test_an_epoch_takes_no_row_twice(method: Method) -> None:
     assert len(set(rows)) == len(rows)
 
 
-def test_losses_are_finite_scalars_with_gradients(method: Method) -> None:
+def test_old_rows_come_with_a_declared_need(method: Method) -> None:
+    if any(len(method.plan(0, 0, step).old_rows) for step in range(5)):
+        assert "old" in method.needs
+
+
+# a paired bank has every class
+WITHOUT = [(name, (1, 4)) for name in ("bct", "advbct", "mixbct, bank")]
+
+
+@pytest.mark.parametrize(("name", "without"), [(name, ()) for name in SETTINGS] + WITHOUT)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_losses_are_finite_scalars_with_gradients(
+    name: str, dtype: str, without: tuple[int, ...]
+) -> None:
+    """Also where classes have no old feature, or (class 2) none that is credible."""
+    task = make_task(paired=not without, dtype=dtype, without=without)
+    method = build(name, task)
+    run = Run(method, task)
     plan = method.plan(0, 0, 0)
     values = torch.randn(plan.trained, DIM, requires_grad=True)
     new = Features(values, torch.from_numpy(plan.forward_labels[: plan.trained]))
-    old = torch.nn.functional.normalize(torch.randn(len(plan.old_rows), DIM))
-    losses = method.losses(new, Features(old, torch.from_numpy(plan.old_labels)), head())
+    losses = method.losses(new, run.old(plan), make_head(), PROGRESS)
     assert losses
     for loss in losses.values():
         assert loss.shape == ()
         assert torch.isfinite(loss)
     sum(losses.values()).backward()  # type: ignore[union-attr]
     assert values.grad is not None
+    assert torch.isfinite(values.grad).all()
     assert values.grad.abs().sum() > 0
 
 
-def test_state_survives_a_round_trip(method: Method) -> None:
-    state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
-    method.load_state_dict(state)
-    for name, tensor in method.state_dict().items():
-        torch.testing.assert_close(tensor, state[name])
+def test_a_run_is_deterministic_under_its_seed(name: str) -> None:
+    task = make_task()
+    runs = [Run(build(name, task), task) for _ in range(2)]
+    curves = [[run.step(number) for number in range(12)] for run in runs]
+    assert curves[0] == curves[1]
+    other = Run(build(name, task), task, seed=4)
+    assert [other.step(number) for number in range(12)] != curves[0]
+
+
+@pytest.mark.parametrize("stop", [5, 8])
+def test_a_run_resumes_from_its_state(name: str, stop: int) -> None:
+    """Stopped between two epochs, and in the middle of one."""
+    task = make_task()
+    whole = Run(build(name, task), task)
+    for number in range(stop):
+        whole.step(number)
+    torch.manual_seed(77)
+    resumed = Run(METHODS[SETTINGS[name].name](SETTINGS[name], task), task)
+    for part in ("backbone", "head", "method"):
+        state = {k: v.clone() for k, v in getattr(whole, part).state_dict().items()}
+        getattr(resumed, part).load_state_dict(state)
+    rest = range(stop, 17)
+    assert [resumed.step(n) for n in rest] == [whole.step(n) for n in rest]
+
+
+def test_what_is_needed_is_declared(name: str) -> None:
+    """A method gets by with what it declares, and says so where that is missing."""
+    kind = METHODS[SETTINGS[name].name]
+    whole = make_task()
+    assert whole.old is not None
+    old = whole.old if "old" in kind.needs or "paired_old" in kind.needs else None
+    if old is not None and "credible" not in kind.needs:
+        old = type(old)(old.labels, old.paired, old.read)
+    declared = Task(
+        whole.labels,
+        BATCH,
+        old,
+        whole.prototypes if "prototypes" in kind.needs else None,
+        whole.class_stats if "class_stats" in kind.needs else None,
+    )
+    run = Run(build(name, declared), declared)
+    for number in range(12):
+        run.step(number)
+    if kind.needs:
+        with pytest.raises(BankError, match=r"needs .*method\.bank"):
+            build(name, Task(whole.labels, BATCH))

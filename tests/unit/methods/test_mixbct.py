@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from mixbct.errors import BankError
 from mixbct.heads.classifier import build_head
-from mixbct.methods import Features, OldRows, Task
+from mixbct.methods import Features, OldRows, Progress, Task
 from mixbct.methods.mixbct import MixBCT
 from mixbct.recipe import ArcFaceSettings, MixBCTSettings
 
@@ -13,7 +13,12 @@ LABELS = np.random.default_rng(1).integers(0, 5, 100)
 
 
 def method(draw: str, ratio: float = 0.3, batch: int = 20, **old: object) -> MixBCT:
-    rows = {"labels": LABELS, "credible": np.ones(100, dtype=bool), "paired": True} | old
+    rows = {
+        "labels": LABELS,
+        "credible": np.ones(100, dtype=bool),
+        "paired": True,
+        "read": lambda rows: np.empty((len(rows), 6), dtype=np.float32),
+    } | old
     settings = MixBCTSettings(name="mixbct", bank="b", draw=draw, ratio=ratio)  # type: ignore[arg-type]
     return MixBCT(settings, Task(LABELS, batch, OldRows(**rows)))  # type: ignore[arg-type]
 
@@ -99,7 +104,7 @@ def test_loss_equals_a_loop_over_the_mixed_batch() -> None:
     head = build_head(ArcFaceSettings(name="arcface", scale=8.0, margin=0.3), 5, 6).double()
     new = Features(torch.randn(9, 6, dtype=torch.float64), torch.randint(5, (9,)))
     old = Features(F.normalize(torch.randn(4, 6, dtype=torch.float64)), torch.randint(5, (4,)))
-    loss = method("bank").losses(new, old, head)["mixed"]
+    loss = method("bank").losses(new, old, head, Progress(0, 1, 0.0))["mixed"]
     rows = [(f, y) for part in (new, old) for f, y in zip(part.values, part.labels, strict=True)]
     slow = sum(head(f[None], y[None]).item() for f, y in rows) / 13
     assert loss.item() == pytest.approx(slow, rel=1e-9)
@@ -123,7 +128,7 @@ def test_skip_equals_replace_without_batch_normalisation() -> None:
         labels = torch.from_numpy(plan.forward_labels)
         new = Features(values[: plan.trained], labels[: plan.trained])
         old = Features(bank[plan.old_rows], torch.from_numpy(plan.old_labels))
-        drawing.losses(new, old, head)["mixed"].backward()
+        drawing.losses(new, old, head, Progress(0, 1, 0.0))["mixed"].backward()
         gradients.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
     for replaced, skipped in zip(*gradients, strict=True):
         torch.testing.assert_close(replaced, skipped)

@@ -1,0 +1,1 @@
+"""Benchmarks: what the library costs beside the least that its work can cost."""

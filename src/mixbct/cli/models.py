@@ -1,0 +1,57 @@
+"""`mixbct import-model`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixbct.backbones.foreign import import_onnx, import_weights
+from mixbct.cli.common import AsJson, Out, next_command, result
+from mixbct.schemas import Preprocessing
+
+
+def import_model(
+    weights: Annotated[
+        Path, typer.Argument(help="A state dict (.pth, .pt, .safetensors), or an .onnx file.")
+    ],
+    out: Out,
+    backbone: Annotated[
+        str | None, typer.Option(help="A name of mixbct.backbones, or package.module:f.")
+    ] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Dimension of the embedding.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Input height and width in pixels.")] = 112,
+    channels: Annotated[int, typer.Option(help="1: grey, 3: RGB.")] = 3,
+    mean: Annotated[float, typer.Option(help="Taken off each value of 0 to 255 …")] = 127.5,
+    std: Annotated[float, typer.Option(help="… which is then divided by this.")] = 127.5,
+    name: Annotated[str | None, typer.Option(help="Of the model [the file's name].")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model folder from weights that came from elsewhere, for instance an old model.
+
+    An .onnx file brings its architecture along; for a state dict say --backbone and --dim. The
+    defaults are those of insightface: 112 × 112 RGB, (x − 127.5) / 127.5.
+    """
+    if channels not in (1, 3):
+        raise typer.BadParameter("expected 1 or 3", param_hint="--channels")
+    preprocessing = Preprocessing(size=size, channels=1 if channels == 1 else 3, mean=mean, std=std)
+    called = name or weights.stem
+    if weights.suffix == ".onnx":
+        if backbone is not None or dim is not None:
+            raise typer.BadParameter("an .onnx file says both: leave --backbone and --dim out")
+        manifest = import_onnx(weights, out, name=called, preprocessing=preprocessing)
+    elif backbone is None or dim is None:
+        raise typer.BadParameter(
+            "a state dict does not say what it belongs to: add --backbone and --dim, for instance "
+            "--backbone iresnet50 --dim 512"
+        )
+    else:
+        manifest = import_weights(
+            weights, out, name=called, backbone=backbone, dim=dim, preprocessing=preprocessing
+        )
+
+    def human() -> None:
+        contract = manifest.contract
+        typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
+        next_command(f"mixbct extract {out} --data DATA --out {out}-bank")
+
+    result(manifest, as_json, human)

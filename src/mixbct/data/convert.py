@@ -1,0 +1,120 @@
+"""Folder ⇄ RecordIO: the same images in the other layout."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mixbct.data.images import suffix_of, to_png
+from mixbct.data.record_writer import record_writer
+from mixbct.data.records import RecordSource, class_names_path
+from mixbct.data.source import EncodedSource, Source, write_lines
+from mixbct.errors import BadImageError, DataError
+from mixbct.files import folder_written_whole
+from mixbct.schemas import Record
+
+_KEPT = (".jpg", ".png")
+
+
+class Converted(Record):
+    """What a conversion wrote: images, classes that have one, keys of what was left out."""
+
+    images: int
+    classes: int
+    skipped: tuple[str, ...]
+
+
+def convert(
+    source: Source,
+    out: Path,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Write a record source as class folders, any other source as a record file.
+
+    - Records to folders: `CLASS/KEY.jpg` or `.png` (keys filled with zeros to one length, so
+      that the order within a class stays).
+    - To records: `train.rec` and `train.idx`, with a header record (N + 1, C) of key 0, images in
+      row order as keys 1 … N, and the names of the classes in `train.classes.txt`.
+
+    JPEG and PNG files are copied byte for byte; others, and arrays, become PNG without loss.
+
+    Args:
+        source: what is converted.
+        out: the folder to write; it must not be there.
+        skip_bad: leave out images that cannot be read (what is copied is not decoded).
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: `out` is there already, or a class has a name that no folder can have.
+        BadImageError: an image cannot be read.
+    """
+    if out.exists():
+        raise DataError(f"{out} is there already; name a folder that is not")
+    bad: list[str] = []
+    labels = source.labels()
+
+    def images() -> Iterator[tuple[int, bytes]]:
+        """Yield (row, bytes) of every image that can be read."""
+        for row in range(len(source)):
+            try:
+                yield row, _encoded(source, row)
+            except BadImageError as error:
+                if not skip_bad:
+                    raise
+                bad.extend(error.keys)
+            if progress:
+                progress(row + 1, len(source))
+
+    with folder_written_whole(out) as folder:
+        if isinstance(source, RecordSource):
+            rows = _write_folders(folder, source, images())
+        else:
+            rows = _write_records(folder, source, images())
+        if not rows:
+            raise DataError(f"none of the {len(source)} images of {source} can be read")
+    return Converted(images=len(rows), classes=len(np.unique(labels[rows])), skipped=tuple(bad))
+
+
+def _encoded(source: Source, row: int) -> bytes:
+    if isinstance(source, EncodedSource):
+        data = source.encoded(row)
+        if suffix_of(data) in _KEPT:
+            return data
+        return to_png(data, source.keys()[row])
+    pixels = source.read(np.array([row]))[0]
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _write_folders(
+    folder: Path, source: RecordSource, images: Iterator[tuple[int, bytes]]
+) -> list[int]:
+    names, labels, keys = source.classes(), source.labels(), source.keys()
+    for name in names:
+        if name.startswith(".") or "/" in name or not name.isprintable() or not name:
+            raise DataError(f"the class name {name!r} cannot be a folder's; rename it")
+    width = len(keys[-1])
+    rows = []
+    for row, data in images:
+        path = folder / names[labels[row]] / f"{keys[row].zfill(width)}{suffix_of(data)}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        rows.append(row)
+    return rows
+
+
+def _write_records(folder: Path, source: Source, images: Iterator[tuple[int, bytes]]) -> list[int]:
+    labels, rows = source.labels(), []
+    with record_writer(folder / "train.rec") as writer:
+        # how many images can be read is known at the end
+        writer.write(0, [0, 0], b"")
+        for row, data in images:
+            rows.append(row)
+            writer.write(len(rows), [int(labels[row])], data)
+        writer.rewrite_header([len(rows) + 1, len(source.classes())])
+    write_lines(class_names_path(folder / "train.rec"), list(source.classes()))
+    return rows

@@ -1,0 +1,83 @@
+"""Many encoded images at once: threads that decode into one array."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from mixbct.data.images import decode_bytes
+from mixbct.data.source import Images, Rows
+from mixbct.errors import BadImageError
+from mixbct.schemas import Preprocessing
+
+# few enough for all workers to have some, enough for a hand-over to cost nothing
+_LEAST_A_TASK = 8
+_TASKS_A_WORKER = 4
+
+
+class Decoder:
+    """Decodes on threads; one worker decodes in the thread that asks.
+
+    Args:
+        source: whose images they are, for errors.
+        preprocessing: the size and number of channels that images are brought to.
+        workers: number of threads; None for one a processor, eight at most.
+
+    The threads start at the first use, and again in a forked process, where threads do not live
+    on.
+    """
+
+    def __init__(
+        self, source: str, preprocessing: Preprocessing, workers: int | None = None
+    ) -> None:
+        self._source = source
+        self.preprocessing = preprocessing
+        self._workers = workers or min(8, os.cpu_count() or 1)
+        self._threads: tuple[int, ThreadPoolExecutor] | None = None
+
+    def _pool(self) -> ThreadPoolExecutor:
+        here = os.getpid()
+        if self._threads is None or self._threads[0] != here:
+            self._threads = (here, ThreadPoolExecutor(self._workers, thread_name_prefix="decode"))
+        return self._threads[1]
+
+    def read(
+        self, rows: Rows, encoded: Callable[[int], bytes], name: Callable[[int], str]
+    ) -> Images:
+        """Decode the images of `rows`, in that order.
+
+        Args:
+            rows: which.
+            encoded: the bytes of a row's image; it may raise BadImageError.
+            name: the key of a row, for errors.
+
+        Raises:
+            BadImageError: it counts and names every image of `rows` that cannot be decoded.
+        """
+        size, channels = self.preprocessing.size, self.preprocessing.channels
+        images = np.empty((len(rows), size, size, channels), np.uint8)
+        wanted = rows.tolist()
+
+        def decode_some(places: range) -> list[tuple[int, BadImageError]]:
+            bad = []
+            for place in places:
+                row = wanted[place]
+                try:
+                    images[place] = decode_bytes(encoded(row), self.preprocessing, name(row))
+                except BadImageError as error:
+                    bad.append((row, error))
+            return bad
+
+        least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * self._workers)))
+        tasks = [range(s, min(s + least, len(rows))) for s in range(0, len(rows), least)]
+        spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
+        problems = {name(row): error for bad in spread(decode_some, tasks) for row, error in bad}
+        if problems:
+            raise BadImageError(
+                f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
+                + "\n".join(f"  {problem}" for problem in problems.values())
+                + "\nrepair or delete them, or leave them out with --skip-bad",
+                list(problems),
+            )
+        return images

@@ -1,0 +1,101 @@
+"""Write a record file and its index, whole or not at all."""
+
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mixbct.data.record_index import write_index
+from mixbct.data.recordio import (
+    FIRST,
+    IMAGE_HEADER,
+    LAST,
+    LENGTH_BITS,
+    MAGIC,
+    MAGIC_BYTES,
+    MIDDLE,
+    PART,
+    WHOLE,
+)
+from mixbct.errors import DataError
+from mixbct.files import file_written_whole
+
+
+class RecordWriter:
+    """What `record_writer` yields: takes records one by one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.keys: list[int] = []
+        self.offsets: list[int] = []
+
+    def write(self, key: int, labels: Sequence[int | float], image: bytes) -> None:
+        """Append an image: one label is written as a number, several as an array.
+
+        Raises:
+            DataError: the record is larger than the format can hold.
+        """
+        record = frame(_image_header(key, labels) + image)
+        self.keys.append(key)
+        self.offsets.append(self._file.tell())
+        self._file.write(record)
+
+    def rewrite_header(self, labels: Sequence[int | float]) -> None:
+        """Write the first record, which has as many labels and no image, anew."""
+        end = self._file.tell()
+        self._file.seek(0)
+        self._file.write(frame(_image_header(0, labels)))
+        self._file.seek(end)
+
+
+def _image_header(key: int, labels: Sequence[int | float]) -> bytes:
+    if len(labels) == 1:
+        return IMAGE_HEADER.pack(0, labels[0], key, 0)
+    return IMAGE_HEADER.pack(len(labels), 0.0, key, 0) + struct.pack(f"<{len(labels)}f", *labels)
+
+
+@contextlib.contextmanager
+def record_writer(path: Path) -> Iterator[RecordWriter]:
+    """Yield a writer of `path` (`.rec`); on success the index (`.idx`) is written beside it.
+
+    Raises:
+        DiskFullError: no space is left; neither file is there then.
+    """
+    with file_written_whole(path) as file:
+        writer = RecordWriter(file)
+        yield writer
+        # the index first: a record file with a name has one
+        keys, offsets = (np.array(some, np.int64) for some in (writer.keys, writer.offsets))
+        write_index(path.with_suffix(".idx"), keys, offsets)
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a payload as a record: cut into parts at aligned magic words, padded.
+
+    Raises:
+        DataError: the payload has 2²⁹ bytes or more.
+    """
+    if len(payload) >> LENGTH_BITS:
+        raise DataError(
+            f"a record of {len(payload):,} bytes; the format holds less than {1 << LENGTH_BITS:,}"
+        )
+    parts = _cut(payload)
+    last = len(parts) - 1
+    kinds = [WHOLE] if not last else [FIRST, *[MIDDLE] * (last - 1), LAST]
+    return b"".join(
+        PART.pack(MAGIC, kind << LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4)
+        for kind, part in zip(kinds, parts, strict=True)
+    )
+
+
+def _cut(payload: bytes) -> list[bytes]:
+    parts, start, at = [], 0, payload.find(MAGIC_BYTES)
+    while at >= 0:
+        if at % 4 == 0:
+            parts.append(payload[start:at])
+            start = at + 4
+        at = payload.find(MAGIC_BYTES, at + 4 if at % 4 == 0 else at + 1)
+    return [*parts, payload[start:]]

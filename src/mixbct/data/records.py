@@ -1,0 +1,283 @@
+"""A RecordIO face set (`train.rec`, `train.idx`) as a source."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from mixbct.data.decoding import Decoder
+from mixbct.data.record_index import RecordIndex, read_index, write_index
+from mixbct.data.recordio import ImageRecord, RecordFile, is_class
+from mixbct.data.source import Images, Rows, read_lines
+from mixbct.errors import DataError, RecordError
+from mixbct.schemas import Preprocessing
+
+# from here on not every whole number is a float32
+_EXACT = 1 << 24
+
+
+class RecordSource:
+    """The images of a record file, decoded when they are read.
+
+    The record with key 0 may be a header: no image, and labels of which the first, N + 1, says
+    that the images have the keys 1 to N (what follows them, such as one record a person, is left
+    alone). Without a header every record is an image. Rows go by key.
+
+    A class is named by its number, or, where `STEM.classes.txt` lies beside the record file (as
+    `mixbct data convert` writes it), by the line with that number, from 0.
+
+    Args:
+        path: a `.rec` file, or a folder with one (with `train.rec`, if it has several). Without
+            an `.idx` file beside it, the records are found by walking through the file, and
+            their keys are their places in it.
+        preprocessing: the size and number of channels that images are brought to.
+        skip_bad: leave out damaged lines of the index, records that it lacks, and records whose
+            frame or label is damaged; `skipped` lists them. (Images that cannot be decoded are
+            found by decoding: see `readable_rows`.)
+        workers: number of threads that decode, see `Decoder`.
+
+    Raises:
+        RecordError: the file, its index or its header is damaged; it names file, key and byte
+            offset.
+        DataError: there is no record file, or no image in it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        preprocessing: Preprocessing,
+        *,
+        skip_bad: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        self.path = record_path(path)
+        self._file = RecordFile(self.path)
+        index = self._index(skip_bad)
+        self.skipped = index.problems
+        first, stop = self._image_keys(index, skip_bad)
+        self._keys, self._offsets = index.keys[first:stop], index.offsets[first:stop]
+        self._check_ends(skip_bad)
+        self._classes: tuple[str, ...] | None = None
+        self._labels: np.ndarray | None = None
+        self._decoder = Decoder(str(self), preprocessing, workers)
+        if skip_bad:
+            self._load_labels(skip_bad=True)
+        if not len(self):
+            raise DataError(f"{self.path} holds no image")
+
+    def _index(self, skip_bad: bool) -> RecordIndex:
+        path = self.path.with_suffix(".idx")
+        if path.exists():
+            return read_index(path, skip_bad)
+        offsets, problems = self._file.scan(skip_bad)
+        return RecordIndex(np.arange(len(offsets)), offsets, problems)
+
+    def save_index(self) -> None:
+        """Write the index if there is none, as it was rebuilt.
+
+        Raises:
+            RecordError: a record is damaged.
+        """
+        path = self.path.with_suffix(".idx")
+        if not path.exists():
+            offsets, _ = self._file.scan()
+            write_index(path, np.arange(len(offsets)), offsets)
+
+    def _image_keys(self, index: RecordIndex, skip_bad: bool) -> tuple[int, int]:
+        """Return the first row of the index that is an image, and the one behind the last."""
+        header = self._header(index, skip_bad)
+        if header is None:
+            return 0, len(index.keys)
+        end = header.label
+        if not (is_class(end) and end >= 1):
+            raise self._file.error(
+                0, int(index.offsets[0]), f"the header gives {end} as the key behind the last image"
+            )
+        stop = int(np.searchsorted(index.keys, int(end)))
+        if end > _EXACT:  # the number was rounded: the last ones may be records of another kind
+            spacing = int(np.spacing(np.float32(end)))
+            while (
+                stop > 1
+                and index.keys[stop - 1] > end - spacing
+                and not self._holds_image(index, stop - 1)
+            ):
+                stop -= 1
+            end = max(end - spacing, float(index.keys[stop - 1]) + 1)
+        missing = int(end) - stop
+        if missing > 0:
+            gaps = np.flatnonzero(index.keys[1:stop] != np.arange(1, stop))
+            key = int(gaps[0]) + 1 if len(gaps) else stop
+            problem = (
+                f"{self.path.with_suffix('.idx')} lacks {missing} of the {int(end) - 1} images "
+                f"that the header of {self.path.name} counts; the first is key {key}"
+            )
+            if not skip_bad:
+                raise RecordError(f"{problem}; {_ADVICE}", [str(key)])
+            self.skipped.append(problem)
+        return 1, stop
+
+    def _holds_image(self, index: RecordIndex, row: int) -> bool:
+        try:
+            return bool(self._file.record(int(index.offsets[row]), int(index.keys[row])).image)
+        except RecordError:
+            return True  # it is named when it is read
+
+    def _header(self, index: RecordIndex, skip_bad: bool) -> ImageRecord | None:
+        """Return the record with key 0 if it is a header."""
+        if not len(index.keys) or index.keys[0] != 0:
+            return None
+        try:
+            record = self._file.record(int(index.offsets[0]), 0)
+        except RecordError:
+            if not skip_bad:
+                raise
+            return None
+        return None if record.image else record
+
+    def _check_ends(self, skip_bad: bool) -> None:
+        """Refuse an index that points past the end, before the labels are looked at."""
+        past = self._offsets >= self._file.size
+        if past.any() and not skip_bad:
+            row = int(np.flatnonzero(past)[0])
+            raise RecordError(
+                f"{self.path.with_suffix('.idx')}, key {self._keys[row]}: byte "
+                f"{self._offsets[row]} is past the end of {self.path}, which has "
+                f"{self._file.size} bytes; was it cut off? {_ADVICE}",
+                [str(key) for key in self._keys[past]],
+            )
+
+    def _load_labels(self, skip_bad: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Read the class of every record, once."""
+        if self._labels is not None and self._classes is not None:
+            return self._labels, self._classes
+        numbers, faults = self._file.labels(self._offsets, self._keys)
+        if faults and not skip_bad:
+            raise RecordError(
+                f"{len(faults)} of {len(numbers)} records of {self.path} are damaged:\n  "
+                + "\n  ".join(list(faults.values())[:10])
+                + f"\n{_ADVICE}",
+                [str(self._keys[row]) for row in faults],
+            )
+        if faults:
+            self.skipped += faults.values()
+            sound = numbers >= 0
+            numbers, self._keys = numbers[sound], self._keys[sound]
+            self._offsets = self._offsets[sound]
+        present, labels = _compact(numbers)
+        names = self._names(present)
+        # two threads may both come here, and find the same
+        self._labels, self._classes = labels, names
+        return labels, names
+
+    def _names(self, numbers: Int64[np.ndarray, " c"]) -> tuple[str, ...]:
+        path = class_names_path(self.path)
+        if not path.exists():
+            return tuple(map(str, numbers.tolist()))
+        try:
+            lines = read_lines(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        if len(set(lines)) != len(lines) or (len(numbers) and numbers[-1] >= len(lines)):
+            raise DataError(
+                f"{path} has {len(lines)} lines ({len(set(lines))} different ones) for classes up "
+                f"to number {numbers[-1] if len(numbers) else 0}; expected a name of its own for "
+                "each: correct or delete it"
+            )
+        return tuple(lines[number] for number in numbers)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __str__(self) -> str:
+        return f"record file {self.path}"
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the label of every row; every class has one. The first call reads every head.
+
+        Raises:
+            RecordError: records are damaged; it names each.
+        """
+        return self._load_labels()[0]
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, by number; reads every head, as `labels`."""
+        return self._load_labels()[1]
+
+    def keys(self) -> list[str]:
+        """Return the record key of every row."""
+        return list(map(str, self._keys.tolist()))
+
+    def groups(self) -> list[str]:
+        """Return '' for every row: records know no families."""
+        return [""] * len(self)
+
+    def encoded(self, row: int) -> bytes:
+        """Return the stored bytes of a row's image.
+
+        Raises:
+            RecordError: the record is damaged or holds no image.
+        """
+        return self._file.image_record(int(self._offsets[row]), int(self._keys[row])).image
+
+    def read(self, rows: Rows) -> Images:
+        """Decode the images of `rows`, in that order.
+
+        Raises:
+            BadImageError: it counts and names every image of `rows` that cannot be read.
+        """
+        return self._decoder.read(rows, self.encoded, lambda row: str(self._keys[row]))
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the file's size, and key, offset, class of every image.
+
+        Hashing every byte would take longer than an epoch on a large set. An edit that leaves
+        the label and the place of every image as they were goes unseen.
+        """
+        labels, classes = self._load_labels()
+        digest = hashlib.sha256(f"records\t{self._file.size}\n".encode())
+        for array in (self._keys, self._offsets, labels):
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update("\n".join(classes).encode())
+        return digest.hexdigest()
+
+
+_ADVICE = (
+    "fetch the files again, leave such records out with --skip-bad, or delete the index (.idx): "
+    "it is then rebuilt from the record file"
+)
+
+
+def record_path(path: Path) -> Path:
+    """Return the record file that `path` names or holds.
+
+    Raises:
+        DataError: there is none, or several and no `train.rec`.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.rec"))
+    if len(found) == 1:
+        return found[0]
+    if path / "train.rec" in found:
+        return path / "train.rec"
+    raise DataError(
+        f"{path} holds {len(found)} record files; expected train.rec, or name one of them: "
+        + ", ".join(file.name for file in found[:5])
+    )
+
+
+def class_names_path(records: Path) -> Path:
+    """Return where the names of a record file's classes are kept, one a line."""
+    return records.with_suffix(".classes.txt")
+
+
+def _compact(
+    numbers: Int64[np.ndarray, " n"],
+) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " n"]]:
+    """Return the numbers that occur, ascending, and the place of each row's number among them."""
+    if len(numbers) and numbers.max() < 2 * len(numbers):  # the usual case, without a sort
+        occurs = np.bincount(numbers) > 0
+        return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[numbers]
+    present, labels = np.unique(numbers, return_inverse=True)
+    return present, labels.astype(np.int64)

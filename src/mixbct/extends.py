@@ -1,0 +1,66 @@
+"""Inheritance of recipes: `extends = "base.toml"`, relative to the file that says it."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from mixbct.errors import RecipeError
+
+
+def read_extended(
+    path: Path, above: tuple[Path, ...] = ()
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Return a recipe laid over those that it extends, and the files, this one first.
+
+    Args:
+        path: the TOML file.
+        above: the files that led to it.
+
+    Raises:
+        RecipeError: a file is missing or not TOML, or the recipes extend each other in a circle.
+    """
+    content = _read_toml(path, above)
+    if "extends" not in content:
+        return content, (path,)
+    base = content.pop("extends")
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: extends: expected the path of a recipe, found {base!r}")
+    target = path.parent / base
+    chain = (*above, path)
+    if target.resolve() in [file.resolve() for file in chain]:
+        circle = " → ".join(map(str, (*chain, target)))
+        raise RecipeError(f"recipes extend each other in a circle: {circle}")
+    ground, files = read_extended(target, chain)
+    return _laid_over(ground, content), (path, *files)
+
+
+def _read_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    wanted = f", which {above[-1]} extends" if above else ""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe at {path}{wanted}") from None
+    except OSError as error:
+        raise RecipeError(f"the recipe {path}{wanted} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}{wanted} is not valid TOML: {error}") from error
+
+
+def _laid_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Return `ground` with `content` over it, table by table.
+
+    A table that goes by another `name` replaces the one below whole: the settings of one head,
+    method or optimiser mean nothing to another.
+
+    >>> _laid_over({"head": {"name": "arcface", "margin": 0.5}}, {"head": {"name": "softmax"}})
+    {'head': {'name': 'softmax'}}
+    """
+    merged = dict(ground)
+    for key, value in content.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            renamed = "name" in value and value["name"] != below.get("name")
+            merged[key] = value if renamed else _laid_over(below, value)
+        else:
+            merged[key] = value
+    return merged

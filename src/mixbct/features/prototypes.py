@@ -1,0 +1,120 @@
+"""Where the old features of each class lie: means, prototypes, radii.
+
+All are taken over the bank in chunks, so that memory holds one chunk, a [C, D] table, and a few
+numbers a row. Old features of classes that are not trained (label −1) take no part; a class
+without an old feature is marked as unknown, and its row holds zeros, never NaN.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+CHUNK = 8192
+
+Read = Callable[[Int64[np.ndarray, " n"]], Float32[np.ndarray, "n d"]]
+"""Gives the normalised features of some rows."""
+
+
+@dataclass(frozen=True)
+class ClassDirections:
+    """A direction a class.
+
+    Attributes:
+        values: [C, D] unit rows, zeros where not known.
+        known: [C] which classes have one.
+    """
+
+    values: Float32[Tensor, "c d"]
+    known: Bool[Tensor, " c"]
+
+
+@dataclass(frozen=True)
+class ClassStats:
+    """Where each class's old features lie.
+
+    Attributes:
+        means: [C, D] mean of the normalised features, itself not normalised; zeros for none.
+        counts: [C] number of features.
+        radii: [C] largest distance of a feature to its class mean, outliers cut; 0 for none.
+        variance: mean over features and dimensions of the squared offset from the class mean.
+    """
+
+    means: Float32[Tensor, "c d"]
+    counts: Int64[Tensor, " c"]
+    radii: Float32[Tensor, " c"]
+    variance: float
+
+
+def class_means(
+    read: Read, labels: Int64[np.ndarray, " m"], classes: int
+) -> tuple[Float32[Tensor, "c d"], Int64[Tensor, " c"]]:
+    """Return the mean normalised feature of each class, and how many features it has.
+
+    Args:
+        read: gives normalised features.
+        labels: class of each row in [0, classes), or −1.
+        classes: C.
+    """
+    counts = torch.from_numpy(np.bincount(labels[labels >= 0], minlength=classes))
+    sums: Tensor | None = None
+    for rows, features in _chunks(read, labels):
+        if sums is None:
+            sums = torch.zeros(classes, features.shape[1])
+        sums.index_add_(0, torch.from_numpy(labels[rows]), features)
+    assert sums is not None, "no row is of a training class"
+    return sums / counts.clamp_min(1)[:, None], counts
+
+
+def prototypes(means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]) -> ClassDirections:
+    """Return the normalised means. Features that cancel out give no direction."""
+    known = (counts > 0) & (torch.linalg.vector_norm(means, dim=1) > 1e-6)
+    return ClassDirections(F.normalize(means) * known[:, None], known)
+
+
+def class_stats(
+    read: Read,
+    labels: Int64[np.ndarray, " m"],
+    means: Float32[Tensor, "c d"],
+    counts: Int64[Tensor, " c"],
+) -> ClassStats:
+    """Return how far each class's features spread around its mean.
+
+    In a class of four or more, distances above q₃ + 1.5·(q₃ − q₁) are outliers, where q₁ and q₃
+    are the distances with ⌊n/4⌋ and ⌊3n/4⌋ smaller ones (Pan et al., "Boundary-Aware
+    Backward-Compatible Representation via Adversarial Learning in Image Retrieval", CVPR 2023,
+    and its code).
+    """
+    distances = np.concatenate(
+        [
+            torch.linalg.vector_norm(features - means[labels[rows]], dim=1).numpy()
+            for rows, features in _chunks(read, labels)
+        ]
+    )
+    classes = labels[labels >= 0]
+    order = np.lexsort((distances, classes))
+    distances, classes = distances[order], classes[order]
+    sizes = counts.numpy()
+    starts = np.minimum(np.cumsum(sizes) - sizes, len(distances) - 1)
+    # an empty class looks at its neighbour's distances, and is never asked
+    low, high = distances[starts + sizes // 4], distances[starts + 3 * sizes // 4]
+    limits = np.where(sizes >= 4, high + 1.5 * (high - low), np.inf)
+    radii = np.zeros(len(sizes), dtype=np.float32)
+    kept = distances <= limits[classes]
+    np.maximum.at(radii, classes[kept], distances[kept])
+    variance = float(np.mean(np.square(distances, dtype=np.float64))) / means.shape[1]
+    return ClassStats(means, counts, torch.from_numpy(radii), variance)
+
+
+def _chunks(
+    read: Read, labels: Int64[np.ndarray, " m"]
+) -> Iterator[tuple[Int64[np.ndarray, " n"], Float32[Tensor, "n d"]]]:
+    """Yield the rows of training classes, in order, with their features."""
+    rows = np.flatnonzero(labels >= 0)
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        yield chunk, torch.from_numpy(read(chunk))

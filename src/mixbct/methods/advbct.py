@@ -1,0 +1,147 @@
+"""AdvBCT: new features that a discriminator cannot tell from old ones, near their old centres.
+
+    L = (1/B) Σ ℓ(f_i, y_i; W) + γ(e)·L_adv + 4·L_p2s
+
+    L_adv = (1/B) Σ −ln D_new(R(f̂_i)) + (1/B) Σ −ln D_old(o_i)
+    L_p2s = (1/B) Σ max(‖f̂_i − μ_y‖ − r̂_y, 0),    r̂_c = r_c ± |r_c − t|·sigmoid(w_c)
+
+R is the identity that multiplies the gradient by −(2/(1 + e^(−10p)) − 1), p the share of
+training done; γ(e) = 4(E − e + 1)/E in epoch e of E, from 0. μ_c and r_c are the mean and the
+largest distance to it of a class's old features, outliers cut (`ClassStats`). The elastic
+boundary grows where r_c < t = 0.4 and shrinks elsewhere, which is r_c + (t − r_c)·sigmoid(w_c)
+in both cases; w_c is learned. Classes with fewer than two old features have no radius, and
+their rows no boundary. D is two linear layers of 100 and 2 outputs with batch normalisation and
+ReLU between them. Source: Pan et al., "Boundary-Aware Backward-Compatible Representation via
+Adversarial Learning in Image Retrieval", CVPR 2023, and its code.
+
+The published code divides L_p2s by the number of rows outside their boundary
+(`mean_over = "outside"`).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from mixbct.distributed import processes, row_rng
+from mixbct.heads.classifier import Head
+from mixbct.methods.independent import classification
+from mixbct.methods.method import (
+    OLD_ROWS,
+    Features,
+    Method,
+    Progress,
+    StepPlan,
+    Task,
+    given,
+)
+from mixbct.recipe import AdvBCTSettings
+
+HIDDEN = 100
+NEW, OLD = 0, 1
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, by: float) -> Tensor:
+        ctx.by = by  # type: ignore[attr-defined]
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor, None]:
+        return -ctx.by * gradients[0], None  # type: ignore[attr-defined]
+
+
+def reverse_gradient(values: Float[Tensor, "n d"], by: float) -> Float[Tensor, "n d"]:
+    """Return the values as they are; their gradient is multiplied by −`by` on its way back.
+
+    Source: Ganin and Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015.
+    """
+    reversed_: Tensor = _Reversal.apply(values, by)  # type: ignore[no-untyped-call]
+    return reversed_
+
+
+def reversal(done: float) -> float:
+    """Return 2/(1 + e^(−10p)) − 1 for the share p of training done: 0 at first, 1 in the end."""
+    return 2 / (1 + math.exp(-10 * done)) - 1
+
+
+def beyond_boundary(
+    features: Float[Tensor, "n d"],
+    labels: Int64[Tensor, " n"],
+    means: Float[Tensor, "c d"],
+    boundaries: Float[Tensor, " c"],
+    bounded: Bool[Tensor, " c"],
+) -> Float[Tensor, " n"]:
+    """Return how far each normalised row lies outside its class's boundary; 0 for no boundary."""
+    apart: Tensor = torch.linalg.vector_norm(F.normalize(features) - means[labels], dim=1)
+    return (apart - boundaries[labels]).clamp_min(0) * bounded[labels]
+
+
+class AdvBCT(Method):
+    """Adversarial alignment with an elastic boundary."""
+
+    needs = frozenset({"old", "class_stats"})
+    means: Tensor
+    radii: Tensor
+    bounded: Tensor
+
+    def __init__(self, settings: AdvBCTSettings, task: Task) -> None:
+        super().__init__(settings, task)
+        self.task, self.old = task, given(task.old)
+        self.threshold, self.mean_over = settings.threshold, settings.mean_over
+        self.boundary_weight = settings.boundary_weight
+        self.adversarial_weight = settings.adversarial_weight
+        stats = given(task.class_stats)
+        self.register_buffer("means", stats.means, persistent=False)
+        self.register_buffer("radii", stats.radii, persistent=False)
+        self.register_buffer("bounded", stats.counts > 1, persistent=False)
+        self.elasticity = nn.Parameter(torch.empty(len(stats.radii)).uniform_(-1, 1))
+        self.discriminator = nn.Sequential(
+            nn.Linear(stats.means.shape[1], HIDDEN),
+            nn.BatchNorm1d(HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, 2),
+        )
+
+    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
+        """Return the batch, with the old features of its images or else with any old ones."""
+        if self.old.paired:
+            return self.task.paired_step(seed, epoch, step)
+        plain = self.task.plain_step(seed, epoch, step)
+        rng = row_rng(seed, OLD_ROWS, epoch, step)
+        rows = rng.integers(0, len(self.old.labels), self.task.batch)
+        return StepPlan(
+            plain.forward_rows, plain.forward_labels, rows, self.old.labels[rows], plain.trained
+        )
+
+    def boundaries(self) -> Float[Tensor, " c"]:
+        """Return r̂, the elastic boundary of each class."""
+        return self.radii + (self.threshold - self.radii) * self.elasticity.sigmoid()
+
+    def losses(
+        self, new: Features, old: Features, head: Head, progress: Progress
+    ) -> Mapping[str, Tensor]:
+        """Return the classification, the adversarial and the boundary loss."""
+        features = reverse_gradient(F.normalize(new.values), reversal(progress.done))
+        rows = len(new.labels) * processes()
+        told = F.cross_entropy(
+            self.discriminator(features), torch.full_like(new.labels, NEW), reduction="sum"
+        ) + F.cross_entropy(
+            self.discriminator(old.values), torch.full_like(old.labels, OLD), reduction="sum"
+        )
+        outside = beyond_boundary(
+            new.values, new.labels, self.means, self.boundaries(), self.bounded
+        )
+        by = rows if self.mean_over == "batch" else max(int((outside > 0).sum()), 1) * processes()
+        fading = (progress.epochs - progress.epoch + 1) / progress.epochs
+        return {
+            "classification": classification(new, head),
+            "adversarial": self.adversarial_weight * fading * told / rows,
+            "boundary": self.boundary_weight * outside.sum() / by,
+        }

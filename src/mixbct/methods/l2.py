@@ -1,0 +1,54 @@
+"""L2 regression: each new feature is drawn to the old feature of the same image.
+
+    L = (1/B) Σ ℓ(f_i, y_i; W) + (λ/B) Σ d_i,    d_i = ‖f̂_i − o_i‖ (or its square)
+
+The baseline that every paper on compatible training has (Shen et al., CVPR 2020, sec. 4.3).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mixbct.distributed import processes
+from mixbct.heads.classifier import Head
+from mixbct.methods.independent import classification
+from mixbct.methods.method import Features, Method, Progress, StepPlan, Task
+from mixbct.recipe import L2Settings
+
+
+def distances(new: Float[Tensor, "n d"], old: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Return ‖f̂_i − o_i‖ for raw new and normalised old features, in [0, 2].
+
+    At distance zero, where the gradient is not defined, it is zero.
+    """
+    apart: Tensor = torch.linalg.vector_norm(F.normalize(new) - old, dim=1)
+    return apart
+
+
+class L2(Method):
+    """L2 regression, squared or not."""
+
+    needs = frozenset({"old", "paired_old"})
+
+    def __init__(self, settings: L2Settings, task: Task) -> None:
+        super().__init__(settings, task)
+        self.task = task
+        self.weight = settings.weight
+        self.power = 2 if settings.squared else 1
+
+    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
+        """Return the batch with the old features of its images."""
+        return self.task.paired_step(seed, epoch, step)
+
+    def losses(
+        self, new: Features, old: Features, head: Head, progress: Progress
+    ) -> Mapping[str, Tensor]:
+        """Return the classification loss and the mean distance."""
+        apart = distances(new.values, old.values) ** self.power
+        return {
+            "classification": classification(new, head),
+            "l2": self.weight * apart.sum() / (len(apart) * processes()),
+        }

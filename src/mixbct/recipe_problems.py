@@ -1,0 +1,55 @@
+"""What pydantic finds wrong with a recipe, as sentences that name the key and what is allowed."""
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+
+def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
+    """Return the sentence: key, what was found, what is allowed.
+
+    Args:
+        problem: one of pydantic's errors, as a dictionary.
+        root: the model that was to be validated; unions in it are told apart by `name`.
+    """
+    where = [str(part) for part in problem["loc"]]
+    model: Any = root
+    keys: list[str] = []
+    for part in where:
+        chosen = _variant(model, part)
+        if chosen is not None:  # the discriminator's value is not a key of the file
+            model = chosen
+            continue
+        keys.append(part)
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is not None:
+            model = field.annotation
+    key = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        names = sorted(getattr(model, "model_fields", {}))
+        close = difflib.get_close_matches(keys[-1], names, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{key}: unknown key; {hint}allowed here: {', '.join(names)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        names = [v.model_fields["name"].annotation for v in _variants(model)]
+        allowed = ", ".join(str(get_args(n)[0]) for n in names)
+        return f"{key}.name: choose one of {allowed}; found {problem['input']!r}"
+    if not key:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{key}: {problem['msg']}; found {problem['input']!r}"
+
+
+def _variants(model: Any) -> list[type[BaseModel]]:
+    """Return the settings classes of a union, in order; none for anything else."""
+    return [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _variant(model: Any, name: str) -> type[BaseModel] | None:
+    """Return the member of a union of settings that `name` chooses."""
+    for variant in _variants(model):
+        if name in get_args(variant.model_fields["name"].annotation):
+            return variant
+    return None

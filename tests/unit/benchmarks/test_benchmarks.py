@@ -1,0 +1,85 @@
+"""Every benchmark runs, small and once; what it measures is not judged here."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+NAMES = [
+    "mix_step/skip",
+    "mix_step/skip_floor",
+    "mix_step/bank",
+    "extract",
+    "search",
+    "denoise",
+]
+SMALL = {
+    "mix_step": {"IMAGES": 600},
+    "extract": {"IMAGES": 20, "BATCH": 10},
+    "search": {"ROWS": 100},
+    "denoise": {"ROWS": 200, "CLASSES": 10},
+}
+
+
+def test_all_of_them_write_their_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    command = importlib.import_module("benchmarks.__main__")
+    in_turn = importlib.import_module("benchmarks.measure").in_turn
+    for name, sizes in SMALL.items():
+        module = importlib.import_module(f"benchmarks.{name}")
+        for size, value in sizes.items():
+            monkeypatch.setattr(module, size, value)
+        monkeypatch.setattr(
+            module,
+            "in_turn",
+            lambda *both, **_: in_turn(*both, for_seconds=0, warm_up=0, at_least=1),
+        )
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--json", str(tmp_path / "figures.json")])
+    command.main()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [figure["name"] for figure in figures] == NAMES
+    for figure in figures:
+        assert list(figure) == ["name", "value", "unit", "reference", "ratio"]
+        assert min(figure["value"], figure["reference"], figure["ratio"]) > 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in NAMES)
+
+
+def test_pairs_change_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    measure = importlib.import_module("benchmarks.measure")
+    calls: list[str] = []
+    pairs = measure.in_turn(
+        lambda: calls.append("m"),
+        lambda: calls.append("r"),
+        for_seconds=0,
+        warm_up=1,
+        at_least=4,
+    )
+    assert "".join(calls) == "mr" + "mr" + "rm" + "mr" + "rm"
+    assert len(pairs) == 4
+
+
+def test_figures_are_medians_over_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    measure = importlib.import_module("benchmarks.measure")
+    pairs = [(1.0, 2.0), (4.0, 4.0), (30.0, 10.0)]
+    assert measure.time_figure("x", "s", pairs) == measure.Figure("x", 4.0, "s", 4.0, 1.0)
+    rate = measure.rate_figure("x", "images/s", pairs, 8)
+    assert rate == measure.Figure("x", 2.0, "images/s", 2.0, 1.0)
+
+
+def test_an_unknown_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    command = importlib.import_module("benchmarks.__main__")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "serach"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "no benchmark serach; choose from mix_step, extract" in capsys.readouterr().err

@@ -1,0 +1,134 @@
+"""Every method through the whole loop: resumed, refused, and from an old model on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tiny_run import CLASSES, MemorySource, make_bank, make_recipe, weights
+
+from mixbct.backbones.model import load_model
+from mixbct.errors import BankError, CheckpointError, ModelError, StoppedError
+from mixbct.features.extract import extract
+from mixbct.methods import METHODS
+from mixbct.recipe import Recipe
+from mixbct.training.old_bank import open_old_classifier
+from mixbct.training.run import train
+from mixbct.training.trainer import Trainer
+
+COMPATIBLE = [name for name in METHODS if name != "independent"]
+MORE = {"unibct": ", refresh = [1, 2]"}
+
+
+def recipe_of(name: str, bank: Path, *overrides: str) -> Recipe:
+    method = f'method = {{name = "{name}", bank = "{bank}"{MORE.get(name, "")}}}'
+    return make_recipe(method, *overrides)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Path:
+    return make_bank(tmp_path / "bank", MemorySource()).path
+
+
+@pytest.mark.parametrize("name", COMPATIBLE)
+def test_a_run_stopped_at_and_between_epochs_ends_with_the_same_bits(
+    tmp_path: Path, bank: Path, name: str
+) -> None:
+    """After 6 steps, when an epoch is over but the next has not begun, and after 9, in one."""
+    train(recipe_of(name, bank), MemorySource(), tmp_path / "whole")
+    for stop in (6, 9):
+        recipe = recipe_of(name, bank, f"train.stop_after={stop}")
+        with pytest.raises(StoppedError):
+            train(recipe, MemorySource(), tmp_path / "parts", resume=True)
+    cost = train(recipe_of(name, bank), MemorySource(), tmp_path / "parts", resume=True)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    # unibct looks at the 52 images again before two of its epochs
+    assert cost.images == 18 * 8 + (104 if name == "unibct" else 0)
+
+
+@pytest.mark.parametrize("name", COMPATIBLE)
+def test_every_method_starts_from_the_same_weights(bank: Path, name: str) -> None:
+    alone = Trainer(make_recipe(), MemorySource())
+    beside = Trainer(recipe_of(name, bank), MemorySource())
+    for part in ("backbone", "head"):
+        for key, value in getattr(alone, part).state_dict().items():
+            assert torch.equal(value, getattr(beside, part).state_dict()[key])
+
+
+@pytest.mark.parametrize("name", COMPATIBLE)
+def test_another_dimension_is_refused(bank: Path, name: str) -> None:
+    with pytest.raises(BankError, match=r"4-d features of old .*to have 8: set model.dim = 4"):
+        Trainer(recipe_of(name, bank, "model.dim=8"), MemorySource())
+
+
+@pytest.mark.parametrize("name", COMPATIBLE)
+def test_denoising_and_pairs_are_asked_for_where_they_are_needed(tmp_path: Path, name: str) -> None:
+    make_bank(tmp_path / "raw", MemorySource(), denoised=False)
+    make_bank(tmp_path / "other", MemorySource(seed=1))
+    needs = METHODS[name].needs
+    for need, path, says in (
+        ("credible", tmp_path / "raw", "not denoised: run `mixbct denoise"),
+        ("paired_old", tmp_path / "other", "not extracted from these training images"),
+    ):
+        if need in needs:
+            with pytest.raises(BankError, match=says):
+                Trainer(recipe_of(name, path), MemorySource())
+        else:
+            Trainer(recipe_of(name, path), MemorySource())
+
+
+def make_old(tmp_path: Path) -> tuple[Path, Path]:
+    """Train an old model on classes a to e, and extract its bank."""
+    train(make_recipe('head={name = "softmax"}'), MemorySource(), tmp_path / "old")
+    extract(load_model(tmp_path / "old"), MemorySource(), tmp_path / "old bank")
+    return tmp_path / "old", tmp_path / "old bank"
+
+
+def test_old_weights_are_tied_to_the_training_classes_by_name(tmp_path: Path) -> None:
+    old, path = make_old(tmp_path)
+    source = MemorySource(classes=("e", "x", "b"))
+    recipe = make_recipe(f'method={{name = "bct", bank = "{path}", old_model = "{old}"}}')
+    trainer = Trainer(recipe, source)
+    trained = F.normalize(load_file(old / "model/head.safetensors")["weight"])
+    directions = trainer.method.directions
+    torch.testing.assert_close(directions[0], trained[CLASSES.index("e")])
+    torch.testing.assert_close(directions[2], trained[CLASSES.index("b")])
+    assert trainer.method.known.tolist() == [True, False, True]
+    means = Trainer(make_recipe(f'method={{name = "bct", bank = "{path}"}}'), source)
+    assert not torch.allclose(means.method.directions[0], directions[0])
+
+
+def test_an_old_model_that_does_not_fit(tmp_path: Path, bank: Path) -> None:
+    old, path = make_old(tmp_path)
+    own = Trainer(make_recipe(f'method={{name = "bct", bank = "{path}"}}'), MemorySource()).bank
+    assert own is not None
+    other = Trainer(recipe_of("bct", bank), MemorySource()).bank
+    assert other is not None
+    with pytest.raises(BankError, match=r"method.old_model is tiny .* came from old .*: name the"):
+        open_old_classifier(old, other, MemorySource())
+    (old / "model/head.safetensors").write_bytes(b"no")
+    with pytest.raises(ModelError, match=r"head\.safetensors is not a readable classifier"):
+        open_old_classifier(old, own, MemorySource())
+
+
+def test_resuming_with_another_old_classifier_is_refused(tmp_path: Path) -> None:
+    old, path = make_old(tmp_path)
+    method = f'method={{name = "bct", bank = "{path}", old_model = "{old}"}}'
+    with pytest.raises(StoppedError):
+        train(make_recipe(method, "train.stop_after=4"), MemorySource(), tmp_path / "run")
+    head = load_file(old / "model/head.safetensors")
+    save_file({k: v + 1 for k, v in head.items()}, old / "model/head.safetensors")
+    with pytest.raises(CheckpointError, match="another data or old bank"):
+        train(make_recipe(method), MemorySource(), tmp_path / "run", resume=True)
+
+
+def test_extraction_sees_every_image_in_order_and_changes_nothing(bank: Path) -> None:
+    trainer = Trainer(recipe_of("unibct", bank), MemorySource())
+    trainer.take_step(next(trainer.batches()))
+    before = {k: v.clone() for k, v in trainer.backbone.state_dict().items()}
+    features = trainer._extract()
+    torch.testing.assert_close(dict(trainer.backbone.state_dict()), before)
+    alone = [trainer._embed(np.array([row])) for row in range(52)]
+    torch.testing.assert_close(features, torch.cat(alone), rtol=1e-4, atol=1e-5)
