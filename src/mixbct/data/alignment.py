@@ -56,6 +56,8 @@ def align(
 ) -> UInt8[np.ndarray, "s s c"]:
     """Return the face at its reference place; bilinear, black outside the image.
 
+    Values between two whole numbers are cut to the lower, as Pillow does.
+
     Args:
         image: 1 or 3 channels.
         points: in pixels of `image`.

@@ -92,6 +92,7 @@ def read_layout(path: Path) -> IjbLayout:
         )
     images = meta / f"{prefix}_face_tid_mid.txt"
     names, ids = _read_named(images, 2)
+    templates, media = (_whole(images, column) for column in ids.T)
     faces = meta / f"{prefix}_name_5pts_score.txt"
     names_too, numbers = _read_named(faces, 11)
     if names != names_too:
@@ -101,7 +102,6 @@ def read_layout(path: Path) -> IjbLayout:
             f"{faces}, line {line + 1}: expected the image that stands on that line of "
             f"{images.name} (they have {len(names_too)} and {len(names)} lines)"
         )
-    templates, media = (_whole(images, column) for column in ids.T)
     known = np.unique(templates)
     pair_file = meta / f"{prefix}_template_pair_label.txt"
     table = read_integers(pair_file, 3)

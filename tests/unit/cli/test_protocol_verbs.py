@@ -1,0 +1,195 @@
+"""`mixbct eval-pairs`, `eval-ijb` and `data ijb-layout`, as a person types them."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from mixbct.backbones.model import build_backbone, load_model, save_model
+from mixbct.cli import app
+from mixbct.data import open_source
+from mixbct.data.ijb import IjbImages, read_layout
+from mixbct.data.source import Source
+from mixbct.errors import DataError, FeatureError
+from mixbct.evaluation.pairs import pair_similarities
+from mixbct.evaluation.roc import verification
+from mixbct.features.extract import embed_source
+from mixbct.features.flip import embed_with_flip
+from mixbct.protocol_schemas import IjbResult, LayoutCounts, PairsResult
+from mixbct.schemas import Preprocessing
+from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, open_pairs
+
+PERSONS, IMAGES = 8, 5
+
+
+@dataclass
+class PairSet:
+    source: Source
+    pairs: np.ndarray
+    same: np.ndarray
+    fold: np.ndarray | None
+
+
+@pytest.fixture
+def pair_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for the readers: a text of "ROW ROW SAME FOLD"; of a .bin, all pairs of a folder."""
+
+    def read_pairs_txt(path: Path, source: Source) -> PairSet:
+        table = np.loadtxt(path, dtype=np.int64)
+        return PairSet(source, table[:, :2], table[:, 2] == 1, table[:, 3])
+
+    def read_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
+        source = open_source(path.parent / "faces", preprocessing)
+        first, second = np.triu_indices(len(source), 1)
+        same = source.labels()[first] == source.labels()[second]
+        return PairSet(source, np.column_stack([first, second]), same, None)
+
+    module = ModuleType("mixbct.data.pairs")
+    module.read_pairs_txt, module.read_bin = read_pairs_txt, read_bin  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mixbct.data.pairs", module)
+
+
+def make_model(path: Path, seed: int, dim: int = 8, size: int = 16) -> None:
+    torch.manual_seed(seed)
+    want = Preprocessing(size=size, channels=3)
+    backbone = build_backbone("small", dim, want, {"width": 4})
+    save_model(path, path.name, "small", {"width": 4}, want, dim, backbone, None, {}, (), "0")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models that want different sizes, a third of another dimension, and faces."""
+    folder = tmp_path_factory.mktemp("made")
+    make_model(folder / "old", 1, size=32)
+    make_model(folder / "new", 2)
+    make_model(folder / "wide", 3, dim=12)
+    rng = np.random.default_rng(0)
+    for person in range(PERSONS):
+        (folder / "faces" / f"p{person}").mkdir(parents=True)
+        base = rng.integers(0, 200, (32, 32, 3))
+        for i in range(IMAGES):
+            pixels = (base + rng.integers(0, 56, base.shape)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "faces" / f"p{person}" / f"{i}.png")
+    return folder
+
+
+def run(*arguments: object) -> str:
+    found = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert found.exit_code == 0
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def layout(made: Path) -> Path:
+    counts = run("data", "ijb-layout", made / "faces", made / "ijb", "--seed", 3, "--json")
+    assert LayoutCounts.model_validate_json(counts).galleries == (4, 4)
+    return made / "ijb"
+
+
+def test_flipped_features_stand_beside_the_others(made: Path) -> None:
+    model = load_model(made / "new")
+    source = open_source(made / "faces", model.preprocessing)
+    images = source.read(np.arange(len(source)))
+    found = embed_with_flip(model, source, batch=7)
+    for part, pixels in ((found[:, :8], images), (found[:, 8:], images[:, :, ::-1].copy())):
+        expected = model.embed(torch.from_numpy(pixels)).numpy()
+        np.testing.assert_allclose(part, expected, atol=1e-5)
+    assert np.abs(found[:, :8] - found[:, 8:]).max() > 1e-3
+
+
+def test_ijb_self_and_cross(made: Path, layout: Path) -> None:
+    ours = IjbResult.model_validate_json(
+        run("eval-ijb", "--model", made / "new", "--data", layout, "--json")
+    )
+    assert ours.models["gallery"] == ours.models["query"] == load_model(made / "new").contract
+    assert ours.data["images"] == PERSONS * IMAGES
+    # persons are far apart and even a random network tells them
+    assert ours.verification.auc > 0.9
+    assert ours.identification.ranks["rank-1"] > 0.9
+    assert [g.gallery for g in ours.identification.galleries] == ["G1", "G2"]
+    out = made / "cross.json"
+    run(
+        *("eval-ijb", "--model", made / "new", "--gallery-model", made / "old"),
+        *("--data", layout, "--flip", "--out", out),
+    )
+    cross = IjbResult.model_validate_json(out.read_bytes())
+    assert cross.flip
+    assert cross.models["gallery"] == load_model(made / "old").contract
+    # two random networks share no space
+    assert cross.verification.auc < ours.verification.auc - 0.1
+    swapped = evaluate_ijb(layout, load_model(made / "old"), load_model(made / "new"), flip=True)
+    assert swapped.verification != cross.verification
+
+
+def test_one_cross_pair_score_by_hand(made: Path, layout: Path) -> None:
+    """The gallery side of the result is what the old model says of the first template."""
+    found = read_layout(layout)
+    sides = []
+    for name in ("old", "new"):
+        model = load_model(made / name)
+        features = embed_source(model, IjbImages(found, model.preprocessing))
+        sums = {t: features[found.templates == t].sum(0) for t in set(found.templates.tolist())}
+        sides.append({t: s / np.linalg.norm(s) for t, s in sums.items()})
+    scores = np.array([sides[0][a] @ sides[1][b] for a, b in found.pairs.tolist()])
+    expected = verification(scores[found.same], scores[~found.same])
+    got = evaluate_ijb(layout, load_model(made / "new"), load_model(made / "old")).verification
+    assert got.auc == pytest.approx(expected.auc, abs=1e-3)
+    for ours, theirs in zip(got.points, expected.points, strict=True):
+        assert ours.threshold == pytest.approx(theirs.threshold, abs=1e-4)
+
+
+@pytest.mark.usefixtures("pair_reader")
+def test_pairs_from_a_list_self_and_cross(made: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 30, (120, 2))  # not all images occur
+    rows[::3, 1] = rows[::3, 0] // IMAGES * IMAGES + rng.integers(0, IMAGES, 40)
+    same = rows[:, 0] // IMAGES == rows[:, 1] // IMAGES
+    listed = np.column_stack([rows, same, np.arange(120) % 4])
+    np.savetxt(tmp_path / "pairs.txt", listed, fmt="%d")
+    common = ("--pairs", tmp_path / "pairs.txt", "--data", made / "faces", "--flip", "--json")
+    text = run("eval-pairs", "--model", made / "new", "--gallery-model", made / "old", *common)
+    found = PairsResult.model_validate_json(text)
+    assert len(found.folds) == 4
+    assert found.accuracy == pytest.approx(np.mean([f.accuracy for f in found.folds]))
+    assert found.data["images"] == len(np.unique(rows))
+    sides = []
+    for name in ("old", "new"):
+        model = load_model(made / name)
+        sides.append(embed_with_flip(model, open_source(made / "faces", model.preprocessing)))
+    scores = pair_similarities(*sides, rows, views=2)
+    expected = verification(scores[same], scores[~same], PAIR_FARS)
+    assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)
+    ours = json.loads(run("eval-pairs", "--model", made / "new", *common))
+    assert ours["accuracy"] > 0.9
+    assert ours["models"]["gallery"] == ours["models"]["query"]
+
+
+@pytest.mark.usefixtures("pair_reader")
+def test_pairs_from_a_bin(made: Path) -> None:
+    text = run("eval-pairs", "--model", made / "new", "--pairs", made / "set.bin")
+    assert text.startswith("accuracy 0.9")
+    assert "over 10 folds" in text
+    assert "TAR@1e-3" in text
+    with pytest.raises(DataError, match="name the folder of the images with --data"):
+        open_pairs(made / "pairs.txt", None, Preprocessing(size=16, channels=3))
+
+
+def test_models_of_two_dimensions_are_refused(made: Path, layout: Path) -> None:
+    with pytest.raises(FeatureError, match="dimension 12, the model's 8"):
+        evaluate_ijb(layout, load_model(made / "new"), load_model(made / "wide"))
+
+
+def test_what_a_person_reads(made: Path, layout: Path, tmp_path: Path) -> None:
+    text = run("eval-ijb", "--model", made / "new", "--data", layout)
+    for name in ("TAR@1e-6", "TPIR@1e-4", "TPIR@1e0", "rank-10", "next: mixbct eval-ijb"):
+        assert name in text
+    text = run("data", "ijb-layout", made / "faces", tmp_path / "out", "--impostors", 3)
+    assert text.startswith("40 images of 8 subjects: galleries of 4 and 4 templates, ")
+    assert f"next: mixbct eval-ijb --model MODEL --data {tmp_path / 'out'}" in text
