@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import denoise, extract, mix_step, search
+from benchmarks import denoise, extract, ijbc_size, lfw, mix_step, search
 from benchmarks.measure import Figure
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
@@ -19,24 +19,30 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
     "search": search.run,
     "denoise": denoise.run,
 }
+# minutes each, gigabytes of memory, or data that is not everyone's: only when named
+ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
+    "ijbc_size": ijbc_size.run,
+    "lfw": lfw.run,
+}
 
 
 def main() -> None:
     """Run, print a table to standard output, and write the JSON file if one is named."""
+    every = {**BENCHMARKS, **ON_REQUEST}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(every)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
     names = arguments.names or list(BENCHMARKS)
-    if unknown := [name for name in names if name not in BENCHMARKS]:
-        parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
+    if unknown := [name for name in names if name not in every]:
+        parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(every)}")
     # as the trainer does: the references must not suffer from what it avoids
     torch.set_flush_denormal(True)
     figures: list[Figure] = []
     progress = Console(stderr=True)
     for name in names:
         with progress.status(f"{name} …"), tempfile.TemporaryDirectory() as folder:
-            figures += BENCHMARKS[name](Path(folder))
+            figures += every[name](Path(folder))
     Console().print(_table(figures))
     if arguments.json:
         content = json.dumps([figure.to_dict() for figure in figures], indent=1)

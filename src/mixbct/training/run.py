@@ -44,7 +44,9 @@ def train(
         StoppedError: Ctrl-C, SIGTERM or `train.stop_after`; the state is saved.
         TrainingDivergedError: a loss became NaN or infinite.
     """
-    if (out / "cost.json").exists() or latest_checkpoint(out / "checkpoints"):
+    # a run that saved nothing yet has nothing to lose
+    saved = (out / "cost.json").exists() or latest_checkpoint(out / "checkpoints")
+    if saved and (out / "recipe.json").exists():
         _check_begun(out, recipe, resume)
     if (out / "cost.json").exists():
         _check_data(out, source)

@@ -1,10 +1,7 @@
 """`mixbct eval-pairs`, `eval-ijb` and `data ijb-layout`, as a person types them."""
 
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from mixbct.backbones.model import build_backbone, load_model, save_model
 from mixbct.cli import app
 from mixbct.data import open_source
 from mixbct.data.ijb import IjbImages, read_layout
-from mixbct.data.source import Source
+from mixbct.data.pairs import PairSet
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.pairs import pair_similarities
 from mixbct.evaluation.roc import verification
@@ -29,20 +26,13 @@ from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, open_pairs
 PERSONS, IMAGES = 8, 5
 
 
-@dataclass
-class PairSet:
-    source: Source
-    pairs: np.ndarray
-    same: np.ndarray
-    fold: np.ndarray | None
-
-
 @pytest.fixture
 def pair_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the readers: a text of "ROW ROW SAME FOLD"; of a .bin, all pairs of a folder."""
 
-    def read_pairs_txt(path: Path, source: Source) -> PairSet:
+    def read_text(path: Path, images: Path, preprocessing: Preprocessing) -> PairSet:
         table = np.loadtxt(path, dtype=np.int64)
+        source = open_source(images, preprocessing)
         return PairSet(source, table[:, :2], table[:, 2] == 1, table[:, 3])
 
     def read_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
@@ -51,9 +41,8 @@ def pair_reader(monkeypatch: pytest.MonkeyPatch) -> None:
         same = source.labels()[first] == source.labels()[second]
         return PairSet(source, np.column_stack([first, second]), same, None)
 
-    module = ModuleType("mixbct.data.pairs")
-    module.read_pairs_txt, module.read_bin = read_pairs_txt, read_bin  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mixbct.data.pairs", module)
+    monkeypatch.setattr("mixbct.workflows.protocols.read_pairs_text", read_text)
+    monkeypatch.setattr("mixbct.workflows.protocols.read_pairs_bin", read_bin)
 
 
 def make_model(path: Path, seed: int, dim: int = 8, size: int = 16) -> None:

@@ -88,7 +88,11 @@ def test_halves_go_to_even_and_a_large_share_leaves_an_image(tmp_path: Path) -> 
         (0.9, {5: 4, 15: 14, 2: 1, 1: 1, 9: 8}),
     ):
         parts = split(
-            source, tmp_path / "split", scenario="open-data", test_classes=2, old_share=share
+            source,
+            tmp_path / f"split-{share}",
+            scenario="open-data",
+            test_classes=2,
+            old_share=share,
         )
         sizes = classes_of(source, set(source.keys()))
         for label, count in classes_of(source, parts["old_train"]).items():
@@ -110,7 +114,9 @@ def test_queries_are_a_share_of_each_class_and_never_all(tmp_path: Path) -> None
     assert {c: queries.get(c, 0) for c in sizes} == {
         c: {1: 0, 2: 1, 3: 2, 10: 5}[n] for c, n in sizes.items()
     }
-    tiny = split(source, tmp_path / "split", test_classes=12, query_share=0.01)
+    tiny = split(source, tmp_path / "tiny", test_classes=12, query_share=0.01)
+    with pytest.raises(DataError, match="holds another split"):
+        split(source, tmp_path / "split", test_classes=12, query_share=0.01)
     assert {c: classes_of(source, tiny["query"]).get(c, 0) for c in sizes} == {
         c: min(1, n - 1) for c, n in sizes.items()
     }

@@ -69,7 +69,7 @@ def test_one_impostor_among_the_genuine_by_hand() -> None:
     # 0.1 is nearer to 0 than to a quarter; an eighth would be as near to both
     assert [p.rate for p in found.nearest_points] == [0.25, 1.0, 1.0]
     assert found.auc == (4 + 3.5 + 3.5 + 3) / 16
-    assert nearest(trials(np.ones(1, np.float32), np.zeros(4, np.float32)), 0.6).impostors == 4
+    assert nearest(trials(np.ones(1, np.float32), np.full(4, 0.5, np.float32)), 0.6).impostors == 4
 
 
 def test_trials_of_one_kind_alone_and_scores_that_are_no_numbers() -> None:
