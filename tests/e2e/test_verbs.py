@@ -96,3 +96,40 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
     assert weights.stat().st_mtime_ns == before
     verdict = json.loads((photos / "demo/gate.json").read_text())["passed"]
     mixbct("gate", "demo/result.json", cwd=photos, expect=0 if verdict else 1)
+
+
+def test_a_record_set_from_photographs_to_a_split_and_back(mixbct, photos: Path) -> None:
+    mixbct("data", "convert", "photos", "records", cwd=photos)
+    assert {path.name for path in (photos / "records").iterdir()} == {
+        "train.rec",
+        "train.idx",
+        "train.classes.txt",
+    }
+    counts = [
+        json.loads(mixbct("data", "info", name, "--json", cwd=photos).stdout)
+        for name in ("photos", "records")
+    ]
+    for key in ("images", "classes", "largest_class"):
+        assert counts[0][key] == counts[1][key]
+    index = (photos / "records/train.idx").read_bytes()
+    (photos / "records/train.idx").unlink()
+    mixbct("data", "verify", "records", "--save-index", cwd=photos)
+    assert (photos / "records/train.idx").read_bytes() == index
+    words = ["data", "split", "records", "--order", "record", "--test-classes", "0"]
+    split = json.loads(mixbct(*words, "--out", "split", "--json", cwd=photos).stdout)
+    assert split["parts"] == {"old_train": 7 * 8, "new_train": 24 * 8}
+
+    content = bytearray((photos / "records/train.rec").read_bytes())
+    at = int(index.split()[2 * 5 + 1])
+    content[at : at + 4] = b"oops"
+    (photos / "records/train.rec").write_bytes(content)
+    for verb in (["info", "records"], ["verify", "records"], ["convert", "records", "back"]):
+        failed = mixbct("data", *verb, cwd=photos, expect=2)
+        assert f"train.rec, key 5, byte {at}: found" in failed.stderr
+    done = mixbct("data", "convert", "records", "back", "--skip-bad", "--json", cwd=photos)
+    assert json.loads(done.stdout)["images"] == 24 * 8 - 1
+    assert "left out 1 images" in done.stderr
+    train = ["train", "recipes/tiny.toml", *TINY, "--set", "data.path=records", "--out", "run"]
+    train += ["--set", "train.epochs=1"]
+    assert "key 5" in mixbct(*train, cwd=photos, expect=2).stderr
+    assert "left out 1" in mixbct(*train, "--skip-bad", cwd=photos).stderr

@@ -123,14 +123,17 @@ def verify(
     ] = False,
 ) -> None:
     """Decode every image once and name those that cannot be read."""
-    source = open_source(data)
+    source = open_source(data, skip_bad=True)
     if save_index and isinstance(source, RecordSource):
         source.save_index()
     with progress_bar("decode") as tick:
         rows, bad = readable_rows(source, progress=tick)
-    if bad:
+    damaged = _skipped(source)
+    if damaged or bad:
+        lines = "\n  ".join([*damaged, *bad])
+        count = len(damaged) + len(source)
         raise BadImageError(
-            f"{len(bad)} of {len(source)} images cannot be read:\n  " + "\n  ".join(bad), bad
+            f"{len(damaged) + len(bad)} of {count} images cannot be read:\n  {lines}", bad
         )
     typer.echo(f"all {len(rows):,} images can be read")
 

@@ -242,3 +242,78 @@ def test_test_classes_with_one_image_each_leave_no_query(tmp_path: Path) -> None
     source = make_source(tmp_path / "s", list(range(20)))
     with pytest.raises(DataError, match="query would have 0 images"):
         make_split(source, tmp_path / "split")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_record_order_is_the_published_rule(tmp_path: Path, share: float) -> None:
+    """The first round(share · C) classes, the first max(1, round(share · n)) images of each."""
+    labels = np.repeat(np.random.default_rng(3).permutation(15), np.arange(15) % 6 + 1).tolist()
+    rows_of = {label: [i for i, x in enumerate(labels) if x == label] for label in labels}
+    source = make_source(tmp_path / "s", labels)
+    first = list(rows_of)[: round(share * len(rows_of))]
+    by_class = {f"k{i}" for label in first for i in rows_of[label]}
+    by_image = {f"k{i}" for r in rows_of.values() for i in r[: max(1, round(share * len(r)))]}
+    for scenario, expected in (("extended-class", by_class), ("extended-data", by_image)):
+        make_split(
+            source,
+            tmp_path / scenario,
+            scenario=scenario,  # type: ignore[arg-type]
+            order="record",
+            old_share=share,
+            test_classes=0,
+        )
+        assert set(open_part(source, tmp_path / scenario, "old_train").keys()) == expected
+        assert len(open_part(source, tmp_path / scenario, "new_train")) == len(labels)
+        with pytest.raises(DataError, match="no part 'query'"):
+            open_part(source, tmp_path / scenario, "query")
+
+
+def test_the_published_numbers_of_classes_and_images(tmp_path: Path) -> None:
+    """MS1Mv3 has 93,431 classes; 0.3 of 5 and of 15 images are halves, which go to the even."""
+
+    class Numbers:
+        """93,431 classes of 1 to 15 images, without the images."""
+
+        def __init__(self) -> None:
+            self.counts = 1 + np.arange(93_431) % 15
+
+        def __len__(self) -> int:
+            return int(self.counts.sum())
+
+        def labels(self) -> np.ndarray:
+            return np.repeat(np.arange(93_431), self.counts)
+
+        def classes(self) -> tuple[str, ...]:
+            return ()
+
+        def keys(self) -> list[str]:
+            return []
+
+        def groups(self) -> list[str]:
+            return []
+
+        def read(self, rows: np.ndarray) -> np.ndarray:
+            raise NotImplementedError
+
+        def digest(self) -> str:
+            return "numbers"
+
+    source = Numbers()
+    options: dict[str, Any] = {"order": "record", "test_classes": 0}
+    make_split(source, tmp_path / "c", scenario="extended-class", **options)
+    rows = np.load(tmp_path / "c/old_train.npy")
+    assert len(np.unique(source.labels()[rows])) == 28_029
+    assert rows.tolist() == list(range(len(rows)))
+    make_split(source, tmp_path / "d", scenario="extended-data", **options)
+    taken = np.bincount(source.labels()[np.load(tmp_path / "d/old_train.npy")])
+    assert taken[:15].tolist() == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4]
+    assert taken.tolist() == [taken[i % 15] for i in range(93_431)]
+
+
+def test_record_order_tests_on_the_last_classes(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "s", [c for c in (4, 2, 0, 3, 1) for _ in range(4)])
+    parts = split(source, tmp_path / "split", order="record", test_classes=2, old_share=0.7)
+    assert parts["old_train"] == {f"k{i}" for i in range(8)}
+    assert parts["new_train"] == {f"k{i}" for i in range(12)}
+    assert parts["query"] == {"k12", "k16"}
+    assert parts["gallery"] == {"k13", "k14", "k15", "k17", "k18", "k19"}

@@ -1,0 +1,119 @@
+"""RecordIO: reads with decoding beside decoding from memory; the index of 5.2 million records.
+
+One core: one worker, which decodes in the thread that asks. The reference decodes the same bytes,
+already in a list, with the same decoder in a plain loop.
+"""
+
+import io
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measure import Figure, in_turn, rate_figure
+from mixbct.data.images import decode_bytes
+from mixbct.data.record_index import write_index
+from mixbct.data.record_writer import record_writer
+from mixbct.data.records import RecordSource
+from mixbct.data.recordio import MAGIC
+from mixbct.schemas import Preprocessing
+
+IMAGES = 4_000
+SIZE = 112
+BATCH = 128
+RECORDS = 5_179_510 + 93_431 + 1  # MS1Mv3: images, one record a person, the header
+MOST_SECONDS = 2.0
+MOST_MEGABYTES = 300.0
+# little enough to be written: a header's 32 bytes and 4 for the image
+_SHORTEST = 36
+
+
+def run(folder: Path) -> list[Figure]:
+    """Return read rates (sequential, shuffled) and what opening a large index takes."""
+    return [*_reads(folder / "reads"), *_opening(folder / "index")]
+
+
+def _reads(folder: Path) -> list[Figure]:
+    folder.mkdir()
+    with record_writer(folder / "train.rec") as writer:
+        for key in range(IMAGES):
+            writer.write(key, [key % 100], _photograph(key))
+    preprocessing = Preprocessing(size=SIZE, channels=3)
+    source = RecordSource(folder, preprocessing, workers=1)
+    orders = {
+        "recordio sequential": np.arange(IMAGES),
+        "recordio shuffled": np.random.default_rng(0).permutation(IMAGES),
+    }
+    figures = []
+    for name, order in orders.items():
+        encoded = [source.encoded(int(row)) for row in order]
+        pieces = [slice(start, start + BATCH) for start in range(0, IMAGES, BATCH)]
+
+        def from_records(order: np.ndarray = order, pieces: list[slice] = pieces) -> None:
+            for piece in pieces:
+                source.read(order[piece])
+
+        def from_memory(encoded: list[bytes] = encoded, pieces: list[slice] = pieces) -> None:
+            for piece in pieces:
+                for data in encoded[piece]:
+                    decode_bytes(data, preprocessing, "")
+
+        pairs = in_turn(from_records, from_memory, for_seconds=15, warm_up=1)
+        figures.append(rate_figure(name, "images/s", pairs, IMAGES))
+    return figures
+
+
+def _photograph(seed: int) -> bytes:
+    """Return a JPEG of about the size of an aligned face's: smooth shapes and a little noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    noisy = smooth + rng.normal(0, 6, smooth.shape)
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _opening(folder: Path) -> list[Figure]:
+    """Open in a process of its own, so that the peak of its memory is that of opening.
+
+    The records are as short as records can be; what opening does to the index does not depend
+    on it. Reading the labels looks at each record, so its figure is that of a warm file.
+    """
+    folder.mkdir()
+    _write_shortest(folder)
+    command = [sys.executable, "-c", f"import {__name__} as b; b.open_and_tell({str(folder)!r})"]
+    runs = []
+    for _ in range(5):
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        runs.append([float(word) for word in out.split()])
+    seconds, megabytes, labels = np.median(runs, axis=0).tolist()
+    return [
+        Figure("recordio open", seconds, "s", MOST_SECONDS, seconds / MOST_SECONDS),
+        Figure("recordio open", megabytes, "MB", MOST_MEGABYTES, megabytes / MOST_MEGABYTES),
+        Figure("recordio labels", labels, "s", MOST_SECONDS, labels / MOST_SECONDS),
+    ]
+
+
+def _write_shortest(folder: Path) -> None:
+    words = np.zeros((RECORDS, _SHORTEST // 4), "<u4")
+    words[:, 0] = MAGIC
+    words[:, 1] = _SHORTEST - 8
+    words[:, 3] = (np.arange(RECORDS) % 93_431).astype("<f4").view("<u4")
+    words.tofile(folder / "train.rec")
+    keys = np.arange(RECORDS)
+    write_index(folder / "train.idx", keys, keys * _SHORTEST)
+
+
+def open_and_tell(folder: str) -> None:
+    """Print seconds to open, the process's peak memory in MB by then, seconds to read labels."""
+    before = time.perf_counter()
+    source = RecordSource(Path(folder), Preprocessing(size=SIZE, channels=3))
+    opened = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    source.labels()
+    print(opened - before, peak, time.perf_counter() - opened)
