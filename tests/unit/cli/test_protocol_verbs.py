@@ -1,6 +1,7 @@
 """`mixbct eval-pairs`, `eval-ijb` and `data ijb-layout`, as a person types them."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from mixbct.backbones.model import build_backbone, load_model, save_model
 from mixbct.cli import app
 from mixbct.data import open_source
 from mixbct.data.ijb import IjbImages, read_layout
-from mixbct.data.pairs import PairSet
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.pairs import pair_similarities
 from mixbct.evaluation.roc import verification
@@ -24,25 +24,6 @@ from mixbct.schemas import Preprocessing
 from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, open_pairs
 
 PERSONS, IMAGES = 8, 5
-
-
-@pytest.fixture
-def pair_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for the readers: a text of "ROW ROW SAME FOLD"; of a .bin, all pairs of a folder."""
-
-    def read_text(path: Path, images: Path, preprocessing: Preprocessing) -> PairSet:
-        table = np.loadtxt(path, dtype=np.int64)
-        source = open_source(images, preprocessing)
-        return PairSet(source, table[:, :2], table[:, 2] == 1, table[:, 3])
-
-    def read_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
-        source = open_source(path.parent / "faces", preprocessing)
-        first, second = np.triu_indices(len(source), 1)
-        same = source.labels()[first] == source.labels()[second]
-        return PairSet(source, np.column_stack([first, second]), same, None)
-
-    monkeypatch.setattr("mixbct.workflows.protocols.read_pairs_text", read_text)
-    monkeypatch.setattr("mixbct.workflows.protocols.read_pairs_bin", read_bin)
 
 
 def make_model(path: Path, seed: int, dim: int = 8, size: int = 16) -> None:
@@ -65,7 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base = rng.integers(0, 200, (32, 32, 3))
         for i in range(IMAGES):
             pixels = (base + rng.integers(0, 56, base.shape)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "faces" / f"p{person}" / f"{i}.png")
+            Image.fromarray(pixels).save(
+                folder / "faces" / f"p{person}" / f"p{person}_{i + 1:04}.png"
+            )
     return folder
 
 
@@ -134,14 +117,29 @@ def test_one_cross_pair_score_by_hand(made: Path, layout: Path) -> None:
         assert ours.threshold == pytest.approx(theirs.threshold, abs=1e-4)
 
 
-@pytest.mark.usefixtures("pair_reader")
-def test_pairs_from_a_list_self_and_cross(made: Path, tmp_path: Path) -> None:
+def pair_rows() -> np.ndarray:
+    """Return 4 folds of 12 genuine and 12 impostor pairs, rows of the folder; not all occur."""
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, 30, (120, 2))  # not all images occur
-    rows[::3, 1] = rows[::3, 0] // IMAGES * IMAGES + rng.integers(0, IMAGES, 40)
-    same = rows[:, 0] // IMAGES == rows[:, 1] // IMAGES
-    listed = np.column_stack([rows, same, np.arange(120) % 4])
-    np.savetxt(tmp_path / "pairs.txt", listed, fmt="%d")
+    persons = [(p, p) for p in rng.integers(0, 6, 12 * 4)]
+    others = [tuple(rng.choice(6, 2, replace=False)) for _ in persons]
+    both = [*zip(np.split(np.array(persons), 4), np.split(np.array(others), 4), strict=True)]
+    subjects = np.concatenate([part for fold in both for part in fold])
+    return subjects * IMAGES + rng.integers(0, IMAGES, subjects.shape)
+
+
+def write_list(path: Path, rows: np.ndarray) -> None:
+    lines = ["4 12"]
+    for place, row in enumerate(rows.tolist()):
+        (a, i), (b, j) = (divmod(r, IMAGES) for r in row)
+        genuine = place // 12 % 2 == 0
+        lines.append(f"p{a} {i + 1} {j + 1}" if genuine else f"p{a} {i + 1} p{b} {j + 1}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_pairs_from_a_list_self_and_cross(made: Path, tmp_path: Path) -> None:
+    rows = pair_rows()
+    same = np.arange(96) // 12 % 2 == 0
+    write_list(tmp_path / "pairs.txt", rows)
     common = ("--pairs", tmp_path / "pairs.txt", "--data", made / "faces", "--flip", "--json")
     text = run("eval-pairs", "--model", made / "new", "--gallery-model", made / "old", *common)
     found = PairsResult.model_validate_json(text)
@@ -155,15 +153,20 @@ def test_pairs_from_a_list_self_and_cross(made: Path, tmp_path: Path) -> None:
     scores = pair_similarities(*sides, rows, views=2)
     expected = verification(scores[same], scores[~same], PAIR_FARS)
     assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)
+    swapped = pair_similarities(*sides, rows[:, ::-1], views=2)
+    assert abs(verification(swapped[same], swapped[~same]).auc - expected.auc) > 1e-2
     ours = json.loads(run("eval-pairs", "--model", made / "new", *common))
     assert ours["accuracy"] > 0.9
     assert ours["models"]["gallery"] == ours["models"]["query"]
 
 
-@pytest.mark.usefixtures("pair_reader")
-def test_pairs_from_a_bin(made: Path) -> None:
-    text = run("eval-pairs", "--model", made / "new", "--pairs", made / "set.bin")
-    assert text.startswith("accuracy 0.9")
+def test_pairs_from_a_bin(made: Path, tmp_path: Path) -> None:
+    files = sorted((made / "faces").rglob("*.png"))
+    images = [files[row].read_bytes() for row in pair_rows().ravel()]
+    same = [place // 12 % 2 == 0 for place in range(96)]
+    (tmp_path / "set.bin").write_bytes(pickle.dumps((images, same)))
+    text = run("eval-pairs", "--model", made / "new", "--pairs", tmp_path / "set.bin")
+    assert text.startswith(("accuracy 0.9", "accuracy 1.0"))
     assert "over 10 folds" in text
     assert "TAR@1e-3" in text
     with pytest.raises(DataError, match="name the folder of the images with --data"):
