@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import denoise, extract, ijbc_size, lfw, mix_step, search
+from benchmarks import denoise, extract, ijbc_size, lfw, mix_step, recordio, search
 from benchmarks.measure import Figure
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
+    "recordio": recordio.run,
 }
 
 

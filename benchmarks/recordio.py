@@ -18,8 +18,8 @@ from benchmarks.measure import Figure, in_turn, rate_figure
 from mixbct.data.images import decode_bytes
 from mixbct.data.record_index import write_index
 from mixbct.data.record_writer import record_writer
-from mixbct.data.records import RecordSource
 from mixbct.data.recordio import MAGIC
+from mixbct.data.records import RecordSource
 from mixbct.schemas import Preprocessing
 
 IMAGES = 4_000
