@@ -64,7 +64,7 @@ class Decoder:
             for place in places:
                 row = wanted[place]
                 try:
-                    images[place] = decode_bytes(encoded(row), self.preprocessing, name(row))
+                    decode_bytes(encoded(row), self.preprocessing, name(row), images[place])
                 except BadImageError as error:
                     bad.append((row, error))
             return bad

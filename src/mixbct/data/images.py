@@ -67,7 +67,10 @@ def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c
 
 
 def decode_bytes(
-    data: bytes, preprocessing: Preprocessing, name: str
+    data: bytes,
+    preprocessing: Preprocessing,
+    name: str,
+    out: UInt8[np.ndarray, "h w c"] | None = None,
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decode the content of one JPEG, PNG, BMP or WebP file.
 
@@ -75,8 +78,14 @@ def decode_bytes(
     reduced to 8 bits, and scaled (bilinear, antialiased, aspect ratio not kept) to the size that
     `preprocessing` asks for. One channel is luma, three are RGB. Of an animation, the first frame.
 
+    Args:
+        data: the file's content.
+        preprocessing: the size and number of channels that are wanted.
+        name: what the image is called, for errors.
+        out: where to put the pixels; None for a new array.
+
     Returns:
-        [size, size, channels] uint8.
+        [size, size, channels] uint8; `out`, if it was given.
 
     Raises:
         BadImageError: the image is truncated or damaged, or has more than `MOST_PIXELS` pixels.
@@ -84,20 +93,23 @@ def decode_bytes(
     """
     size, channels = preprocessing.size, preprocessing.channels
     try:
-        pixels = _decode_plain_jpeg(data, preprocessing)
+        pixels = _decode_plain_jpeg(data, preprocessing, out)
         if pixels is None:
             with _quiet_pillow():
                 pixels = np.asarray(_decode_any(data, preprocessing))
         pixels = pixels.reshape(*pixels.shape[:2], channels)
-        if pixels.shape[:2] == (size, size):
-            return pixels
-        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        resized = image.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(resized).reshape(size, size, channels)
+        if pixels.shape[:2] != (size, size):
+            image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+            resized = image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(resized).reshape(size, size, channels)
     # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
+    if out is None or out is pixels:
+        return pixels
+    out[...] = pixels
+    return out
 
 
 def suffix_of(data: bytes) -> str:
@@ -157,9 +169,12 @@ def _refuse_bomb(height: int, width: int) -> None:
 
 
 def _decode_plain_jpeg(
-    data: bytes, preprocessing: Preprocessing
+    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "h w c"] | None
 ) -> UInt8[np.ndarray, "h w c"] | None:
-    """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
+    """Decode a JPEG that needs nothing special; None where Pillow has to look at it.
+
+    One that has the size that is wanted is decoded into `out`, if that is given.
+    """
     # orientation is in the EXIF block; a false alarm only costs the slower path
     if not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
         return None
@@ -171,10 +186,14 @@ def _decode_plain_jpeg(
     # the decoder may halve, quarter … a large image on its way; twice the size that is wanted
     # stays, so that the last step still averages
     least = 2 * preprocessing.size
+    colours = "GRAY" if preprocessing.channels == 1 else "RGB"
     try:
+        if out is not None and height == width == preprocessing.size:
+            simplejpeg.decode_jpeg(data, colours, buffer=out)
+            return out
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             data,
-            "GRAY" if preprocessing.channels == 1 else "RGB",
+            colours,
             min_height=least,
             min_width=least,
             min_factor=2,

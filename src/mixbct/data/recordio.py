@@ -37,6 +37,8 @@ _LENGTH = (1 << LENGTH_BITS) - 1
 PART = struct.Struct("<II")
 _LABEL = struct.Struct("<f")
 IMAGE_HEADER = struct.Struct("<IfQQ")
+_HEAD = struct.Struct("<IIIf")
+_HEAD_SIZE = PART.size + IMAGE_HEADER.size
 # rows whose heads are looked at together
 _CHUNK = 1 << 18
 
@@ -150,6 +152,13 @@ class RecordFile:
         Raises:
             RecordError: see `record`; or there is no image, or its label is no class.
         """
+        if 0 <= offset <= self.size - _HEAD.size and not offset % 4:
+            # the usual case at once: a whole record with one label in its header
+            magic, length, flag, label = _HEAD.unpack_from(self._map, offset)
+            start, stop = offset + _HEAD_SIZE, offset + PART.size + length
+            plain = magic == MAGIC and length <= _LENGTH and not flag
+            if plain and start < stop <= self.size and is_class(label):
+                return ImageRecord(label, 1, self._map[start:stop])
         record = self.record(offset, key)
         if not record.image:
             raise self.error(key, offset, "the record holds no image")
@@ -179,8 +188,7 @@ class RecordFile:
     def _plain_labels(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Return the class of each record that is whole and sound, −1 for the others."""
         values = np.full(len(offsets), -1, np.int64)
-        smallest = PART.size + IMAGE_HEADER.size
-        fits = (offsets >= 0) & (offsets % 4 == 0) & (offsets <= self.size - smallest)
+        fits = (offsets >= 0) & (offsets % 4 == 0) & (offsets <= self.size - _HEAD_SIZE)
         rows = np.flatnonzero(fits)
         words = offsets[rows] // 4
         packed = self._words[words + 1].astype(np.int64)
@@ -191,7 +199,7 @@ class RecordFile:
         sound &= length > IMAGE_HEADER.size + 4 * count
         rows, words, count = rows[sound], words[sound], count[sound]
         # one label stands in the header, several behind it
-        at = words + np.where(count > 0, smallest // 4, 3)
+        at = words + np.where(count > 0, _HEAD_SIZE // 4, 3)
         values[rows] = _class_of(self._words[at].view("<f4").astype(np.float32))
         return values
 
@@ -236,7 +244,7 @@ def _padded(length: int) -> int:
 
 def is_class(label: float) -> bool:
     """Return whether a label is a class number: whole, not negative, below 2³¹."""
-    return 0 <= label < 2**31 and label == int(label)
+    return 0 <= label < 2**31 and label.is_integer()
 
 
 def _class_of(labels: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
