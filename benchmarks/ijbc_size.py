@@ -114,7 +114,7 @@ def measure() -> dict[str, object]:
 
     pairs = in_turn(lambda: protocols(made, took), reference, for_seconds=1, warm_up=0, at_least=3)
     figures = [
-        time_figure("ijbc_size", "s/run", pairs, divisor=1),
+        time_figure("ijbc_size", "s/run", pairs),
         Figure("ijbc_size memory", peak, "GB", MOST_GB, peak / MOST_GB),
     ]
     return {
