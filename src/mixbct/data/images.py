@@ -150,7 +150,7 @@ def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h
     unscaled = Preprocessing(size=MOST_PIXELS, channels=channels)
     try:
         data = path.read_bytes()
-        pixels = _decode_plain_jpeg(data, unscaled)
+        pixels = _decode_plain_jpeg(data, unscaled, None)
         if pixels is None:
             with _quiet_pillow():
                 pixels = np.asarray(_decode_any(data, unscaled))
