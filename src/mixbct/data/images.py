@@ -169,7 +169,7 @@ def _refuse_bomb(height: int, width: int) -> None:
 
 
 def _decode_plain_jpeg(
-    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "h w c"] | None
+    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "size size c"] | None
 ) -> UInt8[np.ndarray, "h w c"] | None:
     """Decode a JPEG that needs nothing special; None where Pillow has to look at it.
 
