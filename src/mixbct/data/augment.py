@@ -1,5 +1,6 @@
 """Random shifts and flips of a batch of images."""
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -27,6 +28,8 @@ def augment(
         columns = (columns + offsets[1]).clamp(0, width - 1)
     if not (settings.flip or settings.shift):
         return images
-    device = images.device
-    picked = torch.arange(batch, device=device)[:, None, None]
-    return images[picked, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+    # NumPy gathers on one thread. A second team of torch's threads, in the thread that reads ahead,
+    # would fight the training step's for the cores
+    picked = np.arange(batch)[:, None, None]
+    gathered = images.numpy()[picked, rows.numpy()[:, :, None], columns.numpy()[:, None, :]]
+    return torch.from_numpy(gathered)
