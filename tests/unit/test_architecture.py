@@ -16,6 +16,7 @@ LEVELS = {
     "files": 1,
     "schemas": 1,
     "extends": 1,
+    "linear_map": 1,
     "protocol_schemas": 1,
     "recipe": 1,
     "recipe_problems": 1,

@@ -1,6 +1,6 @@
 """An embedding model on disk: backbone weights, preprocessing and contract in one folder.
 
-model.json             backbone, options, contract, head and classes (`ModelManifest`)
+model.json             backbone, options, contract, head, classes, query map (`ModelManifest`)
 backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph and all
 head.safetensors       the classifier it was trained with, where there is one
 """
@@ -25,7 +25,7 @@ from mixbct.backbones.vit import VisionTransformer
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import Contract, ModelManifest, Preprocessing, read_record
+from mixbct.schemas import Contract, ModelManifest, Preprocessing, QueryMap, read_record
 
 Option = int | float | str | bool
 
@@ -131,6 +131,7 @@ class EmbeddingModel:
         self.manifest = manifest
         self.contract = manifest.contract
         self.preprocessing = manifest.contract.preprocessing
+        self.query_map = manifest.query_map
         tensors = chain(backbone.parameters(), backbone.buffers())
         # an ONNX encoder has none, and computes in main memory
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
@@ -160,6 +161,7 @@ def save_model(
     head: Mapping[str, Tensor],
     classes: tuple[str, ...],
     data_digest: str,
+    query_map: QueryMap | None = None,
 ) -> ModelManifest:
     """Write a model folder, whole or not at all, and return its manifest."""
     state = state_copy(backbone.state_dict())
@@ -172,6 +174,7 @@ def save_model(
         head=head_name,
         classes=classes,
         data_digest=data_digest,
+        query_map=query_map,
     )
     with folder_written_whole(path) as folder:
         save_file(state, folder / "backbone.safetensors")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.distributed import row_rng
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.bootstrap import (
     REPLICATES,
@@ -23,6 +22,7 @@ from mixbct.evaluation.bootstrap import (
 from mixbct.evaluation.carried import carry_threshold
 from mixbct.evaluation.combination import describe
 from mixbct.evaluation.comparison import FARS, compare
+from mixbct.evaluation.mixed import gallery_of_spaces, mixed_gallery, side_by_side
 from mixbct.evaluation.scores import BUDGET, Embeddings
 from mixbct.evaluation.thresholds import Threshold
 from mixbct.schemas import CarriedThreshold, Combination, Difference, Estimate
@@ -66,6 +66,7 @@ def evaluate_upgrade(
     independent: Pair | None = None,
     mapped: Embeddings | None = None,
     *,
+    across: Embeddings | None = None,
     seed: int,
     fars: tuple[float, ...] = FARS,
     replicates: int = REPLICATES,
@@ -80,6 +81,8 @@ def evaluate_upgrade(
         new: the compatible model's, row for row of the same items.
         independent: the same by a model that was trained without regard to the old one.
         mapped: the independent model's queries, mapped into the old space by Procrustes.
+        across: the new model's queries in the old space, where a query map leads there; they
+            search old rows, and `new.query` those of the new model.
         seed: of the bootstrap, of the split into halves and of the mixed galleries.
         fars: false-accept rates to report; 1e-3 is always among them.
         replicates: bootstrap replicates.
@@ -89,17 +92,18 @@ def evaluate_upgrade(
         progress: called with the name of each combination before it is scored.
 
     Raises:
-        FeatureError: old and new differ in dimension, or `mapped` does not fit the old gallery.
+        FeatureError: queries differ from the old gallery in dimension.
         DataError: the models were given different items, or the items cannot be compared.
     """
     _check_same_items(old, new, independent, mapped)
-    if old.gallery.dim != new.query.dim:
+    cross = new.query if across is None else across
+    if old.gallery.dim != cross.dim:
         raise FeatureError(
             f"the old model's vectors have dimension {old.gallery.dim}, the new model's "
-            f"{new.query.dim}: they cannot be compared directly; train the new model with "
-            f"dimension {old.gallery.dim}"
+            f"{cross.dim}: they cannot be compared directly; train the new model with dimension "
+            f"{old.gallery.dim}, or with method.query_map"
         )
-    sides = {"old/old": (old.query, old.gallery), "new/old": (new.query, old.gallery)}
+    sides = {"old/old": (old.query, old.gallery), "new/old": (cross, old.gallery)}
     sides["new/new"] = (new.query, new.gallery)
     if independent is not None:
         sides["independent/independent"] = (independent.query, independent.gallery)
@@ -107,9 +111,10 @@ def evaluate_upgrade(
             sides["independent/old"] = (independent.query, old.gallery)
     if mapped is not None:
         sides["procrustes/old"] = (mapped, old.gallery)
+    both = cross if across is None else side_by_side(new.query, across)
+    mix = mixed_gallery if across is None else gallery_of_spaces
     for share in mixed:
-        gallery = mixed_gallery(old.gallery, new.gallery, share, seed)
-        sides[f"new/{100 * share:g} % new"] = (new.query, gallery)
+        sides[f"new/{100 * share:g} % new"] = (both, mix(old.gallery, new.gallery, share, seed))
 
     weights = class_weights(len(old.query.classes), replicates, seed)
     fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
@@ -126,7 +131,7 @@ def evaluate_upgrade(
             figures,
         )
 
-    base, cross = judged["old/old"], judged["new/old"]
+    base, switched = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
     pairs = [(name, "old/old") for name in judged if name != "old/old"]
     if oracle is not None:
@@ -137,21 +142,10 @@ def evaluate_upgrade(
     return UpgradeFigures(
         combinations={name: each.combination for name, each in judged.items()},
         differences=tuple(_difference(judged, of, minus) for of, minus in pairs),
-        update_gain=_update_gain(base, cross, oracle),
-        negative_flips=negative_flips(base.rank, cross.rank),
-        carried_threshold=carry_threshold(
-            carried, new.query, old.gallery, seed=seed, budget=budget
-        ),
+        update_gain=_update_gain(base, switched, oracle),
+        negative_flips=negative_flips(base.rank, switched.rank),
+        carried_threshold=carry_threshold(carried, cross, old.gallery, seed=seed, budget=budget),
     )
-
-
-def mixed_gallery(old: Embeddings, new: Embeddings, share: float, seed: int) -> Embeddings:
-    """Return the old gallery with a random `share` of its rows from the new model."""
-    order = row_rng(seed, len(old)).permutation(len(old))
-    again = order[: round(share * len(old))]
-    features = old.features.copy()
-    features[again] = new.features[again]
-    return Embeddings(features, old.labels)
 
 
 def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n"]) -> float:

@@ -20,7 +20,7 @@ from mixbct.data.bank import normalise
 from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
-from mixbct.errors import ResultError
+from mixbct.errors import ContractError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
@@ -80,6 +80,7 @@ def evaluate_models(
     if independent is not None:
         pairs["independent"] = _embed(data, independent, "independent", stage)
         mapped = _map_queries(data, pairs["independent"].query, independent, old, stage)
+    across = across_to(old, new, pairs["new"].query)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + (mapped is not None)
@@ -95,6 +96,7 @@ def evaluate_models(
             pairs["new"],
             pairs.get("independent"),
             mapped,
+            across=across,
             seed=seed,
             replicates=replicates,
             progress=on_combination,
@@ -118,13 +120,14 @@ def evaluate_models(
         }
         | ({"language": language} if language else {}),
         models=models,
+        query_map=new.query_map.map if new.query_map else None,
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
         negative_flips=figures.negative_flips,
         carried_threshold=figures.carried_threshold,
         costs=costs or {},
-        examples=_examples(query, gallery, pairs["old"], pairs["new"].query, seed),
+        examples=_examples(query, gallery, pairs["old"], across or pairs["new"].query, seed),
     )
 
 
@@ -149,9 +152,26 @@ def earlier_result(
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
+        and result.query_map == (new.query_map.map if new.query_map else None)
         and versions() == result.versions
     )
     return result if same else None
+
+
+def across_to(old: EmbeddingModel, new: EmbeddingModel, queries: Embeddings) -> Embeddings | None:
+    """Return a model's queries in the space of an older one; None where it has no query map.
+
+    Raises:
+        ContractError: the map leads to another model.
+    """
+    if new.query_map is None:
+        return None
+    if new.query_map.to.id != old.contract.id:
+        raise ContractError(
+            f"the query map of {new.contract} leads to {new.query_map.to}, not to {old.contract}: "
+            "compare it with the model whose bank it was trained against"
+        )
+    return Embeddings(normalise(new.query_map.map.apply(queries.features)), queries.labels)
 
 
 def versions() -> dict[str, str]:
