@@ -6,9 +6,8 @@ import pytest
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.mixed import gallery_of_spaces, mixed_gallery, side_by_side
 from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides
 
 
 def embed(dim: int, noise: float, seed: int) -> Pair:
@@ -38,18 +37,10 @@ def test_a_score_is_taken_in_the_rows_own_space(
     sides: tuple[Pair, Pair, Embeddings], share: float
 ) -> None:
     old, new, across = sides
-    queries = side_by_side(new.query, across)
-    gallery = gallery_of_spaces(old.gallery, new.gallery, share, seed=4)
+    queries, gallery = mixed_sides(old, new, across, share, seed=4)
     scores = queries.features @ gallery.features.T
-    # which rows were enrolled again: those that the plain mixed gallery changes
-    marks = np.eye(2, dtype=np.float32)[np.zeros(90, dtype=int)]
-    plain = mixed_gallery(
-        Embeddings(marks, old.gallery.labels),
-        Embeddings(marks[:, ::-1].copy(), old.gallery.labels),
-        share,
-        seed=4,
-    )
-    enrolled = plain.features[:, 1] == 1
+    # a row of the old model has nothing in the new one's coordinates
+    enrolled = (gallery.features[:, : new.query.dim] != 0).any(axis=1)
     assert enrolled.sum() == round(share * 90)
     for q in range(60):
         for g in range(90):
@@ -62,17 +53,23 @@ def test_a_score_is_taken_in_the_rows_own_space(
 
 def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Embeddings]) -> None:
     old, new, across = sides
-    found = evaluate_upgrade(old, new, across=across, seed=5, replicates=50)
+    found = evaluate_upgrade(old, new, cross=across, seed=5, replicates=50)
     sure = compare(across, old.gallery)
     cross = found.combinations["new/old"]
     assert cross.mean_average_precision.value == sure.mean_average_precision()
     itself = found.combinations["new/new"].mean_average_precision.value
     assert itself == compare(new.query, new.gallery).mean_average_precision()
-    half = compare(
-        side_by_side(new.query, across), gallery_of_spaces(old.gallery, new.gallery, 0.5, 5)
-    )
+    half = compare(*mixed_sides(old, new, across, 0.5, seed=5))
     assert found.combinations["new/50 % new"].rank1.value == half.rank_rate(1)
-    assert all(abs(t.value) <= 1 + 1e-6 for t in half.thresholds)
+    # a threshold is a cosine, in whichever space
+    genuine = [
+        float(new.query.features[q] @ new.gallery.features[g]) for q in range(60) for g in range(90)
+    ]
+    everything = compare(*mixed_sides(old, new, across, 1.0, seed=5))
+    assert everything.thresholds[-1].value <= max(genuine)
+    assert everything.thresholds[0].value == pytest.approx(
+        compare(new.query, new.gallery).thresholds[0].value, abs=1e-5
+    )
 
 
 def test_without_a_map_differing_dimensions_are_refused(
