@@ -10,7 +10,17 @@ from types import FrameType
 import typer
 
 import mixbct
-from mixbct.cli import data, demo, evaluate, features, gallery, models, protocols, train
+from mixbct.cli import (
+    data,
+    demo,
+    evaluate,
+    features,
+    gallery,
+    generations,
+    models,
+    protocols,
+    train,
+)
 from mixbct.cli.common import say
 from mixbct.errors import MixbctError
 
@@ -32,6 +42,7 @@ app.command("denoise")(features.denoise)
 app.command("eval")(evaluate.evaluate)
 app.command("eval-pairs")(protocols.eval_pairs)
 app.command("eval-ijb")(protocols.eval_ijb)
+app.command("generations")(generations.generations)
 app.command("gate")(evaluate.gate)
 app.add_typer(gallery.app, name="gallery")
 app.command("report")(evaluate.report)

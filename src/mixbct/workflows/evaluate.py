@@ -26,6 +26,7 @@ from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
+from mixbct.linear_map import LinearMap
 from mixbct.schemas import Example, Match, ModelCost, Result, read_record
 from mixbct.workflows.progress import Stage, silent
 
@@ -79,13 +80,17 @@ def evaluate_models(
         costs: of the models, by role.
         stage: opens a stage of the progress display.
     """
-    pairs = {"old": _embed(data, old, "old", stage), "new": _embed(data, new, "new", stage)}
+    pairs = {"old": embed_pair(data, old, "old", stage), "new": embed_pair(data, new, "new", stage)}
     mapped: dict[str, Embeddings] = {}
     if independent is not None:
-        pairs["independent"] = _embed(data, independent, "independent", stage)
+        pairs["independent"] = embed_pair(data, independent, "independent", stage)
         queries = pairs["independent"].query
         mapped = _map_queries(data, adapters, queries, independent, old, stage)
-    cross = queries_across(new, old, pairs["new"].query)
+    query_map = map_to(new, old)
+    cross = None
+    if query_map is not None:
+        searching = pairs["new"].query
+        cross = Embeddings(normalise(query_map.apply(searching.features)), searching.labels)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + len(mapped)
@@ -125,7 +130,7 @@ def evaluate_models(
         }
         | ({"language": language} if language else {}),
         models=models,
-        query_map=new.query_map.map if new.query_map else None,
+        query_map=query_map,
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
@@ -158,20 +163,18 @@ def earlier_result(
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
-        and result.query_map == (new.query_map.map if new.query_map else None)
+        and result.query_map == map_to(new, old)
         and versions() == result.versions
         and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
     )
     return result if same else None
 
 
-def queries_across(
-    new: EmbeddingModel, old: EmbeddingModel, queries: Embeddings
-) -> Embeddings | None:
-    """Return a model's queries in the space of an older one; None where it has no query map.
+def map_to(new: EmbeddingModel, old: EmbeddingModel) -> LinearMap | None:
+    """Return the map of a model's queries into the space of an older one; None: it has none.
 
     Raises:
-        ContractError: the map leads to another model.
+        ContractError: its map leads to another model.
     """
     if new.query_map is None:
         return None
@@ -180,7 +183,7 @@ def queries_across(
             f"the query map of {new.contract} leads to {new.query_map.to}, not to {old.contract}: "
             "compare it with the model whose bank it was trained against"
         )
-    return Embeddings(normalise(new.query_map.map.apply(queries.features)), queries.labels)
+    return new.query_map.map
 
 
 def versions() -> dict[str, str]:
@@ -195,7 +198,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _embed(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+def embed_pair(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+    """Return what a model makes of the queries and of the gallery; both know classes alike."""
     sides = []
     for name in (data.query, data.gallery):
         part = data.part(model, name)
