@@ -7,6 +7,7 @@ head.safetensors       the classifier it was trained with, where there is one
 
 import hashlib
 import importlib
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
@@ -182,6 +183,28 @@ def save_model(
             save_file(state_copy(head), folder / "head.safetensors")
         (folder / "model.json").write_text(manifest.to_json())
     return manifest
+
+
+def save_with_query_map(path: Path, out: Path, query_map: QueryMap) -> ModelManifest:
+    """Write a copy of a model folder whose queries go through a map; its vectors are the same.
+
+    Raises:
+        ModelError: there is no model, `out` is there already, or the map is of another dimension.
+    """
+    folder, manifest = read_manifest(path)
+    if out.exists():
+        raise ModelError(f"{out} is already there; choose another --out, or delete it")
+    if query_map.map.source_dim != manifest.contract.dim:
+        raise ModelError(
+            f"a map from {query_map.map.source_dim} dimensions does not fit {manifest.contract} of "
+            f"{manifest.contract.dim}"
+        )
+    mapped = manifest.model_copy(update={"query_map": query_map})
+    with folder_written_whole(out) as partial:
+        for file in folder.iterdir():
+            shutil.copyfile(file, partial / file.name)
+        (partial / "model.json").write_text(mapped.to_json())
+    return mapped
 
 
 def read_manifest(path: Path) -> tuple[Path, ModelManifest]:

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from mixbct.backbones.model import load_model
+from mixbct.backbones.model import load_model, save_with_query_map
 from mixbct.cli import app
-from mixbct.errors import ContractError, DataError, FeatureError
+from mixbct.errors import ContractError, DataError, FeatureError, ModelError
 from mixbct.evaluation.gate import edge_from, judge
 from mixbct.features.extract import extract
 from mixbct.generation_schemas import GenerationsResult
@@ -141,3 +141,33 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
     contracts = json.loads(run("gallery", "status", gallery, "--json"))["contracts"]
     assert {c["contract"]["dim"] for c in contracts} == {8, 12}
     assert run("gallery", "search", gallery, image)
+
+
+@pytest.mark.parametrize("adapter", ["procrustes", "ridge"])
+def test_a_fitted_map_makes_a_model_that_can_be_judged(tmp_path: Path, adapter: str) -> None:
+    """v1 has 8 dimensions, v3 six: the map of a frozen v1 leads into a space it knew nothing of."""
+    out = tmp_path / "mapped"
+    words = ("fit-map", "v1", "--old", "v3", "--data", "data", "--split", "split", "--out", out)
+    assert "next: mixbct eval --old v3" in run(*words, "--adapter", adapter)
+    mapped, plain = load_model(out), load_model(Path("v1"))
+    assert mapped.contract == plain.contract
+    assert mapped.query_map is not None
+    assert mapped.query_map.to == load_model(Path("v3")).contract
+    run("eval", "--old", "v3", "--new", out, "--independent", "v1", *TEST,
+        "--out", tmp_path / "r.json", "--adapter", adapter)  # fmt: skip
+    result = Result.model_validate_json((tmp_path / "r.json").read_bytes())
+    served, row = (result.combinations[f"{name}/old"] for name in ("new", adapter))
+    for metric, figure in row.metrics().items():
+        assert served.metric(metric).value == pytest.approx(figure.value, abs=1e-3)
+    with pytest.raises(ModelError, match="already there"):
+        run(*words)
+
+
+def test_maps_that_a_model_cannot_carry_are_refused(tmp_path: Path) -> None:
+    words = ("fit-map", "v1", "--old", "v3", "--data", "data", "--out", tmp_path / "m")
+    with pytest.raises(ModelError, match="'mlp': choose one of procrustes, ridge"):
+        run(*words, "--adapter", "mlp")
+    query_map = load_model(Path("v2")).query_map
+    assert query_map is not None
+    with pytest.raises(ModelError, match="a map from 12 dimensions does not fit v1"):
+        save_with_query_map(Path("v1"), tmp_path / "m", query_map)
