@@ -10,6 +10,7 @@ or fitted afterwards (Procrustes, ridge).
 import base64
 import binascii
 import hashlib
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -80,8 +81,9 @@ class LinearMap(BaseModel):
             raise ValueError("the map holds NaN or infinity")
         return self
 
+    @cached_property
     def arrays(self) -> tuple[Float32[np.ndarray, "d e"], Float32[np.ndarray, " e"] | None]:
-        """Return M and b, read-only."""
+        """M and b, read-only."""
         matrix = _decode(self.matrix).reshape(self.source_dim, self.target_dim)
         return matrix, None if self.offset is None else _decode(self.offset)
 
@@ -95,7 +97,7 @@ class LinearMap(BaseModel):
             raise FeatureError(
                 f"this map takes vectors of dimension {self.source_dim}, not {features.shape[1]}"
             )
-        matrix, offset = self.arrays()
+        matrix, offset = self.arrays
         mapped: np.ndarray = features @ matrix
         if offset is not None:
             mapped += offset

@@ -79,3 +79,10 @@ def test_numbers_that_are_none_are_refused() -> None:
 def test_another_dimension_is_refused() -> None:
     with pytest.raises(FeatureError, match="vectors of dimension 5, not 4"):
         LinearMap.of(MATRIX).apply(FEATURES[:, :4])
+
+
+def test_equality_does_not_depend_on_what_was_computed() -> None:
+    used, fresh = LinearMap.of(MATRIX), LinearMap.of(MATRIX)
+    used.apply(FEATURES)
+    assert used == fresh
+    assert used.model_dump_json() == fresh.model_dump_json()

@@ -104,5 +104,5 @@ def test_a_centred_rotation_has_an_offset() -> None:
     fitted = Procrustes.fit(*pairs(12, 8), centre=True)
     probe = rows(5, 12, seed=4)
     record = fitted.linear_map()
-    assert np.abs(record.arrays()[1]).max() > 0.01
+    assert np.abs(record.arrays[1]).max() > 0.01
     np.testing.assert_allclose(normalise(record.apply(probe)), fitted.transform(probe), atol=1e-5)

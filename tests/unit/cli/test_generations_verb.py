@@ -130,7 +130,7 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
     one, _ = open_rows(Path("data"), new.preprocessing)
     place = one.keys().index("class00/0.png")
     vector = new.embed(torch.from_numpy(one.read(np.array([place])))).numpy()[0]
-    mapped = (vector / np.linalg.norm(vector)) @ new.query_map.map.arrays()[0]
+    mapped = (vector / np.linalg.norm(vector)) @ new.query_map.map.arrays[0]
     scores = stored.all() @ (mapped / np.linalg.norm(mapped))
     best = np.argsort(-scores)[:3]
     found = hits["queries"][0]["hits"]

@@ -66,7 +66,7 @@ def test_the_model_knows_its_map_and_where_it_leads(
     assert model.contract.dim == dim
     assert model.query_map is not None
     assert model.query_map.to == bank.manifest.contract
-    np.testing.assert_array_equal(model.query_map.map.arrays()[0], last.numpy())
+    np.testing.assert_array_equal(model.query_map.map.arrays[0], last.numpy())
 
 
 def test_a_model_without_a_map_is_as_it_was(tmp_path: Path, bank: FeatureBank) -> None:
