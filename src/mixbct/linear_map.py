@@ -58,6 +58,9 @@ class LinearMap(BaseModel):
             digest=_digest(matrix.shape, content),
         )
 
+    def __str__(self) -> str:
+        return f"through a query map of {self.source_dim} to {self.target_dim} dimensions"
+
     @model_validator(mode="after")
     def _holds_what_it_says(self) -> "LinearMap":
         try:

@@ -141,6 +141,7 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
     contracts = json.loads(run("gallery", "status", gallery, "--json"))["contracts"]
     assert {c["contract"]["dim"] for c in contracts} == {8, 12}
     assert run("gallery", "search", gallery, image)
+    assert "a query map of 12 to 8" in " ".join(run("gallery", "status", gallery).split())
 
 
 @pytest.mark.parametrize("adapter", ["procrustes", "ridge"])
