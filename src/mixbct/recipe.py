@@ -89,7 +89,7 @@ class CompatibleSettings(Settings):
         None, description="how new features meet old ones of another dimension"
     )
     full_weight: float = Field(
-        1.0, ge=0, description="with a query map: w, of the full features' classification loss"
+        0.1, ge=0, description="with a query map: w, of the full features' classification loss"
     )
 
 

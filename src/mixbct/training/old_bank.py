@@ -97,10 +97,11 @@ def open_old_bank(
     """
     bank = FeatureBank(path)
     if dim is not None and bank.manifest.dim != dim:
+        kind = "prefix" if dim > bank.manifest.dim else "projection"
         raise BankError(
             f"the bank {path} holds {bank.manifest.dim}-d features of {bank.manifest.contract}, "
             f"but the new model is to have {dim}: set model.dim = {bank.manifest.dim}, or "
-            "method.query_map = 'projection' to train a map into the old space along"
+            f"method.query_map = {kind!r} to meet them through a map"
         )
     credible = None
     if "credible" in needs:

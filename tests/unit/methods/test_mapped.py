@@ -8,9 +8,10 @@ import torch
 from conftest import BATCH, CLASSES, DIM, PROGRESS, make_head, make_task
 from torch import Tensor
 
+from mixbct.errors import RecipeError
 from mixbct.methods import Features
 from mixbct.methods.l2 import L2
-from mixbct.methods.mapped import Mapped
+from mixbct.methods.mapped import Map, Mapped
 from mixbct.methods.method import Method
 from mixbct.methods.mixbct import MixBCT
 from mixbct.methods.unibct import UniBCT
@@ -19,7 +20,7 @@ from mixbct.recipe import L2Settings, MixBCTSettings, UniBCTSettings
 WEIGHT = 0.6
 
 
-def mapped(dim: int, method: str = "mixbct") -> Mapped:
+def mapped(dim: int, method: str = "mixbct", kind: Map = "projection") -> Mapped:
     task = make_task()
     inner: Method
     if method == "mixbct":
@@ -27,7 +28,7 @@ def mapped(dim: int, method: str = "mixbct") -> Mapped:
     else:
         inner = L2(L2Settings(name="l2", bank="bank"), task)  # type: ignore[arg-type]
     torch.manual_seed(2)
-    return Mapped(task, inner, "projection", make_head(), dim, DIM, WEIGHT)
+    return Mapped(task, inner, kind, make_head(), dim, DIM, WEIGHT)
 
 
 def batch(dim: int, paired: bool = False) -> tuple[Features, Features]:
@@ -109,6 +110,19 @@ def test_the_map_begins_orthonormal_and_is_trained() -> None:
         trained = dict(method.named_parameters())
         assert {"matrix", "head.weight"} <= set(trained)
         assert "matrix" in method.state_dict()
+
+
+def test_a_prefix_is_the_first_coordinates_and_stays() -> None:
+    method = mapped(DIM + 4, kind="prefix").double()
+    new, old = batch(DIM + 4)
+    full = make_head(dim=DIM + 4).double()
+    losses = method.losses(new, old, full, PROGRESS)
+    short = Features(new.values[:, :DIM], new.labels)
+    alone = method.method.losses(short, old, method.head, PROGRESS)
+    assert losses["mixed"].item() == pytest.approx(alone["mixed"].item())
+    assert "matrix" not in dict(method.named_parameters())
+    with pytest.raises(RecipeError, match=r"5 dimensions have no 8 first.*'projection'"):
+        mapped(DIM - 3, kind="prefix")
 
 
 def test_plans_are_those_of_the_method() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mixbct.errors import BankError
 from mixbct.methods import METHODS, Features, Method, Progress, Task
-from mixbct.methods.mapped import Mapped
+from mixbct.methods.mapped import Map, Mapped
 from mixbct.methods.method import StepPlan
 from mixbct.recipe import (
     AdvBCTSettings,
@@ -39,12 +39,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-NEW_DIMS = (DIM, DIM + 4, DIM - 3)
+MAPS: dict[int, Map | None] = {DIM: None, DIM + 4: "prefix", DIM - 3: "projection"}
 CASES = {
-    name + ("" if dim == DIM else f", {dim}-d"): (name, dim)
+    name + (f", {dim}-d by {kind}" if kind else ""): (name, dim)
     for name in SETTINGS
-    for dim in NEW_DIMS
-    if dim == DIM or name != "independent"
+    for dim, kind in MAPS.items()
+    if kind is None or name != "independent"
 }
 """Every method with new features of the old dimension, and of a larger and a smaller one."""
 
@@ -53,9 +53,8 @@ def build(case: str, task: Task, seed: int = 5) -> Method:
     torch.manual_seed(seed)
     name, dim = CASES[case]
     method = METHODS[SETTINGS[name].name](SETTINGS[name], task)
-    if dim == DIM:
-        return method
-    return Mapped(task, method, "projection", make_head(), dim, DIM, weight=1.0)
+    kind = MAPS[dim]
+    return Mapped(task, method, kind, make_head(), dim, DIM, weight=1.0) if kind else method
 
 
 def kind_of(case: str) -> type[Method]:

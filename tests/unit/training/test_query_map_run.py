@@ -9,7 +9,7 @@ from tiny_run import DIM, MemorySource, make_bank, make_recipe, weights
 
 from mixbct.backbones.model import load_model, read_manifest
 from mixbct.data.bank import FeatureBank
-from mixbct.errors import BankError, ModelError, StoppedError
+from mixbct.errors import BankError, ModelError, RecipeError, StoppedError
 from mixbct.methods import METHODS
 from mixbct.recipe import Recipe
 from mixbct.training.run import train
@@ -19,9 +19,9 @@ COMPATIBLE = [name for name in METHODS if name != "independent"]
 DIMS = (DIM + 3, DIM - 1)
 
 
-def recipe_of(name: str, bank: Path, dim: int, *overrides: str) -> Recipe:
+def recipe_of(name: str, bank: Path, dim: int, *overrides: str, kind: str = "projection") -> Recipe:
     more = ", refresh = [1, 2]" if name == "unibct" else ""
-    method = f'method={{name = "{name}", bank = "{bank}", query_map = "projection"{more}}}'
+    method = f'method={{name = "{name}", bank = "{bank}", query_map = "{kind}"{more}}}'
     return make_recipe(method, f"model.dim={dim}", *overrides)
 
 
@@ -69,6 +69,16 @@ def test_the_model_knows_its_map_and_where_it_leads(
     np.testing.assert_array_equal(model.query_map.map.arrays[0], last.numpy())
 
 
+def test_a_prefix_goes_into_the_model_as_a_map(tmp_path: Path, bank: FeatureBank) -> None:
+    recipe = recipe_of("mixbct", bank.path, 7, kind="prefix")
+    train(recipe, MemorySource(), tmp_path / "run")
+    query_map = load_model(tmp_path / "run").query_map
+    assert query_map is not None
+    np.testing.assert_array_equal(query_map.map.arrays[0], np.eye(7, 4))
+    with pytest.raises(RecipeError, match=r"set method\.query_map = 'projection'"):
+        Trainer(recipe_of("mixbct", bank.path, 3, kind="prefix"), MemorySource())
+
+
 def test_a_model_without_a_map_is_as_it_was(tmp_path: Path, bank: FeatureBank) -> None:
     train(make_recipe(bank=bank.path), MemorySource(), tmp_path / "run")
     assert load_model(tmp_path / "run").query_map is None
@@ -86,8 +96,9 @@ def test_a_damaged_map_is_named(tmp_path: Path, bank: FeatureBank) -> None:
 
 
 def test_without_a_map_another_dimension_is_refused(bank: FeatureBank) -> None:
-    with pytest.raises(BankError, match=r"model\.dim = 4, or method\.query_map = 'projection'"):
-        Trainer(make_recipe("model.dim=7", bank=bank.path), MemorySource())
+    for dim, kind in ((7, "prefix"), (3, "projection")):
+        with pytest.raises(BankError, match=rf"model\.dim = 4, or method\.query_map = '{kind}'"):
+            Trainer(make_recipe(f"model.dim={dim}", bank=bank.path), MemorySource())
 
 
 def test_the_backbone_and_head_start_as_without_an_old_model(bank: FeatureBank) -> None:
