@@ -10,7 +10,7 @@ from types import FrameType
 import typer
 
 import mixbct
-from mixbct.cli import data, demo, evaluate, features, gallery, models, protocols, train
+from mixbct.cli import bench, data, demo, evaluate, features, gallery, models, protocols, train
 from mixbct.cli.common import say
 from mixbct.errors import MixbctError
 
@@ -26,6 +26,7 @@ app.command("demo")(demo.demo)
 data.app.command("ijb-layout")(protocols.ijb_layout)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("bench")(bench.bench)
 app.command("import-model")(models.import_model)
 app.command("extract")(features.extract)
 app.command("denoise")(features.denoise)
