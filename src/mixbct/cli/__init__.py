@@ -11,6 +11,7 @@ import typer
 
 import mixbct
 from mixbct.cli import (
+    bench,
     data,
     demo,
     evaluate,
@@ -36,6 +37,7 @@ app.command("demo")(demo.demo)
 data.app.command("ijb-layout")(protocols.ijb_layout)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("bench")(bench.bench)
 app.command("import-model")(models.import_model)
 app.command("fit-map")(models.fit_map)
 app.command("extract")(features.extract)

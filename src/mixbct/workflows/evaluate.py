@@ -86,11 +86,7 @@ def evaluate_models(
         pairs["independent"] = embed_pair(data, independent, "independent", stage)
         queries = pairs["independent"].query
         mapped = _map_queries(data, adapters, queries, independent, old, stage)
-    query_map = map_to(new, old)
-    cross = None
-    if query_map is not None:
-        searching = pairs["new"].query
-        cross = Embeddings(normalise(query_map.apply(searching.features)), searching.labels)
+    cross = queries_across(new, old, pairs["new"].query)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + len(mapped)
@@ -130,7 +126,7 @@ def evaluate_models(
         }
         | ({"language": language} if language else {}),
         models=models,
-        query_map=query_map,
+        query_map=map_to(new, old),
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
@@ -184,6 +180,16 @@ def map_to(new: EmbeddingModel, old: EmbeddingModel) -> LinearMap | None:
             "compare it with the model whose bank it was trained against"
         )
     return new.query_map.map
+
+
+def queries_across(
+    new: EmbeddingModel, old: EmbeddingModel, queries: Embeddings
+) -> Embeddings | None:
+    """Return a model's queries in the space of an older one; None: it has no map, see `map_to`."""
+    query_map = map_to(new, old)
+    if query_map is None:
+        return None
+    return Embeddings(normalise(query_map.apply(queries.features)), queries.labels)
 
 
 def versions() -> dict[str, str]:
