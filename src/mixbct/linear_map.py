@@ -106,6 +106,28 @@ class LinearMap(BaseModel):
             mapped += offset
         return mapped
 
+    def then(self, after: "LinearMap") -> "LinearMap":
+        """Return the one map that is this and then `after`, up to the length of its result.
+
+        Raises:
+            FeatureError: `after` takes another dimension, or has an offset: since vectors are
+                normalised in between, both together are then not linear.
+        """
+        if after.source_dim != self.target_dim:
+            raise FeatureError(
+                f"a map to {self.target_dim} dimensions cannot be followed by one from "
+                f"{after.source_dim}"
+            )
+        matrix, offset = (None if part is None else part.astype(float) for part in self.arrays)
+        follow, later = after.arrays
+        if later is not None:
+            raise FeatureError(
+                "a query map with an offset cannot follow another one in a single map: fit a map "
+                "from the newest model to the oldest with `mixbct fit-map`"
+            )
+        assert matrix is not None
+        return LinearMap.of(matrix @ follow, None if offset is None else offset @ follow)
+
 
 def _decode(part: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(part), _LITTLE).astype(np.float32, copy=False)

@@ -86,3 +86,17 @@ def test_equality_does_not_depend_on_what_was_computed() -> None:
     used.apply(FEATURES)
     assert used == fresh
     assert used.model_dump_json() == fresh.model_dump_json()
+
+
+@pytest.mark.parametrize("offset", [None, OFFSET])
+def test_two_maps_make_one(offset: np.ndarray | None) -> None:
+    first, second = LinearMap.of(MATRIX, offset), LinearMap.of(RNG.normal(size=(3, 4)))
+    middle = first.apply(FEATURES)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+    expected, found = second.apply(middle), first.then(second).apply(FEATURES)
+    lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in (expected, found)]
+    np.testing.assert_allclose(found / lengths[1], expected / lengths[0], atol=1e-6)
+    with pytest.raises(FeatureError, match="offset cannot follow"):
+        first.then(LinearMap.of(np.eye(3), OFFSET))
+    with pytest.raises(FeatureError, match="3 dimensions cannot be followed by one from 5"):
+        first.then(first)

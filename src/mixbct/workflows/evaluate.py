@@ -21,13 +21,13 @@ from mixbct.data.bank import normalise
 from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
-from mixbct.errors import ContractError, ResultError
+from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
-from mixbct.linear_map import LinearMap
 from mixbct.schemas import Example, Match, ModelCost, Result, read_record
+from mixbct.workflows.across import map_to, queries_across
 from mixbct.workflows.progress import Stage, silent
 
 EXAMPLES = 12
@@ -61,6 +61,7 @@ def evaluate_models(
     seed: int = 0,
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
+    via: Sequence[EmbeddingModel] = (),
     costs: dict[str, ModelCost] | None = None,
     stage: Stage = silent,
 ) -> Result:
@@ -77,6 +78,8 @@ def evaluate_models(
         replicates: of the bootstrap.
         adapters: names in `mixbct.adapters.ADAPTERS` to fit between the independent and the old
             model, and to search the old gallery with.
+        via: the generations between old and new, newest first, where the query map of `new` leads
+            through theirs.
         costs: of the models, by role.
         stage: opens a stage of the progress display.
     """
@@ -86,7 +89,7 @@ def evaluate_models(
         pairs["independent"] = embed_pair(data, independent, "independent", stage)
         queries = pairs["independent"].query
         mapped = _map_queries(data, adapters, queries, independent, old, stage)
-    cross = queries_across(new, old, pairs["new"].query)
+    cross = queries_across(new, old, pairs["new"].query, via)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + len(mapped)
@@ -126,7 +129,7 @@ def evaluate_models(
         }
         | ({"language": language} if language else {}),
         models=models,
-        query_map=map_to(new, old),
+        query_map=map_to(new, old, via),
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
@@ -146,6 +149,7 @@ def earlier_result(
     seed: int,
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
+    via: Sequence[EmbeddingModel] = (),
 ) -> Result | None:
     """Return the result at `path` if the same evaluation by these versions would give it again."""
     if not path.exists():
@@ -159,37 +163,11 @@ def earlier_result(
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
-        and result.query_map == map_to(new, old)
+        and result.query_map == map_to(new, old, via)
         and versions() == result.versions
         and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
     )
     return result if same else None
-
-
-def map_to(new: EmbeddingModel, old: EmbeddingModel) -> LinearMap | None:
-    """Return the map of a model's queries into the space of an older one; None: it has none.
-
-    Raises:
-        ContractError: its map leads to another model.
-    """
-    if new.query_map is None:
-        return None
-    if new.query_map.to.id != old.contract.id:
-        raise ContractError(
-            f"the query map of {new.contract} leads to {new.query_map.to}, not to {old.contract}: "
-            "compare it with the model whose bank it was trained against"
-        )
-    return new.query_map.map
-
-
-def queries_across(
-    new: EmbeddingModel, old: EmbeddingModel, queries: Embeddings
-) -> Embeddings | None:
-    """Return a model's queries in the space of an older one; None: it has no map, see `map_to`."""
-    query_map = map_to(new, old)
-    if query_map is None:
-        return None
-    return Embeddings(normalise(query_map.apply(queries.features)), queries.labels)
 
 
 def versions() -> dict[str, str]:

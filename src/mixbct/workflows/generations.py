@@ -8,7 +8,8 @@ from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.generations import evaluate_generations
 from mixbct.generation_schemas import GenerationsResult
-from mixbct.workflows.evaluate import HeldOutSet, embed_pair, map_to, versions
+from mixbct.workflows.across import map_to
+from mixbct.workflows.evaluate import HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import Stage, silent
 
 

@@ -93,6 +93,19 @@ def test_the_matrix_of_three_generations(tmp_path: Path) -> None:
     for metric, figure in found.pair(3, 2).metrics.items():
         assert figure.value == cross.metric(metric).value
 
+    # and v3's edge to v1 is that of both maps, so that a gallery of three versions can be served
+    far = ("eval", "--old", "v1", "--new", "v3", "--via", "v2", *TEST)
+    run(*far, "--out", tmp_path / "far.json")
+    result = Result.model_validate_json((tmp_path / "far.json").read_bytes())
+    assert result.query_map is not None
+    assert (result.query_map.source_dim, result.query_map.target_dim) == (6, 8)
+    for metric, figure in found.pair(3, 1).metrics.items():
+        served = result.combinations["new/old"].metric(metric).value
+        assert served == pytest.approx(figure.value, abs=1e-6)
+    before = (tmp_path / "far.json").read_bytes()
+    run(*far, "--out", tmp_path / "far.json", "--resume")
+    assert (tmp_path / "far.json").read_bytes() == before
+
 
 def test_versions_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "g.json")

@@ -28,9 +28,10 @@ from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
 from mixbct.schemas import Estimate, Result, read_record
 from mixbct.training.run import train
+from mixbct.workflows.across import queries_across
 from mixbct.workflows.bench.recipe import INDEPENDENT, is_adapter
 from mixbct.workflows.bench.specs import CellSpec, OldSpec, bank_name, prefix
-from mixbct.workflows.evaluate import queries_across, versions
+from mixbct.workflows.evaluate import versions
 
 FITTING = "new_train"
 SIDES = ("query", "gallery")
