@@ -28,7 +28,8 @@ from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
 from mixbct.schemas import Estimate, Result, read_record
 from mixbct.training.run import train
-from mixbct.workflows.bench.recipe import INDEPENDENT, is_adapter
+from mixbct.workflows.bench.merged import rank_merged
+from mixbct.workflows.bench.recipe import INDEPENDENT, RANK_MERGE, is_adapter
 from mixbct.workflows.bench.specs import CellSpec, OldSpec, bank_name, prefix
 from mixbct.workflows.evaluate import versions
 
@@ -55,6 +56,8 @@ def make_old(spec: OldSpec) -> None:
 
 def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
+    if spec.method == RANK_MERGE:
+        return _merged(spec)
     if is_adapter(spec.method):
         model, cost, new, cross = _adapter(spec)
     else:
@@ -104,6 +107,20 @@ def run_cell(spec: CellSpec) -> BenchCell:
             "cost": cost,
             "versions": versions(),
             "replicates": _replicates(spec, figures),
+        }
+    )
+
+
+def _merged(spec: CellSpec) -> BenchCell:
+    """Merge ranks on the half re-enrolled gallery; there is no other figure of it."""
+    assert spec.independent is not None
+    sides = _pair(spec.old_folder, spec.part), _pair(spec.independent, spec.part)
+    figures, drawn = rank_merged(*sides, 0.5, 0, spec.replicates)
+    return _outline(spec).model_copy(
+        update={
+            "figures": {HALF: figures},
+            "versions": versions(),
+            "replicates": {HALF: {name: pack_replicates(one) for name, one in drawn.items()}},
         }
     )
 
