@@ -4,6 +4,7 @@ A process of its own gives each cell its threads and its peak of memory, and a c
 takes no other with it. Everything is resumed that an earlier process left.
 """
 
+import fcntl
 import resource
 import sys
 import time
@@ -258,13 +259,15 @@ def _peak_memory() -> int:
 
 
 def main(path: Path) -> None:
-    """Do what the spec at `path` says; a named error becomes the cell's error."""
-    if '"kind": "old"' in path.read_text():
-        make_old(read_record(path, OldSpec, RecipeError, "spec"))
-        return
-    spec = read_record(path, CellSpec, RecipeError, "spec")
-    cell = run_cell(spec)
-    write_atomically(spec.out, cell.to_json())
+    """Do what the spec at `path` says."""
+    with (path.parent / "lock").open("w") as lock:
+        # a bench that was killed leaves its processes running: wait for them, do not join in
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if '"kind": "old"' in path.read_text():
+            make_old(read_record(path, OldSpec, RecipeError, "spec"))
+            return
+        spec = read_record(path, CellSpec, RecipeError, "spec")
+        write_atomically(spec.out, run_cell(spec).to_json())
 
 
 if __name__ == "__main__":
