@@ -85,6 +85,12 @@ class CompatibleSettings(Settings):
     """Base of the methods that look at the old model."""
 
     bank: Path = Field(strict=False, description="the old model's feature bank")
+    query_map: Literal["prefix", "projection"] | None = Field(
+        None, description="how new features meet old ones of another dimension"
+    )
+    full_weight: float = Field(
+        0.1, ge=0, description="with a query map: w, of the full features' classification loss"
+    )
 
 
 class L2Settings(CompatibleSettings):

@@ -17,6 +17,8 @@ LEVELS = {
     "bench_schemas": 1,
     "schemas": 1,
     "extends": 1,
+    "linear_map": 1,
+    "generation_schemas": 1,
     "protocol_schemas": 1,
     "recipe": 1,
     "recipe_problems": 1,

@@ -81,7 +81,12 @@ def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
     ("override", "key", "close", "allowed"),
     [
         ("train.epoch=1", "train.epoch", "epochs", "checkpoint_every"),
-        ("method.ration=0.1", "method.ration", "ratio", "bank, draw, name, ratio"),
+        (
+            "method.ration=0.1",
+            "method.ration",
+            "ratio",
+            "bank, draw, full_weight, name, query_map, ratio",
+        ),
         ("head.scael=3", "head.scael", "scale", "margin, name, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),
         ("modle.dim=3", "modle", "model", "data, head, method, model"),

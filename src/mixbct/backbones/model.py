@@ -1,12 +1,13 @@
 """An embedding model on disk: backbone weights, preprocessing and contract in one folder.
 
-model.json             backbone, options, contract, head and classes (`ModelManifest`)
+model.json             backbone, options, contract, head, classes, query map (`ModelManifest`)
 backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph and all
 head.safetensors       the classifier it was trained with, where there is one
 """
 
 import hashlib
 import importlib
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
@@ -25,7 +26,7 @@ from mixbct.backbones.vit import VisionTransformer
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import Contract, ModelManifest, Preprocessing, read_record
+from mixbct.schemas import Contract, ModelManifest, Preprocessing, QueryMap, read_record
 
 Option = int | float | str | bool
 
@@ -131,6 +132,7 @@ class EmbeddingModel:
         self.manifest = manifest
         self.contract = manifest.contract
         self.preprocessing = manifest.contract.preprocessing
+        self.query_map = manifest.query_map
         tensors = chain(backbone.parameters(), backbone.buffers())
         # an ONNX encoder has none, and computes in main memory
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
@@ -160,6 +162,7 @@ def save_model(
     head: Mapping[str, Tensor],
     classes: tuple[str, ...],
     data_digest: str,
+    query_map: QueryMap | None = None,
 ) -> ModelManifest:
     """Write a model folder, whole or not at all, and return its manifest."""
     state = state_copy(backbone.state_dict())
@@ -172,6 +175,7 @@ def save_model(
         head=head_name,
         classes=classes,
         data_digest=data_digest,
+        query_map=query_map,
     )
     with folder_written_whole(path) as folder:
         save_file(state, folder / "backbone.safetensors")
@@ -179,6 +183,28 @@ def save_model(
             save_file(state_copy(head), folder / "head.safetensors")
         (folder / "model.json").write_text(manifest.to_json())
     return manifest
+
+
+def save_with_query_map(path: Path, out: Path, query_map: QueryMap) -> ModelManifest:
+    """Write a copy of a model folder whose queries go through a map; its vectors are the same.
+
+    Raises:
+        ModelError: there is no model, `out` is there already, or the map is of another dimension.
+    """
+    folder, manifest = read_manifest(path)
+    if out.exists():
+        raise ModelError(f"{out} is already there; choose another --out, or delete it")
+    if query_map.map.source_dim != manifest.contract.dim:
+        raise ModelError(
+            f"a map from {query_map.map.source_dim} dimensions does not fit {manifest.contract} of "
+            f"{manifest.contract.dim}"
+        )
+    mapped = manifest.model_copy(update={"query_map": query_map})
+    with folder_written_whole(out) as partial:
+        for file in folder.iterdir():
+            shutil.copyfile(file, partial / file.name)
+        (partial / "model.json").write_text(mapped.to_json())
+    return mapped
 
 
 def read_manifest(path: Path) -> tuple[Path, ModelManifest]:

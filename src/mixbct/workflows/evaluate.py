@@ -21,11 +21,12 @@ from mixbct.data.bank import normalise
 from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
-from mixbct.errors import ResultError
+from mixbct.errors import ContractError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
+from mixbct.linear_map import LinearMap
 from mixbct.schemas import Example, Match, ModelCost, Result, read_record
 from mixbct.workflows.progress import Stage, silent
 
@@ -79,12 +80,13 @@ def evaluate_models(
         costs: of the models, by role.
         stage: opens a stage of the progress display.
     """
-    pairs = {"old": _embed(data, old, "old", stage), "new": _embed(data, new, "new", stage)}
+    pairs = {"old": embed_pair(data, old, "old", stage), "new": embed_pair(data, new, "new", stage)}
     mapped: dict[str, Embeddings] = {}
     if independent is not None:
-        pairs["independent"] = _embed(data, independent, "independent", stage)
+        pairs["independent"] = embed_pair(data, independent, "independent", stage)
         queries = pairs["independent"].query
         mapped = _map_queries(data, adapters, queries, independent, old, stage)
+    cross = queries_across(new, old, pairs["new"].query)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + len(mapped)
@@ -100,6 +102,7 @@ def evaluate_models(
             pairs["new"],
             pairs.get("independent"),
             mapped,
+            cross=cross,
             seed=seed,
             replicates=replicates,
             progress=on_combination,
@@ -123,13 +126,14 @@ def evaluate_models(
         }
         | ({"language": language} if language else {}),
         models=models,
+        query_map=map_to(new, old),
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
         negative_flips=figures.negative_flips,
         carried_threshold=figures.carried_threshold,
         costs=costs or {},
-        examples=_examples(query, gallery, pairs["old"], pairs["new"].query, seed),
+        examples=_examples(query, gallery, pairs["old"], cross or pairs["new"].query, seed),
     )
 
 
@@ -155,10 +159,37 @@ def earlier_result(
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
+        and result.query_map == map_to(new, old)
         and versions() == result.versions
         and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
     )
     return result if same else None
+
+
+def map_to(new: EmbeddingModel, old: EmbeddingModel) -> LinearMap | None:
+    """Return the map of a model's queries into the space of an older one; None: it has none.
+
+    Raises:
+        ContractError: its map leads to another model.
+    """
+    if new.query_map is None:
+        return None
+    if new.query_map.to.id != old.contract.id:
+        raise ContractError(
+            f"the query map of {new.contract} leads to {new.query_map.to}, not to {old.contract}: "
+            "compare it with the model whose bank it was trained against"
+        )
+    return new.query_map.map
+
+
+def queries_across(
+    new: EmbeddingModel, old: EmbeddingModel, queries: Embeddings
+) -> Embeddings | None:
+    """Return a model's queries in the space of an older one; None: it has no map, see `map_to`."""
+    query_map = map_to(new, old)
+    if query_map is None:
+        return None
+    return Embeddings(normalise(query_map.apply(queries.features)), queries.labels)
 
 
 def versions() -> dict[str, str]:
@@ -173,7 +204,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _embed(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+def embed_pair(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+    """Return what a model makes of the queries and of the gallery; both know classes alike."""
     sides = []
     for name in (data.query, data.gallery):
         part = data.part(model, name)

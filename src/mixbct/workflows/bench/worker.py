@@ -32,7 +32,7 @@ from mixbct.training.run import train
 from mixbct.workflows.bench.merged import rank_merged
 from mixbct.workflows.bench.recipe import INDEPENDENT, RANK_MERGE, is_adapter
 from mixbct.workflows.bench.specs import CellSpec, OldSpec, bank_name, prefix
-from mixbct.workflows.evaluate import versions
+from mixbct.workflows.evaluate import queries_across, versions
 
 FITTING = "new_train"
 SIDES = ("query", "gallery")
@@ -59,12 +59,13 @@ def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
     if spec.method == RANK_MERGE:
         return _merged(spec)
+    old_model = load_model(spec.old_folder / "run")
+    cross: Embeddings | None
     if is_adapter(spec.method):
         model, cost, new, cross = _adapter(spec)
     else:
         model, cost, new = _trained(spec)
-        cross = None
-    old_model = load_model(spec.old_folder / "run")
+        cross = queries_across(model, old_model, new.query)
     old = _pair(spec.old_folder, spec.part)
     independent = new
     if spec.independent is not None:
