@@ -163,8 +163,7 @@ def mixed_sides(
     Where the queries search the two kinds of rows with two vectors, both stand side by side, and
     a gallery row has zeros in the other's place: one product then gives each row its own score.
     """
-    order = row_rng(seed, len(old.gallery)).permutation(len(old.gallery))
-    again = order[: round(share * len(old.gallery))]
+    again = mixed_rows(len(old.gallery), share, seed)
     if cross is None:
         features = old.gallery.features.copy()
         features[again] = new.gallery.features[again]
@@ -175,6 +174,11 @@ def mixed_sides(
     rows[again] = 0
     rows[again, : new.query.dim] = new.gallery.features[again]
     return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, old.gallery.labels)
+
+
+def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:
+    """Return which rows of a gallery the new model has enrolled; smaller shares lie in larger."""
+    return row_rng(seed, rows).permutation(rows)[: round(share * rows)].astype(np.int64)
 
 
 def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n"]) -> float:

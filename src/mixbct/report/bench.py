@@ -4,7 +4,7 @@ Figures are percentages, means over seeds. A mark (▲ ▼) needs the interval o
 every single seed on the same side of zero; otherwise it is ≈.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich import box
@@ -53,19 +53,14 @@ def cells(summary: BenchSummary, table: BenchTable, row: BenchRow) -> list[Cell]
     """Return a row's cells, in the order of `COLUMNS`; one that says why for a row that failed."""
     if not row.seeds:
         return [Cell(f"failed: {next(iter(row.failed.values()))}")]
-    assert row.cost is not None
-    found = [
-        _cell(row.cross[metric], row.cross_gain[metric], _best(table, metric, "cross"))
-        for metric in METRICS
-    ]
-    found.append(_cell(row.own["mAP"], row.own_gain["mAP"], _best(table, "mAP", "own")))
-    found.append(_cell(row.mixed["mAP"], None, _best(table, "mAP", "mixed")))
-    found.append(Cell(f"{row.gates_passed} of {len(row.seeds)}"))
+    found = [_cell(table, row, metric, "cross") for metric in METRICS]
+    found += [_cell(table, row, "mAP", "own"), _cell(table, row, "mAP", "mixed")]
+    found.append(Cell(f"{row.gates_passed} of {len(row.seeds)}" if row.cross else "–"))
     found.append(Cell(_against(row) or ("–" if row.method != summary.ours else "itself")))
-    cost = row.cost
+    if (cost := row.cost) is None:
+        return [*found, Cell("–")]
     forwarded = f"{cost.images / 1000:,.0f} k images, {cost.peak_memory / 2**20:,.0f} MB"
-    found.append(Cell(f"{cost.cpu_seconds:,.0f} s", forwarded))
-    return found
+    return [*found, Cell(f"{cost.cpu_seconds:,.0f} s", forwarded)]
 
 
 def failures(table: BenchTable) -> list[str]:
@@ -90,19 +85,18 @@ def caption(table: BenchTable) -> str:
     return f"old/old: {figures}"
 
 
-def _best(table: BenchTable, metric: str, side: str) -> float:
-    return max(
-        (scores[metric].mean.value for row in table.rows if (scores := getattr(row, side))),
-        default=0.0,
-    )
-
-
-def _cell(score: Score, gain: Score | None, best: float) -> Cell:
-    mean = score.mean
-    is_best = mean.value == best
+def _cell(table: BenchTable, row: BenchRow, metric: str, side: str) -> Cell:
+    """Return one figure of a side (`cross`, `own` or `mixed`) with its paired difference."""
+    score: Score | None = getattr(row, side).get(metric)
+    if score is None:
+        return Cell("–")
+    others = [getattr(one, side).get(metric) for one in table.rows]
+    best = max(other.mean.value for other in others if other is not None)
+    mean, gain = score.mean, getattr(row, f"{side}_gain", {}).get(metric)
+    cell = Cell(percent(mean.value), interval(mean), best=mean.value == best)
     if gain is None:
-        return Cell(percent(mean.value), interval(mean), best=is_best)
-    return Cell(percent(mean.value), interval(mean), points(gain.mean), trend_of(gain), is_best)
+        return cell
+    return replace(cell, difference=points(gain.mean), trend=trend_of(gain))
 
 
 def _against(row: BenchRow) -> str:
@@ -237,7 +231,7 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
     What finds less than half of old/old on the cross-test would press all others into one line:
     it is named in the caption instead.
     """
-    rows = [row for row in table.rows if row.seeds]
+    rows = [row for row in table.rows if row.cross]
     if not rows or not table.base:
         return None
     level = table.base["mAP"].mean.value

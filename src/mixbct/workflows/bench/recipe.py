@@ -30,6 +30,7 @@ from mixbct.recipe import (
 from mixbct.recipe_problems import explain
 
 INDEPENDENT = "independent"
+RANK_MERGE = "rank_merge"
 MOST_TRIALS = 6
 
 
@@ -186,8 +187,8 @@ class BenchRecipe(Settings):
 
 
 def is_adapter(method: str) -> bool:
-    """Return whether a row of the table is an adapter, which trains no model."""
-    return method in ADAPTERS
+    """Return whether a row of the table is an adapter or rank merging: no model is trained."""
+    return method in ADAPTERS or method == RANK_MERGE
 
 
 def load_bench(path: Path, overrides: list[str] | None = None) -> BenchRecipe:

@@ -105,6 +105,8 @@ def _scores(
         "own_gain": _score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
     }
     pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and not us.error]
+    if not scores["cross"]:  # rank merging
+        return scores
     if len(pairs) == len(cells) and all(c is not us for c, us in pairs):
         scores["behind"] = {
             what: _score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]
@@ -114,9 +116,16 @@ def _scores(
 
 
 def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) -> dict[str, Score]:
-    """Return the mean over seeds of a sum of terms, with the interval of its replicates."""
+    """Return the mean over seeds of a sum of terms, with the interval of its replicates.
+
+    A metric that a cell lacks is left out.
+    """
     scores = {}
     for metric in metrics:
+        if not all(
+            metric in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
+        ):
+            continue
         values = [
             sum(sign * cell.figures[name][metric].value for sign, cell, name in terms)
             for terms in seeds
@@ -135,6 +144,8 @@ def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) 
 
 def _costs(cells: Sequence[BenchCell]) -> dict[str, int | CellCost]:
     costs = [cell.cost for cell in cells if cell.cost is not None]
+    if not costs:
+        return {}
     mean = CellCost(
         seconds=float(np.mean([cost.seconds for cost in costs])),
         cpu_seconds=float(np.mean([cost.cpu_seconds for cost in costs])),

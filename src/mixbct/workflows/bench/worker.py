@@ -4,6 +4,7 @@ A process of its own gives each cell its threads and its peak of memory, and a c
 takes no other with it. Everything is resumed that an earlier process left.
 """
 
+import fcntl
 import resource
 import sys
 import time
@@ -29,7 +30,8 @@ from mixbct.recipe import Recipe
 from mixbct.schemas import Estimate, Result, read_record
 from mixbct.training.run import train
 from mixbct.workflows.across import queries_across
-from mixbct.workflows.bench.recipe import INDEPENDENT, is_adapter
+from mixbct.workflows.bench.merged import rank_merged
+from mixbct.workflows.bench.recipe import INDEPENDENT, RANK_MERGE, is_adapter
 from mixbct.workflows.bench.specs import CellSpec, OldSpec, bank_name, prefix
 from mixbct.workflows.evaluate import versions
 
@@ -56,6 +58,8 @@ def make_old(spec: OldSpec) -> None:
 
 def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
+    if spec.method == RANK_MERGE:
+        return _merged(spec)
     old_model = load_model(spec.old_folder / "run")
     cross: Embeddings | None
     if is_adapter(spec.method):
@@ -106,6 +110,20 @@ def run_cell(spec: CellSpec) -> BenchCell:
             "cost": cost,
             "versions": versions(),
             "replicates": _replicates(spec, figures),
+        }
+    )
+
+
+def _merged(spec: CellSpec) -> BenchCell:
+    """Merge ranks on the half re-enrolled gallery; there is no other figure of it."""
+    assert spec.independent is not None
+    sides = _pair(spec.old_folder, spec.part), _pair(spec.independent, spec.part)
+    figures, drawn = rank_merged(*sides, 0.5, 0, spec.replicates)
+    return _outline(spec).model_copy(
+        update={
+            "figures": {HALF: figures},
+            "versions": versions(),
+            "replicates": {HALF: {name: pack_replicates(one) for name, one in drawn.items()}},
         }
     )
 
@@ -243,13 +261,15 @@ def _peak_memory() -> int:
 
 
 def main(path: Path) -> None:
-    """Do what the spec at `path` says; a named error becomes the cell's error."""
-    if '"kind": "old"' in path.read_text():
-        make_old(read_record(path, OldSpec, RecipeError, "spec"))
-        return
-    spec = read_record(path, CellSpec, RecipeError, "spec")
-    cell = run_cell(spec)
-    write_atomically(spec.out, cell.to_json())
+    """Do what the spec at `path` says."""
+    with (path.parent / "lock").open("w") as lock:
+        # a bench that was killed leaves its processes running: wait for them, do not join in
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if '"kind": "old"' in path.read_text():
+            make_old(read_record(path, OldSpec, RecipeError, "spec"))
+            return
+        spec = read_record(path, CellSpec, RecipeError, "spec")
+        write_atomically(spec.out, run_cell(spec).to_json())
 
 
 if __name__ == "__main__":
