@@ -197,9 +197,9 @@ class RecordFile:
         return image
 
     def _plain(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 3"]:
-        """Return class, and where the image begins and ends, of each record that is whole and sound.
+        """Return the class of each record that is whole and sound, and where its image lies.
 
-        The class is −1 for the others.
+        Columns are class, first byte and the one behind the last; all −1 for the other records.
         """
         values = np.full((len(offsets), 3), -1, np.int64)
         fits = (offsets >= 0) & (offsets % 4 == 0) & (offsets <= self.size - _HEAD_SIZE)
