@@ -85,7 +85,7 @@ def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
             "method.ration=0.1",
             "method.ration",
             "ratio",
-            "bank, draw, full_weight, name, query_map, ratio",
+            "bank, contrast, draw, full_weight, name, negatives, query_map, ratio, temperature",
         ),
         ("head.scael=3", "head.scael", "scale", "margin, name, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),

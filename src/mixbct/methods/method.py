@@ -23,7 +23,7 @@ from mixbct.features.prototypes import ClassDirections, ClassStats
 from mixbct.heads.classifier import Head
 
 # streams of random numbers: a new use takes a new number, so that none disturbs another
-ORDER, OLD_ROWS, AUGMENT = range(3)
+ORDER, OLD_ROWS, AUGMENT, PARTNERS = range(4)
 
 RowIndices = Int64[np.ndarray, " _"]
 ThingT = TypeVar("ThingT")

@@ -16,6 +16,15 @@ Three ways to draw the old rows of a step, with α = `ratio`:
     bank      forward all B images and add k = ⌊αB/(1 − α)⌋ old rows, drawn without replacement from
               the credible part of the whole bank. Every image trains the backbone once an epoch,
               and the old rows need not belong to images that still exist.
+
+Beyond the paper, with `contrast` = λ > 0 and `bank` alone: each new feature is also contrasted
+with old rows of the step,
+
+    L + (λ/B) Σ_i −(1/|P_i|) Σ_{j ∈ P_i} log softmax_j (f̂_iᵀo_j/τ),    P_i = old rows of class y_i
+
+over the old rows that are mixed, a partner for each new row (a credible old feature of its
+class, drawn at random) and `negatives` more. Mixing ties classes together through W; the contrast
+asks for the right old feature before all others, which is what a search is judged by.
 """
 
 from collections.abc import Mapping
@@ -23,6 +32,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mixbct.distributed import processes, row_rng
@@ -30,6 +40,7 @@ from mixbct.errors import BankError, RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.method import (
     OLD_ROWS,
+    PARTNERS,
     Features,
     Method,
     Progress,
@@ -47,7 +58,8 @@ class MixBCT(Method):
     Raises:
         BankError: `replace` or `skip` with a bank that is not of the training images, or a bank
             with no credible row of a training class.
-        RecipeError: `skip` would forward fewer than two images a step.
+        RecipeError: `skip` would forward fewer than two images a step, or `replace` or `skip`
+            are to contrast.
     """
 
     needs = frozenset({"old", "credible"})
@@ -82,6 +94,18 @@ class MixBCT(Method):
                 "the bank and of the training data agree?"
             )
         self._usable = usable
+        self.contrast, self.temperature = settings.contrast, settings.temperature
+        self.negatives = settings.negatives
+        if self.contrast:
+            if self.draw != "bank":
+                raise RecipeError(
+                    f"method.contrast = {self.contrast} needs old rows beside the batch, and "
+                    f"method.draw = {self.draw!r} has them in it: set method.draw = 'bank'"
+                )
+            labels = self.old.labels[self.candidates]
+            self._by_class = self.candidates[np.argsort(labels, kind="stable")]
+            self._counts = np.bincount(labels, minlength=int(task.labels.max()) + 1)
+            self._starts = np.cumsum(self._counts) - self._counts
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch and the old rows that join it, or take the place of some."""
@@ -93,6 +117,9 @@ class MixBCT(Method):
             old_rows = self.candidates[
                 rng.choice(len(self.candidates), count, replace=False, shuffle=False)
             ]
+            if self.contrast:
+                further = self._contrasted(rows, row_rng(seed, PARTNERS, epoch, step))
+                old_rows = np.concatenate([old_rows, further])
             return self._step(rows, old_rows, trained=len(rows))
         credible = rows[self._usable[rows]]
         count = min(self.old_rows_per_step, len(credible))
@@ -100,6 +127,15 @@ class MixBCT(Method):
         kept = rows[~np.isin(rows, old_rows)]
         forward = kept if self.draw == "skip" else np.concatenate([kept, old_rows])
         return self._step(forward, old_rows, trained=len(kept))
+
+    def _contrasted(self, rows: RowIndices, rng: np.random.Generator) -> RowIndices:
+        """Return a partner for each row whose class has one, and rows of any class."""
+        classes = self.task.labels[rows]
+        classes = classes[self._counts[classes] > 0]
+        places = (rng.random(len(classes)) * self._counts[classes]).astype(np.int64)
+        partners = self._by_class[self._starts[classes] + places]
+        others = rng.integers(len(self.candidates), size=self.negatives)
+        return np.concatenate([partners, self.candidates[others]])
 
     def _step(self, forward_rows: RowIndices, old_rows: RowIndices, trained: int) -> StepPlan:
         return StepPlan(
@@ -113,7 +149,17 @@ class MixBCT(Method):
     def losses(
         self, new: Features, old: Features, head: Head, progress: Progress
     ) -> Mapping[str, Tensor]:
-        """Return the mean classification loss over new and old rows together."""
-        values = torch.cat([new.values, old.values])
-        labels = torch.cat([new.labels, old.labels])
-        return {"mixed": head(values, labels).sum() / (len(labels) * processes())}
+        """Return the mean classification loss over new and mixed rows, and the contrast."""
+        mixed = len(old.labels)
+        if self.draw == "bank":
+            mixed = min(self.old_rows_per_step, len(self.candidates))
+        values = torch.cat([new.values, old.values[:mixed]])
+        labels = torch.cat([new.labels, old.labels[:mixed]])
+        losses = {"mixed": head(values, labels).sum() / (len(labels) * processes())}
+        if self.contrast:
+            alikeness = F.normalize(new.values) @ old.values.t() / self.temperature
+            positive = new.labels[:, None] == old.labels
+            shares = alikeness.log_softmax(dim=1) * positive
+            apart = -shares.sum(1) / positive.sum(1).clamp_min(1)
+            losses["contrast"] = self.contrast * apart.sum() / (len(new.labels) * processes())
+        return losses

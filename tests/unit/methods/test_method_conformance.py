@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "mixbct, replace": MixBCTSettings(name="mixbct", draw="replace", **BANK),
     "mixbct, skip": MixBCTSettings(name="mixbct", draw="skip", **BANK),
     "mixbct, bank": MixBCTSettings(name="mixbct", draw="bank", **BANK),
+    "mixbct, contrast": MixBCTSettings(name="mixbct", draw="bank", contrast=1.0, **BANK),
 }
 
 

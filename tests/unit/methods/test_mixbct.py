@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixbct.errors import BankError
+from mixbct.errors import BankError, RecipeError
 from mixbct.heads.classifier import build_head
 from mixbct.methods import Features, OldRows, Progress, Task
 from mixbct.methods.mixbct import MixBCT
@@ -132,3 +132,78 @@ def test_skip_equals_replace_without_batch_normalisation() -> None:
         gradients.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
     for replaced, skipped in zip(*gradients, strict=True):
         torch.testing.assert_close(replaced, skipped)
+
+
+def contrasting(batch: int = 20, negatives: int = 30, **old: object) -> MixBCT:
+    found = method("bank", 0.5, batch, **old)
+    settings = MixBCTSettings(
+        name="mixbct",
+        bank="b",  # type: ignore[arg-type]
+        draw="bank",
+        ratio=0.5,
+        contrast=2.0,
+        temperature=0.1,
+        negatives=negatives,
+    )
+    return MixBCT(settings, Task(LABELS, batch, found.old))
+
+
+def test_contrasted_rows_are_the_mixed_ones_a_partner_each_and_more() -> None:
+    credible = np.arange(100) % 3 == 0
+    ours, plain = contrasting(credible=credible), method("bank", 0.5, credible=credible)
+    for step in range(4):
+        plan = ours.plan(1, 0, step)
+        mixed = plain.plan(1, 0, step).old_rows
+        np.testing.assert_array_equal(plan.old_rows[: len(mixed)], mixed)
+        partners = plan.old_rows[len(mixed) : len(mixed) + 20]
+        np.testing.assert_array_equal(LABELS[partners], plan.forward_labels)
+        assert len(plan.old_rows) == len(mixed) + 20 + 30
+        assert credible[plan.old_rows].all()
+        np.testing.assert_array_equal(plan.old_labels, LABELS[plan.old_rows])
+
+
+def test_a_partner_is_any_row_of_the_class() -> None:
+    ours = contrasting()
+    rows = np.concatenate([ours.plan(0, 0, step).old_rows[20:40] for step in range(5)])
+    more = np.concatenate([ours.plan(s, 0, 0).old_rows[20:40] for s in range(60)])
+    assert set(np.concatenate([rows, more]).tolist()) == set(range(100))
+
+
+def test_classes_without_a_credible_row_have_no_partner_and_no_contrast() -> None:
+    ours = contrasting(credible=LABELS != 2)
+    plan = ours.plan(0, 0, 0)
+    mixed = method("bank", 0.5, credible=LABELS != 2).plan(0, 0, 0)
+    partners = plan.old_rows[len(mixed.old_rows) : -30]
+    np.testing.assert_array_equal(LABELS[partners], plan.forward_labels[plan.forward_labels != 2])
+
+
+def test_the_contrast_equals_a_loop() -> None:
+    ours = contrasting()
+    generator = torch.Generator().manual_seed(0)
+    new = Features(
+        torch.randn(20, 6, generator=generator, dtype=torch.float64),
+        torch.from_numpy(LABELS[:20]),
+    )
+    drawn = torch.randn(70, 6, generator=generator, dtype=torch.float64)
+    old = Features(F.normalize(drawn), torch.from_numpy(LABELS[30:100]))
+    head = build_head(ArcFaceSettings(name="arcface"), 5, 6).double()
+    found = ours.losses(new, old, head, Progress(0, 1, 0.0))
+    total = 0.0
+    for value, label in zip(new.values, new.labels, strict=True):
+        scores = [float(F.normalize(value, dim=0) @ o) / 0.1 for o in old.values]
+        below = np.log(np.sum(np.exp(scores)))
+        right = [s - below for s, y in zip(scores, old.labels, strict=True) if y == label]
+        total -= np.mean(right) if right else 0.0
+    assert found["contrast"].item() == pytest.approx(2.0 * total / 20)
+    # the first 20 old rows are mixed, the others are not
+    alone = method("bank", 0.5).losses(
+        new, Features(old.values[:20], old.labels[:20]), head, Progress(0, 1, 0.0)
+    )
+    assert found["mixed"].item() == pytest.approx(alone["mixed"].item())
+
+
+@pytest.mark.parametrize("draw", ["replace", "skip"])
+def test_a_contrast_is_for_the_bank_alone(draw: str) -> None:
+    settings = MixBCTSettings(name="mixbct", bank="b", draw=draw, contrast=1.0)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"contrast.*'bank'"):
+        MixBCT(settings, Task(LABELS, 20, method("bank").old))
