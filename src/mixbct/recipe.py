@@ -160,6 +160,9 @@ class MixBCTSettings(CompatibleSettings):
     name: Literal["mixbct"]
     draw: Literal["replace", "skip", "bank"] = "bank"
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
+    old_weight: float | None = Field(
+        None, gt=0, description="of the old rows' mean beside the new rows'; none: one mean of all"
+    )
     contrast: float = Field(0.0, ge=0, description="weight of the contrast with old rows; 0: none")
     temperature: float = Field(0.05, gt=0, description="τ of the contrast")
     negatives: int = Field(1024, ge=0, description="old rows for the contrast beside partners")

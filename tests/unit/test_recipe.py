@@ -85,7 +85,8 @@ def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
             "method.ration=0.1",
             "method.ration",
             "ratio",
-            "bank, contrast, draw, full_weight, name, negatives, query_map, ratio, temperature",
+            "bank, contrast, draw, full_weight, name, negatives, old_weight, query_map, ratio, "
+            "temperature",
         ),
         ("head.scael=3", "head.scael", "scale", "margin, name, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),

@@ -17,7 +17,11 @@ Three ways to draw the old rows of a step, with α = `ratio`:
               the credible part of the whole bank. Every image trains the backbone once an epoch,
               and the old rows need not belong to images that still exist.
 
-Beyond the paper, with `contrast` = λ > 0 and `bank` alone: each new feature is also contrasted
+Beyond the paper, with `old_weight` = w, the loss is (1/B) Σ_new ℓ + (w/k) Σ_old ℓ: in one mean
+over B + k rows the new ones, which alone train the backbone, count for 1 − α of what they
+count for in any other method, which is a learning rate of 1 − α of theirs.
+
+Beyond the paper, too, with `contrast` = λ > 0 and `bank` alone: each new feature is also contrasted
 with old rows of the step,
 
     L + (λ/B) Σ_i −(1/|P_i|) Σ_{j ∈ P_i} log softmax_j (f̂_iᵀo_j/τ),    P_i = old rows of class y_i
@@ -94,6 +98,7 @@ class MixBCT(Method):
                 "the bank and of the training data agree?"
             )
         self._usable = usable
+        self.old_weight = settings.old_weight
         self.contrast, self.temperature = settings.contrast, settings.temperature
         self.negatives = settings.negatives
         if self.contrast:
@@ -155,7 +160,15 @@ class MixBCT(Method):
             mixed = min(self.old_rows_per_step, len(self.candidates))
         values = torch.cat([new.values, old.values[:mixed]])
         labels = torch.cat([new.labels, old.labels[:mixed]])
-        losses = {"mixed": head(values, labels).sum() / (len(labels) * processes())}
+        rows = head(values, labels)
+        if self.old_weight is None or not mixed:
+            losses = {"mixed": rows.sum() / (len(labels) * processes())}
+        else:
+            fresh = len(new.labels)
+            losses = {
+                "new": rows[:fresh].sum() / (fresh * processes()),
+                "old": self.old_weight * rows[fresh:].sum() / (mixed * processes()),
+            }
         if self.contrast:
             alikeness = F.normalize(new.values) @ old.values.t() / self.temperature
             positive = new.labels[:, None] == old.labels

@@ -207,3 +207,21 @@ def test_a_contrast_is_for_the_bank_alone(draw: str) -> None:
     settings = MixBCTSettings(name="mixbct", bank="b", draw=draw, contrast=1.0)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=r"contrast.*'bank'"):
         MixBCT(settings, Task(LABELS, 20, method("bank").old))
+
+
+def test_weighted_old_rows_are_a_mean_of_their_own() -> None:
+    plain = method("bank", 0.5)
+    settings = MixBCTSettings(name="mixbct", bank="b", draw="bank", ratio=0.5, old_weight=3.0)  # type: ignore[arg-type]
+    ours = MixBCT(settings, Task(LABELS, 20, plain.old))
+    generator = torch.Generator().manual_seed(1)
+    new = Features(torch.randn(20, 6, generator=generator), torch.from_numpy(LABELS[:20]))
+    drawn = F.normalize(torch.randn(20, 6, generator=generator))
+    old = Features(drawn, torch.from_numpy(LABELS[30:50]))
+    head = build_head(ArcFaceSettings(name="arcface"), 5, 6)
+    found = ours.losses(new, old, head, Progress(0, 1, 0.0))
+    fresh = sum(head(f[None], y[None]).item() for f, y in zip(new.values, new.labels, strict=True))
+    past = sum(head(f[None], y[None]).item() for f, y in zip(old.values, old.labels, strict=True))
+    assert found["new"].item() == pytest.approx(fresh / 20, rel=1e-5)
+    assert found["old"].item() == pytest.approx(3.0 * past / 20, rel=1e-5)
+    mixed = plain.losses(new, old, head, Progress(0, 1, 0.0))["mixed"]
+    assert mixed.item() == pytest.approx((fresh + past) / 40, rel=1e-5)
