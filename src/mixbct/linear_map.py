@@ -41,6 +41,8 @@ class LinearMap(BaseModel):
         Raises:
             FeatureError: a number is NaN or infinite as float32.
         """
+        if offset is not None and not offset.any():
+            offset = None  # so that what is linear can be chained
         with np.errstate(over="ignore"):
             parts = [np.asarray(part, _LITTLE) for part in (matrix, offset) if part is not None]
         if not all(np.isfinite(part).all() for part in parts):

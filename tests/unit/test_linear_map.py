@@ -40,9 +40,15 @@ def test_the_digest_tells_maps_apart() -> None:
     digests = {
         LinearMap.of(matrix, offset).digest
         for matrix in (MATRIX, MATRIX + 1, MATRIX.reshape(3, 5))
-        for offset in (None, np.zeros(matrix.shape[1]), np.ones(matrix.shape[1]))
+        for offset in (None, np.ones(matrix.shape[1]), np.full(matrix.shape[1], 2.0))
     }
     assert len(digests) == 9
+
+
+def test_an_offset_of_zeros_is_none() -> None:
+    """So that what is linear can follow another map."""
+    record = LinearMap.of(MATRIX, np.zeros(MATRIX.shape[1]))
+    assert record == LinearMap.of(MATRIX)
 
 
 NAN = base64.b64encode(np.full(15, np.nan, "<f4").tobytes()).decode()

@@ -14,6 +14,7 @@ from mixbct.cli.common import (
     next_command,
     progress_bar,
     result,
+    say,
 )
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
@@ -31,7 +32,7 @@ def bench(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, a process each.")] = 1,
     only: Annotated[
-        str | None, typer.Option(help="Run the cells whose id this pattern fits, such as *--s1.")
+        str | None, typer.Option(help="Run no other cells than this pattern fits, such as *--s1.")
     ] = None,
     fonts: Annotated[
         Path | None, typer.Option(help="A folder of fonts for the glyphs [fetch Debian's].")
@@ -46,7 +47,10 @@ def bench(
     settings = load_bench(recipe, overrides)
     folder = Path("runs/bench") / settings.name
     target = out or folder / "results"
-    words = ["mixbct", "bench", str(recipe), *(f"--set={text}" for text in overrides or [])]
+    words = ["mixbct", "bench", recipe, *(f"--set={text}" for text in overrides or [])]
+    for option, value in (("out", out), ("work", work), ("only", only), ("fonts", fonts)):
+        words += [f"--{option}", value] if value is not None else []
+    words += ["--jobs", jobs]
     summary = run_bench(
         settings,
         target,
@@ -55,7 +59,7 @@ def bench(
         only=only,
         fonts=fonts,
         cache=default_font_cache(),
-        command=shlex.join([*words, "--jobs", str(jobs)]),
+        command=shlex.join(map(str, words)),
         stage=progress_bar,
     )
     write_bench(target, summary)
@@ -65,6 +69,8 @@ def bench(
         for table in summary.tables:
             console.print(bench_table(summary, table))
         typer.echo(f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}")
-        next_command("bench", recipe, "--only", "*--s1")
+        if summary.failed:
+            say(f"{summary.failed} of {summary.cells} cells failed: run it again to try them again")
+        next_command(*map(str, words[1:]), "--json")
 
     result(summary, as_json, human)

@@ -18,6 +18,7 @@ from mixbct.report.figures import Figure
 from mixbct.report.page import page_template
 from mixbct.report.tables import MARKS, Trend, interval, percent, points
 
+INDEPENDENT = "independent"
 _TRENDS: dict[int, Trend] = {1: "up", -1: "down", 0: "level"}
 _COLOURS = (
     *("k-self", "k-naive", "k-map", "k-free", "k-mixed1", "k-other1", "k-other2", "k-other3"),
@@ -59,8 +60,23 @@ def cells(summary: BenchSummary, table: BenchTable, row: BenchRow) -> list[Cell]
     found.append(Cell(_against(row) or ("–" if row.method != summary.ours else "itself")))
     if (cost := row.cost) is None:
         return [*found, Cell("–")]
-    forwarded = f"{cost.images / 1000:,.0f} k images, {cost.peak_memory / 2**20:,.0f} MB"
+    forwarded = f"{cost.images / 1000:,.0f} k images{_more(table, row)}"
+    forwarded += f", {cost.peak_memory / 2**20:,.0f} MB"
     return [*found, Cell(f"{cost.cpu_seconds:,.0f} s", forwarded)]
+
+
+def _more(table: BenchTable, row: BenchRow) -> str:
+    """Say where a method forwarded more images than the independent model, by 2 % or more."""
+    free = next((one.cost for one in table.rows if one.method == INDEPENDENT and one.cost), None)
+    if free is None or row.cost is None or row.cost.images < 1.02 * free.images:
+        return ""
+    return f" (+{row.cost.images / free.images - 1:.0%})"
+
+
+def name_of(table: BenchTable, row: BenchRow) -> str:
+    """Return a method's name, with the number of its seeds where others have more."""
+    most = max(len(one.seeds) for one in table.rows)
+    return row.method if len(row.seeds) == most else f"{row.method} ({len(row.seeds)} of {most})"
 
 
 def failures(table: BenchTable) -> list[str]:
@@ -90,10 +106,14 @@ def _cell(table: BenchTable, row: BenchRow, metric: str, side: str) -> Cell:
     score: Score | None = getattr(row, side).get(metric)
     if score is None:
         return Cell("–")
-    others = [getattr(one, side).get(metric) for one in table.rows]
+    others = [getattr(one, side).get(metric) for one in table.rows if one.seeds == row.seeds]
     best = max(other.mean.value for other in others if other is not None)
     mean, gain = score.mean, getattr(row, f"{side}_gain", {}).get(metric)
-    cell = Cell(percent(mean.value), interval(mean), best=mean.value == best)
+    cell = Cell(
+        percent(mean.value),
+        interval(mean),
+        best=mean.value == best and name_of(table, row) == row.method,
+    )
     if gain is None:
         return cell
     return replace(cell, difference=points(gain.mean), trend=trend_of(gain))
@@ -134,7 +154,9 @@ def bench_table(summary: BenchSummary, table: BenchTable) -> Table:
             + Text(f" {MARKS[cell.trend]}" if cell.difference else "")
             for cell in (found if len(found) == 1 else [found[i] for i in kept])
         ]
-        shown.add_row(Text(row.method, style="bold" if row.method == summary.ours else ""), *texts)
+        shown.add_row(
+            Text(name_of(table, row), style="bold" if row.method == summary.ours else ""), *texts
+        )
     return shown
 
 
@@ -148,7 +170,8 @@ def to_markdown(summary: BenchSummary) -> str:
         for row in table.rows:
             found = [_markdown(cell) for cell in cells(summary, table, row)]
             found += ["–"] * (len(heads) - len(found))
-            name = f"**{row.method}**" if row.method == summary.ours else row.method
+            name = name_of(table, row)
+            name = f"**{name}**" if row.method == summary.ours else name
             lines.append(f"| {name} | {' | '.join(found)} |")
         lines += [f"- failed: {line}" for line in failures(table)]
         lines.append("")
@@ -197,7 +220,10 @@ def provenance(summary: BenchSummary) -> list[tuple[str, str]]:
         ("command", f"`{summary.command}`"),
         ("date", summary.created),
         ("cells", f"{summary.cells}, of which {summary.failed} failed"),
-        ("CPU time of training", f"{summary.cpu_hours:.2f} hours"),
+        (
+            "CPU time of training",
+            f"{summary.cpu_hours:.2f} hours, trials and old models not counted",
+        ),
         ("data", data),
         ("versions", versions),
     ]
@@ -236,7 +262,7 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
         return None
     level = table.base["mAP"].mean.value
     shown = [row for row in rows if row.cross["mAP"].mean.value > level / 2]
-    free = next((row.own["mAP"].mean.value for row in rows if row.method == "independent"), None)
+    free = next((row.own["mAP"].mean.value for row in rows if row.method == INDEPENDENT), None)
     ends = [[level], [free] if free is not None else []]
     for row in shown:
         for values, score in zip(ends, (row.cross["mAP"], row.own["mAP"]), strict=True):
@@ -292,7 +318,7 @@ def render_bench(summary: BenchSummary) -> str:
                 "figure": scatter(summary, table),
                 "failures": failures(table),
                 "rows": [
-                    (row.method, colour(summary, table, row), cells(summary, table, row))
+                    (name_of(table, row), colour(summary, table, row), cells(summary, table, row))
                     for row in table.rows
                 ],
             }

@@ -1,10 +1,16 @@
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mixbct.data import open_source
+from mixbct.data.array import write_array
+from mixbct.data.split import make_split
 from mixbct.errors import RecipeError
 from mixbct.workflows.bench.recipe import load_bench
+from mixbct.workflows.bench.specs import Planner
 
 ROOT = Path(__file__).parents[3]
 MINI = ROOT / "recipes/bench/mini.toml"
@@ -60,10 +66,65 @@ def test_bct_is_given_the_old_models_class_weights(tmp_path: Path) -> None:
         ("matrix=[]", "matrix"),
         ("methods.l2.trials=[{},{},{},{},{},{},{}]", "at most 6"),
         ("data.validation_classes=0", "trials need classes"),
-        ("tuning.old=large", "'large' is not described; there is softmax-32"),
+        ("tuning.old=large", "tuning: 'large' is not described; there is softmax-32"),
+        ("methods.procrustes.settings={method={centred=true}}", "takes no settings of its own"),
+        ("methods.independent.trials=[{}]", "takes no settings of its own"),
+        ("methods.l2.settings={data={part='query'}}", "'data' is the same for every method"),
+        ("methods.l2.settings={seed=7}", "'seed' is the same for every method"),
         ("methods.l2.settings={denoise={keep=2.0}}", "keep"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(override: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         load_bench(MINI, [override])
+
+
+def specs(tmp_path: Path, *overrides: str) -> dict[str, str]:
+    """Return the plans of some cells, with the splits made as the bench makes them."""
+    data = tmp_path / "data"
+    if not data.exists():
+        labels = np.repeat(np.arange(30), 4)
+        images = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 1), dtype=np.uint8)
+        names = [f"c{i}" for i in range(30)]
+        write_array(data, images, labels, names, [f"k{i}" for i in range(120)], [], "t", {})
+    base = ["data.held_out_groups=[]", "data.validation_classes=5", "data.test_classes=5"]
+    recipe = load_bench(MINI, [*base, f"data.path={data}", *overrides])
+    work = Path(tempfile.mkdtemp(dir=tmp_path))
+    planner = Planner(recipe, tmp_path / "out", work)
+    source = open_source(data)
+    for scenario in ("extended-class", "open-class"):
+        make_split(
+            source,
+            planner.split(scenario),
+            scenario=scenario,  # type: ignore[arg-type]
+            seed=recipe.data.seed,
+            test_classes=recipe.data.test_classes,
+            validation_classes=recipe.data.validation_classes,
+        )
+    return {
+        method: planner.cell(method, "softmax-32", "extended-class", 1, "test", None, {}).plan()
+        for method in ("independent", "mixbct", "procrustes")
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("old.softmax-32.train.epochs=1", {"independent", "mixbct", "procrustes"}),
+        ("new.train.epochs=1", {"independent", "mixbct", "procrustes"}),
+        ("data.seed=2", {"independent", "mixbct", "procrustes"}),
+        ("data.test_classes=6", {"independent", "mixbct", "procrustes"}),
+        ("replicates=300", {"independent", "mixbct", "procrustes"}),
+        ("methods.mixbct.settings.method.ratio=0.5", {"mixbct"}),
+        ("methods.mixbct.settings.denoise.keep=0.5", {"mixbct"}),
+        ("denoise.keep=0.5", {"independent", "mixbct", "procrustes"}),
+        ("methods.independent.settings.train.epochs=1", {"independent", "mixbct", "procrustes"}),
+        ("title=other", set()),
+        ("methods.l2.trials=[]", set()),
+    ],
+)
+def test_a_plan_changes_with_all_that_decides_the_figures(
+    tmp_path: Path, override: str, changed: set[str]
+) -> None:
+    before, after = specs(tmp_path), specs(tmp_path, override)
+    assert {method for method, plan in before.items() if after[method] != plan} == changed

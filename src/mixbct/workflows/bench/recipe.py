@@ -8,8 +8,9 @@ recipe that are laid over the common one:
     trials = [{ method.weight = 3.0 }, { method.weight = 10.0 }]
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,6 +33,8 @@ from mixbct.recipe_problems import explain
 INDEPENDENT = "independent"
 RANK_MERGE = "rank_merge"
 MOST_TRIALS = 6
+FREE = frozenset({"method", "denoise", "head", "optimizer", "train"})
+"""Parts of a recipe in which methods may differ."""
 
 
 class BenchData(Settings):
@@ -39,7 +42,6 @@ class BenchData(Settings):
 
     path: Path = Field(strict=False, description="a folder of class folders, or an image array")
     kanji: int | None = Field(None, gt=3, description="draw so many there if nothing is there")
-    language: str = Field("", description="of the class names, such as ja")
     seed: int = Field(0, ge=0, description="of the division into training and test classes")
     old_share: float = Field(0.3, gt=0, lt=1)
     validation_classes: int = Field(0, ge=0)
@@ -78,10 +80,10 @@ class BenchMethod(Settings):
 class Block(Settings):
     """Cells: every old model × scenario × method × seed that is named."""
 
-    old: tuple[str, ...] = Field(strict=False)
-    scenarios: tuple[Scenario, ...] = Field(strict=False)
-    methods: tuple[str, ...] = Field(strict=False)
-    seeds: tuple[int, ...] = Field(strict=False)
+    old: tuple[str, ...] = Field(strict=False, min_length=1)
+    scenarios: tuple[Scenario, ...] = Field(strict=False, min_length=1)
+    methods: tuple[str, ...] = Field(strict=False, min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False, min_length=1)
 
 
 class Tuning(Settings):
@@ -97,6 +99,7 @@ class BenchRecipe(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str
+    ours: str = Field("mixbct", description="the method that the others are held against")
     denoise: DenoiseSettings = DenoiseSettings()
     replicates: int = Field(400, ge=100, description="of the bootstrap")
     data: BenchData
@@ -108,15 +111,26 @@ class BenchRecipe(Settings):
 
     @model_validator(mode="after")
     def _names_agree(self) -> "BenchRecipe":
-        used = [(block.old, block.methods) for block in self.matrix]
+        used: list[tuple[str, tuple[str, ...], Mapping[str, Any]]]
+        used = [("matrix", block.old, self.old) for block in self.matrix]
+        used += [("matrix", block.methods, self.methods) for block in self.matrix]
         if self.tuning:
-            used.append(((self.tuning.old,), ()))
-        for olds, methods in used:
-            for what, names, known in (("old", olds, self.old), ("methods", methods, self.methods)):
-                if unknown := [name for name in names if name not in known]:
+            used.append(("tuning", (self.tuning.old,), self.old))
+        for where, names, known in used:
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(
+                    f"{where}: {unknown[0]!r} is not described; there is {', '.join(known)}"
+                )
+        for name, method in self.methods.items():
+            if (is_adapter(name) and (method.settings or method.trials)) or (
+                name == INDEPENDENT and method.trials
+            ):
+                raise ValueError(f"methods.{name} takes no settings of its own")
+            for settings in (method.settings, *method.trials):
+                if other := settings.keys() - FREE:
                     raise ValueError(
-                        f"matrix: {what} {unknown[0]!r} is not described; there is "
-                        f"{', '.join(known)}"
+                        f"methods.{name}: {sorted(other)[0]!r} is the same for every method; one "
+                        f"may set {', '.join(sorted(FREE))}"
                     )
         if self.tuning is None and (tried := [n for n, m in self.methods.items() if m.trials]):
             raise ValueError(f"methods.{tried[0]} has trials: say in [tuning] where they are run")

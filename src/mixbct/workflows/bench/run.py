@@ -5,31 +5,30 @@ again goes on where it was stopped, runs failed cells anew, and costs nothing on
 """
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from fnmatch import fnmatch
+from fnmatch import filter as fnmatch_filter
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mixbct.bench_schemas import BenchCell, BenchSummary, Choice
 from mixbct.data import open_source
 from mixbct.data.glyphs import build_glyphs
-from mixbct.data.split import make_split
+from mixbct.data.split import Scenario, make_split
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
-from mixbct.schemas import Record, read_record
+from mixbct.schemas import read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
-from mixbct.workflows.bench.specs import CellSpec, OldSpec, Planner
+from mixbct.workflows.bench.specs import CellSpec, OldSpec, Planner, prefix
 from mixbct.workflows.bench.summary import summarise
 from mixbct.workflows.bench.trials import choose
-from mixbct.workflows.bench.worker import failed_cell
+from mixbct.workflows.bench.worker import FITTING, SIDES, failed_cell
 from mixbct.workflows.progress import Stage, silent
 
-SCENARIOS = ("open-data", "open-class", "extended-data", "extended-class")
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
 
 def run_bench(
@@ -51,7 +50,8 @@ def run_bench(
         out: where cells, choices and summary go: what is worth keeping.
         work: where models, banks and splits go.
         jobs: processes at a time.
-        only: run cells whose id this pattern (`*`, `?`) fits, and those that they need.
+        only: run none but the cells whose id this pattern (`*`, `?`) fits, and what they need;
+            the summary has every cell that is there.
         fonts: a folder of fonts to draw glyphs from; None: fetch Debian's.
         cache: where fetched fonts are kept.
         command: to be written into the summary.
@@ -64,16 +64,20 @@ def run_bench(
     planner = Planner(recipe, out, work)
     _prepare_data(recipe, planner, fonts, cache, stage)
     pool = _Pool(planner, jobs, stage)
-    choices = _choices(recipe, planner, out, pool)
-    wanted = _test_cells(recipe, planner, {c.method: c for c in choices})
-    if only is not None:
-        wanted = [cell for cell in wanted if fnmatch(cell.id, only)]
-        if not wanted:
-            raise ResultError(f"no cell of {recipe.name} is called {only!r}")
-    cells = pool.run(wanted)
-    summary = summarise(recipe, cells, choices, command, _data(recipe, planner))
+    named = set(fnmatch_filter(_names(recipe, planner), only or "*"))
+    if not named:
+        raise ResultError(f"no cell of {recipe.name} is called {only!r}")
+    choices = _choices(recipe, planner, named, pool)
+    planned = _test_cells(recipe, planner, {c.method: c for c in choices})
+    pool.run([spec for spec in planned if spec.id in named])
+    cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
+    summary = summarise(recipe, cells, choices, command, _data(recipe))
     write_atomically(out / "summary.json", summary.to_json())
     return summary
+
+
+def _names(recipe: BenchRecipe, planner: Planner) -> list[str]:
+    return [spec.id for spec in _test_cells(recipe, planner, {})]
 
 
 def _prepare_data(
@@ -95,7 +99,7 @@ def _prepare_data(
         make_split(
             source,
             planner.split(scenario),
-            scenario=scenario,  # type: ignore[arg-type]
+            scenario=scenario,
             seed=data.seed,
             old_share=data.old_share,
             test_classes=data.test_classes,
@@ -105,7 +109,7 @@ def _prepare_data(
         )
 
 
-def _data(recipe: BenchRecipe, planner: Planner) -> dict[str, str | int]:
+def _data(recipe: BenchRecipe) -> dict[str, str | int]:
     source = open_source(recipe.data.path)
     return {
         "source": str(source),
@@ -117,22 +121,29 @@ def _data(recipe: BenchRecipe, planner: Planner) -> dict[str, str | int]:
     }
 
 
-def _choices(recipe: BenchRecipe, planner: Planner, out: Path, pool: "_Pool") -> tuple[Choice, ...]:
-    """Run every method's trials on the validation classes, and choose."""
+def _choices(
+    recipe: BenchRecipe, planner: Planner, named: set[str], pool: "_Pool"
+) -> tuple[Choice, ...]:
+    """Run the trials of methods that have a named cell; choose where all of them are there."""
     tuning = recipe.tuning
-    tried = {name: m.trials for name, m in recipe.methods.items() if m.trials}
-    if tuning is None or not tried:
+    if tuning is None:
         return ()
-    where = (tuning.old, tuning.scenario, tuning.seed, "validation")
-    cells = [
-        planner.cell(method, *where, number, settings)  # type: ignore[arg-type]
-        for method, trials in tried.items()
-        for number, settings in enumerate(trials)
-    ]
-    done = {(cell.method, cell.trial): cell for cell in pool.run(cells)}
+    where = (tuning.old, tuning.scenario, tuning.seed)
+    trials = {
+        name: [
+            planner.cell(name, *where, "validation", number, settings)
+            for number, settings in enumerate(method.trials)
+        ]
+        for name, method in recipe.methods.items()
+        if method.trials
+    }
+    wanted = {spec.method for spec in _test_cells(recipe, planner, {}) if spec.id in named}
+    pool.run([spec for name, specs in trials.items() if name in wanted for spec in specs])
+    found = {name: [read_cell(spec) for spec in specs] for name, specs in trials.items()}
     return tuple(
-        choose(method, trials, [done[method, number] for number in range(len(trials))])
-        for method, trials in tried.items()
+        choose(name, recipe.methods[name].trials, [cell for cell in cells if cell is not None])
+        for name, cells in found.items()
+        if None not in cells
     )
 
 
@@ -163,7 +174,7 @@ class _Pool:
         self.stage = stage
 
     def run(self, wanted: Sequence[CellSpec]) -> list[BenchCell]:
-        """Return the cells that are wanted, and the independent ones that they need."""
+        """Run the cells that are wanted and not there; return these and the independent ones."""
         independent = {
             (s.old, s.scenario, s.seed, s.part): self.planner.cell(
                 INDEPENDENT, s.old, s.scenario, s.seed, s.part, None, {}
@@ -172,46 +183,43 @@ class _Pool:
         }
         first = list(independent.values())
         rest = [spec for spec in wanted if spec.method != INDEPENDENT]
-        missing = [spec for spec in [*first, *rest] if _finished(spec) is None]
-        self._old_models(missing)
-        self._cells([spec for spec in first if spec in missing], "independent models")
-        self._cells([spec for spec in rest if spec in missing], "cells")
-        return [_read(spec) for spec in [*first, *rest]]
+        missing = [spec for spec in rest if not _finished(spec)]
+        needed = {spec.independent for spec in missing}
+        begun = [
+            spec
+            for spec in first
+            if not _finished(spec) or (spec.folder in needed and not _has_features(spec))
+        ]
+        failed_old = self._old_models([*begun, *missing])
+        for what, specs in (("independent models", begun), ("cells", missing)):
+            failed = self._all([s for s in specs if s.old_folder not in failed_old], what)
+            for spec in specs:
+                error = failed.get(spec.folder) or failed_old.get(spec.old_folder)
+                if error:
+                    write_atomically(spec.out, failed_cell(spec, error).to_json())
+        return [cell for spec in [*first, *rest] if (cell := read_cell(spec)) is not None]
 
-    def _old_models(self, cells: list[CellSpec]) -> None:
+    def _old_models(self, cells: list[CellSpec]) -> dict[Path, str]:
         specs = {}
         for cell in cells:
             served = {c.scenario for c in cells if c.old_folder == cell.old_folder}
             scenarios = [s for s in SCENARIOS if s in served]
             specs[cell.old_folder] = self.planner.old(cell.old, scenarios, cell.seed, cells)
-        failed = self._all(list(specs.values()), "old models", lambda spec: spec.folder)
-        if failed:
-            folder, error = next(iter(failed.items()))
-            raise ResultError(f"an old model could not be made in {folder}: {error}")
+        failed = self._all(list(specs.values()), "old models")
+        return {folder: f"the old model failed: {error}" for folder, error in failed.items()}
 
-    def _cells(self, specs: list[CellSpec], what: str) -> None:
-        failed = self._all(specs, what, lambda spec: spec.folder)
-        for spec in specs:
-            if spec.folder in failed:
-                write_atomically(spec.out, failed_cell(spec, failed[spec.folder]).to_json())
-
-    def _all(
-        self,
-        specs: Sequence[OldSpec | CellSpec],
-        what: str,
-        folder_of: Callable[[Any], Path],
-    ) -> dict[Path, str]:
+    def _all(self, specs: Sequence[OldSpec | CellSpec], what: str) -> dict[Path, str]:
         """Run specs; return why some failed, by folder."""
         if not specs:
             return {}
         failed = {}
         running: set[subprocess.Popen[bytes]] = set()
         with self.stage(f"{len(specs)} {what}") as tick, ThreadPoolExecutor(self.jobs) as threads:
-            futures = {threads.submit(_run, spec, folder_of(spec), running): spec for spec in specs}
+            futures = {threads.submit(_run, spec, running): spec for spec in specs}
             try:
                 for done, future in enumerate(as_completed(futures), 1):
                     if error := future.result():
-                        failed[folder_of(futures[future])] = error
+                        failed[futures[future].folder] = error
                     tick(done, len(specs))
             except KeyboardInterrupt as stop:
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -223,47 +231,41 @@ class _Pool:
         return failed
 
 
-def _run(spec: Record, folder: Path, running: set["subprocess.Popen[bytes]"]) -> str:
+def _run(spec: OldSpec | CellSpec, running: set["subprocess.Popen[bytes]"]) -> str:
     """Run one spec in a process of its own; return why it failed, or nothing."""
-    path = folder / "spec.json"
-    _forget_other_plans(spec, folder)
+    path, log_path = (spec.folder.parent / f"{spec.folder.name}{s}" for s in (".json", ".log"))
     write_atomically(path, spec.to_json())
-    threads = "1"
-    if isinstance(spec, CellSpec | OldSpec) and spec.recipe is not None:
-        threads = str(spec.recipe.train.threads or os.cpu_count() or 1)
+    threads = str((spec.recipe.train.threads if spec.recipe else 1) or os.cpu_count() or 1)
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     words = [sys.executable, "-m", "mixbct.workflows.bench.worker", str(path)]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+    with log_path.open("wb") as log:
+        # a session of its own: Ctrl-C reaches the bench alone, which asks each process once
+        process = subprocess.Popen(
+            words, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         running.add(process)
         code = process.wait()
         running.discard(process)
     if code == 0:
         return ""
-    said = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+    said = log_path.read_text(errors="replace").strip().splitlines()
     return f"exit {code}: {said[-1] if said else 'nothing was said'}"
 
 
-def _forget_other_plans(spec: Record, folder: Path) -> None:
-    """Delete what was made in a folder under another plan, so that it is made anew."""
-    path = folder / "spec.json"
-    if not isinstance(spec, CellSpec) or not path.exists():
-        return
-    try:
-        same = read_record(path, CellSpec, ResultError, "spec").plan() == spec.plan()
-    except ResultError:
-        same = False
-    if not same:
-        shutil.rmtree(folder)
-
-
-def _finished(spec: CellSpec) -> BenchCell | None:
-    """Return the cell of an earlier run, if the same plan gave it and it did not fail."""
+def read_cell(spec: CellSpec) -> BenchCell | None:
+    """Return the cell that was made by this plan, whether it failed or not."""
     if not spec.out.exists():
         return None
-    cell = _read(spec)
-    return cell if cell.plan == spec.plan() and not cell.error else None
+    cell = read_record(spec.out, BenchCell, ResultError, "cell")
+    return cell if cell.plan == spec.plan() else None
 
 
-def _read(spec: CellSpec) -> BenchCell:
-    return read_record(spec.out, BenchCell, ResultError, "cell")
+def _finished(spec: CellSpec) -> bool:
+    cell = read_cell(spec)
+    return cell is not None and not cell.error
+
+
+def _has_features(spec: CellSpec) -> bool:
+    """Return whether what other cells need of an independent model's is still there."""
+    names = [prefix(spec.part) + side for side in SIDES]
+    return all((spec.folder / name / "manifest.json").exists() for name in [*names, FITTING])

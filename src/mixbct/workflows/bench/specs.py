@@ -9,13 +9,18 @@ OUT/cells/ID.json                 what is kept of a cell (`BenchCell`)
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mixbct.bench_schemas import Part
+from mixbct.errors import DataError
 from mixbct.recipe import Recipe
-from mixbct.schemas import Record
+from mixbct.schemas import Record, SplitManifest, read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
+
+BENCH_VERSION = 1
+"""To be raised when code that decides figures changes: finished cells are then run again."""
 
 _PATHS = {"data": {"path", "split"}, "method": {"bank", "old_model"}}
 
@@ -30,6 +35,16 @@ class OldSpec(Record):
     """By scenario, each of which gets its banks."""
     denoising: tuple[DenoiseSettings, ...]
     parts: tuple[Part, ...]
+    division: str
+    """Digest of the division of the classes."""
+
+    def plan(self) -> str:
+        """Return the digest of all that decides the model; where things lie does not."""
+        return _digest(
+            version=BENCH_VERSION,
+            recipe=self.recipe.model_dump(mode="json", exclude=_PATHS),
+            division=self.division,
+        )
 
 
 class CellSpec(Record):
@@ -56,18 +71,29 @@ class CellSpec(Record):
     folder: Path
     out: Path
     replicates: int
-    language: str
     title: str
+    division: str
+    """Digest of the division of the classes."""
+    denoising: DenoiseSettings
+    old_plan: str
+    """Of the old model."""
+    independent_plan: str
+    """Of the independent model's cell; empty for that cell itself."""
 
     def plan(self) -> str:
         """Return the digest of all that decides the figures; where things lie does not."""
         content = self.model_dump(
             mode="json",
-            include={"part", "method", "old", "scenario", "seed", "settings", "replicates"},
+            include={"part", "method", "seed", "replicates", "division", "denoising", "old_plan"}
+            | {"independent_plan"},
         )
         if self.recipe is not None:
             content["recipe"] = self.recipe.model_dump(mode="json", exclude=_PATHS)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(version=BENCH_VERSION, **content)
+
+
+def _digest(**content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def prefix(part: Part) -> str:
@@ -82,7 +108,10 @@ def bank_name(scenario: str, denoising: DenoiseSettings) -> str:
 
 
 class Planner:
-    """Makes the specs of a bench; where everything lies is decided here alone."""
+    """Makes the specs of a bench, once its splits are there.
+
+    Where everything lies is decided here alone.
+    """
 
     def __init__(self, recipe: BenchRecipe, out: Path, work: Path) -> None:
         self.recipe = recipe
@@ -98,7 +127,9 @@ class Planner:
         kind = scenario.split("-")[1]
         return self.work / "old" / f"{old}-{kind}-s{seed}"
 
-    def old(self, old: str, scenarios: list[str], seed: int, cells: list[CellSpec]) -> OldSpec:
+    def old(
+        self, old: str, scenarios: Sequence[str], seed: int, cells: Sequence[CellSpec]
+    ) -> OldSpec:
         """Return the spec of an old model that serves `scenarios` of one kind and `cells`."""
         folder = self.old_folder(old, scenarios[0], seed)
         served = [cell for cell in cells if cell.old_folder == folder]
@@ -107,14 +138,24 @@ class Planner:
             for cell in served
             if not is_adapter(cell.method)
         ]
-        kind = scenarios[0].split("-")[1]
         return OldSpec(
             folder=folder,
-            recipe=self.recipe.old_training(old, seed, self.split(f"extended-{kind}")),
+            recipe=self._old_recipe(old, scenarios[0], seed),
             splits={scenario: self.split(scenario) for scenario in scenarios},
             denoising=tuple({bank_name("", one): one for one in denoising}.values()),
             parts=tuple(sorted({cell.part for cell in served})),
+            division=self._division(f"extended-{scenarios[0].split('-')[1]}"),
         )
+
+    def _old_recipe(self, old: str, scenario: str, seed: int) -> Recipe:
+        # the old model's rows are those of the open scenario, too
+        split = self.split(f"extended-{scenario.split('-')[1]}")
+        return self.recipe.old_training(old, seed, split)
+
+    def _division(self, scenario: str) -> str:
+        path = self.split(scenario) / "manifest.json"
+        manifest = read_record(path, SplitManifest, DataError, "split")
+        return _digest(**manifest.model_dump(mode="json", exclude={"source"}))
 
     def cell(
         self,
@@ -133,16 +174,24 @@ class Planner:
         old_folder = self.old_folder(old, scenario, seed)
         split = self.split(scenario)
         recipe = None
-        bank = old_folder / bank_name(scenario, self.recipe.denoise)
+        denoising = self.recipe.denoising(method, choice)
+        bank = old_folder / bank_name(scenario, denoising)
         if not is_adapter(method):
-            bank = old_folder / bank_name(scenario, self.recipe.denoising(method, choice))
             recipe = self.recipe.training(
                 method, choice, old, seed, split, bank, old_folder / "run"
             )
-        independent = None
+        independent, independent_plan = None, ""
         if method != INDEPENDENT:
             of = self.cell(INDEPENDENT, old, scenario, seed, part, None, {})
-            independent = of.folder
+            independent, independent_plan = of.folder, of.plan()
+        old_spec = OldSpec(
+            folder=old_folder,
+            recipe=self._old_recipe(old, scenario, seed),
+            splits={},
+            denoising=(),
+            parts=(),
+            division=self._division(f"extended-{scenario.split('-')[1]}"),
+        )
         return CellSpec(
             id=name,
             bench=self.recipe.name,
@@ -162,6 +211,9 @@ class Planner:
             folder=self.work / "cells" / name,
             out=self.out / "cells" / f"{name}.json",
             replicates=self.recipe.replicates,
-            language=self.recipe.data.language,
+            division=self._division(scenario),
+            denoising=denoising,
+            old_plan=old_spec.plan(),
+            independent_plan=independent_plan,
             title=f"{self.recipe.title}: {method}, {scenario}, {old}, seed {seed}",
         )

@@ -23,11 +23,10 @@ from mixbct.bench_schemas import (
 )
 from mixbct.evaluation.bootstrap import estimate
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
+from mixbct.workflows.bench.trials import CROSS, OWN
 from mixbct.workflows.bench.worker import HALF
-from mixbct.workflows.evaluate import versions
 
-BASE, CROSS, OWN = "old/old", "new/old", "new/new"
-OURS = "mixbct"
+BASE = "old/old"
 Signed = tuple[int, BenchCell, str]
 """(+1 or −1, a cell, a combination): a term of a difference."""
 
@@ -44,20 +43,30 @@ def summarise(
     places = dict.fromkeys((cell.old, cell.scenario) for cell in cells)
     order = [(old, scenario) for old in recipe.old for scenario in _scenarios(recipe)]
     methods = [method for method in recipe.methods if any(c.method == method for c in cells)]
-    ours = OURS if OURS in methods else methods[-1]
     return BenchSummary(
         name=recipe.name,
         title=recipe.title,
-        ours=ours,
+        ours=recipe.ours,
+        created=_between(sorted(cell.created for cell in cells)),
         command=command,
         data=data,
-        versions=versions(),
+        versions={
+            name: _between(sorted({cell.versions[name] for cell in cells}))
+            for name in cells[0].versions
+        },
         cells=len(cells),
         failed=sum(bool(cell.error) for cell in cells),
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
-        tables=tuple(_table(found, *place, methods, ours) for place in order if place in places),
+        tables=tuple(
+            _table(found, *place, methods, recipe.ours) for place in order if place in places
+        ),
     )
+
+
+def _between(values: Sequence[str]) -> str:
+    """Return the first and the last, or the only one."""
+    return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
 def _scenarios(recipe: BenchRecipe) -> list[str]:
@@ -104,9 +113,9 @@ def _scores(
         "cross_gain": _score([[(1, c, CROSS), (-1, f, BASE)] for c, f in both]),
         "own_gain": _score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
     }
-    pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and not us.error]
     if not scores["cross"]:  # rank merging
         return scores
+    pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and CROSS in us.figures]
     if len(pairs) == len(cells) and all(c is not us for c, us in pairs):
         scores["behind"] = {
             what: _score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]

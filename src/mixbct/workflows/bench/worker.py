@@ -6,6 +6,7 @@ takes no other with it. Everything is resumed that an earlier process left.
 
 import fcntl
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import extract
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
-from mixbct.schemas import Estimate, Result, read_record
+from mixbct.schemas import Estimate, Record, Result, read_record
 from mixbct.training.run import train
 from mixbct.workflows.across import queries_across
 from mixbct.workflows.bench.merged import rank_merged
@@ -38,6 +39,11 @@ from mixbct.workflows.evaluate import versions
 FITTING = "new_train"
 SIDES = ("query", "gallery")
 HALF = "new/50 % new"
+
+
+class _Spent(Record):
+    cpu_seconds: float
+    peak_memory: int
 
 
 def make_old(spec: OldSpec) -> None:
@@ -61,20 +67,18 @@ def run_cell(spec: CellSpec) -> BenchCell:
     if spec.method == RANK_MERGE:
         return _merged(spec)
     old_model = load_model(spec.old_folder / "run")
+    old = _pair(spec.old_folder, spec.part)
+    independent = _pair(spec.independent, spec.part) if spec.independent else None
     cross: Embeddings | None
     if is_adapter(spec.method):
         model, cost, new, cross = _adapter(spec)
     else:
         model, cost, new = _trained(spec)
         cross = queries_across(model, old_model, new.query)
-    old = _pair(spec.old_folder, spec.part)
-    independent = new
-    if spec.independent is not None:
-        independent = _pair(spec.independent, spec.part)
     figures = evaluate_upgrade(
         old,
         new,
-        independent,
+        independent or new,
         cross=cross,
         seed=0,  # one for all cells: the drawn classes are the same, and cells can be paired
         replicates=spec.replicates,
@@ -90,8 +94,7 @@ def run_cell(spec: CellSpec) -> BenchCell:
             "gallery": len(new.gallery),
             "classes": len(new.query.classes),
             "bootstrap replicates": spec.replicates,
-        }
-        | ({"language": spec.language} if spec.language else {}),
+        },
         models={"old": old_model.contract, "new": model.contract},
         combinations=figures.combinations,
         differences=figures.differences,
@@ -99,7 +102,6 @@ def run_cell(spec: CellSpec) -> BenchCell:
         negative_flips=figures.negative_flips,
         carried_threshold=figures.carried_threshold,
     )
-    write_atomically(spec.folder / "result.json", result.to_json())
     outcome = judge(result)
     return _outline(spec).model_copy(
         update={
@@ -130,7 +132,7 @@ def _merged(spec: CellSpec) -> BenchCell:
 
 def failed_cell(spec: CellSpec, error: str) -> BenchCell:
     """Return the record of a cell that has no figures."""
-    return _outline(spec).model_copy(update={"error": error})
+    return _outline(spec).model_copy(update={"error": error, "versions": versions()})
 
 
 def _outline(spec: CellSpec) -> BenchCell:
@@ -181,25 +183,33 @@ def _adapter(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair, Embeddings
 
 def _train(recipe: Recipe, folder: Path) -> CellCost:
     """Train, or take what was trained; the cost of a run lies beside it."""
-    path = folder / "cell-cost.json"
     source = open_part(
         open_source(recipe.data.path, recipe.model.preprocessing()),
         recipe.data.split or Path(),
         recipe.data.part,
     )
-    cpu_began = time.process_time()
-    cost = train(recipe, source, folder, resume=True)
-    if path.exists():
-        return read_record(path, CellCost, RecipeError, "cost")
-    record = CellCost(
+    # over all processes that had a hand in it
+    path = folder / "spent.json"
+    before = read_record(path, _Spent, RecipeError, "record of CPU time") if path.exists() else None
+    spent = before or _Spent(cpu_seconds=0.0, peak_memory=0)
+    began = time.process_time()
+    finished = (folder / "cost.json").exists()
+    try:
+        cost = train(recipe, source, folder, resume=True)
+    finally:
+        if not finished:
+            spent = _Spent(
+                cpu_seconds=spent.cpu_seconds + time.process_time() - began,
+                peak_memory=max(spent.peak_memory, _peak_memory()),
+            )
+            write_atomically(path, spent.to_json())
+    return CellCost(
         seconds=cost.seconds,
-        cpu_seconds=time.process_time() - cpu_began,
+        cpu_seconds=spent.cpu_seconds,
         images=cost.images,
         steps=cost.steps,
-        peak_memory=_peak_memory(),
+        peak_memory=spent.peak_memory,
     )
-    write_atomically(path, record.to_json())
-    return record
 
 
 def _rows(data: Path, split: Path, part: str, model: EmbeddingModel) -> Selection:
@@ -262,14 +272,22 @@ def _peak_memory() -> int:
 
 def main(path: Path) -> None:
     """Do what the spec at `path` says."""
-    with (path.parent / "lock").open("w") as lock:
+    spec: OldSpec | CellSpec
+    if '"kind": "old"' in path.read_text():
+        spec = read_record(path, OldSpec, RecipeError, "spec")
+    else:
+        spec = read_record(path, CellSpec, RecipeError, "spec")
+    with path.with_suffix(".lock").open("w") as lock:
         # a bench that was killed leaves its processes running: wait for them, do not join in
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if '"kind": "old"' in path.read_text():
-            make_old(read_record(path, OldSpec, RecipeError, "spec"))
-            return
-        spec = read_record(path, CellSpec, RecipeError, "spec")
-        write_atomically(spec.out, run_cell(spec).to_json())
+        made_by = spec.folder / "plan.txt"
+        if made_by.exists() and made_by.read_text() != spec.plan():
+            shutil.rmtree(spec.folder)
+        write_atomically(made_by, spec.plan())
+        if isinstance(spec, OldSpec):
+            make_old(spec)
+        else:
+            write_atomically(spec.out, run_cell(spec).to_json())
 
 
 if __name__ == "__main__":
