@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mixbct.adapters import ADAPTERS
 from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
 from mixbct.cli.common import result as print_result
-from mixbct.errors import CheckpointError, ResultError
+from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
@@ -33,6 +34,10 @@ def evaluate(
     independent: Annotated[
         Path | None, typer.Option(help="A model trained without regard to the old one.")
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="A map of the independent model's queries [procrustes, ridge, mlp]."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the mixed galleries.")] = 0,
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
@@ -44,8 +49,13 @@ def evaluate(
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     models = {role: open_embedder(folder, device) for role, folder in folders.items()}
     held_out = HeldOutSet(data, split)
+    adapters = adapter or list(ADAPTERS)
+    if unknown := sorted(set(adapters) - ADAPTERS.keys()):
+        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(ADAPTERS)}")
     three = models["old"], models["new"], models.get("independent")
-    found = earlier_result(out, held_out, *three, seed, replicates) if resume else None
+    found = None
+    if resume:
+        found = earlier_result(out, held_out, *three, seed, replicates, adapters)
     if found is None:
         found = evaluate_models(
             held_out,
@@ -53,6 +63,7 @@ def evaluate(
             title=data.name,
             seed=seed,
             replicates=replicates,
+            adapters=adapters,
             costs={
                 role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
                 for role, folder in folders.items()

@@ -1,5 +1,7 @@
 """A feature bank of vectors that came from elsewhere: arrays of features, labels and keys."""
 
+import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -7,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from mixbct.data.bank import CHUNK, BankWriter, FeatureBank
+from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.data.source import digest_rows
 from mixbct.errors import DataError, FeatureError
 from mixbct.schemas import BankManifest, Contract
@@ -48,8 +50,8 @@ def bank_of_vectors(
             "other: expected one label and one key a feature"
         )
     if len(set(keys)) != len(keys):
-        first = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise DataError(f"the key {first!r} is there more than once: each names one row")
+        ((first, count),) = Counter(keys).most_common(1)
+        raise DataError(f"the key {first!r} is there {count} times: each names one row")
     classes, numbers = np.unique(np.array(labels), return_inverse=True)
     manifest = BankManifest(
         contract=Contract(
@@ -62,10 +64,16 @@ def bank_of_vectors(
         classes=tuple(map(str, classes)),
     )
     names = list(keys)
-    writer = BankWriter(out, manifest, numbers.astype(np.int64), names, resume=True)
-    for chunk in (range(s, min(s + CHUNK, len(keys))) for s in range(0, len(keys), CHUNK)):
-        writer.write(chunk, features[chunk.start : chunk.stop], names[chunk.start : chunk.stop])
-    return writer.finish()
+    writer = BankWriter(out, manifest, numbers.astype(np.int64), names, resume=False)
+    try:
+        for chunk in writer.missing():
+            rows = slice(chunk.start, chunk.stop)
+            writer.write(chunk, features[rows], names[rows])
+        return writer.finish()
+    except BaseException:
+        # other features may come under the same keys: nothing of these may stay
+        shutil.rmtree(writer.partial, ignore_errors=True)
+        raise
 
 
 def read_features(path: Path) -> Float[np.ndarray, "n d"]:
