@@ -64,6 +64,9 @@ class Preprocessing(Record):
     std: float = 127.5
     alignment: str = Field("none", description="how the object was cut out, by name")
 
+    def __str__(self) -> str:
+        return f"{self.size} px, {'grey' if self.channels == 1 else 'RGB'}"
+
 
 class VectorInput(Record):
     """The input of a head: normalised vectors of a frozen encoder, known by its contract."""
