@@ -87,10 +87,9 @@ def test_vectors_labels_and_nothing_else(mixbct, arrays: Path) -> None:
         "extract", "runs/head", "--data", "photos", "--out", "no", cwd=arrays, expect=2
     )
     assert "photos holds images, but the model takes" in refused.stderr
-    assert (
-        "is a head over"
-        in mixbct("eval-pairs", "pairs.txt", "--model", "runs/head", cwd=arrays, expect=2).stderr
-    )
+    (arrays / "pairs.bin").touch()
+    judged = ["eval-pairs", "--pairs", "pairs.bin", "--model", "runs/head"]
+    assert "is a head over 128-d vectors of new" in mixbct(*judged, cwd=arrays, expect=2).stderr
 
 
 def test_what_is_missing_is_named(mixbct, arrays: Path) -> None:

@@ -15,7 +15,8 @@ NAMES = [
     "extract",
     "search",
     "denoise",
-    "head_only/step",
+    "head_only/l2",
+    "head_only/mixbct",
     "head_only/sampled",
 ]
 SMALL = {
