@@ -10,7 +10,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import denoise, extract, head_only, ijbc_size, lfw, mix_step, recordio, search
+from benchmarks import (
+    denoise,
+    denoise_full,
+    extract,
+    head_only,
+    ijbc_size,
+    lfw,
+    mix_step,
+    recordio,
+    search,
+)
 from benchmarks.measure import Figure
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
@@ -22,6 +32,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
 }
 # minutes each, gigabytes of memory, or data that is not everyone's: only when named
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
+    "denoise_full": denoise_full.run,
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
     "recordio": recordio.run,

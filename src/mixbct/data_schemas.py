@@ -1,20 +1,10 @@
-"""What the commands on data write as JSON: denoising records, image arrays, splits."""
+"""What the commands on data write as JSON: image arrays and splits."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from mixbct.schemas import SCHEMA_VERSION, Record
-
-
-class DenoiseManifest(Record):
-    """`credible.json` in a feature bank: how `credible.npy` came about."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    keep: float = Field(gt=0, le=1)
-    normalise_columns: bool
-    credible: int
-    rows: int
 
 
 class ArrayManifest(Record):

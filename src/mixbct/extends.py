@@ -31,7 +31,7 @@ def read_extended(
         circle = " → ".join(map(str, (*chain, target)))
         raise RecipeError(f"recipes extend each other in a circle: {circle}")
     ground, files = read_extended(target, chain)
-    return _laid_over(ground, content), (path, *files)
+    return lay_over(ground, content), (path, *files)
 
 
 def _read_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -46,13 +46,13 @@ def _read_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{path}{wanted} is not valid TOML: {error}") from error
 
 
-def _laid_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+def lay_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     """Return `ground` with `content` over it, table by table.
 
     A table that goes by another `name` replaces the one below whole: the settings of one head,
     method or optimiser mean nothing to another.
 
-    >>> _laid_over({"head": {"name": "arcface", "margin": 0.5}}, {"head": {"name": "softmax"}})
+    >>> lay_over({"head": {"name": "arcface", "margin": 0.5}}, {"head": {"name": "softmax"}})
     {'head': {'name': 'softmax'}}
     """
     merged = dict(ground)
@@ -60,7 +60,7 @@ def _laid_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any
         below = merged.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
             renamed = "name" in value and value["name"] != below.get("name")
-            merged[key] = value if renamed else _laid_over(below, value)
+            merged[key] = value if renamed else lay_over(below, value)
         else:
             merged[key] = value
     return merged

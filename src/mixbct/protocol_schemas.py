@@ -58,33 +58,33 @@ class Identification(Record):
     ranks: dict[str, float] = Field(description="rank-k, pooled over the galleries' mated probes")
 
 
-class PairsResult(Record):
-    """One verification set under one combination of models."""
+class ProtocolResult(Record):
+    """What every protocol's result says: one set under one combination of models."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    kind: Literal["pairs"] = "pairs"
     created: str = Field(default_factory=now)
     versions: dict[str, str]
     data: dict[str, str | int]
-    models: dict[str, Contract] = Field(description="by side: gallery (first of a pair), query")
+    models: dict[str, Contract] = Field(
+        description="by side: gallery (also the first of a pair), query (also the probes)"
+    )
     flip: bool = Field(description="features were summed with those of the flipped image")
+    verification: Verification
+
+
+class PairsResult(ProtocolResult):
+    """A verification set: accuracy over folds."""
+
+    kind: Literal["pairs"] = "pairs"
     accuracy: float = Field(description="mean over the folds")
     accuracy_deviation: float = Field(description="standard deviation over the folds")
     folds: tuple[Fold, ...]
-    verification: Verification
 
 
-class IjbResult(Record):
-    """IJB-B, IJB-C or a set laid out like them, under one combination of models."""
+class IjbResult(ProtocolResult):
+    """IJB-B, IJB-C or a set laid out like them."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["ijb"] = "ijb"
-    created: str = Field(default_factory=now)
-    versions: dict[str, str]
-    data: dict[str, str | int]
-    models: dict[str, Contract] = Field(description="by side: gallery, query (the probes)")
-    flip: bool = Field(description="features were summed with those of the flipped image")
-    verification: Verification
     identification: Identification
 
 

@@ -95,6 +95,12 @@ class CompatibleSettings(Settings):
     label_map: Path | None = Field(
         None, strict=False, description="lines of an old class, a tab, its training class"
     )
+    query_map: Literal["prefix", "projection"] | None = Field(
+        None, description="how new features meet old ones of another dimension"
+    )
+    full_weight: float = Field(
+        0.1, ge=0, description="with a query map: w, of the full features' classification loss"
+    )
 
 
 class L2Settings(CompatibleSettings):

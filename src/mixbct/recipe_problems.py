@@ -1,7 +1,7 @@
 """What pydantic finds wrong with a recipe, as sentences that name the key and what is allowed."""
 
 import difflib
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -17,6 +17,10 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
     model: Any = root
     keys: list[str] = []
     for part in where:
+        if get_origin(model) in (dict, tuple):  # a key of a person's own, or a place in a list
+            keys.append(part)
+            model = next((a for a in get_args(model) if isinstance(a, type) and a is not str), None)
+            continue
         chosen = _variant(model, part)
         if chosen is not None:  # the discriminator's value is not a key of the file
             model = chosen

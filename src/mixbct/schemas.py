@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mixbct.errors import MixbctError
+from mixbct.linear_map import LinearMap
 
 SCHEMA_VERSION: Final = 1
 
@@ -21,6 +22,11 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 def now() -> str:
     """Return the present time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0).isoformat()
+
+
+def _absent(value: object) -> bool:
+    """Leave a later field out where it says nothing, so that earlier versions read the file."""
+    return value is None
 
 
 class Record(BaseModel):
@@ -110,6 +116,13 @@ class Contract(Record):
         return VectorInput(encoder=self.id, name=self.name, dim=self.dim)
 
 
+class QueryMap(Record):
+    """How a model's vectors become queries against those of another model."""
+
+    to: Contract
+    map: LinearMap
+
+
 class ModelManifest(Record):
     """`model.json` in a model folder."""
 
@@ -120,6 +133,7 @@ class ModelManifest(Record):
     head: str | None = None
     classes: tuple[str, ...] = Field((), description="that it was trained on")
     data_digest: str = Field("", description="of the images that it was trained on")
+    query_map: QueryMap | None = Field(None, exclude_if=_absent)
     created: str = Field(default_factory=now)
 
 
@@ -135,19 +149,6 @@ class BankManifest(Record):
     dtype: Literal["float16", "float32"]
     classes: tuple[str, ...]
     created: str = Field(default_factory=now)
-
-
-class CheckpointManifest(Record):
-    """`manifest.json` of a checkpoint."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    kind: Literal["checkpoint"] = "checkpoint"
-    step: int
-    seconds: float = Field(description="of training so far, over all resumptions")
-    images: int = Field(description="forwarded so far")
-    recipe_digest: str
-    data_digest: str
-    tensors_digest: str
 
 
 # ------------------------------------------------------------------------------- results
@@ -285,6 +286,9 @@ class Result(Record):
     seed: int
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by role: old, new, independent")
+    query_map: LinearMap | None = Field(
+        None, exclude_if=_absent, description="that new queries went through to the old gallery"
+    )
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
@@ -321,7 +325,10 @@ class GateOutcome(Record):
 
 
 class Edge(Record):
-    """A passed gate: queries under `from_contract` may search vectors under `to_contract`."""
+    """A passed gate: queries under `from_contract` may search vectors under `to_contract`.
+
+    Where there is a query map, they go through it first.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     from_contract: Contract
@@ -329,4 +336,5 @@ class Edge(Record):
     result_digest: str
     threshold: float = Field(description="keeps the false-accept rate `far` across the edge")
     far: float
+    query_map: LinearMap | None = Field(None, exclude_if=_absent)
     created: str = Field(default_factory=now)

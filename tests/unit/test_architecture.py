@@ -14,9 +14,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEVELS = {
     "errors": 1,
     "files": 1,
+    "bench_schemas": 1,
     "schemas": 1,
     "data_schemas": 1,
     "extends": 1,
+    "linear_map": 1,
+    "generation_schemas": 1,
     "protocol_schemas": 1,
     "recipe": 1,
     "recipe_problems": 1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mixbct.adapters.adapter import Adapter
+from mixbct.adapters.adapter import Adapter, LinearAdapter
 from mixbct.adapters.mlp import ResidualMLP
 from mixbct.adapters.procrustes import Procrustes
 from mixbct.adapters.ridge import Ridge
@@ -12,3 +12,6 @@ ADAPTERS: Mapping[str, type[Adapter]] = {
     "ridge": Ridge,
     "mlp": ResidualMLP,
 }
+
+LINEAR_ADAPTERS: Mapping[str, type[LinearAdapter]] = {"procrustes": Procrustes, "ridge": Ridge}
+"""Those that a model can carry as its query map."""

@@ -10,6 +10,7 @@ from safetensors.numpy import load, save
 
 from mixbct.errors import FeatureError, ModelError
 from mixbct.files import write_atomically
+from mixbct.linear_map import LinearMap
 
 Tensors = dict[str, np.ndarray]
 
@@ -52,6 +53,22 @@ class Adapter(Protocol):
         Raises:
             ModelError: the file is missing, damaged or holds something else.
         """
+        ...
+
+
+@runtime_checkable
+class LinearAdapter(Adapter, Protocol):
+    """An adapter whose map is linear, with an offset: a model, or an edge, can carry it."""
+
+    @classmethod
+    def fit(
+        cls, source: Float32[np.ndarray, "n d1"], target: Float32[np.ndarray, "m d2"]
+    ) -> "LinearAdapter":
+        """Fit the map; see `Adapter.fit`."""
+        ...
+
+    def linear_map(self) -> LinearMap:
+        """Return the map that `transform` applies before it normalises."""
         ...
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Float64
 
 from mixbct.adapters.adapter import check_dimension, check_pairs, read_tensors, write_tensors
 from mixbct.data.bank import normalise
+from mixbct.linear_map import LinearMap
 
 _CHUNK = 8192
 
@@ -75,6 +76,10 @@ class Procrustes:
         """Return the rows in the target's space, normalised; see `Adapter.transform`."""
         check_dimension(features, len(self.source_mean))
         return normalise((features - self.source_mean) @ self.rotation + self.target_mean)
+
+    def linear_map(self) -> LinearMap:
+        """Return the map that `transform` applies before it normalises."""
+        return LinearMap.of(self.rotation, self.target_mean - self.source_mean @ self.rotation)
 
     def save(self, path: Path) -> None:
         """Write the map to one safetensors file."""

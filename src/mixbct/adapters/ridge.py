@@ -19,6 +19,7 @@ from mixbct.adapters.adapter import (
     write_tensors,
 )
 from mixbct.data.bank import normalise
+from mixbct.linear_map import LinearMap
 
 _CHUNK = 8192
 CANDIDATES = np.logspace(-6, 2, 33)
@@ -81,6 +82,10 @@ class Ridge:
         """Return the rows in the target's space, normalised; see `Adapter.transform`."""
         check_dimension(features, len(self.source_mean))
         return normalise((features - self.source_mean) @ self.weights + self.target_mean)
+
+    def linear_map(self) -> LinearMap:
+        """Return the map that `transform` applies before it normalises."""
+        return LinearMap.of(self.weights, self.target_mean - self.source_mean @ self.weights)
 
     def save(self, path: Path) -> None:
         """Write the map to one safetensors file."""

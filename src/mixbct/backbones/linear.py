@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class LinearMap(nn.Module):
+class LinearBackbone(nn.Module):
     """Map [B, inputs] to [B, dim] by one matrix, without bias.
 
     A rotation keeps the angles that the encoder learnt; a bias would not, since vectors are

@@ -1,12 +1,13 @@
 """An embedding model on disk: backbone weights, preprocessing and contract in one folder.
 
-model.json             backbone, options, contract, head and classes (`ModelManifest`)
+model.json             backbone, options, contract, head, classes, query map (`ModelManifest`)
 backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph and all
 head.safetensors       the classifier it was trained with, where there is one
 """
 
 import hashlib
 import importlib
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
-from mixbct.backbones.linear import LinearMap
+from mixbct.backbones.linear import LinearBackbone
 from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder
 from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
@@ -33,6 +34,7 @@ from mixbct.schemas import (
     Input,
     ModelManifest,
     Preprocessing,
+    QueryMap,
     VectorInput,
     read_record,
 )
@@ -49,7 +51,7 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "vit_s": partial(VisionTransformer, 512),
 }
 VECTOR_BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
-    "linear": LinearMap,
+    "linear": LinearBackbone,
     "residual": ResidualMap,
 }
 """Heads over the vectors of a frozen encoder."""
@@ -161,6 +163,7 @@ class EmbeddingModel:
         self.manifest = manifest
         self.contract = manifest.contract
         self.takes = _takes(manifest)
+        self.query_map = manifest.query_map
         tensors = chain(backbone.parameters(), backbone.buffers())
         # an ONNX encoder has none, and computes in main memory
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
@@ -214,6 +217,7 @@ def save_model(
     head: Mapping[str, Tensor],
     classes: tuple[str, ...],
     data_digest: str,
+    query_map: QueryMap | None = None,
 ) -> ModelManifest:
     """Write a model folder, whole or not at all, and return its manifest."""
     state = state_copy(backbone.state_dict())
@@ -224,6 +228,7 @@ def save_model(
         head=head_name,
         classes=classes,
         data_digest=data_digest,
+        query_map=query_map,
     )
     with folder_written_whole(path) as folder:
         save_file(state, folder / "backbone.safetensors")
@@ -231,6 +236,28 @@ def save_model(
             save_file(state_copy(head), folder / "head.safetensors")
         (folder / "model.json").write_text(manifest.to_json())
     return manifest
+
+
+def save_with_query_map(path: Path, out: Path, query_map: QueryMap) -> ModelManifest:
+    """Write a copy of a model folder whose queries go through a map; its vectors are the same.
+
+    Raises:
+        ModelError: there is no model, `out` is there already, or the map is of another dimension.
+    """
+    folder, manifest = read_manifest(path)
+    if out.exists():
+        raise ModelError(f"{out} is already there; choose another --out, or delete it")
+    if query_map.map.source_dim != manifest.contract.dim:
+        raise ModelError(
+            f"a map from {query_map.map.source_dim} dimensions does not fit {manifest.contract} of "
+            f"{manifest.contract.dim}"
+        )
+    mapped = manifest.model_copy(update={"query_map": query_map})
+    with folder_written_whole(out) as partial:
+        for file in folder.iterdir():
+            shutil.copyfile(file, partial / file.name)
+        (partial / "model.json").write_text(mapped.to_json())
+    return mapped
 
 
 def read_manifest(path: Path) -> tuple[Path, ModelManifest]:

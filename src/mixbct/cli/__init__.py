@@ -10,7 +10,18 @@ from types import FrameType
 import typer
 
 import mixbct
-from mixbct.cli import data, demo, evaluate, features, gallery, models, protocols, train
+from mixbct.cli import (
+    bench,
+    data,
+    demo,
+    evaluate,
+    features,
+    gallery,
+    generations,
+    models,
+    protocols,
+    train,
+)
 from mixbct.cli.common import say
 from mixbct.errors import MixbctError
 
@@ -26,12 +37,15 @@ app.command("demo")(demo.demo)
 data.app.command("ijb-layout")(protocols.ijb_layout)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("bench")(bench.bench)
 app.command("import-model")(models.import_model)
+app.command("fit-map")(models.fit_map)
 app.command("extract")(features.extract)
 app.command("denoise")(features.denoise)
 app.command("eval")(evaluate.evaluate)
 app.command("eval-pairs")(protocols.eval_pairs)
 app.command("eval-ijb")(protocols.eval_ijb)
+app.command("generations")(generations.generations)
 app.command("gate")(evaluate.gate)
 app.add_typer(gallery.app, name="gallery")
 app.command("report")(evaluate.report)

@@ -199,6 +199,9 @@ def split(
     test_classes: Annotated[
         str, typer.Option(help="How many classes to test on (0: none), or a share of all.")
     ] = "0.2",
+    validation_classes: Annotated[
+        str, typer.Option(help="The same, to choose settings on before the test.")
+    ] = "0",
     query_share: Annotated[
         float, typer.Option(help="Share of a test class's images that are queries.")
     ] = 0.3,
@@ -223,6 +226,7 @@ def split(
         seed=seed,
         old_share=old_share,
         test_classes=_number(test_classes),
+        validation_classes=_number(validation_classes),
         query_share=query_share,
         held_out_groups=hold_out or (),
         skipped=bad,

@@ -34,6 +34,10 @@ def evaluate(
     independent: Annotated[
         Path | None, typer.Option(help="A model trained without regard to the old one.")
     ] = None,
+    via: Annotated[
+        list[Path] | None,
+        typer.Option(help="A model between old and new that its query map leads to, newest first."),
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(help="A map of the independent model's queries [procrustes, ridge, mlp]."),
@@ -52,10 +56,11 @@ def evaluate(
     adapters = adapter or list(ADAPTERS)
     if unknown := sorted(set(adapters) - ADAPTERS.keys()):
         raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(ADAPTERS)}")
+    between = [open_embedder(folder, device) for folder in via or []]
     three = models["old"], models["new"], models.get("independent")
     found = None
     if resume:
-        found = earlier_result(out, held_out, *three, seed, replicates, adapters)
+        found = earlier_result(out, held_out, *three, seed, replicates, adapters, between)
     if found is None:
         found = evaluate_models(
             held_out,
@@ -64,6 +69,7 @@ def evaluate(
             seed=seed,
             replicates=replicates,
             adapters=adapters,
+            via=between,
             costs={
                 role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
                 for role, folder in folders.items()

@@ -17,18 +17,29 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
+from pydantic import Field
 
 from mixbct.data.source import Rows, read_lines, write_lines
-from mixbct.data_schemas import DenoiseManifest
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import disk_full_as_error, folder_written_whole, sync_file, write_atomically
-from mixbct.schemas import BankManifest, read_record
+from mixbct.schemas import SCHEMA_VERSION, BankManifest, Record, read_record
 
 CHUNK = 8192
+
+
+class DenoiseManifest(Record):
+    """`credible.json` in a feature bank: how `credible.npy` came about."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    keep: float = Field(gt=0, le=1)
+    normalise_columns: bool
+    credible: int
+    rows: int
 
 
 Names = Sequence[str] | Sequence[int] | Rows

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import UInt8
 
 from mixbct.data.images import decode_bytes
 from mixbct.data.source import Images, Rows
@@ -14,6 +15,10 @@ from mixbct.schemas import Preprocessing
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
+_ADVICE = (
+    "\n`mixbct data verify` finds all of them; repair or delete them, or leave them out with "
+    "--skip-bad (of `train`, `extract` or `data split`)"
+)
 
 
 class Decoder:
@@ -55,30 +60,47 @@ class Decoder:
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
+        return self.fill(
+            rows,
+            lambda row, out: decode_bytes(encoded(row), self.preprocessing, name(row), out),
+            name,
+            _ADVICE,
+        )
+
+    def fill(
+        self,
+        rows: Rows,
+        put: Callable[[int, UInt8[np.ndarray, "h w c"]], object],
+        name: Callable[[int], str],
+        advice: str = "",
+    ) -> Images:
+        """Make the images of `rows`, in that order, by `put(row, where to)`, as `read` does.
+
+        Raises:
+            BadImageError: `put` raised it; it counts and names every row, and ends with `advice`.
+        """
         size, channels = self.preprocessing.size, self.preprocessing.channels
         images = np.empty((len(rows), size, size, channels), np.uint8)
         wanted = rows.tolist()
 
-        def decode_some(places: range) -> list[tuple[int, BadImageError]]:
+        def put_some(places: range) -> list[tuple[int, BadImageError]]:
             bad = []
             for place in places:
-                row = wanted[place]
                 try:
-                    decode_bytes(encoded(row), self.preprocessing, name(row), images[place])
+                    put(wanted[place], images[place])
                 except BadImageError as error:
-                    bad.append((row, error))
+                    bad.append((wanted[place], error))
             return bad
 
         least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * self._workers)))
         tasks = [range(s, min(s + least, len(rows))) for s in range(0, len(rows), least)]
         spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
-        problems = {name(row): error for bad in spread(decode_some, tasks) for row, error in bad}
+        problems = {name(row): error for bad in spread(put_some, tasks) for row, error in bad}
         if problems:
             raise BadImageError(
                 f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
                 + "\n".join(f"  {problem}" for problem in problems.values())
-                + "\n`mixbct data verify` finds all of them; repair or delete them, or leave them "
-                "out with --skip-bad (of `train`, `extract` or `data split`)",
+                + advice,
                 list(problems),
             )
         return images

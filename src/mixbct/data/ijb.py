@@ -12,8 +12,6 @@ PREFIX is `ijbb` or `ijbc`.
 """
 
 import csv
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from mixbct.data.alignment import align
+from mixbct.data.decoding import Decoder
 from mixbct.data.images import decode_unscaled
 from mixbct.data.source import Images, Rows, digest_rows
 from mixbct.data.tables import read_integers
@@ -223,18 +222,14 @@ class IjbImages:
     Args:
         layout: what `read_layout` found.
         preprocessing: the size and number of channels of what is returned.
-        workers: number of threads that decode and align.
+        workers: number of threads that decode and align, see `Decoder`.
     """
 
     def __init__(
-        self,
-        layout: IjbLayout,
-        preprocessing: Preprocessing,
-        workers: int = min(8, os.cpu_count() or 1),
+        self, layout: IjbLayout, preprocessing: Preprocessing, workers: int | None = None
     ) -> None:
         self._layout = layout
-        self._preprocessing = preprocessing
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="align")
+        self._decoder = Decoder(str(self), preprocessing, workers)
         ids, self._labels = np.unique(layout.templates, return_inverse=True)
         self._classes = tuple(str(i) for i in ids)
 
@@ -266,28 +261,16 @@ class IjbImages:
         Raises:
             BadImageError: images cannot be decoded or aligned; it names each.
         """
-        found = list(self._pool.map(self._align, rows.tolist()))
-        images = [image for image in found if isinstance(image, np.ndarray)]
-        problems = {p.keys[0]: p for p in found if isinstance(p, BadImageError)}
-        if problems:
-            raise BadImageError(
-                f"{len(problems)} of {len(rows)} images cannot be read:\n"
-                + "\n".join(f"  {problem}" for problem in problems.values()),
-                list(problems),
-            )
-        shape = (self._preprocessing.size, self._preprocessing.size, self._preprocessing.channels)
-        return np.stack(images) if images else np.empty((0, *shape), np.uint8)
+        return self._decoder.fill(rows, self._align, self._layout.names.__getitem__)
 
-    def _align(self, row: int) -> UInt8[np.ndarray, "h w c"] | BadImageError:
-        name = self._layout.names[row]
-        path = self._layout.path / IMAGES / name
+    def _align(self, row: int, out: UInt8[np.ndarray, "h w c"]) -> None:
+        wanted = self._decoder.preprocessing
+        path = self._layout.path / IMAGES / self._layout.names[row]
+        image = decode_unscaled(path, wanted.channels)
         try:
-            image = decode_unscaled(path, self._preprocessing.channels)
-            return align(image, self._layout.points[row], self._preprocessing.size)
-        except BadImageError as error:
-            return BadImageError(str(error), [name])
+            out[...] = align(image, self._layout.points[row], wanted.size)
         except DataError as error:
-            return BadImageError(f"{path}: {error}", [name])
+            raise BadImageError(f"{path}: {error}", [self._layout.names[row]]) from error
 
     def digest(self) -> str:
         """Return the SHA-256 over name, template and points of every image.

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mixbct.errors import BadImageError
 from mixbct.schemas import Preprocessing
+
+try:
+    import simplejpeg
+except ImportError:  # no wheel for this machine: Pillow decodes, more slowly
+    simplejpeg = None
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 MOST_PIXELS = 100_000_000
@@ -176,7 +180,7 @@ def _decode_plain_jpeg(
     One that has the size that is wanted is decoded into `out`, if that is given.
     """
     # orientation is in the EXIF block; a false alarm only costs the slower path
-    if not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
+    if simplejpeg is None or not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
         return None
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)

@@ -21,6 +21,7 @@ reader of memory maps can prevent that.)
 
 import mmap
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,6 @@ _LENGTH = (1 << LENGTH_BITS) - 1
 PART = struct.Struct("<II")
 _LABEL = struct.Struct("<f")
 IMAGE_HEADER = struct.Struct("<IfQQ")
-_HEAD = struct.Struct("<IIIf")
 _HEAD_SIZE = PART.size + IMAGE_HEADER.size
 # rows whose heads are looked at together
 _CHUNK = 1 << 18
@@ -152,13 +152,6 @@ class RecordFile:
         Raises:
             RecordError: see `record`; or there is no image, or its label is no class.
         """
-        if 0 <= offset <= self.size - _HEAD.size and not offset % 4:
-            # the usual case at once: a whole record with one label in its header
-            magic, length, flag, label = _HEAD.unpack_from(self._map, offset)
-            start, stop = offset + _HEAD_SIZE, offset + PART.size + length
-            plain = magic == MAGIC and length <= _LENGTH and not flag
-            if plain and start < stop <= self.size and is_class(label):
-                return ImageRecord(label, 1, self._map[start:stop])
         record = self.record(offset, key)
         if not record.image:
             raise self.error(key, offset, "the record holds no image")
@@ -175,7 +168,7 @@ class RecordFile:
         values = np.empty(len(offsets), np.int64)
         for start in range(0, len(offsets), _CHUNK):
             part = slice(start, start + _CHUNK)
-            values[part] = self._plain_labels(offsets[part])
+            values[part] = self._plain(offsets[part])[:, 0]
         faults: dict[int, str] = {}
         for row in np.flatnonzero(values < 0).tolist():  # in parts, or damaged
             try:
@@ -185,22 +178,45 @@ class RecordFile:
                 faults[row] = str(error)
         return Labels(values, faults)
 
-    def _plain_labels(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Return the class of each record that is whole and sound, −1 for the others."""
-        values = np.full(len(offsets), -1, np.int64)
+    def images(
+        self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
+    ) -> Callable[[int], bytes]:
+        """Return what gives the image bytes of the i-th of these records.
+
+        The heads are looked at together, since a look at each between two decoded images costs
+        more than the copy of its bytes. What it returns raises RecordError, see `image_record`.
+        """
+        plain = self._plain(offsets).tolist()
+
+        def image(place: int) -> bytes:
+            label, start, stop = plain[place]
+            if label < 0:  # in parts, or damaged
+                return self.image_record(int(offsets[place]), int(keys[place])).image
+            return self._map[start:stop]
+
+        return image
+
+    def _plain(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 3"]:
+        """Return the class of each record that is whole and sound, and where its image lies.
+
+        Columns are class, first byte and the one behind the last; all −1 for the other records.
+        """
+        values = np.full((len(offsets), 3), -1, np.int64)
         fits = (offsets >= 0) & (offsets % 4 == 0) & (offsets <= self.size - _HEAD_SIZE)
         rows = np.flatnonzero(fits)
         words = offsets[rows] // 4
         packed = self._words[words + 1].astype(np.int64)
-        length = packed & _LENGTH
+        stop = offsets[rows] + PART.size + (packed & _LENGTH)
         sound = (self._words[words] == MAGIC) & (packed >> LENGTH_BITS == WHOLE)
-        sound &= offsets[rows] + PART.size + length <= self.size
+        sound &= stop <= self.size
         count = self._words[words + 2].astype(np.int64)
-        sound &= length > IMAGE_HEADER.size + 4 * count
+        start = offsets[rows] + _HEAD_SIZE + 4 * count
+        sound &= start < stop
         rows, words, count = rows[sound], words[sound], count[sound]
         # one label stands in the header, several behind it
         at = words + np.where(count > 0, _HEAD_SIZE // 4, 3)
-        values[rows] = _class_of(self._words[at].view("<f4").astype(np.float32))
+        values[rows, 0] = _class_of(self._words[at].view("<f4").astype(np.float32))
+        values[rows, 1], values[rows, 2] = start[sound], stop[sound]
         return values
 
     def scan(self, skip_bad: bool = False) -> tuple[Int64[np.ndarray, " n"], list[str]]:

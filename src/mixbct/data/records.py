@@ -226,7 +226,11 @@ class RecordSource:
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be read.
         """
-        return self._decoder.read(rows, self.encoded, lambda row: str(self._keys[row]))
+        keys = self._keys[rows]
+        image = self._file.images(self._offsets[rows], keys)
+        # the decoder's rows are places among `rows` here
+        names = list(map(str, keys.tolist()))
+        return self._decoder.read(np.arange(len(rows)), image, names.__getitem__)
 
     def digest(self) -> str:
         """Return the SHA-256 over the file's size, and key, offset, class of every image.

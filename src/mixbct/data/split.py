@@ -6,7 +6,8 @@ A folder with
     PART.npy        [n] int64 rows of the source, ascending
 
 The parts are `old_train`, `new_train`, `query` and `gallery` (the last two only where classes are
-tested on). No class is both trained and tested on.
+tested on), and `validation_query` and `validation_gallery` where classes are kept to choose
+settings on. No class is in two of training, validation and test.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ def make_split(
     seed: int = 0,
     old_share: float = 0.3,
     test_classes: int | float = 0.2,
+    validation_classes: int | float = 0,
     query_share: float = 0.3,
     held_out_groups: Sequence[str] = (),
     skipped: Sequence[str] = (),
@@ -68,6 +70,8 @@ def make_split(
         old_share: the old model's share, in (0, 1).
         test_classes: a number of classes, or a share in (0, 1) of all; 0 where another set is
             tested on.
+        validation_classes: the same for validation; in record order they come before the test
+            classes, otherwise after them.
         query_share: share of a test class's images that are queries, in (0, 1).
         held_out_groups: groups that are kept for queries.
         skipped: keys to leave out of every part, since they cannot be read.
@@ -91,13 +95,16 @@ def make_split(
     if held_out_groups:
         both = np.intersect1d(labels[usable & held_out], labels[usable & ~held_out])
         testable = classes[np.isin(classes, both)]
-    count = _test_count(test_classes, len(classes), len(testable))
-    test = testable[:count] if order == "seeded" else testable[len(testable) - count :]
+    count = _class_count("test", test_classes, len(classes), len(testable))
+    kept = _class_count("validation", validation_classes, len(classes), len(testable) - count)
+    if order == "record":
+        testable = testable[::-1]
+    test, validation = testable[:count], testable[count : count + kept]
 
     row_order = seed if order == "seeded" else None
 
-    is_test = np.isin(labels, test)
-    trainable = usable & ~is_test & ~held_out
+    is_test, is_validation = np.isin(labels, test), np.isin(labels, validation)
+    trainable = usable & ~is_test & ~is_validation & ~held_out
     train = classes[np.isin(classes, labels[trainable])]
     if scenario.endswith("class"):
         is_old = np.isin(labels, train[: round(old_share * len(train))])
@@ -106,22 +113,25 @@ def make_split(
         is_old, is_kept = _share_of_each_class(labels, trainable, old_share, row_order)
     is_new = is_kept if scenario.startswith("open") else np.ones_like(is_old)
 
-    tested = usable & is_test
+    tested = usable & (is_test | is_validation)
     is_query = held_out if held_out_groups else _queries(labels, tested, query_share, row_order)
     parts = {
         "old_train": np.flatnonzero(trainable & is_old),
         "new_train": np.flatnonzero(trainable & is_new),
     }
-    if count:
-        parts["query"] = np.flatnonzero(tested & is_query)
-        parts["gallery"] = np.flatnonzero(tested & ~is_query)
+    for prefix, chosen, some in (("", is_test, count), ("validation_", is_validation, kept)):
+        if some:
+            parts[f"{prefix}query"] = np.flatnonzero(usable & chosen & is_query)
+            parts[f"{prefix}gallery"] = np.flatnonzero(usable & chosen & ~is_query)
     for part, rows in parts.items():
         _check_part(source, part, rows, labels)
 
     manifest = SplitManifest(
         source=str(source),
         source_digest=source.digest(),
-        rule=_rule(scenario, order, old_share, query_share, held_out_groups, len(train), len(test)),
+        rule=_rule(
+            scenario, order, old_share, query_share, held_out_groups, len(train), len(test), kept
+        ),
         seed=seed,
         parts={part: len(rows) for part, rows in parts.items()},
         skipped=tuple(sorted(skipped)),
@@ -203,13 +213,13 @@ def _class_order(
     return np.random.default_rng((seed, 0)).permutation(classes)
 
 
-def _test_count(test_classes: int | float, classes: int, testable: int) -> int:
-    count = test_classes if isinstance(test_classes, int) else round(test_classes * classes)
-    if isinstance(test_classes, int) and not test_classes:
+def _class_count(what: str, wanted: int | float, classes: int, testable: int) -> int:
+    count = wanted if isinstance(wanted, int) else round(wanted * classes)
+    if isinstance(wanted, int) and not wanted:
         return 0
     if not _FEWEST_CLASSES <= count <= testable:
         raise DataError(
-            f"{test_classes} test classes, of {classes} classes ({testable} that can be tested), "
+            f"{wanted} {what} classes, of {classes} classes ({testable} that can be tested), "
             f"make {count}; expected {_FEWEST_CLASSES} to {testable}: choose another number"
         )
     return count
@@ -254,7 +264,7 @@ def _check_part(
     source: Source, part: str, rows: Int64[np.ndarray, " _"], labels: Int64[np.ndarray, " n"]
 ) -> None:
     count = len(np.unique(labels[rows]))
-    fewest = 1 if part == "query" else _FEWEST_CLASSES
+    fewest = 1 if part.endswith("query") else _FEWEST_CLASSES
     if count < fewest:
         raise DataError(
             f"too few classes in {source}: {part} would have {len(rows)} images of {count} "
@@ -270,12 +280,15 @@ def _rule(
     held_out_groups: Sequence[str],
     train_classes: int,
     test_classes: int,
+    validation_classes: int,
 ) -> str:
     if held_out_groups:
         queries = f"queries from the groups {', '.join(held_out_groups)}"
     else:
         queries = f"{query_share:.0%} of each test class as queries"
     tested = f", {test_classes} test classes, {queries}" if test_classes else ""
+    if validation_classes:
+        tested += f", {validation_classes} validation classes"
     in_order = "" if order == "seeded" else ", in record order"
     return (
         f"{scenario}: {old_share:.0%} for the old model, {train_classes} training classes"

@@ -107,7 +107,7 @@ def evaluate_upgrade(
         raise FeatureError(
             f"the old model's vectors have dimension {old.gallery.dim}, the new model's "
             f"{searching.dim}: they cannot be compared directly; train the new model with "
-            f"dimension {old.gallery.dim}, or with a query map"
+            f"dimension {old.gallery.dim}, or with method.query_map"
         )
     sides = {"old/old": (old.query, old.gallery), "new/old": (searching, old.gallery)}
     sides["new/new"] = (new.query, new.gallery)
@@ -162,20 +162,23 @@ def mixed_sides(
 
     Where the queries search the two kinds of rows with two vectors, both stand side by side, and
     a gallery row has zeros in the other's place: one product then gives each row its own score.
-    (For unit vectors both halves of a query are divided by √2, and with them every score.)
     """
-    order = row_rng(seed, len(old.gallery)).permutation(len(old.gallery))
-    again = order[: round(share * len(old.gallery))]
+    again = mixed_rows(len(old.gallery), share, seed)
     if cross is None:
         features = old.gallery.features.copy()
         features[again] = new.gallery.features[again]
         return new.query, Embeddings(features, old.gallery.labels)
-    queries = np.concatenate([new.query.features, cross.features], axis=1) / np.float32(np.sqrt(2))
+    queries = np.concatenate([new.query.features, cross.features], axis=1)
     rows = np.zeros((len(old.gallery), queries.shape[1]), dtype=np.float32)
     rows[:, new.query.dim :] = old.gallery.features
     rows[again] = 0
     rows[again, : new.query.dim] = new.gallery.features[again]
-    return Embeddings(queries, new.query.labels), Embeddings(rows, old.gallery.labels)
+    return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, old.gallery.labels)
+
+
+def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:
+    """Return which rows of a gallery the new model has enrolled; smaller shares lie in larger."""
+    return row_rng(seed, rows).permutation(rows)[: round(share * rows)].astype(np.int64)
 
 
 def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n"]) -> float:

@@ -6,7 +6,10 @@ order. The published script also normalises each column over the whole bank firs
 switch `normalise_columns`.
 
 The bank is read twice, in chunks: once for the class means, once for the distances to them. So
-memory holds two chunks, the class means, and a few numbers a row.
+memory holds a few chunks, the class means, and a few numbers a row. Within windows of the bank
+rows are read class by class: a class mean is then in the processor's cache for all its rows of
+the window. With a hundred thousand classes in random order this halves the time; the bank itself
+is still read from front to end.
 """
 
 import warnings
@@ -18,12 +21,14 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from mixbct.data.bank import FeatureBank, check_norms
-from mixbct.data_schemas import DenoiseManifest
+from mixbct.data.bank import DenoiseManifest, FeatureBank, check_norms
 from mixbct.errors import FeatureError, RecipeError
 
 # rows; larger ones leave the processor's cache, smaller ones are mostly overhead
 CHUNK = 4096
+# rows that are read class by class; smaller ones have too few rows of a class, larger ones take
+# longer to sort and to gather from
+WINDOW = 1 << 19
 
 
 def credible_rows(
@@ -53,21 +58,26 @@ def credible_rows(
         raise RecipeError(f"keep must be above 0 and at most 1, found {keep}")
     if labels.max() >= len(labels):  # large gaps would make large tables
         labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    classes = torch.from_numpy(labels)
+    places = _window_order(labels)
+    labels = labels[places]
+    rows_at, classes = torch.from_numpy(places), torch.from_numpy(labels)
     counts = torch.bincount(classes)
     stored = _as_tensor(features)
-    dim = stored.shape[1]
+    count, dim = stored.shape
+    stored_buffer = torch.empty(CHUNK, dim, dtype=stored.dtype)
     rows_buffer, means_buffer = torch.empty(2, CHUNK, dim).unbind()
 
     def chunks(done: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the raw rows as float32; each chunk overwrites the one before."""
-        for start in range(0, len(stored), CHUNK):
-            stop = min(start + CHUNK, len(stored))
-            yield slice(start, stop), rows_buffer[: stop - start].copy_(stored[start:stop])
+        """Yield the raw rows as float32, in the order of `places`; each overwrites the last."""
+        for start in range(0, count, CHUNK):
+            stop = min(start + CHUNK, count)
+            found = stored_buffer[: stop - start]
+            torch.index_select(stored, 0, rows_at[start:stop], out=found)
+            yield slice(start, stop), rows_buffer[: stop - start].copy_(found)
             if progress:
-                progress(done + stop, 2 * len(stored))
+                progress(done + stop, 2 * count)
 
-    norms = torch.empty(len(stored))
+    norms = torch.empty(count)
     means = torch.zeros(len(counts), dim)
     squares = torch.zeros(dim, dtype=torch.float64)
     for chunk, rows in chunks(done=0):
@@ -76,12 +86,12 @@ def credible_rows(
         means.index_add_(0, classes[chunk], rows)
         if normalise_columns:
             squares.add_(rows.double().square().sum(0))
-    check_norms(norms.numpy())
+    check_norms(torch.empty(count).index_copy_(0, rows_at, norms).numpy())
     # a column of zeros stays one
     scale = torch.where(squares > 0, squares, 1.0).rsqrt().float()
     means.div_(counts[:, None])
-    distances = torch.empty(len(stored))
-    for chunk, rows in chunks(done=len(stored)):
+    distances = torch.empty(count)
+    for chunk, rows in chunks(done=count):
         # mean − row/‖row‖
         offsets = means_buffer[: len(rows)]
         torch.index_select(means, 0, classes[chunk], out=offsets)
@@ -89,7 +99,20 @@ def credible_rows(
         if normalise_columns:
             offsets.mul_(scale)
         torch.linalg.vector_norm(offsets, dim=1, out=distances[chunk])
-    return _nearest(distances.numpy(), labels, counts.numpy(), keep)
+    credible = np.empty(count, bool)
+    # the rows of a class kept their order, so ties are decided as they stand in the bank
+    credible[places] = _nearest(distances.numpy(), labels, counts.numpy(), keep)
+    return credible
+
+
+def _window_order(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Return the rows of one window after the other, each by class, then row."""
+    rows = np.arange(len(labels))
+    places = (labels << 32) | rows  # one whole number a row: see `_nearest`
+    for start in range(0, len(labels), WINDOW):
+        places[start : start + WINDOW].sort()
+    places &= (1 << 32) - 1
+    return places
 
 
 def _as_tensor(features: Float[np.ndarray, "n d"]) -> Float[Tensor, "n d"]:

@@ -147,7 +147,8 @@ class Gallery:
 
         Raises:
             ContractError: `contract` is not the query model's, or it is not tied to a stored one.
-            FeatureError: a vector is NaN, infinite or zero, or has the wrong dimension.
+            FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's query
+                map, or has the wrong dimension.
         """
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
@@ -162,7 +163,8 @@ class Gallery:
                 )
             stored = self._searcher.refresh()
             edges = self._require_tied(query, stored)
-            scores, ids = self._searcher.search(queries, k)
+            maps = {id: edge.query_map for id, edge in edges.items() if edge.query_map}
+            scores, ids = self._searcher.search(queries, k, maps)
             items = self._store.items(np.unique(ids))
         return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
 
@@ -177,7 +179,8 @@ class Gallery:
 
         Raises:
             ContractError: rows of a contract are stored that no recorded or given edge ties to
-                the new query model; or an edge starts elsewhere, or its dimensions differ.
+                the new query model; or an edge starts elsewhere, or its dimensions differ and it
+                has no query map between them.
         """
         for edge in edges:
             _check_edge(edge, contract)
@@ -282,11 +285,18 @@ def _check_edge(edge: Edge, query: Contract) -> None:
             f"the edge leads from {edge.from_contract} to {edge.to_contract}, but the new query "
             f"model is {query}; give the edge that `mixbct gate` wrote for that model"
         )
-    if edge.from_contract.dim != edge.to_contract.dim:
+    dims = edge.from_contract.dim, edge.to_contract.dim
+    if edge.query_map is None and dims[0] != dims[1]:
         raise ContractError(
-            f"the edge ties {edge.from_contract} of {edge.from_contract.dim} dimensions to "
-            f"{edge.to_contract} of {edge.to_contract.dim}; vectors of different dimensions "
-            "cannot be compared"
+            f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
+            f"{dims[1]}, and holds no query map; vectors of different dimensions cannot be "
+            "compared without one: train the model with method.query_map"
+        )
+    if edge.query_map and (edge.query_map.source_dim, edge.query_map.target_dim) != dims:
+        raise ContractError(
+            f"the query map of the edge from {edge.from_contract} to {edge.to_contract} leads from "
+            f"{edge.query_map.source_dim} to {edge.query_map.target_dim} dimensions, not from "
+            f"{dims[0]} to {dims[1]}; run `mixbct gate` again"
         )
 
 

@@ -1,14 +1,17 @@
 """Search over all contracts of a gallery: one index each, kept in step with the store."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from mixbct.data.bank import normalise
 from mixbct.errors import DiskFullError
 from mixbct.gallery.index import ContractIndex, load_index, read_header
 from mixbct.gallery.store import GalleryStore
+from mixbct.linear_map import LinearMap
 from mixbct.schemas import Contract
 
 # A cache file is written again when more than this part of it is out of date: to write a large
@@ -43,13 +46,20 @@ class Searcher:
         return [index.contract for index in self._indexes.values()]
 
     def search(
-        self, queries: Float32[np.ndarray, "q d"], k: int
+        self, queries: Float32[np.ndarray, "q d"], k: int, maps: Mapping[str, LinearMap]
     ) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
         """Return the scores and ids of the k best rows over all contracts, best first.
 
-        k is the number of rows where there are fewer.
+        Args:
+            queries: unit vectors of the query model.
+            k: hits a query; the number of rows where there are fewer.
+            maps: what queries go through to the rows of a contract, by its id, where its space is
+                another one.
         """
-        found = [index.search(queries, k) for index in self._indexes.values()]
+        found = [
+            index.search(normalise(maps[id].apply(queries)) if id in maps else queries, k)
+            for id, index in self._indexes.items()
+        ]
         if len(found) == 1:
             return found[0]
         scores = np.concatenate(

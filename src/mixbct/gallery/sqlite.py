@@ -9,6 +9,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ CREATE TABLE changes (
     revision INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL,
     removed INTEGER NOT NULL) STRICT;
 """
+
+
+@lru_cache(maxsize=64)
+def _edge(text: str) -> Edge:
+    """Read an edge. To check its query map takes longer than a search of many rows."""
+    return Edge.model_validate_json(text)
 
 
 @contextlib.contextmanager
@@ -243,7 +250,7 @@ class SqliteStore:
     def edges(self) -> list[Edge]:
         """Return every edge."""
         rows = self.connection.execute("SELECT json FROM edges ORDER BY from_id, to_id")
-        return [Edge.model_validate_json(row) for (row,) in rows]
+        return [_edge(row) for (row,) in rows]
 
     def contracts(self) -> list[Contract]:
         """Return the contracts that have at least one row."""

@@ -212,6 +212,10 @@ class Method(nn.Module, ABC):
             progress: how far the run is.
         """
 
+    def query_map(self) -> Float[Tensor, "d e"] | None:
+        """Return what takes new features into the old space; None where they lie there already."""
+        return None
+
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Look at the whole training set before the first step of an epoch; most do not.
 

@@ -122,6 +122,29 @@ class Plot:
             '<path class="line" d="M{} {:.1f}V{:.1f}"/><circle cx="{}" cy="{:.1f}" r="4.5"/></g>'
         ).format(colour, title, here, self.py(low), self.py(high), here, self.py(value))
 
+    def dot(
+        self,
+        colour: str,
+        x: tuple[float, float, float],
+        y: tuple[float, float, float],
+        text: str,
+        title: str,
+    ) -> Markup:
+        """Draw a dot with its name beside it; `x` and `y` are (value, low, high)."""
+        (left, top), (x_low, x_high) = (self.px(x[0]), self.py(y[0])), map(self.px, x[1:])
+        side = "end" if left > self.width * 0.8 else "start"
+        return Markup(
+            '<g class="dot {}"><title>{}</title>'
+            '<path class="line" d="M{:.1f} {:.1f}H{:.1f}M{:.1f} {:.1f}V{:.1f}"/>'
+            '<circle cx="{:.1f}" cy="{:.1f}" r="4.5"/>'
+            '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text></g>'
+        ).format(
+            colour,
+            title,
+            *(x_low, top, x_high, left, self.py(y[1]), self.py(y[2])),
+            *(left, top, left + (-8 if side == "end" else 8), top - 6, side, text),
+        )
+
     def across(self, y: float, text: str) -> Markup:
         """Draw a level from side to side with its name above the right end."""
         here = self.py(y)
@@ -129,11 +152,15 @@ class Plot:
             '<path class="level" d="M{} {:.1f}H{}"/><text class="end" x="{}" y="{:.1f}">{}</text>'
         ).format(self.left, here, self.width - self.right, self.width - self.right, here - 5, text)
 
-    def upright(self, x: float) -> Markup:
-        """Draw a vertical mark over the whole height."""
-        return Markup('<path class="mark" d="M{:.1f} {}V{}"/>').format(
-            self.px(x), self.top, self.height - self.bottom
-        )
+    def upright(self, x: float, text: str = "") -> Markup:
+        """Draw a vertical mark over the whole height, with its name at the foot."""
+        here, foot = self.px(x), self.height - self.bottom
+        mark = Markup('<path class="mark" d="M{:.1f} {}V{}"/>').format(here, self.top, foot)
+        if text:
+            mark += Markup('<text class="end" x="{:.1f}" y="{}">{}</text>').format(
+                here - 5, foot - 6, text
+            )
+        return mark
 
     def _axes(self) -> Markup:
         floor, end = self.height - self.bottom, self.width - self.right

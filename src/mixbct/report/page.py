@@ -37,7 +37,7 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
             f"{result.digest()[:16]}; run the gate on this result"
         )
     named = named_combinations(result)
-    return _template().render(
+    return page_template("page.html.j2").render(
         result=result,
         outcome=outcome,
         verdict=verdict(outcome),
@@ -67,7 +67,8 @@ def write_report(path: Path, result: Result, outcome: GateOutcome) -> None:
 
 
 @functools.cache
-def _template() -> Template:
+def page_template(name: str) -> Template:
+    """Return a page's template, with the filters that write figures."""
     environment = Environment(
         loader=PackageLoader("mixbct.report", "."),
         autoescape=True,
@@ -86,7 +87,7 @@ def _template() -> Template:
         "count": _count,
         "png": _png,
     }
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def _lead(result: Result, outcome: GateOutcome) -> str:

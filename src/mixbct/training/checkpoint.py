@@ -7,8 +7,10 @@ and what the method keeps are all that a run needs to go on exactly as if it had
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +21,20 @@ from mixbct.errors import CheckpointError
 from mixbct.files import folder_written_whole, sha256_file
 from mixbct.heads.classifier import Head
 from mixbct.methods import Method
-from mixbct.schemas import CheckpointManifest, read_record
+from mixbct.schemas import SCHEMA_VERSION, Record, read_record
+
+
+class CheckpointManifest(Record):
+    """`manifest.json` of a checkpoint."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    seconds: float = Field(description="of training so far, over all resumptions")
+    images: int = Field(description="forwarded so far")
+    recipe_digest: str
+    data_digest: str
+    tensors_digest: str
 
 
 def save_checkpoint(

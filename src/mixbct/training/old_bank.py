@@ -31,9 +31,8 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
     if not isinstance(recipe.method, CompatibleSettings):
         return None, Task(labels, recipe.train.batch)
     needs = METHODS[recipe.method.name].needs
-    bank, old = open_old_bank(
-        recipe.method.bank, source, recipe.model.dim, needs, recipe.method.label_map
-    )
+    dim = recipe.model.dim if recipe.method.query_map is None else None
+    bank, old = open_old_bank(recipe.method.bank, source, dim, needs, recipe.method.label_map)
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()))
@@ -83,7 +82,7 @@ def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassD
 def open_old_bank(
     path: Path,
     source: Source,
-    dim: int,
+    dim: int | None,
     needs: frozenset[Need],
     label_map: Path | None = None,
 ) -> tuple[FeatureBank, OldRows]:
@@ -93,17 +92,25 @@ def open_old_bank(
     from, is paired with them row by row; any other takes part by the names of its classes, or by
     a label map.
 
+    Args:
+        path: of the bank.
+        source: the training images.
+        dim: the new model's dimension; None where a query map leads from any to the bank's.
+        needs: of the method.
+
     Raises:
-        BankError: its dimension is not the new model's, it shares no class with the training
+        BankError: its dimension is not `dim`, it shares no class with the training
             set, or it was not denoised or is not paired, and that is needed; or it is paired
             and there is a label map.
         DataError: see `read_label_map`.
     """
     bank = FeatureBank(path)
-    if bank.manifest.dim != dim:
+    if dim is not None and bank.manifest.dim != dim:
+        kind = "prefix" if dim > bank.manifest.dim else "projection"
         raise BankError(
             f"the bank {path} holds {bank.manifest.dim}-d features of {bank.manifest.contract}, "
-            f"but the new model is to have {dim}: set model.dim = {bank.manifest.dim}"
+            f"but the new model is to have {dim}: set model.dim = {bank.manifest.dim}, or "
+            f"method.query_map = {kind!r} to meet them through a map"
         )
     credible = None
     if "credible" in needs:

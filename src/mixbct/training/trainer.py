@@ -29,11 +29,13 @@ from mixbct.data.source import Source
 from mixbct.distributed import open_device, torch_rng
 from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
+from mixbct.linear_map import LinearMap
 from mixbct.methods import METHODS, Features, Method, Progress, Task
+from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import AUGMENT, RowIndices
-from mixbct.recipe import AdamWSettings, OptimizerSettings, Recipe, SGDSettings
-from mixbct.schemas import CheckpointManifest, Input, VectorInput
-from mixbct.training.checkpoint import load_checkpoint, save_checkpoint
+from mixbct.recipe import AdamWSettings, CompatibleSettings, OptimizerSettings, Recipe, SGDSettings
+from mixbct.schemas import Input, QueryMap, VectorInput
+from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import start_at_procrustes
@@ -60,7 +62,7 @@ class StepReport:
 class _Batch:
     items: Batch
     labels: Int64[Tensor, " b"]
-    old: Float[Tensor, "k d"]
+    old: Float[Tensor, "k e"]
     old_labels: Int64[Tensor, " k"]
     trained: int
 
@@ -96,7 +98,10 @@ class Trainer:
             self.device
         )
         # after them, so that every method starts from the same weights
-        self.method: Method = METHODS[recipe.method.name](recipe.method, task).to(self.device)
+        self.old_dim = recipe.model.dim if self.bank is None else self.bank.manifest.dim
+        self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes())).to(
+            self.device
+        )
         parameters = [*self.backbone.parameters(), *self.head.parameters()]
         self.optimizer = _build_optimizer(
             recipe.optimizer, [*parameters, *self.method.parameters()]
@@ -107,8 +112,11 @@ class Trainer:
 
     def begin(self) -> None:
         """Take up the weights that a first step starts from; a checkpoint has its own."""
-        vectors = isinstance(self.takes, VectorInput)
-        if vectors and self.old is not None and self.recipe.model.start == "procrustes":
+        if not isinstance(self.takes, VectorInput) or self.old is None:
+            return
+        # behind a query map the head has a space of its own
+        into_old_space = self.recipe.model.dim == self.old_dim
+        if into_old_space and self.recipe.model.start == "procrustes":
             start_at_procrustes(self.backbone, self.source, self.old)
 
     def batches(self) -> Iterator[_Batch]:
@@ -117,7 +125,7 @@ class Trainer:
 
     def _read(self, step: int) -> _Batch:
         plan = self.method.plan(self.recipe.seed, *divmod(step, self.steps_per_epoch))
-        old = torch.empty(0, self.recipe.model.dim)
+        old = torch.empty(0, self.old_dim)
         if self.old is not None and len(plan.old_rows):
             old = torch.from_numpy(self.old.read(plan.old_rows))
         items = torch.from_numpy(self.source.read(plan.forward_rows))
@@ -187,6 +195,13 @@ class Trainer:
         inputs = to_inputs(items, self.takes)
         return forward(self.backbone, inputs, self.recipe.model.dim).float().cpu()
 
+    def query_map(self) -> QueryMap | None:
+        """Return how new features become queries against the old bank's; None: as they are."""
+        matrix = self.method.query_map()
+        if matrix is None or self.bank is None:
+            return None
+        return QueryMap(to=self.bank.manifest.contract, map=LinearMap.of(matrix.numpy()))
+
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""
         manifest = CheckpointManifest(
@@ -247,6 +262,16 @@ def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task:
     if task.old_classifier is not None:
         digest.update(task.old_classifier.values.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _build_method(recipe: Recipe, task: Task, old_dim: int, classes: int) -> Method:
+    settings = recipe.method
+    method = METHODS[settings.name](settings, task)
+    if not isinstance(settings, CompatibleSettings) or settings.query_map is None:
+        return method
+    head = build_head(recipe.head, classes, old_dim)
+    kind, weight = settings.query_map, settings.full_weight
+    return Mapped(task, method, kind, head, recipe.model.dim, old_dim, weight)
 
 
 def _build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> Optimizer:

@@ -28,6 +28,7 @@ from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas import Example, Match, ModelCost, Result, read_record
+from mixbct.workflows.across import map_to, queries_across
 from mixbct.workflows.progress import Stage, silent
 
 EXAMPLES = 12
@@ -61,6 +62,7 @@ def evaluate_models(
     seed: int = 0,
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
+    via: Sequence[Embedder] = (),
     costs: dict[str, ModelCost] | None = None,
     stage: Stage = silent,
 ) -> Result:
@@ -77,15 +79,18 @@ def evaluate_models(
         replicates: of the bootstrap.
         adapters: names in `mixbct.adapters.ADAPTERS` to fit between the independent and the old
             model, and to search the old gallery with.
+        via: the generations between old and new, newest first, where the query map of `new` leads
+            through theirs.
         costs: of the models, by role.
         stage: opens a stage of the progress display.
     """
-    pairs = {"old": _embed(data, old, "old", stage), "new": _embed(data, new, "new", stage)}
+    pairs = {"old": embed_pair(data, old, "old", stage), "new": embed_pair(data, new, "new", stage)}
     mapped: dict[str, Embeddings] = {}
     if independent is not None:
-        pairs["independent"] = _embed(data, independent, "independent", stage)
+        pairs["independent"] = embed_pair(data, independent, "independent", stage)
         queries = pairs["independent"].query
         mapped = _map_queries(data, adapters, queries, independent, old, stage)
+    cross = queries_across(new, old, pairs["new"].query, via)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + len(mapped)
@@ -101,6 +106,7 @@ def evaluate_models(
             pairs["new"],
             pairs.get("independent"),
             mapped,
+            cross=cross,
             seed=seed,
             replicates=replicates,
             progress=on_combination,
@@ -124,6 +130,7 @@ def evaluate_models(
         }
         | ({"language": language} if language else {}),
         models=models,
+        query_map=map_to(new, old, via),
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
@@ -132,7 +139,7 @@ def evaluate_models(
         costs=costs or {},
         examples=()
         if encoder_of(gallery) is not None
-        else _examples(query, gallery, pairs["old"], pairs["new"].query, seed),
+        else _examples(query, gallery, pairs["old"], cross or pairs["new"].query, seed),
     )
 
 
@@ -145,6 +152,7 @@ def earlier_result(
     seed: int,
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
+    via: Sequence[Embedder] = (),
 ) -> Result | None:
     """Return the result at `path` if the same evaluation by these versions would give it again."""
     if not path.exists():
@@ -158,6 +166,7 @@ def earlier_result(
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
+        and result.query_map == map_to(new, old, via)
         and versions() == result.versions
         and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
     )
@@ -176,7 +185,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _embed(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
+def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
+    """Return what a model makes of the queries and of the gallery; both know classes alike."""
     sides = []
     for name in (data.query, data.gallery):
         part = data.part(model, name)

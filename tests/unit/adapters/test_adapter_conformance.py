@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.adapters import ADAPTERS, Adapter
+from mixbct.adapters import ADAPTERS, LINEAR_ADAPTERS, Adapter
+from mixbct.adapters.procrustes import Procrustes
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError, ModelError
 
@@ -87,3 +88,21 @@ def test_rows_that_do_not_fit_are_refused(kind: type[Adapter]) -> None:
         kind.fit(rows(2, 8), rows(2, 8))
     with pytest.raises(FeatureError, match="dimension 8, not 7"):
         kind.fit(rows(40, 8), rows(40, 8)).transform(rows(3, 7))
+
+
+@pytest.mark.parametrize("name", LINEAR_ADAPTERS)
+@pytest.mark.parametrize(("d1", "d2"), DIMENSIONS)
+def test_the_linear_map_of_an_adapter_is_the_adapter(name: str, d1: int, d2: int) -> None:
+    source, target = pairs(d1, d2)
+    fitted = LINEAR_ADAPTERS[name].fit(source, target)
+    probe = rows(5, d1, seed=4)
+    mapped = normalise(fitted.linear_map().apply(probe))
+    np.testing.assert_allclose(mapped, fitted.transform(probe), atol=1e-5)
+
+
+def test_a_centred_rotation_has_an_offset() -> None:
+    fitted = Procrustes.fit(*pairs(12, 8), centre=True)
+    probe = rows(5, 12, seed=4)
+    record = fitted.linear_map()
+    assert np.abs(record.arrays[1]).max() > 0.01
+    np.testing.assert_allclose(normalise(record.apply(probe)), fitted.transform(probe), atol=1e-5)

@@ -49,6 +49,18 @@ def test_jpeg_equals_pillow(tmp_path: Path, channels: int) -> None:
     )
 
 
+@pytest.mark.parametrize("preprocessing", [RGB8, GREY8])
+def test_without_simplejpeg_pillow_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: Preprocessing
+) -> None:
+    shades = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8, 1).repeat(3, axis=2)
+    Image.fromarray(shades).save(tmp_path / "a.jpg", quality=95)
+    before = decode(tmp_path / "a.jpg", preprocessing)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    found = decode(tmp_path / "a.jpg", preprocessing)
+    np.testing.assert_allclose(found.astype(int), before.astype(int), atol=3)
+
+
 def test_grey_image_as_rgb_and_back(tmp_path: Path) -> None:
     pixels = noise(8, 8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -317,3 +317,24 @@ def test_record_order_tests_on_the_last_classes(tmp_path: Path) -> None:
     assert parts["new_train"] == {f"k{i}" for i in range(12)}
     assert parts["query"] == {"k12", "k16"}
     assert parts["gallery"] == {"k13", "k14", "k15", "k17", "k18", "k19"}
+
+
+@pytest.mark.parametrize("order", ["seeded", "record"])
+def test_validation_classes_are_neither_trained_nor_tested_on(tmp_path: Path, order: Any) -> None:
+    source = make_source(tmp_path / "s", [c for c in range(12) for _ in range(4)])
+    options: dict[str, Any] = {"order": order, "test_classes": 4}
+    make_split(source, tmp_path / "split", validation_classes=3, **options)
+    classes = {
+        part: set(classes_of(source, set(open_part(source, tmp_path / "split", part).keys())))
+        for part in (*PARTS, "validation_query", "validation_gallery")
+    }
+    assert classes["query"] == classes["gallery"]
+    assert classes["validation_query"] == classes["validation_gallery"]
+    counts = [len(classes[part]) for part in ("new_train", "query", "validation_query")]
+    assert counts == [5, 4, 3]
+    sides = classes["new_train"] | classes["query"] | classes["validation_query"]
+    assert sides == set(range(12))
+    # the test set is the one that there would be without
+    make_split(source, tmp_path / "plain", **options)
+    plain = open_part(source, tmp_path / "plain", "query").keys()
+    assert set(classes_of(source, set(plain))) == classes["query"]

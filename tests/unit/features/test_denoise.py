@@ -83,8 +83,12 @@ def test_length_does_not_count() -> None:
     )
 
 
+@pytest.mark.parametrize("window", [20, 7])
 @pytest.mark.parametrize("normalise_columns", [False, True])
-def test_ties_go_to_the_earlier_row(normalise_columns: bool) -> None:
+def test_ties_go_to_the_earlier_row(
+    monkeypatch: pytest.MonkeyPatch, normalise_columns: bool, window: int
+) -> None:
+    monkeypatch.setattr(denoise_module, "WINDOW", window)
     one = np.random.default_rng(0).normal(size=(1, 37)).astype(np.float32)
     features = np.repeat(one, 20, axis=0)
     labels = np.arange(20) % 2
@@ -101,15 +105,16 @@ def test_a_column_of_zeros_stays_one(normalise_columns: bool) -> None:
 
 
 @pytest.mark.parametrize("normalise_columns", [False, True])
-@pytest.mark.parametrize("chunk", [1, 7, 64, 113])
-def test_the_chunk_does_not_matter(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, normalise_columns: bool
+@pytest.mark.parametrize(("chunk", "window"), [(1, 2000), (7, 1), (64, 300), (113, 1999)])
+def test_neither_chunk_nor_window_matters(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, window: int, normalise_columns: bool
 ) -> None:
     rng = np.random.default_rng(3)
     features = rng.normal(size=(2000, 16)).astype(np.float16)
     labels = rng.integers(0, 60, 2000)
     expected = credible_rows(features, labels, 0.6, normalise_columns)
     monkeypatch.setattr(denoise_module, "CHUNK", chunk)
+    monkeypatch.setattr(denoise_module, "WINDOW", window)
     np.testing.assert_array_equal(credible_rows(features, labels, 0.6, normalise_columns), expected)
 
 

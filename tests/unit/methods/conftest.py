@@ -34,10 +34,10 @@ def make_task(paired: bool = True, dtype: str = "float16", without: tuple[int, .
     return Task(labels, BATCH, old, prototypes(means, counts), stats)
 
 
-def make_head(scale: float = 8.0, margin: float = 0.5) -> CosineHead:
+def make_head(scale: float = 8.0, margin: float = 0.5, dim: int = DIM) -> CosineHead:
     """Return an ArcFace head with fixed weights."""
     torch.manual_seed(0)
     settings = ArcFaceSettings(name="arcface", scale=scale, margin=margin)
-    built = build_head(settings, CLASSES, DIM)
+    built = build_head(settings, CLASSES, dim)
     assert isinstance(built, CosineHead)
     return built

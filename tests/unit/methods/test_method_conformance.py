@@ -10,6 +10,7 @@ from torch import nn
 
 from mixbct.errors import BankError
 from mixbct.methods import METHODS, Features, Method, Progress, Task
+from mixbct.methods.mapped import Map, Mapped
 from mixbct.methods.method import StepPlan
 from mixbct.recipe import (
     AdvBCTSettings,
@@ -38,13 +39,29 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def build(name: str, task: Task) -> Method:
-    torch.manual_seed(5)
-    settings = SETTINGS[name]
-    return METHODS[settings.name](settings, task)
+MAPS: dict[int, Map | None] = {DIM: None, DIM + 4: "prefix", DIM - 3: "projection"}
+CASES = {
+    name + (f", {dim}-d by {kind}" if kind else ""): (name, dim)
+    for name in SETTINGS
+    for dim, kind in MAPS.items()
+    if kind is None or name != "independent"
+}
+"""Every method with new features of the old dimension, and of a larger and a smaller one."""
 
 
-@pytest.fixture(params=SETTINGS)
+def build(case: str, task: Task, seed: int = 5) -> Method:
+    torch.manual_seed(seed)
+    name, dim = CASES[case]
+    method = METHODS[SETTINGS[name].name](SETTINGS[name], task)
+    kind = MAPS[dim]
+    return Mapped(task, method, kind, make_head(), dim, DIM, weight=1.0) if kind else method
+
+
+def kind_of(case: str) -> type[Method]:
+    return METHODS[SETTINGS[CASES[case][0]].name]
+
+
+@pytest.fixture(params=CASES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -57,11 +74,12 @@ def method(name: str) -> Method:
 class Run:
     """The loop in ten lines: a linear backbone over fixed inputs, plain gradient steps."""
 
-    def __init__(self, method: Method, task: Task, seed: int = 3) -> None:
+    def __init__(self, case: str, task: Task, seed: int = 3, method: Method | None = None) -> None:
+        self.method, self.task, self.seed = method or build(case, task), task, seed
+        dim = CASES[case][1]
         torch.manual_seed(1)
-        self.method, self.task, self.seed = method, task, seed
         self.inputs = torch.randn(len(task.labels), 5)
-        self.backbone, self.head = nn.Linear(5, DIM), make_head()
+        self.backbone, self.head = nn.Linear(5, dim), make_head(dim=dim)
 
     def step(self, number: int) -> dict[str, float]:
         epoch, step = divmod(number, self.task.steps_per_epoch)
@@ -124,28 +142,27 @@ def test_an_epoch_takes_no_row_twice(method: Method) -> None:
     assert len(set(rows)) == len(rows)
 
 
-def test_old_rows_come_with_a_declared_need(method: Method) -> None:
+def test_old_rows_come_with_a_declared_need(name: str, method: Method) -> None:
     if any(len(method.plan(0, 0, step).old_rows) for step in range(5)):
-        assert "old" in method.needs
+        assert "old" in kind_of(name).needs
 
 
 # a paired bank has every class
 WITHOUT = [(name, (1, 4)) for name in ("bct", "advbct", "mixbct, bank")]
 
 
-@pytest.mark.parametrize(("name", "without"), [(name, ()) for name in SETTINGS] + WITHOUT)
+@pytest.mark.parametrize(("name", "without"), [(name, ()) for name in CASES] + WITHOUT)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_losses_are_finite_scalars_with_gradients(
     name: str, dtype: str, without: tuple[int, ...]
 ) -> None:
     """Also where classes have no old feature, or (class 2) none that is credible."""
     task = make_task(paired=not without, dtype=dtype, without=without)
-    method = build(name, task)
-    run = Run(method, task)
-    plan = method.plan(0, 0, 0)
-    values = torch.randn(plan.trained, DIM, requires_grad=True)
+    run = Run(name, task)
+    plan = run.method.plan(0, 0, 0)
+    values = torch.randn(plan.trained, CASES[name][1], requires_grad=True)
     new = Features(values, torch.from_numpy(plan.forward_labels[: plan.trained]))
-    losses = method.losses(new, run.old(plan), make_head(), PROGRESS)
+    losses = run.method.losses(new, run.old(plan), run.head, PROGRESS)
     assert losses
     for loss in losses.values():
         assert loss.shape == ()
@@ -158,10 +175,10 @@ def test_losses_are_finite_scalars_with_gradients(
 
 def test_a_run_is_deterministic_under_its_seed(name: str) -> None:
     task = make_task()
-    runs = [Run(build(name, task), task) for _ in range(2)]
+    runs = [Run(name, task) for _ in range(2)]
     curves = [[run.step(number) for number in range(12)] for run in runs]
     assert curves[0] == curves[1]
-    other = Run(build(name, task), task, seed=4)
+    other = Run(name, task, seed=4)
     assert [other.step(number) for number in range(12)] != curves[0]
 
 
@@ -169,11 +186,10 @@ def test_a_run_is_deterministic_under_its_seed(name: str) -> None:
 def test_a_run_resumes_from_its_state(name: str, stop: int) -> None:
     """Stopped between two epochs, and in the middle of one."""
     task = make_task()
-    whole = Run(build(name, task), task)
+    whole = Run(name, task)
     for number in range(stop):
         whole.step(number)
-    torch.manual_seed(77)
-    resumed = Run(METHODS[SETTINGS[name].name](SETTINGS[name], task), task)
+    resumed = Run(name, task, method=build(name, task, seed=77))
     for part in ("backbone", "head", "method"):
         state = {k: v.clone() for k, v in getattr(whole, part).state_dict().items()}
         getattr(resumed, part).load_state_dict(state)
@@ -183,7 +199,7 @@ def test_a_run_resumes_from_its_state(name: str, stop: int) -> None:
 
 def test_what_is_needed_is_declared(name: str) -> None:
     """A method gets by with what it declares, and says so where that is missing."""
-    kind = METHODS[SETTINGS[name].name]
+    kind = kind_of(name)
     whole = make_task()
     assert whole.old is not None
     old = whole.old if "old" in kind.needs or "paired_old" in kind.needs else None
@@ -196,7 +212,7 @@ def test_what_is_needed_is_declared(name: str) -> None:
         whole.prototypes if "prototypes" in kind.needs else None,
         whole.class_stats if "class_stats" in kind.needs else None,
     )
-    run = Run(build(name, declared), declared)
+    run = Run(name, declared)
     for number in range(12):
         run.step(number)
     if kind.needs:

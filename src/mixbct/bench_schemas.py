@@ -1,0 +1,141 @@
+"""What a bench writes: its cells, and the summary over seeds that its tables show."""
+
+import base64
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import Field
+
+from mixbct.schemas import SCHEMA_VERSION, Estimate, Record, now
+
+METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")
+"""What cells are compared by."""
+
+Part = Literal["validation", "test"]
+
+
+class CellCost(Record):
+    """What one cell took. Adapters train nothing: theirs is the time of the fit."""
+
+    seconds: float = Field(description="of training, by the clock")
+    cpu_seconds: float = Field(description="of training, of all threads")
+    images: int = Field(description="forwarded in training")
+    steps: int
+    peak_memory: int = Field(description="bytes, of the whole process")
+
+
+class BenchCell(Record):
+    """One method, old model, scenario and seed: what came of it, or why nothing did."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["bench-cell"] = "bench-cell"
+    id: str
+    bench: str
+    part: Part
+    method: str
+    old: str
+    scenario: str
+    seed: int
+    trial: int | None = Field(None, description="number of the method's trial that was used")
+    settings: dict[str, Any] = Field(description="of the method, as trained")
+    plan: str = Field(description="digest of all that the cell is made from")
+    error: str = Field("", description="why there is no figure; empty where there are some")
+    figures: dict[str, dict[str, Estimate]] = Field({}, description="combination → metric → figure")
+    update_gain: Estimate | None = None
+    gate_passed: bool = False
+    gate_failed: tuple[str, ...] = Field((), description="the gate's checks that failed")
+    cost: CellCost | None = None
+    versions: dict[str, str] = Field({})
+    created: str = Field(default_factory=now)
+    replicates: dict[str, dict[str, str]] = Field(
+        {}, description="combination → metric → bootstrap replicates, base64 of float32"
+    )
+
+    def replicate(self, combination: str, metric: str) -> Float64[np.ndarray, " r"]:
+        """Return the bootstrap replicates of a figure; the classes drawn are every cell's."""
+        content = base64.b64decode(self.replicates[combination][metric], validate=True)
+        return np.frombuffer(content, dtype="<f4").astype(np.float64)
+
+
+def pack_replicates(values: Float64[np.ndarray, " r"]) -> str:
+    """Return replicates as `BenchCell` holds them."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+class Score(Record):
+    """A figure over seeds: their mean with its interval over classes, and each seed's own."""
+
+    mean: Estimate
+    seeds: tuple[float, ...]
+
+    @property
+    def sign(self) -> int:
+        """Return 1 or −1 where the interval and every seed lie above or below zero, else 0."""
+        for sign in (1, -1):
+            ends = (sign * self.mean.low, sign * self.mean.high, *(sign * s for s in self.seeds))
+            if min(ends) > 0:
+                return sign
+        return 0
+
+
+class BenchRow(Record):
+    """One method in one scenario with one old model, over its seeds."""
+
+    method: str
+    seeds: tuple[int, ...] = Field(description="that have a cell without error")
+    failed: dict[int, str] = Field({}, description="seed → why it has none")
+    cross: dict[str, Score] = Field({}, description="the cross-test")
+    own: dict[str, Score] = Field({}, description="the self-test")
+    mixed: dict[str, Score] = Field({}, description="half of the gallery enrolled again")
+    cross_gain: dict[str, Score] = Field({}, description="new/old − old/old, paired")
+    own_gain: dict[str, Score] = Field({}, description="new/new − independent, paired")
+    behind: dict[str, Score] = Field(
+        {}, description="cross and self mAP of the bench's own method − this one's, paired"
+    )
+    gates_passed: int = 0
+    cost: CellCost | None = Field(None, description="mean over seeds; the largest peak of memory")
+
+
+class BenchTable(Record):
+    """All methods in one scenario with one old model."""
+
+    old: str
+    scenario: str
+    base: dict[str, Score] = Field(description="old/old")
+    rows: tuple[BenchRow, ...]
+
+
+class Trial(Record):
+    """One setting of a method as judged on the validation classes."""
+
+    settings: dict[str, Any]
+    cross: float | None = Field(description="mAP of the cross-test; None where it failed")
+    own: float | None = Field(description="mAP of the self-test")
+
+
+class Choice(Record):
+    """Which trial of a method was chosen."""
+
+    method: str
+    trial: int
+    trials: tuple[Trial, ...]
+
+
+class BenchSummary(Record):
+    """A bench: what its tables, its page and its reader are given."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["bench"] = "bench"
+    name: str
+    title: str
+    ours: str = Field(description="the method that the others are held against")
+    created: str = Field(default_factory=now)
+    command: str
+    data: dict[str, str | int]
+    versions: dict[str, str]
+    cells: int
+    failed: int
+    cpu_hours: float = Field(description="of training, over all cells")
+    choices: tuple[Choice, ...] = ()
+    tables: tuple[BenchTable, ...]

@@ -1,0 +1,70 @@
+"""`mixbct bench RECIPE`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mixbct.cli.common import (
+    AsJson,
+    Overrides,
+    default_font_cache,
+    next_command,
+    progress_bar,
+    result,
+)
+from mixbct.report.bench import bench_table, write_bench
+from mixbct.workflows.bench.recipe import load_bench
+from mixbct.workflows.bench.run import run_bench
+
+
+def bench(
+    recipe: Annotated[Path, typer.Argument(help="The TOML recipe of a bench.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where cells and tables go [runs/bench/NAME/results]."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Where models and banks go [runs/bench/NAME/work].")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, a process each.")] = 1,
+    only: Annotated[
+        str | None, typer.Option(help="Run the cells whose id this pattern fits, such as *--s1.")
+    ] = None,
+    fonts: Annotated[
+        Path | None, typer.Option(help="A folder of fonts for the glyphs [fetch Debian's].")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold methods against each other: train and judge every cell that is not there yet.
+
+    The same command again goes on where it was stopped, and costs nothing once all is done.
+    """
+    settings = load_bench(recipe, overrides)
+    folder = Path("runs/bench") / settings.name
+    target = out or folder / "results"
+    words = ["mixbct", "bench", str(recipe), *(f"--set={text}" for text in overrides or [])]
+    summary = run_bench(
+        settings,
+        target,
+        work or folder / "work",
+        jobs=jobs,
+        only=only,
+        fonts=fonts,
+        cache=default_font_cache(),
+        command=shlex.join([*words, "--jobs", str(jobs)]),
+        stage=progress_bar,
+    )
+    write_bench(target, summary)
+
+    def human() -> None:
+        console = Console()
+        for table in summary.tables:
+            console.print(bench_table(summary, table))
+        typer.echo(f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}")
+        next_command("bench", recipe, "--only", "*--s1")
+
+    result(summary, as_json, human)

@@ -1,0 +1,48 @@
+"""`mixbct generations V1 V2 V3`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mixbct.backbones.model import load_model
+from mixbct.cli.common import AsJson, next_command, progress_bar, result
+from mixbct.files import write_atomically
+from mixbct.report.generations import generations_table
+from mixbct.workflows.evaluate import HeldOutSet
+from mixbct.workflows.generations import compare_generations
+
+
+def generations(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="V1 V2 ...", help="Folders or runs of the versions, oldest first."),
+    ],
+    data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
+    split: Annotated[Path, typer.Option(help="A split folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
+        "generations.json"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
+    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Compare every version's queries with the galleries of all versions before it."""
+    found = compare_generations(
+        HeldOutSet(data, split),
+        [load_model(path, device) for path in models],
+        seed=seed,
+        replicates=replicates,
+        stage=progress_bar,
+    )
+    write_atomically(out, found.to_json())
+
+    def human() -> None:
+        for metric in found.summary:
+            Console().print(generations_table(found, metric))
+        old, new = models[-2:]
+        next_command("eval", "--old", old, "--new", new, "--data", data, "--split", split)
+
+    result(found, as_json, human)

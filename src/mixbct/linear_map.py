@@ -1,0 +1,140 @@
+"""A linear map from one embedding space into another, that can be kept in a JSON record.
+
+    f ↦ f M + b
+
+What a model of another dimension needs to search an old gallery: its queries f, normalised, go
+through the map, are normalised again and then compared. M is trained along (`method.query_map`)
+or fitted afterwards (Procrustes, ridge).
+"""
+
+import base64
+import binascii
+import hashlib
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Float32
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mixbct.errors import FeatureError
+
+_LITTLE = np.dtype("<f4")
+
+
+class LinearMap(BaseModel):
+    """A map of `source_dim` to `target_dim` dimensions; its numbers are checked on reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source_dim: int = Field(gt=0)
+    target_dim: int = Field(gt=0)
+    matrix: str = Field(description="base64 of M, float32 little-endian, row by row")
+    offset: str | None = Field(None, description="base64 of b, likewise; none: no offset")
+    digest: str = Field(description="SHA-256 of both dimensions, M and b")
+
+    @classmethod
+    def of(
+        cls, matrix: Float[np.ndarray, "d e"], offset: Float[np.ndarray, " e"] | None = None
+    ) -> "LinearMap":
+        """Return the record of M and b; they are kept as float32.
+
+        Raises:
+            FeatureError: a number is NaN or infinite as float32.
+        """
+        with np.errstate(over="ignore"):
+            parts = [np.asarray(part, _LITTLE) for part in (matrix, offset) if part is not None]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise FeatureError(
+                f"a map of {matrix.shape[0]} to {matrix.shape[1]} dimensions holds NaN or "
+                "infinity: did its training diverge?"
+            )
+        content = [part.tobytes() for part in parts]
+        encoded = [base64.b64encode(part).decode() for part in content]
+        return cls(
+            source_dim=matrix.shape[0],
+            target_dim=matrix.shape[1],
+            matrix=encoded[0],
+            offset=None if offset is None else encoded[1],
+            digest=_digest(matrix.shape, content),
+        )
+
+    def __str__(self) -> str:
+        return f"through a query map of {self.source_dim} to {self.target_dim} dimensions"
+
+    @model_validator(mode="after")
+    def _holds_what_it_says(self) -> "LinearMap":
+        try:
+            content = [
+                base64.b64decode(part, validate=True)
+                for part in (self.matrix, self.offset)
+                if part is not None
+            ]
+        except binascii.Error as error:
+            raise ValueError(f"the map is not base64: {error}") from error
+        sizes = [self.source_dim * self.target_dim, self.target_dim][: len(content)]
+        found = [len(part) / _LITTLE.itemsize for part in content]
+        if found != sizes:
+            raise ValueError(
+                f"a map of {self.source_dim} to {self.target_dim} dimensions has {sizes} numbers, "
+                f"not {found}"
+            )
+        if _digest((self.source_dim, self.target_dim), content) != self.digest:
+            raise ValueError("the map is damaged: its digest is not that of its numbers")
+        if not all(np.isfinite(np.frombuffer(part, _LITTLE)).all() for part in content):
+            raise ValueError("the map holds NaN or infinity")
+        return self
+
+    @cached_property
+    def arrays(self) -> tuple[Float32[np.ndarray, "d e"], Float32[np.ndarray, " e"] | None]:
+        """M and b, read-only."""
+        matrix = _decode(self.matrix).reshape(self.source_dim, self.target_dim)
+        return matrix, None if self.offset is None else _decode(self.offset)
+
+    def apply(self, features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n e"]:
+        """Return f M + b of normalised rows; the result is not normalised.
+
+        Raises:
+            FeatureError: the dimension is not the source's.
+        """
+        if features.shape[1] != self.source_dim:
+            raise FeatureError(
+                f"this map takes vectors of dimension {self.source_dim}, not {features.shape[1]}"
+            )
+        matrix, offset = self.arrays
+        mapped: np.ndarray = features @ matrix
+        if offset is not None:
+            mapped += offset
+        return mapped
+
+    def then(self, after: "LinearMap") -> "LinearMap":
+        """Return the one map that is this and then `after`, up to the length of its result.
+
+        Raises:
+            FeatureError: `after` takes another dimension, or has an offset: since vectors are
+                normalised in between, both together are then not linear.
+        """
+        if after.source_dim != self.target_dim:
+            raise FeatureError(
+                f"a map to {self.target_dim} dimensions cannot be followed by one from "
+                f"{after.source_dim}"
+            )
+        matrix, offset = (None if part is None else part.astype(float) for part in self.arrays)
+        follow, later = after.arrays
+        if later is not None:
+            raise FeatureError(
+                "a query map with an offset cannot follow another one in a single map: fit a map "
+                "from the newest model to the oldest with `mixbct fit-map`"
+            )
+        assert matrix is not None
+        return LinearMap.of(matrix @ follow, None if offset is None else offset @ follow)
+
+
+def _decode(part: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(part), _LITTLE).astype(np.float32, copy=False)
+
+
+def _digest(shape: tuple[int, ...], content: list[bytes]) -> str:
+    digest = hashlib.sha256(f"{shape[0]} {shape[1]}\n".encode())
+    for part in content:
+        digest.update(part)
+    return digest.hexdigest()

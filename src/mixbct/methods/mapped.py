@@ -1,0 +1,107 @@
+"""Any method with new features of another dimension than the old ones: behind a query map.
+
+    L = L_method(Q f, o; W_old) + (w/B) Σ ℓ(f_i, y_i; W)
+
+The method works in the old space, on mapped new features and under class weights of the old
+dimension. The full feature f has a classification loss of its own, so that what the old space
+cannot hold is learned all the same. f serves the self-test, Q f the cross-test.
+
+Two maps:
+
+    prefix       the first D_old coordinates of f: nothing is learned, D_new ≥ D_old
+    projection   a linear map, trained along; it begins with orthonormal rows or columns
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from mixbct.errors import RecipeError
+from mixbct.heads.classifier import Head
+from mixbct.methods.independent import classification
+from mixbct.methods.method import Extract, Features, Method, Progress, StepPlan, Task
+
+Map = Literal["prefix", "projection"]
+
+
+def first_map(kind: Map, new: int, old: int) -> Float32[Tensor, "new old"]:
+    """Return the map that training begins with; it has orthonormal rows or columns.
+
+    Args:
+        kind: which.
+        new: dimension of the new features.
+        old: dimension of the old ones.
+
+    Raises:
+        RecipeError: a prefix longer than the new features.
+    """
+    if kind == "projection":
+        return nn.init.orthogonal_(torch.empty(new, old))
+    if new < old:
+        raise RecipeError(
+            f"new features of {new} dimensions have no {old} first coordinates to compare with old "
+            "features: set method.query_map = 'projection'"
+        )
+    return torch.eye(new, old)
+
+
+class Mapped(Method):
+    """A method whose new features reach the old space through a map.
+
+    Args:
+        task: what `method` was built for.
+        method: works in the old space.
+        kind: of the map.
+        head: classifies mapped and old features; trained along.
+        new_dim: dimension of the new features.
+        old_dim: of the old ones.
+        weight: w, of the classification loss of the full features.
+
+    Raises:
+        RecipeError: see `first_map`.
+    """
+
+    matrix: Tensor
+
+    def __init__(
+        self,
+        task: Task,
+        method: Method,
+        kind: Map,
+        head: Head,
+        new_dim: int,
+        old_dim: int,
+        weight: float,
+    ) -> None:
+        super().__init__(None, task)
+        self.method = method
+        self.head = head
+        self.weight = weight
+        matrix = first_map(kind, new_dim, old_dim)
+        if kind == "projection":
+            self.matrix = nn.Parameter(matrix)
+        else:
+            self.register_buffer("matrix", matrix)
+
+    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
+        """Return the step of the method."""
+        return self.method.plan(seed, epoch, step)
+
+    def losses(
+        self, new: Features, old: Features, head: Head, progress: Progress
+    ) -> Mapping[str, Tensor]:
+        """Return the method's losses in the old space, and the loss of the full features."""
+        mapped = Features(new.values @ self.matrix, new.labels)
+        losses = self.method.losses(mapped, old, self.head, progress)
+        return {**losses, "full": self.weight * classification(new, head)}
+
+    def on_epoch(self, epoch: int, extract: Extract) -> None:
+        """Let the method look at the whole set, in the old space."""
+        self.method.on_epoch(epoch, lambda: extract() @ self.query_map())
+
+    def query_map(self) -> Float[Tensor, "d e"]:
+        """Return a copy of the present map, in main memory."""
+        return self.matrix.detach().cpu().clone()

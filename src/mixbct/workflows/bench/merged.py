@@ -1,0 +1,76 @@
+"""Rank merging on a half re-enrolled gallery: the old and the independent model, each on its rows.
+
+What an operator can do with no compatible model at all: embed each query twice, search the old
+rows with the old vector and the new rows with the new one, and merge the two lists by rank.
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from mixbct.adapters.rank_merge import ABSENT, merge_ranks, ranks_of
+from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate
+from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.upgrade import Pair, mixed_rows
+from mixbct.schemas import Estimate
+
+_BLOCK = 64
+
+
+def rank_merged(
+    old: Pair, new: Pair, share: float, seed: int, replicates: int
+) -> tuple[dict[str, Estimate], dict[str, Replicates]]:
+    """Return mAP and rank-1 of merged lists, and their replicates over the same drawn classes.
+
+    Args:
+        old: the deployed model's vectors.
+        new: another model's, of the same items.
+        share: of the gallery that the new model has enrolled; the same rows as in
+            `mixbct.evaluation.upgrade.mixed_sides`.
+        seed: of these rows and of the bootstrap.
+        replicates: of the bootstrap.
+    """
+    again = np.zeros(len(old.gallery), dtype=np.bool_)
+    again[mixed_rows(len(old.gallery), share, seed)] = True
+    figures = [
+        figure
+        for start in range(0, len(old.query), _BLOCK)
+        for figure in _block(old, new, again, slice(start, start + _BLOCK))
+    ]
+    classes, class_of = np.unique(old.query.labels, return_inverse=True)
+    weights = class_weights(len(classes), replicates, seed)
+    mated = np.array([bool(len(places)) for places in figures])
+    counts = np.bincount(class_of[mated], minlength=len(classes))
+    values = {
+        "mAP": np.array([_average_precision(p) for p in figures if len(p)]),
+        "rank-1": np.array([float(p[0] == 0) for p in figures if len(p)]),
+    }
+    drawn = {
+        name: weights @ np.bincount(class_of[mated], one, len(classes)) / (weights @ counts)
+        for name, one in values.items()
+    }
+    return {n: estimate(float(v.mean()), drawn[n]) for n, v in values.items()}, drawn
+
+
+def _block(old: Pair, new: Pair, again: np.ndarray, rows: slice) -> list[Int64[np.ndarray, " p"]]:
+    """Return the places of each query's correct items in its merged list, ascending, from 0."""
+    lists = [
+        _search(one.query, one.gallery, which, rows) for one, which in ((old, ~again), (new, again))
+    ]
+    merged = merge_ranks(*lists)
+    labels = old.query.labels[rows]
+    correct = (old.gallery.labels == labels[:, None]) & (merged != ABSENT)
+    return [np.sort(places[right]) for places, right in zip(merged, correct, strict=True)]
+
+
+def _search(
+    query: Embeddings, gallery: Embeddings, which: np.ndarray, rows: slice
+) -> Int64[np.ndarray, "q items"]:
+    scores = query.features[rows] @ gallery.features[which].T
+    found = np.flatnonzero(which)[np.argsort(-scores, axis=1, kind="stable")]
+    return ranks_of(found, len(gallery))
+
+
+def _average_precision(places: Int64[np.ndarray, " p"]) -> float:
+    """Return the mean over correct items of the precision at each one's place."""
+    precision: Float64[np.ndarray, " p"] = np.arange(1, len(places) + 1) / (places + 1)
+    return float(precision.mean())

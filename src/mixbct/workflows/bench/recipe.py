@@ -1,0 +1,215 @@
+"""The recipe of a bench: data, old models, methods, and which of their combinations are run.
+
+One TOML file, strict as a training recipe (see `mixbct.recipe`), with `extends` and
+`key=value` overrides. A method's `settings` and each of its `trials` are parts of a training
+recipe that are laid over the common one:
+
+    [methods.l2]
+    trials = [{ method.weight = 3.0 }, { method.weight = 10.0 }]
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from mixbct.adapters import ADAPTERS
+from mixbct.data.split import Scenario
+from mixbct.errors import RecipeError
+from mixbct.extends import lay_over, read_extended
+from mixbct.recipe import (
+    HeadSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Recipe,
+    Settings,
+    TrainSettings,
+    apply_overrides,
+    parse_recipe,
+)
+from mixbct.recipe_problems import explain
+
+INDEPENDENT = "independent"
+RANK_MERGE = "rank_merge"
+MOST_TRIALS = 6
+
+
+class BenchData(Settings):
+    """What is trained, validated and tested on: one division of the classes for every cell."""
+
+    path: Path = Field(strict=False, description="a folder of class folders, or an image array")
+    kanji: int | None = Field(None, gt=3, description="draw so many there if nothing is there")
+    language: str = Field("", description="of the class names, such as ja")
+    seed: int = Field(0, ge=0, description="of the division into training and test classes")
+    old_share: float = Field(0.3, gt=0, lt=1)
+    validation_classes: int = Field(0, ge=0)
+    test_classes: int = Field(gt=1)
+    query_share: float = Field(0.3, gt=0, lt=1)
+    held_out_groups: tuple[str, ...] = Field((), strict=False)
+    shift: int = Field(0, ge=0)
+    flip: bool = False
+
+
+class Side(Settings):
+    """A model and how it is trained: an old one, or what all new ones have in common."""
+
+    model: ModelSettings
+    head: HeadSettings
+    optimizer: OptimizerSettings
+    train: TrainSettings
+
+
+class DenoiseSettings(Settings):
+    """How an old model's bank is denoised; a method may have settings of its own."""
+
+    keep: float = Field(0.9, gt=0, le=1, description="T")
+    columns: bool = Field(False, description="normalise columns as well, as published code does")
+
+
+class BenchMethod(Settings):
+    """A row of the table: a method, or an adapter between the old and the independent model."""
+
+    settings: dict[str, Any] = Field({}, description="laid over the common recipe")
+    trials: tuple[dict[str, Any], ...] = Field(
+        (), strict=False, max_length=MOST_TRIALS, description="settings to choose from"
+    )
+
+
+class Block(Settings):
+    """Cells: every old model × scenario × method × seed that is named."""
+
+    old: tuple[str, ...] = Field(strict=False)
+    scenarios: tuple[Scenario, ...] = Field(strict=False)
+    methods: tuple[str, ...] = Field(strict=False)
+    seeds: tuple[int, ...] = Field(strict=False)
+
+
+class Tuning(Settings):
+    """Where trials are run, on the validation classes."""
+
+    old: str
+    scenario: Scenario
+    seed: int = Field(ge=0)
+
+
+class BenchRecipe(Settings):
+    """A bench."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str
+    denoise: DenoiseSettings = DenoiseSettings()
+    replicates: int = Field(400, ge=100, description="of the bootstrap")
+    data: BenchData
+    new: Side
+    old: dict[str, Side]
+    methods: dict[str, BenchMethod]
+    matrix: tuple[Block, ...] = Field(strict=False, min_length=1)
+    tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "BenchRecipe":
+        used = [(block.old, block.methods) for block in self.matrix]
+        if self.tuning:
+            used.append(((self.tuning.old,), ()))
+        for olds, methods in used:
+            for what, names, known in (("old", olds, self.old), ("methods", methods, self.methods)):
+                if unknown := [name for name in names if name not in known]:
+                    raise ValueError(
+                        f"matrix: {what} {unknown[0]!r} is not described; there is "
+                        f"{', '.join(known)}"
+                    )
+        if self.tuning is None and (tried := [n for n, m in self.methods.items() if m.trials]):
+            raise ValueError(f"methods.{tried[0]} has trials: say in [tuning] where they are run")
+        if self.tuning and not self.data.validation_classes:
+            raise ValueError("data.validation_classes: trials need classes to be judged on")
+        if INDEPENDENT not in self.methods:
+            raise ValueError("methods.independent: missing; every other method is held against it")
+        return self
+
+    def training(
+        self,
+        method: str,
+        choice: dict[str, Any],
+        old: str,
+        seed: int,
+        split: Path,
+        bank: Path,
+        old_model: Path,
+    ) -> Recipe:
+        """Return the training recipe of a cell.
+
+        Args:
+            method: a name in `methods` that is no adapter.
+            choice: the trial that was chosen for it, laid over its settings.
+            old: a name in `old`; the new model gets that model's dimension.
+            seed: of the training.
+            split: the split folder.
+            bank: where the old model's bank of the new training set is.
+            old_model: where the old model is.
+        """
+        content = self._common(self.new, f"{method}", seed, split, "new_train")
+        content["model"]["dim"] = self.old[old].model.dim
+        content["method"] = {"name": method}
+        content = lay_over(lay_over(content, self.methods[method].settings), choice)
+        content.pop("denoise", None)
+        name = content["method"].get("name")
+        if name != INDEPENDENT:
+            content["method"]["bank"] = bank
+        if name == "bct":
+            content["method"].setdefault("old_model", old_model)
+        return parse_recipe(content, f"method {method!r} of bench {self.name!r}")
+
+    def denoising(self, method: str, choice: dict[str, Any]) -> DenoiseSettings:
+        """Return how the bank of a method's cell is denoised."""
+        content = self.denoise.model_dump()
+        for settings in (self.methods[method].settings, choice):
+            content |= settings.get("denoise", {})
+        try:
+            return DenoiseSettings.model_validate(content)
+        except ValidationError as error:
+            problems = "; ".join(explain(dict(e), DenoiseSettings) for e in error.errors())
+            raise RecipeError(f"methods.{method}: denoise: {problems}") from error
+
+    def old_training(self, old: str, seed: int, split: Path) -> Recipe:
+        """Return the training recipe of an old model."""
+        content = self._common(self.old[old], old, seed, split, "old_train")
+        content["method"] = {"name": INDEPENDENT}
+        return parse_recipe(content, f"old model {old!r} of bench {self.name!r}")
+
+    def _common(self, side: Side, name: str, seed: int, split: Path, part: str) -> dict[str, Any]:
+        data = {"path": self.data.path, "split": split, "part": part}
+        return {
+            "name": name,
+            "seed": seed,
+            "data": data | {"shift": self.data.shift, "flip": self.data.flip},
+            **side.model_dump(),
+        }
+
+
+def is_adapter(method: str) -> bool:
+    """Return whether a row of the table is an adapter or rank merging: no model is trained."""
+    return method in ADAPTERS or method == RANK_MERGE
+
+
+def load_bench(path: Path, overrides: list[str] | None = None) -> BenchRecipe:
+    """Read the recipe of a bench from TOML, with those that it extends and overrides.
+
+    Raises:
+        RecipeError: it is missing or malformed, or a method's settings make no recipe.
+    """
+    content, files = read_extended(path)
+    origin = " with ".join(map(str, files))
+    try:
+        recipe = BenchRecipe.model_validate(apply_overrides(content, overrides or []))
+    except ValidationError as error:
+        problems = "\n".join(f"  {explain(dict(e), BenchRecipe)}" for e in error.errors())
+        raise RecipeError(f"{origin} is not a valid bench:\n{problems}") from error
+    # every cell's recipe must be right before the first hour is spent
+    here = Path()
+    for name, method in recipe.methods.items():
+        for choice in method.trials or ({},):
+            if not is_adapter(name):
+                for old in recipe.old:
+                    recipe.training(name, choice, old, 0, here, here, here)
+                recipe.denoising(name, choice)
+    return recipe

@@ -1,0 +1,64 @@
+"""From the model folders of several generations to a matrix: embed each once, compare all."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from mixbct.backbones.model import EmbeddingModel
+from mixbct.errors import DataError
+from mixbct.evaluation.bootstrap import REPLICATES
+from mixbct.evaluation.generations import evaluate_generations
+from mixbct.generation_schemas import GenerationsResult
+from mixbct.workflows.across import map_to
+from mixbct.workflows.evaluate import HeldOutSet, embed_pair, versions
+from mixbct.workflows.progress import Stage, silent
+
+
+def compare_generations(
+    data: HeldOutSet,
+    models: Sequence[EmbeddingModel],
+    *,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+    stage: Stage = silent,
+) -> GenerationsResult:
+    """Compare every version's queries with its own gallery and with all earlier ones.
+
+    Args:
+        data: the images; queries and gallery share no image.
+        models: version 1 first, each trained against the one before.
+        seed: of the bootstrap.
+        replicates: of the bootstrap.
+        stage: opens a stage of the progress display.
+
+    Raises:
+        ContractError: a version's query map leads to another model than the version before.
+        DataError: there are fewer than two versions.
+        FeatureError: neighbouring versions differ in dimension and have no map.
+    """
+    if len(models) < 2:
+        raise DataError(f"name at least 2 versions, the oldest first, not {len(models)}")
+    maps = [map_to(new, old) for old, new in pairwise(models)]
+    pairs = [
+        embed_pair(data, model, f"version {number}", stage)
+        for number, model in enumerate(models, 1)
+    ]
+    with stage("compare every pair of versions") as tick:
+        figures = evaluate_generations(pairs, maps, seed=seed, replicates=replicates, progress=tick)
+    query, gallery = data.part(models[0], data.query), data.part(models[0], data.gallery)
+    return GenerationsResult(
+        versions=versions(),
+        seed=seed,
+        data={
+            "source": str(data.path),
+            "query digest": query.digest(),
+            "gallery digest": gallery.digest(),
+            "queries": len(query),
+            "gallery": len(gallery),
+            "classes": len(query.classes()),
+            "bootstrap replicates": replicates,
+        },
+        models=tuple(model.contract for model in models),
+        mapped=(False, *(down is not None for down in maps)),
+        pairs=figures.pairs,
+        summary=figures.summary,
+    )

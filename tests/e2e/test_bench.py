@@ -1,0 +1,61 @@
+"""The miniature of the bench, on pictures made here in place of the glyphs."""
+
+import json
+from pathlib import Path
+
+MINI = [
+    "bench",
+    "recipes/bench/mini.toml",
+    *("--set", "data.path=photos", "--set", "data.held_out_groups=[]"),
+    *("--set", "data.validation_classes=5", "--set", "data.test_classes=7"),
+    *("--set", "new.train.batch=16", "--set", "old.softmax-32.train.batch=8"),
+    *("--set", "new.train.epochs=3", "--jobs", "2"),
+]
+
+
+def test_two_methods_in_two_scenarios(mixbct, photos: Path) -> None:
+    summary = json.loads(mixbct(*MINI, "--json", cwd=photos).stdout)
+    results = photos / "runs/bench/mini/results"
+    assert (summary["cells"], summary["failed"]) == (8, 0)
+    assert {t["scenario"] for t in summary["tables"]} == {"extended-class", "open-data"}
+    for table in summary["tables"]:
+        methods = [row["method"] for row in table["rows"]]
+        assert methods == ["independent", "mixbct", "l2", "procrustes"]
+        costs = {row["method"]: row["cost"]["images"] for row in table["rows"]}
+        assert costs["independent"] == costs["mixbct"] == costs["l2"] > 0
+        assert costs["procrustes"] == 0
+    assert [choice["method"] for choice in summary["choices"]] == ["l2"]
+    assert len(list((results / "cells").iterdir())) == 8 + 2 + 1
+    assert "procrustes" in (results / "README.md").read_text()
+    assert "<svg" in (results / "index.html").read_text()
+
+    # again at no cost, and one cell made anew to the last digit
+    cells = {path: path.read_bytes() for path in (results / "cells").iterdir()}
+    mixbct(*MINI, cwd=photos)
+    assert {path: path.read_bytes() for path in cells} == cells
+    one = "softmax-32--open-data--mixbct--s1"
+    where = ["--out", "again/out", "--work", "again/work"]
+    mixbct(*MINI, *where, "--only", one, cwd=photos)
+    before, after = (
+        json.loads((folder / f"cells/{one}.json").read_text())
+        for folder in (results, photos / "again/out")
+    )
+    assert before["figures"] == after["figures"]
+    assert before["replicates"] == after["replicates"]
+    assert before["plan"] == after["plan"]
+
+
+def test_a_cell_that_fails_is_shown_and_run_again(mixbct, photos: Path) -> None:
+    words = [*MINI, "--only", "*extended-class--mixbct*"]
+    diverging = ["--set", "methods.mixbct.settings.optimizer.lr=1e18"]
+    summary = json.loads(mixbct(*words, *diverging, "--json", cwd=photos).stdout)
+    assert summary["failed"] == 1
+    readme = photos / "runs/bench/mini/results/README.md"
+    assert "diverged" in readme.read_text()
+    summary = json.loads(mixbct(*words, "--json", cwd=photos).stdout)
+    assert summary["failed"] == 0
+    assert "diverged" not in readme.read_text()
+
+
+def test_a_pattern_that_fits_no_cell(mixbct, photos: Path) -> None:
+    assert "no cell" in mixbct(*MINI, "--only", "nothing", cwd=photos, expect=2).stderr

@@ -1,0 +1,90 @@
+"""Mixed galleries and whole upgrades between dimensions, against scores computed one by one."""
+
+import numpy as np
+import pytest
+
+from mixbct.data.bank import normalise
+from mixbct.errors import FeatureError
+from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides
+
+
+def embed(dim: int, noise: float, seed: int) -> Pair:
+    """Return items of ten classes as a model of `dim` dimensions sees them."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(1).normal(size=(10, 24))[:, :dim]
+
+    def side(n: int) -> Embeddings:
+        labels = np.arange(n, dtype=np.int64) % 10
+        return Embeddings(normalise(centres[labels] + noise * rng.normal(size=(n, dim))), labels)
+
+    return Pair(side(60), side(90))
+
+
+@pytest.fixture(params=[(6, 16), (16, 6)])
+def sides(request: pytest.FixtureRequest) -> tuple[Pair, Pair, Embeddings]:
+    """Return an old and a new model of two dimensions, and the new queries in the old space."""
+    old_dim, new_dim = request.param
+    old, new = embed(old_dim, 1.0, 2), embed(new_dim, 0.6, 3)
+    matrix = np.eye(new_dim, old_dim) + 0.01
+    across = Embeddings(normalise(new.query.features @ matrix.astype(np.float32)), new.query.labels)
+    return old, new, across
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_score_is_taken_in_the_rows_own_space(
+    sides: tuple[Pair, Pair, Embeddings], share: float
+) -> None:
+    old, new, across = sides
+    queries, gallery = mixed_sides(old, new, across, share, seed=4)
+    scores = queries.features @ gallery.features.T
+    # a row of the old model has nothing in the new one's coordinates
+    enrolled = (gallery.features[:, : new.query.dim] != 0).any(axis=1)
+    assert enrolled.sum() == round(share * 90)
+    for q in range(60):
+        for g in range(90):
+            if enrolled[g]:
+                expected = float(new.query.features[q] @ new.gallery.features[g])
+            else:
+                expected = float(across.features[q] @ old.gallery.features[g])
+            assert scores[q, g] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Embeddings]) -> None:
+    old, new, across = sides
+    found = evaluate_upgrade(old, new, cross=across, seed=5, replicates=50)
+    sure = compare(across, old.gallery)
+    cross = found.combinations["new/old"]
+    assert cross.mean_average_precision.value == sure.mean_average_precision()
+    itself = found.combinations["new/new"].mean_average_precision.value
+    assert itself == compare(new.query, new.gallery).mean_average_precision()
+    half = compare(*mixed_sides(old, new, across, 0.5, seed=5))
+    assert found.combinations["new/50 % new"].rank1.value == half.rank_rate(1)
+    # a threshold is a cosine, in whichever space
+    genuine = [
+        float(new.query.features[q] @ new.gallery.features[g]) for q in range(60) for g in range(90)
+    ]
+    everything = compare(*mixed_sides(old, new, across, 1.0, seed=5))
+    assert everything.thresholds[-1].value <= max(genuine)
+    assert everything.thresholds[0].value == pytest.approx(
+        compare(new.query, new.gallery).thresholds[0].value, abs=1e-5
+    )
+
+
+def test_without_a_map_differing_dimensions_are_refused(
+    sides: tuple[Pair, Pair, Embeddings],
+) -> None:
+    old, new, _ = sides
+    with pytest.raises(FeatureError, match=r"cannot be compared directly.*method\.query_map"):
+        evaluate_upgrade(old, new, seed=5, replicates=50)
+
+
+def test_the_norm_of_rows_side_by_side_is_checked() -> None:
+    rows = np.eye(3, dtype=np.float32)
+    labels = np.arange(3)
+    twice = np.hstack([rows, rows])
+    assert Embeddings(twice, labels, spaces=2).take(np.array([1])).spaces == 2
+    for features, spaces in ((twice, 1), (rows, 2)):
+        with pytest.raises(FeatureError, match="not finite unit vectors"):
+            Embeddings(features, labels, spaces)

@@ -1,0 +1,120 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixbct.bench_schemas import BenchCell, BenchSummary, Score
+from mixbct.errors import ResultError
+from mixbct.report.bench import bench_table, failures, render_bench, to_markdown, trend_of
+from mixbct.schemas import Estimate
+from mixbct.workflows.bench.recipe import load_bench
+from mixbct.workflows.bench.summary import summarise
+from mixbct.workflows.bench.trials import choose
+
+MINI = Path(__file__).parents[3] / "recipes/bench/mini.toml"
+
+
+def summary_of(cells: list[BenchCell]) -> BenchSummary:
+    recipe = load_bench(
+        MINI,
+        ['old.o={model={dim=32},head={name="softmax"},optimizer={name="sgd"},train={epochs=1}}'],
+    )
+    return summarise(recipe, cells, (), "mixbct bench <x>", {"source": "a & b"})
+
+
+@pytest.fixture
+def cells(make_cell: Callable[..., BenchCell]) -> list[BenchCell]:
+    return [
+        *(make_cell("independent", s, **{"old/old": 0.6, "new/new": 0.8}) for s in (1, 2)),
+        *(make_cell("mixbct", s, **{"new/old": 0.7, "new/new": 0.8}) for s in (1, 2)),
+        make_cell("l2", 1, **{"new/old": 0.65, "new/new": 0.7}),
+        make_cell("l2", 2, error="it diverged"),
+    ]
+
+
+def test_means_and_intervals_are_those_of_a_slow_computation(cells: list[BenchCell]) -> None:
+    table = summary_of(cells).tables[0]
+    free, ours = cells[:2], cells[2:4]
+    row = next(row for row in table.rows if row.method == "mixbct")
+    for metric in ("mAP", "TAR@1e-4"):
+        drawn = [
+            sum(
+                ours[s].replicate("new/old", metric)[r] - free[s].replicate("old/old", metric)[r]
+                for s in range(2)
+            )
+            / 2
+            for r in range(200)
+        ]
+        gain = row.cross_gain[metric]
+        values = [
+            ours[s].figures["new/old"][metric].value - free[s].figures["old/old"][metric].value
+            for s in range(2)
+        ]
+        assert gain.seeds == pytest.approx(values)
+        assert gain.mean.value == pytest.approx(sum(values) / 2)
+        assert gain.mean.low == pytest.approx(np.percentile(drawn, 2.5))
+        assert gain.mean.high == pytest.approx(np.percentile(drawn, 97.5))
+    assert row.seeds == (1, 2)
+    assert row.gates_passed == 1
+    assert row.cost is not None
+    assert (row.cost.cpu_seconds, row.cost.peak_memory) == (10.5, 2 * 2**20)
+    assert not row.behind
+
+
+def test_a_failed_cell_is_shown_and_its_seed_left_out(cells: list[BenchCell]) -> None:
+    summary = summary_of(cells)
+    row = next(row for row in summary.tables[0].rows if row.method == "l2")
+    assert (row.seeds, row.failed) == ((1,), {2: "it diverged"})
+    assert summary.failed == 1
+    assert failures(summary.tables[0]) == ["l2, seed 2: it diverged"]
+    assert "l2, seed 2: it diverged" in to_markdown(summary)
+    assert "it diverged" in render_bench(summary)
+    # against ours by the seed that there is
+    ours = cells[2].figures["new/old"]["mAP"].value - cells[4].figures["new/old"]["mAP"].value
+    assert row.behind["cross"].mean.value == pytest.approx(ours)
+
+
+def test_a_method_without_any_cell_is_a_row_that_says_why(
+    cells: list[BenchCell], make_cell: Callable[..., BenchCell]
+) -> None:
+    broken = [*cells[:4], make_cell("l2", 1, error="no room"), cells[5]]
+    summary = summary_of(broken)
+    assert "failed: no room" in to_markdown(summary)
+    assert bench_table(summary, summary.tables[0]).row_count == 3
+
+
+def test_pages_escape_and_refer_to_nothing_outside(cells: list[BenchCell]) -> None:
+    page = render_bench(summary_of(cells))
+    assert "bench &lt;x&gt;" in page
+    assert "a &amp; b" in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<svg" in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "wanted"),
+    [
+        (0.01, 0.03, (0.01, 0.02), "up"),
+        (0.01, 0.03, (-0.01, 0.05), "level"),
+        (-0.01, 0.03, (0.01, 0.02), "level"),
+        (-0.03, -0.01, (-0.01, -0.02), "down"),
+    ],
+)
+def test_a_win_needs_the_interval_and_every_seed(low, high, seeds, wanted) -> None:
+    mean = Estimate(value=(low + high) / 2, low=low, high=high)
+    assert trend_of(Score(mean=mean, seeds=seeds)) == wanted
+
+
+def test_the_trial_with_the_highest_sum_is_chosen(make_cell: Callable[..., BenchCell]) -> None:
+    trials = [
+        make_cell("l2", 1, **{"new/old": 0.9, "new/new": 0.1}),
+        make_cell("l2", 2, **{"new/old": 0.6, "new/new": 0.6}),
+        make_cell("l2", 3, error="it diverged"),
+    ]
+    choice = choose("l2", [{}, {"a": 1}, {"a": 2}], trials)
+    assert choice.trial == 1
+    assert choice.trials[2].cross is None
+    with pytest.raises(ResultError, match=r"every trial of l2 failed.*diverged"):
+        choose("l2", [{}], trials[2:])
