@@ -10,7 +10,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import denoise, denoise_full, extract, ijbc_size, lfw, mix_step, recordio, search
+from benchmarks import (
+    denoise,
+    denoise_full,
+    extract,
+    head_only,
+    ijbc_size,
+    lfw,
+    mix_step,
+    recordio,
+    search,
+)
 from benchmarks.measure import Figure
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
@@ -18,6 +28,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
     "extract": extract.run,
     "search": search.run,
     "denoise": denoise.run,
+    "head_only": head_only.run,
 }
 # minutes each, gigabytes of memory, or data that is not everyone's: only when named
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {

@@ -16,6 +16,7 @@ LEVELS = {
     "files": 1,
     "bench_schemas": 1,
     "schemas": 1,
+    "data_schemas": 1,
     "extends": 1,
     "linear_map": 1,
     "generation_schemas": 1,

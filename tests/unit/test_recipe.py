@@ -9,7 +9,7 @@ import pytest
 
 import mixbct
 from mixbct import recipe as recipe_module
-from mixbct.backbones.model import BACKBONES
+from mixbct.backbones.model import BACKBONES, VECTOR_BACKBONES
 from mixbct.errors import CheckpointError, RecipeError
 from mixbct.recipe import (
     AdamWSettings,
@@ -74,7 +74,7 @@ RECIPES = [
 @pytest.mark.parametrize("recipe", sorted(RECIPES), ids=lambda p: "/".join(p.parts[-3:]))
 def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
     assert load_recipe(recipe).name == recipe.stem
-    assert load_recipe(recipe).model.backbone in BACKBONES
+    assert load_recipe(recipe).model.backbone in {*BACKBONES, *VECTOR_BACKBONES}
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
             "method.ration=0.1",
             "method.ration",
             "ratio",
-            "bank, contrast, draw, full_weight, name, negatives, old_weight, query_map, ratio, "
-            "temperature",
+            "bank, contrast, draw, full_weight, label_map, name, negatives, old_weight, query_map, "
+            "ratio, temperature",
         ),
-        ("head.scael=3", "head.scael", "scale", "margin, name, scale"),
+        ("head.scael=3", "head.scael", "scale", "margin, name, sample, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),
         ("modle.dim=3", "modle", "model", "data, head, method, model"),
         ("data.shifts=3", "data.shifts", "shift", "flip, part, path, shift, split"),

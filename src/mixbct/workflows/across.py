@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError
 from mixbct.evaluation.scores import Embeddings
+from mixbct.features.stored import Embedder
 from mixbct.linear_map import LinearMap
 
 
-def map_to(
-    new: EmbeddingModel, old: EmbeddingModel, via: Sequence[EmbeddingModel] = ()
-) -> LinearMap | None:
+def map_to(new: Embedder, old: Embedder, via: Sequence[Embedder] = ()) -> LinearMap | None:
     """Return the map of a model's queries into the space of an older one; None: it needs none.
 
     Args:
@@ -39,10 +37,10 @@ def map_to(
 
 
 def queries_across(
-    new: EmbeddingModel,
-    old: EmbeddingModel,
+    new: Embedder,
+    old: Embedder,
     queries: Embeddings,
-    via: Sequence[EmbeddingModel] = (),
+    via: Sequence[Embedder] = (),
 ) -> Embeddings | None:
     """Return a model's queries in the space of an older one; None where `map_to` has no map."""
     query_map = map_to(new, old, via)

@@ -52,7 +52,7 @@ def fit_query_map(
     models = {"new": load_model(new, device), "old": load_model(old, device)}
     features = {}
     for role, model in models.items():
-        rows, _ = open_rows(data, model.preprocessing, split, part)
+        rows, _ = open_rows(data, model.takes, split, part)
         with stage(f"embed the images ({role})") as tick:
             features[role] = normalise(embed_source(model, rows, progress=tick), rows.keys())
     with stage(f"fit {adapter}"):

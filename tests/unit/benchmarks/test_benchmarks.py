@@ -15,12 +15,16 @@ NAMES = [
     "extract",
     "search",
     "denoise",
+    "head_only/l2",
+    "head_only/mixbct",
+    "head_only/sampled",
 ]
 SMALL = {
     "mix_step": {"IMAGES": 600},
     "extract": {"IMAGES": 20, "BATCH": 10},
     "search": {"ROWS": 100},
     "denoise": {"ROWS": 200, "CLASSES": 10},
+    "head_only": {"ROWS": 60, "CLASSES": 30, "BATCH": 16, "DIM": 8},
 }
 
 
