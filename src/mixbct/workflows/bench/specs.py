@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixbct.bench_schemas import Part
+from mixbct.data_schemas import SplitManifest
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
-from mixbct.schemas import Record, SplitManifest, read_record
+from mixbct.schemas import Record, read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
 
 BENCH_VERSION = 1
