@@ -1,4 +1,4 @@
-"""What the face protocols print as JSON: figures of pairs and of IJB, and counts of a layout."""
+"""What the face protocols print as JSON: figures of pairs and of IJB, maps, a layout's counts."""
 
 from typing import Literal
 
@@ -68,6 +68,9 @@ class PairsResult(Record):
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by side: gallery (first of a pair), query")
     flip: bool = Field(description="features were summed with those of the flipped image")
+    query_map: str | None = Field(
+        None, description="SHA-256 of the map's file that query vectors went through"
+    )
     accuracy: float = Field(description="mean over the folds")
     accuracy_deviation: float = Field(description="standard deviation over the folds")
     folds: tuple[Fold, ...]
@@ -84,8 +87,22 @@ class IjbResult(Record):
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by side: gallery, query (the probes)")
     flip: bool = Field(description="features were summed with those of the flipped image")
+    query_map: str | None = Field(
+        None, description="SHA-256 of the map's file that query vectors went through"
+    )
     verification: Verification
     identification: Identification
+
+
+class FittedMap(Record):
+    """What `mixbct adapt` fitted."""
+
+    kind: str
+    source: Contract
+    target: Contract
+    pairs: int = Field(description="items that both banks have")
+    cosine: float = Field(description="mean over these items, of the mapped and the target vector")
+    sha256: str = Field(description="of the file")
 
 
 class LayoutCounts(Record):

@@ -10,7 +10,7 @@ from types import FrameType
 import typer
 
 import mixbct
-from mixbct.cli import data, demo, evaluate, features, gallery, models, protocols, train
+from mixbct.cli import adapt, data, demo, evaluate, features, gallery, models, protocols, train
 from mixbct.cli.common import say
 from mixbct.errors import MixbctError
 
@@ -29,6 +29,7 @@ app.command("train")(train.train)
 app.command("import-model")(models.import_model)
 app.command("extract")(features.extract)
 app.command("denoise")(features.denoise)
+app.command("adapt")(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
 app.command("eval-pairs")(protocols.eval_pairs)
 app.command("eval-ijb")(protocols.eval_ijb)
