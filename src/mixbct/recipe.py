@@ -30,7 +30,9 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """What is trained on."""
 
-    path: Path = Field(strict=False, description="a folder of class folders, or an image array")
+    path: Path = Field(
+        strict=False, description="a folder of class folders, an image array, or a feature bank"
+    )
     split: Path | None = Field(None, strict=False, description="a split folder; none: every row")
     part: str = Field("new_train", description="which part of the split")
     shift: int = Field(0, ge=0, description="random shift of up to so many pixels")
@@ -38,7 +40,7 @@ class DataSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The backbone."""
+    """The backbone, over images, or over the vectors of a feature bank."""
 
     backbone: str = Field("small", description="a name of mixbct.backbones, or package.module:f")
     dim: int = Field(128, gt=0, description="dimension of the embedding")
@@ -46,6 +48,9 @@ class ModelSettings(Settings):
     channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
     options: dict[str, int | float | str | bool] = Field(
         {}, description="passed to the backbone by name"
+    )
+    start: Literal["procrustes", "random"] = Field(
+        "procrustes", description="of a backbone over vectors, where there is an old bank"
     )
 
     def preprocessing(self) -> Preprocessing:
@@ -59,6 +64,7 @@ class ArcFaceSettings(Settings):
     name: Literal["arcface"]
     scale: float = Field(64.0, gt=0)
     margin: float = Field(0.5, ge=0, lt=1.5707, description="radians")
+    sample: float = Field(1.0, gt=0, le=1, description="share of the classes a step looks at")
 
 
 class CosFaceSettings(Settings):
@@ -67,6 +73,7 @@ class CosFaceSettings(Settings):
     name: Literal["cosface"]
     scale: float = Field(64.0, gt=0)
     margin: float = Field(0.4, ge=0, lt=1)
+    sample: float = Field(1.0, gt=0, le=1, description="share of the classes a step looks at")
 
 
 class SoftmaxSettings(Settings):
@@ -85,6 +92,9 @@ class CompatibleSettings(Settings):
     """Base of the methods that look at the old model."""
 
     bank: Path = Field(strict=False, description="the old model's feature bank")
+    label_map: Path | None = Field(
+        None, strict=False, description="lines of an old class, a tab, its training class"
+    )
 
 
 class L2Settings(CompatibleSettings):

@@ -65,6 +65,21 @@ class Preprocessing(Record):
     alignment: str = Field("none", description="how the object was cut out, by name")
 
 
+class VectorInput(Record):
+    """The input of a head: normalised vectors of a frozen encoder, known by its contract."""
+
+    encoder: str = Field(description="id of the contract that the vectors are of")
+    name: str = Field(description="of that contract, for people; not part of the identity")
+    dim: int = Field(gt=0)
+
+    def __str__(self) -> str:
+        return f"{self.dim}-d vectors of {self.name} ({self.encoder})"
+
+
+Input = Preprocessing | VectorInput
+"""What a backbone takes: images that are prepared so, or an encoder's vectors."""
+
+
 class Contract(Record):
     """What two vectors must share to be compared with no edge between them."""
 
@@ -72,18 +87,24 @@ class Contract(Record):
     weights: str = Field(
         description="SHA-256 of the canonical weights or of an ONNX file, or a declared name"
     )
-    preprocessing: Preprocessing
+    preprocessing: Input | None = Field(
+        description="none: the vectors came from elsewhere, under a declared name"
+    )
     dim: int = Field(gt=0)
     metric: Literal["cosine"] = "cosine"
 
     @property
     def id(self) -> str:
         """Return the 16 hexadecimal digits that identify the contract, whatever its name."""
-        identity = self.model_dump_json(exclude={"name"})
+        identity = self.model_dump_json(exclude={"name": True, "preprocessing": {"name"}})
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+    def as_input(self) -> VectorInput:
+        """Return what a head over these vectors takes."""
+        return VectorInput(encoder=self.id, name=self.name, dim=self.dim)
 
 
 class ModelManifest(Record):
@@ -111,46 +132,6 @@ class BankManifest(Record):
     dtype: Literal["float16", "float32"]
     classes: tuple[str, ...]
     created: str = Field(default_factory=now)
-
-
-class DenoiseManifest(Record):
-    """`credible.json` in a feature bank: how `credible.npy` came about."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    keep: float = Field(gt=0, le=1)
-    normalise_columns: bool
-    credible: int
-    rows: int
-
-
-class ArrayManifest(Record):
-    """`manifest.json` of a folder that holds a whole image set as one array."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    kind: Literal["image-array"] = "image-array"
-    name: str
-    images: int
-    size: int
-    channels: Literal[1, 3]
-    classes: tuple[str, ...]
-    groups: tuple[str, ...] = Field(
-        (), description="families of instances that must not be split, e.g. of typefaces"
-    )
-    content_digest: str
-    origin: dict[str, str] = {}
-
-
-class SplitManifest(Record):
-    """`manifest.json` of a split: which rows of a source play which part."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    kind: Literal["split"] = "split"
-    source: str
-    source_digest: str
-    rule: str
-    seed: int
-    parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
-    skipped: tuple[str, ...] = Field((), description="keys left out since they cannot be read")
 
 
 class CheckpointManifest(Record):

@@ -15,6 +15,7 @@ LEVELS = {
     "errors": 1,
     "files": 1,
     "schemas": 1,
+    "data_schemas": 1,
     "extends": 1,
     "protocol_schemas": 1,
     "recipe": 1,

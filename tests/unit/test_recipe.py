@@ -9,7 +9,7 @@ import pytest
 
 import mixbct
 from mixbct import recipe as recipe_module
-from mixbct.backbones.model import BACKBONES
+from mixbct.backbones.model import BACKBONES, VECTOR_BACKBONES
 from mixbct.errors import CheckpointError, RecipeError
 from mixbct.recipe import (
     AdamWSettings,
@@ -70,15 +70,15 @@ RECIPES = [*ROOT.glob("recipes/**/*.toml"), *Path(mixbct.__file__).parent.glob("
 @pytest.mark.parametrize("recipe", sorted(RECIPES), ids=lambda p: "/".join(p.parts[-3:]))
 def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
     assert load_recipe(recipe).name == recipe.stem
-    assert load_recipe(recipe).model.backbone in BACKBONES
+    assert load_recipe(recipe).model.backbone in {*BACKBONES, *VECTOR_BACKBONES}
 
 
 @pytest.mark.parametrize(
     ("override", "key", "close", "allowed"),
     [
         ("train.epoch=1", "train.epoch", "epochs", "checkpoint_every"),
-        ("method.ration=0.1", "method.ration", "ratio", "bank, draw, name, ratio"),
-        ("head.scael=3", "head.scael", "scale", "margin, name, scale"),
+        ("method.ration=0.1", "method.ration", "ratio", "bank, draw, label_map, name, ratio"),
+        ("head.scael=3", "head.scael", "scale", "margin, name, sample, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),
         ("modle.dim=3", "modle", "model", "data, head, method, model"),
         ("data.shifts=3", "data.shifts", "shift", "flip, part, path, shift, split"),

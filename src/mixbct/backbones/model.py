@@ -13,19 +13,29 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
+from mixbct.backbones.linear import LinearMap
 from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder
+from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
 from mixbct.backbones.vit import VisionTransformer
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import Contract, ModelManifest, Preprocessing, read_record
+from mixbct.schemas import (
+    Contract,
+    Input,
+    ModelManifest,
+    Preprocessing,
+    VectorInput,
+    read_record,
+)
 
 Option = int | float | str | bool
 
@@ -38,30 +48,41 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "vit_t": partial(VisionTransformer, 256),
     "vit_s": partial(VisionTransformer, 512),
 }
+VECTOR_BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
+    "linear": LinearMap,
+    "residual": ResidualMap,
+}
+"""Heads over the vectors of a frozen encoder."""
+
+Batch = UInt8[Tensor, "b h w c"] | Float32[Tensor, "b inputs"]
+"""What a source reads: images, or vectors."""
+Inputs = Float[Tensor, "b c h w"] | Float[Tensor, "b inputs"]
+"""What a backbone takes."""
 
 
-def build_backbone(
-    name: str, dim: int, preprocessing: Preprocessing, options: Mapping[str, Option]
-) -> nn.Module:
+def build_backbone(name: str, dim: int, takes: Input, options: Mapping[str, Option]) -> nn.Module:
     """Build a backbone from its name, or from `package.module:factory`.
 
     A factory is called with `dim=`, `size=`, `channels=` and the recipe's options, and returns a
-    module that maps float [B, C, H, W] to [B, dim].
+    module that maps float [B, C, H, W] to [B, dim]. Over vectors it is called with `dim=`,
+    `inputs=` and the options, and maps float [B, inputs] to [B, dim].
 
     Raises:
         ModelError: the name is unknown, the factory cannot be imported, or it refuses the options.
     """
-    factory = BACKBONES.get(name)
+    if isinstance(takes, VectorInput):
+        known, shape = VECTOR_BACKBONES, {"inputs": takes.dim}
+    else:
+        known, shape = BACKBONES, {"size": takes.size, "channels": takes.channels}
+    factory = known.get(name)
     if factory is None:
-        factory = _import_factory(name)
+        factory = _import_factory(name, takes, known)
     try:
-        module = factory(
-            dim=dim, size=preprocessing.size, channels=preprocessing.channels, **options
-        )
+        module = factory(dim=dim, **shape, **options)
     except (TypeError, ValueError, RuntimeError) as error:
+        given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
         raise ModelError(
-            f"backbone {name!r} does not take dim {dim}, size {preprocessing.size}, channels "
-            f"{preprocessing.channels} and options {dict(options)}: {error}"
+            f"backbone {name!r} does not take {given} and options {dict(options)}: {error}"
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -72,11 +93,15 @@ def build_backbone(
     return channels_last
 
 
-def _import_factory(name: str) -> Callable[..., nn.Module]:
+def _import_factory(
+    name: str, takes: Input, known: Mapping[str, Callable[..., nn.Module]]
+) -> Callable[..., nn.Module]:
     module_name, separator, attribute = name.partition(":")
     if not separator:
+        what = f" over {takes}" if isinstance(takes, VectorInput) else ""
+        over = " over images" if name in VECTOR_BACKBONES else what
         raise ModelError(
-            f"there is no backbone {name!r}; choose one of {', '.join(BACKBONES)}, or name a "
+            f"there is no backbone {name!r}{over}; choose one of {', '.join(known)}, or name a "
             "factory as package.module:function"
         )
     try:
@@ -96,19 +121,24 @@ def normalise_images(
     return values.sub_(preprocessing.mean).div_(preprocessing.std)
 
 
-def forward(
-    backbone: nn.Module, images: Float[Tensor, "b c h w"], dim: int
-) -> Float[Tensor, "b d"]:
-    """Return the embeddings of normalised images.
+def to_inputs(batch: Batch, takes: Input) -> Inputs:
+    """Return what a backbone takes: normalised images, or vectors of norm 1."""
+    if isinstance(takes, VectorInput):
+        return F.normalize(batch)
+    return normalise_images(batch, takes)
+
+
+def forward(backbone: nn.Module, inputs: Inputs, dim: int) -> Float[Tensor, "b d"]:
+    """Return the embeddings of normalised images, or vectors.
 
     Raises:
         ModelError: the backbone gave something else than [b, dim].
     """
-    features: Tensor = backbone(images)
-    if features.shape != (len(images), dim):
+    features: Tensor = backbone(inputs)
+    if features.shape != (len(inputs), dim):
         raise ModelError(
-            f"backbone {type(backbone).__name__} gave {tuple(features.shape)} for {len(images)} "
-            f"images, expected {(len(images), dim)}: does it heed dim?"
+            f"backbone {type(backbone).__name__} gave {tuple(features.shape)} for {len(inputs)} "
+            f"inputs, expected {(len(inputs), dim)}: does it heed dim?"
         )
     return features
 
@@ -130,16 +160,40 @@ class EmbeddingModel:
         self.backbone = backbone.eval()
         self.manifest = manifest
         self.contract = manifest.contract
-        self.preprocessing = manifest.contract.preprocessing
+        self.takes = _takes(manifest)
         tensors = chain(backbone.parameters(), backbone.buffers())
         # an ONNX encoder has none, and computes in main memory
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how images become the backbone's input.
+
+        Raises:
+            ModelError: it takes vectors.
+        """
+        if isinstance(self.takes, VectorInput):
+            raise ModelError(
+                f"{self.contract} is a head over {self.takes}, not a model of images: embed the "
+                "images with that encoder, and its bank with the head (`mixbct extract`)"
+            )
+        return self.takes
+
     @torch.inference_mode()
-    def embed(self, images: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b d"]:
+    def embed(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Return the raw (not normalised) embeddings of a batch, float32, on the model's device."""
-        inputs = normalise_images(images.to(self.device), self.preprocessing)
+        inputs = to_inputs(batch.to(self.device), self.takes)
         return forward(self.backbone, inputs, self.contract.dim).float()
+
+
+def _takes(manifest: ModelManifest) -> Input:
+    takes = manifest.contract.preprocessing
+    if takes is None:
+        raise ModelError(
+            f"the manifest of {manifest.contract} does not say what the model takes: its contract "
+            "is one of vectors that came from elsewhere"
+        )
+    return takes
 
 
 def state_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -153,7 +207,7 @@ def save_model(
     name: str,
     backbone_name: str,
     options: Mapping[str, Option],
-    preprocessing: Preprocessing,
+    takes: Input,
     dim: int,
     backbone: nn.Module,
     head_name: str | None,
@@ -166,9 +220,7 @@ def save_model(
     manifest = ModelManifest(
         backbone=backbone_name,
         options=dict(options),
-        contract=Contract(
-            name=name, weights=weights_digest(state), preprocessing=preprocessing, dim=dim
-        ),
+        contract=Contract(name=name, weights=weights_digest(state), preprocessing=takes, dim=dim),
         head=head_name,
         classes=classes,
         data_digest=data_digest,
@@ -213,9 +265,7 @@ def load_model(path: Path, device: str = "cpu") -> EmbeddingModel:
 def _read_weights(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str]:
     """Return the backbone of a model folder, and the digest of its weights."""
     contract = manifest.contract
-    backbone = build_backbone(
-        manifest.backbone, contract.dim, contract.preprocessing, manifest.options
-    )
+    backbone = build_backbone(manifest.backbone, contract.dim, _takes(manifest), manifest.options)
     try:
         state = load_file(folder / "backbone.safetensors")
         backbone.load_state_dict(state)
@@ -226,10 +276,12 @@ def _read_weights(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str
 
 def _read_onnx(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str]:
     """Return the frozen encoder of a model folder, and the digest of its file."""
-    preprocessing = manifest.contract.preprocessing
+    takes = _takes(manifest)
+    if isinstance(takes, VectorInput):
+        raise ModelError(f"the ONNX encoder of {folder} cannot be a head over {takes}")
     try:
         content = (folder / FILE).read_bytes()
     except OSError as error:
         raise ModelError(f"the ONNX file of {folder} cannot be read: {error.strerror}") from error
-    encoder = OnnxEncoder(content, preprocessing.size, preprocessing.channels)
+    encoder = OnnxEncoder(content, takes.size, takes.channels)
     return encoder, hashlib.sha256(content).hexdigest()

@@ -24,7 +24,10 @@ from mixbct.workflows.rows import open_rows
 
 def extract(
     model: Annotated[Path, typer.Argument(help="A model folder, or a training run.")],
-    data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="A folder of class folders, an image array, or (for a head) a bank."),
+    ],
     out: Out,
     split: Annotated[Path | None, typer.Option(help="A split folder; none: all images.")] = None,
     part: Annotated[str, typer.Option(help="Which part of the split.")] = "new_train",
@@ -37,9 +40,9 @@ def extract(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images into a feature bank. It can be killed and resumed."""
+    """Embed images, or for a head a bank's vectors, into a feature bank. It can be resumed."""
     loaded = load_model(model, device)
-    rows, skipped = open_rows(data, loaded.preprocessing, split, part, skip_bad)
+    rows, skipped = open_rows(data, loaded.takes, split, part, skip_bad)
     name_skipped(skipped)
     with progress_bar("extract") as tick:
         bank = extract_bank(

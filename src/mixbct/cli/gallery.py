@@ -85,7 +85,7 @@ def enrol(
             labels, classes, keys = stored.labels, stored.classes(), stored.keys()
         elif data is not None:
             model = _load_query_model(opened, device)
-            source, skipped = open_rows(data, model.preprocessing, split, part, skip_bad)
+            source, skipped = open_rows(data, model.takes, split, part, skip_bad)
             name_skipped(skipped)
             with progress_bar("embed") as tick:
                 vectors = embed_source(model, source, progress=tick)

@@ -17,7 +17,7 @@ from mixbct.cli.common import (
 )
 from mixbct.recipe import CompatibleSettings, load_recipe
 from mixbct.training.run import train as train_model
-from mixbct.workflows.rows import open_rows
+from mixbct.workflows.rows import open_training_rows
 
 
 def train(
@@ -33,13 +33,7 @@ def train(
     """Train the model that a recipe describes. Ctrl-C saves and stops; --resume goes on."""
     settings = load_recipe(recipe, overrides)
     folder = out or Path("runs") / settings.name
-    rows, skipped = open_rows(
-        settings.data.path,
-        settings.model.preprocessing(),
-        settings.data.split,
-        settings.data.part,
-        skip_bad,
-    )
+    rows, skipped = open_training_rows(settings, skip_bad)
     name_skipped(skipped)
     with progress_bar(f"train {settings.name}") as tick:
         cost = train_model(

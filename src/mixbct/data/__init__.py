@@ -1,56 +1,72 @@
-"""Data sources: what can be trained on and searched, from image files to arrays in memory maps."""
+"""Data sources: what can be trained on and searched, from image files to banks of vectors."""
 
 import json
 from pathlib import Path
 
 from mixbct.data.array import ArraySource
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import BankSource
 from mixbct.data.folder import FolderSource
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas import Input, Preprocessing, VectorInput
 
 
-def open_source(
-    path: Path, preprocessing: Preprocessing | None = None, skip_bad: bool = False
-) -> Source:
-    """Open a folder of class folders, an image array or a record file, whichever `path` is.
+def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False) -> Source:
+    """Open a folder of class folders, an image array, a record file or a feature bank.
 
     Args:
-        path: of the folder, of the array, or of the record file or its folder.
-        preprocessing: what a model wants; None for a source that is looked at, split or checked.
+        path: of the folder, of the array, of the bank, or of the record file or its folder.
+        wanted: what a model takes; None for a source that is looked at, split or checked.
         skip_bad: leave out damaged records of a record file. (Of the other two every image has
             to be decoded to find damage: see `readable_rows`.)
 
     Raises:
-        DataError: `path` is missing or something else, or an array's size or number of
-            channels is not what `preprocessing` asks for.
+        DataError: `path` is missing or something else, holds images where vectors are wanted or
+            vectors where images are, or an array's size or number of channels is not what is
+            wanted.
+        BankError: a bank is damaged, or of another encoder than the one that is wanted.
     """
     if not path.exists():
         raise DataError(
             f"there is no data at {path}; expected a folder of class folders, a folder with "
             "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
         )
+    manifest = path / "manifest.json"
+    kind = _kind(manifest) if manifest.exists() else "folder"
+    if isinstance(wanted, VectorInput):
+        if kind != "feature-bank":
+            raise DataError(
+                f"{path} holds images, but the model takes {wanted}: name a feature bank that "
+                "this encoder made (`mixbct extract`)"
+            )
+        return BankSource(FeatureBank(path), wanted)
     if path.suffix == ".rec" or any(path.glob("*.rec")):
-        return RecordSource(
-            path, preprocessing or Preprocessing(size=112, channels=3), skip_bad=skip_bad
-        )
-    if not (path / "manifest.json").exists():
-        return FolderSource(path, preprocessing or Preprocessing(size=32, channels=3))
-    kind = _kind(path / "manifest.json")
+        return RecordSource(path, wanted or Preprocessing(size=112, channels=3), skip_bad=skip_bad)
+    if kind == "folder":
+        return FolderSource(path, wanted or Preprocessing(size=32, channels=3))
+    if kind == "feature-bank" and wanted is None:
+        return BankSource(FeatureBank(path))
     if kind != "image-array":
         raise DataError(f"{path} holds a {kind}, not images; name the folder that holds the images")
     source = ArraySource(path)
-    if preprocessing is None:
+    if wanted is None:
         return source
     has = (source.manifest.size, source.manifest.channels)
-    wanted = (preprocessing.size, preprocessing.channels)
-    if has != wanted:
+    asked = (wanted.size, wanted.channels)
+    if has != asked:
         raise DataError(
-            f"{path} holds images of size {has[0]} with {has[1]} channels, but size {wanted[0]} "
-            f"with {wanted[1]} channels is asked for; set model.size and model.channels to match"
+            f"{path} holds images of size {has[0]} with {has[1]} channels, but size {asked[0]} "
+            f"with {asked[1]} channels is asked for; set model.size and model.channels to match"
         )
     return source
+
+
+def holds_vectors(path: Path) -> bool:
+    """Return whether `path` is a feature bank."""
+    manifest = path / "manifest.json"
+    return manifest.exists() and _kind(manifest) == "feature-bank"
 
 
 def _kind(manifest: Path) -> str:

@@ -2,19 +2,24 @@
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from mixbct.recipe import DataSettings
 
 
 def augment(
-    images: UInt8[Tensor, "b h w c"], settings: DataSettings, generator: torch.Generator
-) -> UInt8[Tensor, "b h w c"]:
+    images: UInt8[Tensor, "b h w c"] | Float32[Tensor, "b d"],
+    settings: DataSettings,
+    generator: torch.Generator,
+) -> UInt8[Tensor, "b h w c"] | Float32[Tensor, "b d"]:
     """Shift each image by up to `settings.shift` pixels either way, and flip half of them.
 
-    Pixels that come in from outside repeat the border.
+    Pixels that come in from outside repeat the border. Where neither is asked for, as with
+    vectors, what came in goes out.
     """
+    if not (settings.flip or settings.shift):
+        return images
     batch, height, width, _ = images.shape
     columns = torch.arange(width).expand(batch, width)
     rows = torch.arange(height).expand(batch, height)
@@ -26,8 +31,6 @@ def augment(
         offsets = torch.randint(-reach, reach + 1, (2, batch, 1), generator=generator)
         rows = (rows + offsets[0]).clamp(0, height - 1)
         columns = (columns + offsets[1]).clamp(0, width - 1)
-    if not (settings.flip or settings.shift):
-        return images
     # NumPy gathers on one thread. A second team of torch's threads, in the thread that reads ahead,
     # would fight the training step's for the cores
     picked = np.arange(batch)[:, None, None]

@@ -23,9 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Float32
 
 from mixbct.data.source import Rows, read_lines, write_lines
+from mixbct.data_schemas import DenoiseManifest
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import disk_full_as_error, folder_written_whole, sync_file, write_atomically
-from mixbct.schemas import BankManifest, DenoiseManifest, read_record
+from mixbct.schemas import BankManifest, read_record
 
 CHUNK = 8192
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mixbct.data.bank_source import encoder_of
 from mixbct.data.images import suffix_of, to_png
 from mixbct.data.record_writer import record_writer
 from mixbct.data.records import RecordSource, class_names_path
@@ -53,6 +54,8 @@ def convert(
     """
     if out.exists():
         raise DataError(f"{out} is there already; name a folder that is not")
+    if encoder_of(source) is not None:
+        raise DataError(f"{source} holds vectors, not images: there is nothing to convert")
     bad: list[str] = []
     labels = source.labels()
 

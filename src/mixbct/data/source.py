@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from mixbct.errors import BadImageError, DataError
 
 Images = UInt8[np.ndarray, "n h w c"]
+Items = Images | Float32[np.ndarray, "n d"]
+"""Images, or vectors in their place."""
 Rows = Int64[np.ndarray, " n"]
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A labelled set of images of one size.
+    """A labelled set of images of one size, or of vectors in their place (`BankSource`).
 
     Labels are indices into `classes()`; they may have gaps (a class without an image).
     `str(source)` says what it is and where, for manifests and errors.
@@ -40,8 +42,8 @@ class Source(Protocol):
         """Return the family of every row that a split must keep on one side ('' for none)."""
         ...
 
-    def read(self, rows: Rows) -> Images:
-        """Return the images of `rows`, in that order.
+    def read(self, rows: Rows) -> Items:
+        """Return the images, or normalised vectors, of `rows`, in that order.
 
         Raises:
             BadImageError: an image cannot be decoded; it names each.
@@ -49,7 +51,11 @@ class Source(Protocol):
         ...
 
     def digest(self) -> str:
-        """Return what changes when the keys, the labels or the images change."""
+        """Return what changes when the keys, the labels or the images change.
+
+        Vectors are known by the images that they were extracted from, so that banks of several
+        models can be told to be of the same images, row by row.
+        """
         ...
 
 
@@ -75,7 +81,12 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 class Selection:
-    """Some rows of a source, as a source. Classes that lose every row disappear."""
+    """Some rows of a source, as a source. Classes that lose every row disappear.
+
+    Attributes:
+        source: what the rows are chosen from.
+        rows: [n] by their position in it.
+    """
 
     def __init__(self, source: Source, rows: Rows) -> None:
         if len(rows) and (rows.min() < 0 or rows.max() >= len(source)):
@@ -83,18 +94,18 @@ class Selection:
                 f"rows {int(rows.min())} to {int(rows.max())} were chosen, but {source} has "
                 f"{len(source)}: was the choice made from other data?"
             )
-        self._source = source
-        self._rows = rows
+        self.source = source
+        self.rows = rows
         present, labels = np.unique(source.labels()[rows], return_inverse=True)
         names = source.classes()
         self._classes = tuple(names[i] for i in present)
         self._labels = labels.astype(np.int64)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __str__(self) -> str:
-        return f"{len(self)} rows of {self._source}"
+        return f"{len(self)} rows of {self.source}"
 
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return labels without gaps: indices into `classes()`."""
@@ -106,21 +117,27 @@ class Selection:
 
     def keys(self) -> list[str]:
         """Return the keys of the selected rows."""
-        keys = self._source.keys()
-        return [keys[i] for i in self._rows]
+        keys = self.source.keys()
+        return [keys[i] for i in self.rows]
 
     def groups(self) -> list[str]:
         """Return the groups of the selected rows."""
-        groups = self._source.groups()
-        return [groups[i] for i in self._rows]
+        groups = self.source.groups()
+        return [groups[i] for i in self.rows]
 
-    def read(self, rows: Rows) -> Images:
-        """Return images by their position in the selection."""
-        return self._source.read(self._rows[rows])
+    def read(self, rows: Rows) -> Items:
+        """Return images, or vectors, by their position in the selection."""
+        return self.source.read(self.rows[rows])
 
     def digest(self) -> str:
-        """Return the digest of the source and of the rows chosen from it."""
-        return digest_rows([("selection", self._source.digest(), self._rows.tobytes().hex())])
+        """Return the digest of the source and of the rows chosen from it.
+
+        That of all rows in order is the source's, so that a bank extracted from all images stands
+        for them: a part of one and the same part of the other have one digest.
+        """
+        if np.array_equal(self.rows, np.arange(len(self.source))):
+            return self.source.digest()
+        return digest_rows([("selection", self.source.digest(), self.rows.tobytes().hex())])
 
 
 def readable_rows(

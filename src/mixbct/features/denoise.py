@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from mixbct.data.bank import FeatureBank, check_norms
+from mixbct.data_schemas import DenoiseManifest
 from mixbct.errors import FeatureError, RecipeError
-from mixbct.schemas import DenoiseManifest
 
 # rows; larger ones leave the processor's cache, smaller ones are mostly overhead
 CHUNK = 4096

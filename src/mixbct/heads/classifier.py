@@ -5,7 +5,7 @@ the number of rows of all processes. Class weights that live on several processe
 behind the same call.
 """
 
-from collections.abc import Callable
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mixbct.errors import RecipeError
+from mixbct.heads.margin_softmax import Margin, margin_softmax
 from mixbct.heads.margins import arcface, cosface
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
 RowLosses = Float[Tensor, " n"]
-Margin = Callable[[Float[Tensor, " n"], float], Float[Tensor, " n"]]
 
 
 class CosineHead(nn.Module):
@@ -29,25 +29,48 @@ class CosineHead(nn.Module):
         margin_function: `arcface` or `cosface`.
         scale: s, multiplies every logit.
         margin: m.
+        sample: share of the classes that a step looks at, in (0, 1]. Below 1 these are the classes
+            of the rows, and others drawn at random to make up ⌈sample·C⌉ (An et al., "Partial FC",
+            ICCV workshops 2021). The draw is torch's, which the training loop seeds anew by the
+            run's seed and the step.
     """
 
     def __init__(
-        self, classes: int, dim: int, margin_function: Margin, scale: float, margin: float
+        self,
+        classes: int,
+        dim: int,
+        margin_function: Margin,
+        scale: float,
+        margin: float,
+        sample: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes, dim) * 0.01)
         self.margin_function = margin_function
         self.scale = scale
         self.margin = margin
+        self.sample = sample
 
     def forward(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> RowLosses:
-        """Return the cross-entropy of each row."""
-        cosines = F.normalize(features) @ F.normalize(self.weight).t()
-        target = cosines.gather(1, labels[:, None]).squeeze(1)
-        # rounding can leave the cosine a hair outside [−1, 1]
-        moved = self.margin_function(target.clamp(-1, 1), self.margin)
-        logits = cosines.scatter(1, labels[:, None], moved[:, None]) * self.scale
-        return F.cross_entropy(logits, labels, reduction="none")
+        """Return the cross-entropy of each row, over all classes or a sample of them."""
+        weight: Tensor = self.weight
+        if self.sample < 1:
+            chosen = sample_classes(labels, len(weight), self.sample)
+            weight = weight.index_select(0, chosen)
+            labels = torch.searchsorted(chosen, labels)
+        return margin_softmax(
+            F.normalize(features), weight, labels, self.margin_function, self.margin, self.scale
+        )
+
+
+def sample_classes(labels: Int64[Tensor, " n"], classes: int, share: float) -> Int64[Tensor, " k"]:
+    """Return all classes of `labels` and random others, ⌈share·classes⌉ or more, in order."""
+    # whoever has a label is drawn first
+    luck = torch.rand(classes, device=labels.device)
+    luck[labels] = 2.0
+    wanted = max(math.ceil(share * classes), int((luck == 2.0).sum()))
+    chosen: Tensor = luck.topk(wanted, sorted=False).indices.sort().values
+    return chosen
 
 
 class LinearHead(nn.Module):
@@ -82,9 +105,9 @@ def cosine_scale(head: Head) -> float:
 def build_head(settings: HeadSettings, classes: int, dim: int) -> Head:
     """Build the head that a recipe names."""
     match settings:
-        case ArcFaceSettings(scale=scale, margin=margin):
-            return CosineHead(classes, dim, arcface, scale, margin)
-        case CosFaceSettings(scale=scale, margin=margin):
-            return CosineHead(classes, dim, cosface, scale, margin)
+        case ArcFaceSettings(scale=scale, margin=margin, sample=sample):
+            return CosineHead(classes, dim, arcface, scale, margin, sample)
+        case CosFaceSettings(scale=scale, margin=margin, sample=sample):
+            return CosineHead(classes, dim, cosface, scale, margin, sample)
         case SoftmaxSettings():
             return LinearHead(classes, dim)

@@ -1,5 +1,6 @@
 """The old model as the training set sees it: its bank, and what methods need of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from safetensors.torch import load_file
 
 from mixbct.backbones.model import read_manifest
 from mixbct.data.bank import FeatureBank
-from mixbct.data.source import Source
+from mixbct.data.source import Rows, Selection, Source
 from mixbct.errors import BankError, ModelError
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
+from mixbct.training.label_map import read_label_map
 
 
 def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]:
@@ -29,7 +31,9 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
     if not isinstance(recipe.method, CompatibleSettings):
         return None, Task(labels, recipe.train.batch)
     needs = METHODS[recipe.method.name].needs
-    bank, old = open_old_bank(recipe.method.bank, source, recipe.model.dim, needs)
+    bank, old = open_old_bank(
+        recipe.method.bank, source, recipe.model.dim, needs, recipe.method.label_map
+    )
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()))
@@ -77,16 +81,23 @@ def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassD
 
 
 def open_old_bank(
-    path: Path, source: Source, dim: int, needs: frozenset[Need]
+    path: Path,
+    source: Source,
+    dim: int,
+    needs: frozenset[Need],
+    label_map: Path | None = None,
 ) -> tuple[FeatureBank, OldRows]:
     """Open a bank and tie it to the training set.
 
-    A bank extracted from exactly these training images is paired with them row by row; any
-    other takes part by the names of its classes.
+    A bank extracted from exactly these training images, or from all those that they were chosen
+    from, is paired with them row by row; any other takes part by the names of its classes, or by
+    a label map.
 
     Raises:
         BankError: its dimension is not the new model's, it shares no class with the training
-            set, or it was not denoised or is not paired, and that is needed.
+            set, or it was not denoised or is not paired, and that is needed; or it is paired
+            and there is a label map.
+        DataError: see `read_label_map`.
     """
     bank = FeatureBank(path)
     if bank.manifest.dim != dim:
@@ -102,20 +113,47 @@ def open_old_bank(
                 f"the bank {path} was not denoised: run `mixbct denoise {path}` "
                 "(with --keep 1 to keep every feature)"
             )
-    index = {name: i for i, name in enumerate(source.classes())}
-    classes = np.array([index.get(name, -1) for name in bank.classes()], dtype=np.int64)
-    labels = classes[bank.labels]
+    rows = _rows_of_same_images(bank, source)
+    paired = rows is not None
+    if paired and label_map is not None:
+        raise BankError(
+            f"the bank {path} is of the training images, row by row: leave method.label_map out"
+        )
+    labels = _training_classes(bank, source, label_map)[bank.labels]
     if (labels < 0).all():
         raise BankError(
             f"the bank {path} shares no class name with the training data: its classes are "
             f"{', '.join(bank.classes()[:3])}, …; the data's are "
-            f"{', '.join(source.classes()[:3])}, …"
+            f"{', '.join(source.classes()[:3])}, …; tie them with method.label_map"
         )
-    paired = bank.manifest.data_digest == source.digest()
     if "paired_old" in needs and not paired:
         raise BankError(
             f"this method compares each image's new feature with its old one, but the bank {path} "
             "was not extracted from these training images: extract one from them, or choose a "
             "method that takes any bank, such as 'mixbct' with draw = 'bank'"
         )
-    return bank, OldRows(labels, paired, bank.read, credible)
+    if rows is None:
+        return bank, OldRows(labels, paired, bank.read, credible)
+    kept = None if credible is None else credible[rows]
+    return bank, OldRows(labels[rows], paired, lambda chosen: bank.read(rows[chosen]), kept)
+
+
+def _rows_of_same_images(bank: FeatureBank, source: Source) -> Rows | None:
+    """Return the bank's row of each training row, or None where it is of other images."""
+    if bank.manifest.data_digest == source.digest():
+        return np.arange(len(source))
+    if isinstance(source, Selection) and bank.manifest.data_digest == source.source.digest():
+        return source.rows
+    return None
+
+
+def _training_classes(bank: FeatureBank, source: Source, label_map: Path | None) -> Rows:
+    """Return the training class of each of the bank's classes, −1 for none."""
+    names: Sequence[str | None] = bank.classes()
+    if label_map is not None:
+        # a map may name classes of the data of which this part has no row
+        every = source.source.classes() if isinstance(source, Selection) else source.classes()
+        tied = read_label_map(label_map, bank.classes(), every)
+        names = [tied.get(name) for name in bank.classes()]
+    index = {name: i for i, name in enumerate(source.classes())}
+    return np.array([-1 if n is None else index.get(n, -1) for n in names], dtype=np.int64)

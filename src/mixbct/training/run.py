@@ -21,7 +21,7 @@ from mixbct.schemas import ModelCost, ModelManifest, read_record
 from mixbct.training.checkpoint import latest_checkpoint
 from mixbct.training.log import EVERY, StepLog
 from mixbct.training.stop import stop_on_signal
-from mixbct.training.trainer import StepReport, Trainer
+from mixbct.training.trainer import StepReport, Trainer, input_of
 
 
 def train(
@@ -49,12 +49,14 @@ def train(
     if saved and (out / "recipe.json").exists():
         _check_begun(out, recipe, resume)
     if (out / "cost.json").exists():
-        _check_data(out, source)
+        _check_data(out, recipe, source)
         return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
     trainer = Trainer(recipe, source, origin)
     checkpoints = out / "checkpoints"
     if (path := latest_checkpoint(checkpoints)) is not None:
         trainer.load(path)
+    else:
+        trainer.begin()
     write_atomically(out / "recipe.json", recipe.to_json())
     with stop_on_signal() as stop_asked:
         _run(trainer, out, checkpoints, stop_asked, progress)
@@ -64,7 +66,7 @@ def train(
             recipe.name,
             recipe.model.backbone,
             recipe.model.options,
-            trainer.preprocessing,
+            trainer.takes,
             recipe.model.dim,
             trainer.backbone,
             recipe.head.name,
@@ -92,9 +94,10 @@ def _check_begun(out: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def _check_data(out: Path, source: Source) -> None:
+def _check_data(out: Path, recipe: Recipe, source: Source) -> None:
     manifest = read_record(out / "model" / "model.json", ModelManifest, ModelError, "model")
-    if manifest.data_digest != source.digest():
+    trained = manifest.data_digest, manifest.contract.preprocessing
+    if trained != (source.digest(), input_of(recipe, source)):
         raise CheckpointError(
             f"the model in {out} was trained on other data: choose another --out to train anew"
         )

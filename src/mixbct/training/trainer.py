@@ -16,25 +16,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from mixbct.backbones.model import build_backbone, forward, normalise_images
+from mixbct.backbones.model import Batch, build_backbone, forward, to_inputs
 from mixbct.data.augment import augment
 from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import encoder_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Source
 from mixbct.distributed import open_device, torch_rng
-from mixbct.errors import TrainingDivergedError
+from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.method import AUGMENT, RowIndices
 from mixbct.recipe import AdamWSettings, OptimizerSettings, Recipe, SGDSettings
-from mixbct.schemas import CheckpointManifest
+from mixbct.schemas import CheckpointManifest, Input, VectorInput
 from mixbct.training.checkpoint import load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
+from mixbct.training.start import start_at_procrustes
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _Batch:
-    images: UInt8[Tensor, "b h w c"]
+    items: Batch
     labels: Int64[Tensor, " b"]
     old: Float[Tensor, "k d"]
     old_labels: Int64[Tensor, " k"]
@@ -68,7 +70,7 @@ class Trainer:
 
     Args:
         recipe: what to train.
-        source: the training images, labels without gaps.
+        source: the training images, or the vectors of a bank; labels without gaps.
         origin: the recipe's path, for errors.
     """
 
@@ -81,13 +83,14 @@ class Trainer:
         self.source = source
         self.origin = origin
         self.device = open_device(recipe.train.device)
-        self.preprocessing = recipe.model.preprocessing()
+        self.takes = input_of(recipe, source)
         self.bank, task = open_task(recipe, source)
-        self.inputs_digest = _inputs_digest(source, self.bank, task)
+        self.old = task.old
+        self.inputs_digest = _inputs_digest(source, self.takes, self.bank, task)
         self.steps_per_epoch = task.steps_per_epoch
         self.steps = task.steps_per_epoch * recipe.train.epochs
         self.backbone: nn.Module = build_backbone(
-            recipe.model.backbone, recipe.model.dim, self.preprocessing, recipe.model.options
+            recipe.model.backbone, recipe.model.dim, self.takes, recipe.model.options
         ).to(self.device)
         self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim).to(
             self.device
@@ -102,6 +105,12 @@ class Trainer:
         self.seconds = 0.0
         self.images = 0
 
+    def begin(self) -> None:
+        """Take up the weights that a first step starts from; a checkpoint has its own."""
+        vectors = isinstance(self.takes, VectorInput)
+        if vectors and self.old is not None and self.recipe.model.start == "procrustes":
+            start_at_procrustes(self.backbone, self.source, self.old)
+
     def batches(self) -> Iterator[_Batch]:
         """Yield the batches from the present step to the end, read ahead."""
         return read_ahead(range(self.step, self.steps), self._read)
@@ -109,11 +118,11 @@ class Trainer:
     def _read(self, step: int) -> _Batch:
         plan = self.method.plan(self.recipe.seed, *divmod(step, self.steps_per_epoch))
         old = torch.empty(0, self.recipe.model.dim)
-        if self.bank is not None and len(plan.old_rows):
-            old = torch.from_numpy(self.bank.read(plan.old_rows))
-        images = torch.from_numpy(self.source.read(plan.forward_rows))
+        if self.old is not None and len(plan.old_rows):
+            old = torch.from_numpy(self.old.read(plan.old_rows))
+        items = torch.from_numpy(self.source.read(plan.forward_rows))
         return _Batch(
-            augment(images, self.recipe.data, torch_rng(self.recipe.seed, AUGMENT, step)),
+            augment(items, self.recipe.data, torch_rng(self.recipe.seed, AUGMENT, step)),
             torch.from_numpy(plan.forward_labels),
             old,
             torch.from_numpy(plan.old_labels),
@@ -138,9 +147,9 @@ class Trainer:
         self.backbone.train()
         self.head.train()
         self.method.train()
-        images = normalise_images(batch.images.to(self.device), self.preprocessing)
+        inputs = to_inputs(batch.items.to(self.device), self.takes)
         labels = batch.labels.to(self.device)
-        values = forward(self.backbone, images, self.recipe.model.dim)
+        values = forward(self.backbone, inputs, self.recipe.model.dim)
         losses = self.method.losses(
             Features(values[: batch.trained], labels[: batch.trained]),
             Features(batch.old.to(self.device), batch.old_labels.to(self.device)),
@@ -174,8 +183,8 @@ class Trainer:
     @torch.no_grad()
     def _embed(self, rows: RowIndices) -> Float32[Tensor, "n d"]:
         self.backbone.eval()
-        images = torch.from_numpy(self.source.read(rows)).to(self.device)
-        inputs = normalise_images(images, self.preprocessing)
+        items = torch.from_numpy(self.source.read(rows)).to(self.device)
+        inputs = to_inputs(items, self.takes)
         return forward(self.backbone, inputs, self.recipe.model.dim).float().cpu()
 
     def save(self, folder: Path) -> None:
@@ -204,12 +213,35 @@ class Trainer:
         self.step, self.seconds, self.images = manifest.step, manifest.seconds, manifest.images
 
 
-def _inputs_digest(source: Source, bank: FeatureBank | None, task: Task) -> str:
+def input_of(recipe: Recipe, source: Source) -> Input:
+    """Return what the backbone takes: the recipe's images, or the vectors that the source holds.
+
+    Raises:
+        RecipeError: a setting that means nothing for vectors is set.
+    """
+    encoder = encoder_of(source)
+    if encoder is None:
+        return recipe.model.preprocessing()
+    for name, section in (("data", recipe.data), ("model", recipe.model)):
+        for field in ("shift", "flip", "size", "channels"):
+            default = type(section).model_fields.get(field)
+            if default is not None and getattr(section, field) != default.default:
+                raise RecipeError(
+                    f"{name}.{field} means nothing for {source}, which holds vectors: leave it out"
+                )
+    return encoder.as_input()
+
+
+def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task: Task) -> str:
     """Return what must not change on resuming: the images, and what is known of the old model."""
+    of_data = source.digest()
+    if isinstance(takes, VectorInput):
+        of_data += f" by {takes.encoder}"
     if bank is None or task.old is None:
-        return source.digest()
+        return of_data
     bank_record = bank.manifest.model_dump_json(exclude={"created"})
-    digest = hashlib.sha256(f"{source.digest()}\n{bank_record}\n".encode())
+    digest = hashlib.sha256(f"{of_data}\n{bank_record}\n".encode())
+    digest.update(task.old.labels.tobytes())
     if task.old.credible is not None:
         digest.update(task.old.credible.tobytes())
     if task.old_classifier is not None:

@@ -1,20 +1,21 @@
-"""Open the images that a command works on, ready for the trainer and the extractor."""
+"""Open the images, or vectors, that a command works on, for the trainer and the extractor."""
 
 from pathlib import Path
 
 import numpy as np
 
-from mixbct.data import open_source
+from mixbct.data import holds_vectors, open_source
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Selection, readable_rows
 from mixbct.data.split import open_part
 from mixbct.errors import DataError
-from mixbct.schemas import Preprocessing
+from mixbct.recipe import Recipe
+from mixbct.schemas import Input
 
 
 def open_rows(
     path: Path,
-    preprocessing: Preprocessing | None,
+    wanted: Input | None,
     split: Path | None = None,
     part: str = "new_train",
     skip_bad: bool = False,
@@ -22,8 +23,8 @@ def open_rows(
     """Open a part of a source (all of it where there is no split), with labels without gaps.
 
     Args:
-        path: a folder of class folders, an image array, or a record file or its folder.
-        preprocessing: the size and the channels that the model wants; None to look only.
+        path: a folder of class folders, an image array, a record file or its folder, or a bank.
+        wanted: what the model takes: images of a size, or an encoder's vectors; None to look only.
         split: a split folder.
         part: which part of the split.
         skip_bad: decode every image first and leave out those that cannot be read, and damaged
@@ -32,7 +33,7 @@ def open_rows(
     Returns:
         The rows, and what was left out: keys of images, and a line a damaged record.
     """
-    source = open_source(path, preprocessing, skip_bad)
+    source = open_source(path, wanted, skip_bad)
     skipped = source.skipped if isinstance(source, RecordSource) else []
     if split is None:
         rows = Selection(source, np.arange(len(source)))
@@ -44,3 +45,10 @@ def open_rows(
     if not len(readable):
         raise DataError(f"none of the {len(rows)} images of {path} can be read")
     return (Selection(rows, readable) if bad else rows), [*skipped, *bad]
+
+
+def open_training_rows(recipe: Recipe, skip_bad: bool = False) -> tuple[Selection, list[str]]:
+    """Open what a recipe trains on; see `open_rows`. A bank brings its own kind of input."""
+    data = recipe.data
+    wanted = None if holds_vectors(data.path) else recipe.model.preprocessing()
+    return open_rows(data.path, wanted, data.split, data.part, skip_bad)

@@ -28,7 +28,7 @@ from mixbct.schemas import GateOutcome, ModelCost, Record, Result
 from mixbct.training.run import train
 from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.progress import Stage, silent
-from mixbct.workflows.rows import open_rows
+from mixbct.workflows.rows import open_rows, open_training_rows
 
 
 class Switch(Record):
@@ -158,8 +158,7 @@ def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
 
 
 def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
-    preprocessing = recipe.model.preprocessing()
-    rows, _ = open_rows(recipe.data.path, preprocessing, recipe.data.split, recipe.data.part)
+    rows, _ = open_training_rows(recipe)
     with stage(f"train the {recipe.name} model") as tick:
         return train(
             recipe,

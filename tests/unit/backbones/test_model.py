@@ -261,7 +261,7 @@ def test_a_wrong_output_shape_is_named(tmp_path: Path, factories: str) -> None:
     name = f"{factories}:wrong_shape"
     manifest = save(tmp_path / "m", build_backbone(name, 6, PRE, {}), name)
     model = EmbeddingModel(build_backbone(name, 6, PRE, {}), manifest)
-    with pytest.raises(ModelError, match=r"gave \(5, 7\) for 5 images, expected \(5, 6\)"):
+    with pytest.raises(ModelError, match=r"gave \(5, 7\) for 5 inputs, expected \(5, 6\)"):
         model.embed(images())
 
 

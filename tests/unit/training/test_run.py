@@ -362,7 +362,7 @@ def test_nothing_is_updated_by_a_step_that_diverged(own: str) -> None:
 
 
 def test_a_backbone_that_gives_the_wrong_dimension(tmp_path: Path, own: str) -> None:
-    with pytest.raises(ModelError, match=r"gave \(8, 5\) for 8 images, expected \(8, 4\)"):
+    with pytest.raises(ModelError, match=r"gave \(8, 5\) for 8 inputs, expected \(8, 4\)"):
         train(make_recipe(own % "wrong_shape"), MemorySource(), tmp_path / "run")
 
 

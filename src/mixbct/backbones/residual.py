@@ -1,0 +1,40 @@
+"""A linear map with a residual branch of one hidden layer, over the vectors of a frozen encoder.
+
+    x ↦ W x + B gelu(A x + a)
+
+B is zero at first, so that the head begins as its linear map, wherever that was started, and the
+branch earns its place. No normalisation of a batch: that would undo the start.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ResidualMap(nn.Module):
+    """Map [B, inputs] to [B, dim].
+
+    Args:
+        dim: of the embedding.
+        inputs: dimension of the encoder's vectors.
+        width: of the hidden layer; twice the inputs where not given.
+    """
+
+    def __init__(self, dim: int, inputs: int, width: int | None = None) -> None:
+        super().__init__()
+        hidden = width or 2 * inputs
+        self.map = nn.Linear(inputs, dim, bias=False)
+        self.hidden = nn.Linear(inputs, hidden)
+        self.branch = nn.Linear(hidden, dim, bias=False)
+        nn.init.zeros_(self.branch.weight)
+
+    @torch.no_grad()
+    def start_at(self, matrix: Float[Tensor, "inputs dim"]) -> None:
+        """Take x ↦ x · matrix as the linear map."""
+        self.map.weight.copy_(matrix.t())
+
+    def forward(self, vectors: Float[Tensor, "b inputs"]) -> Float[Tensor, "b dim"]:
+        """Return the raw embeddings."""
+        out: Tensor = self.map(vectors) + self.branch(F.gelu(self.hidden(vectors)))
+        return out

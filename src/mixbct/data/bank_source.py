@@ -1,0 +1,76 @@
+"""A stored feature bank as a source: normalised vectors in the place of images.
+
+It stands for the images that it was extracted from: same keys, same labels, same digest. So a
+split of the images is a split of the bank, and a bank of a new encoder and one of the old model
+are paired row by row where both are of the same images.
+"""
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from mixbct.data.bank import FeatureBank
+from mixbct.data.source import Rows, Selection, Source
+from mixbct.errors import BankError
+from mixbct.schemas import Contract, VectorInput
+
+
+class BankSource:
+    """A feature bank to train a head on, to extract from, to split.
+
+    Args:
+        bank: an open bank.
+        wanted: what a head takes; None for a bank that is looked at, split or trained on.
+
+    Raises:
+        BankError: the bank is of another encoder than the head wants.
+    """
+
+    def __init__(self, bank: FeatureBank, wanted: VectorInput | None = None) -> None:
+        self.bank = bank
+        contract = bank.manifest.contract
+        if wanted is not None and contract.id != wanted.encoder:
+            raise BankError(
+                f"the model takes {wanted}, but the bank {bank.path} holds those of {contract}: "
+                "name a bank that this encoder made"
+            )
+        self._keys = bank.keys()
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def __str__(self) -> str:
+        return f"feature bank {self.bank.path}"
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the label of every row; a class may have none."""
+        return self.bank.labels
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; `labels()` point into it."""
+        return self.bank.classes()
+
+    def keys(self) -> list[str]:
+        """Return the key of every row."""
+        return self._keys
+
+    def groups(self) -> list[str]:
+        """Return '' for every row: a bank knows no groups."""
+        return [""] * len(self)
+
+    def read(self, rows: Rows) -> Float32[np.ndarray, "n d"]:
+        """Return the normalised vectors of `rows`, in that order.
+
+        Raises:
+            FeatureError: one holds NaN or infinity, or is zero.
+        """
+        return self.bank.read(rows)
+
+    def digest(self) -> str:
+        """Return the digest of the images (or keys and labels) that the bank was made of."""
+        return self.bank.manifest.data_digest
+
+
+def encoder_of(source: Source) -> Contract | None:
+    """Return the contract of the vectors that a source holds, or None where it holds images."""
+    whole = source.source if isinstance(source, Selection) else source
+    return whole.bank.manifest.contract if isinstance(whole, BankSource) else None

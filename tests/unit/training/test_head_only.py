@@ -1,0 +1,202 @@
+"""Heads over stored vectors: the same loop, started at the Procrustes map."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import MemorySource, make_recipe, weights
+from vector_run import (
+    CLASSES,
+    NEW,
+    OLD,
+    ROWS,
+    head_recipe,
+    make_banks,
+    source_of,
+    vectors,
+    write_bank,
+)
+
+from mixbct.adapters import ADAPTERS
+from mixbct.backbones.model import load_model
+from mixbct.data.bank import FeatureBank, normalise
+from mixbct.data.source import Selection
+from mixbct.errors import BankError, CheckpointError, ModelError, RecipeError, StoppedError
+from mixbct.features.extract import extract
+from mixbct.methods import METHODS
+from mixbct.training.run import train
+from mixbct.training.start import paired_means, paired_rows
+from mixbct.training.trainer import Trainer
+
+
+@pytest.fixture
+def banks(tmp_path: Path) -> Path:
+    make_banks(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("backbone", ["linear", "residual"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_a_head_and_resumes_within_an_epoch(
+    banks: Path, name: str, backbone: str
+) -> None:
+    setting = f"model.backbone={backbone}"
+    source = source_of(banks / "new")
+    train(head_recipe(banks, setting, method=name), source, banks / "whole")
+    for stop in (5, 8):
+        recipe = head_recipe(banks, setting, f"train.stop_after={stop}", method=name)
+        with pytest.raises(StoppedError):
+            train(recipe, source, banks / "parts", resume=True)
+    train(head_recipe(banks, setting, method=name), source, banks / "parts", resume=True)
+    assert weights(banks / "parts") == weights(banks / "whole")
+    model = load_model(banks / "whole")
+    assert model.contract.dim == OLD
+    assert model.takes == FeatureBank(banks / "new").manifest.contract.as_input()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_float16_banks_and_sampled_classes(tmp_path: Path, name: str) -> None:
+    make_banks(tmp_path, dtype="float16")
+    recipe = head_recipe(tmp_path, "head.sample=0.5", method=name)
+    cost = train(recipe, source_of(tmp_path / "new"), tmp_path / "run")
+    assert cost.steps == 2 * (ROWS // 8)
+
+
+@pytest.mark.parametrize(("new", "old"), [(6, 4), (4, 6), (5, 5)])
+@pytest.mark.parametrize("backbone", ["linear", "residual"])
+def test_a_head_begins_as_the_adapter(tmp_path: Path, new: int, old: int, backbone: str) -> None:
+    make_banks(tmp_path, new, old)
+    recipe = head_recipe(tmp_path, f"model.backbone={backbone}", dim=old)
+    trainer = Trainer(recipe, source_of(tmp_path / "new"))
+    trainer.begin()
+    both = [FeatureBank(tmp_path / side).all() for side in ("new", "old")]
+    expected = ADAPTERS["procrustes"].fit(*both).transform(both[0])
+    begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
+    np.testing.assert_allclose(begun, expected, atol=2e-6)
+
+
+def test_random_and_independent_heads_begin_elsewhere(banks: Path) -> None:
+    source = source_of(banks / "new")
+    began: list[torch.Tensor] = []
+    for recipe in (
+        head_recipe(banks),
+        head_recipe(banks, "model.start=random"),
+        head_recipe(banks, method="independent"),
+    ):
+        trainer = Trainer(recipe, source)
+        trainer.begin()
+        began.append(trainer.backbone.state_dict()["map.weight"])
+    assert not torch.allclose(began[0], began[1])
+    assert torch.equal(began[1], began[2])
+
+
+def test_without_pairs_the_means_of_shared_classes_are_the_start(banks: Path) -> None:
+    """Strangers to the training rows, some of them of training classes, in another order."""
+    several = ("c7", "x", "c1", "c2", "c3", "c5")
+    features = vectors(OLD, rows=30, seed=9)
+    write_bank(banks / "strangers", features, "old", digest="others", classes=several)
+    recipe = head_recipe(banks, f"method.bank={banks / 'strangers'}")
+    trainer = Trainer(recipe, source_of(banks / "new"))
+    assert trainer.old is not None
+    assert not trainer.old.paired
+    new_side, old_side = paired_means(trainer.source, trainer.old)
+    assert new_side.shape == (5, NEW)
+    rows = normalise(vectors(NEW, seed=1))
+    for place, label in enumerate((1, 2, 3, 5, 7)):
+        mean = rows[np.arange(ROWS) % CLASSES == label].mean(0)
+        np.testing.assert_allclose(new_side[place], mean / np.linalg.norm(mean), atol=1e-6)
+        own = normalise(features)[np.arange(30) % 6 == several.index(f"c{label}")].mean(0)
+        np.testing.assert_allclose(old_side[place], own / np.linalg.norm(own), atol=1e-6)
+    trainer.begin()
+    fitted = ADAPTERS["procrustes"].fit(new_side, old_side)
+    np.testing.assert_allclose(
+        normalise(trainer._embed(np.arange(ROWS)).numpy()), fitted.transform(rows), atol=2e-6
+    )
+
+
+def test_too_few_classes_for_a_start_are_named(banks: Path) -> None:
+    write_bank(banks / "two", vectors(OLD, rows=6), "old", digest="o", classes=("c1", "c2"))
+    trainer = Trainer(head_recipe(banks, f"method.bank={banks / 'two'}"), source_of(banks / "new"))
+    with pytest.raises(RecipeError, match=r"classes that both.*2 rows do not.*'random'"):
+        trainer.begin()
+
+
+def test_a_start_on_many_rows_takes_some_of_them(
+    banks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixbct.training.start.MOST_ROWS", 10)
+    trainer = Trainer(head_recipe(banks), source_of(banks / "new"))
+    assert trainer.old is not None
+    new_side, old_side = paired_rows(trainer.source, trainer.old)
+    rows = np.linspace(0, ROWS - 1, 10).astype(int)
+    np.testing.assert_array_equal(new_side, FeatureBank(banks / "new").all()[rows])
+    np.testing.assert_array_equal(old_side, FeatureBank(banks / "old").all()[rows])
+
+
+def test_a_part_of_the_new_bank_is_paired_with_the_whole_old_one(banks: Path) -> None:
+    rows = np.array([3, 5, 8, 9, 12, 17, 20, 22, 31, 40])
+    part = Selection(source_of(banks / "new").source, rows)
+    trainer = Trainer(head_recipe(banks, method="l2"), part)
+    batch = next(trainer.batches())
+    plan = trainer.method.plan(3, 0, 0)
+    np.testing.assert_array_equal(plan.forward_rows, plan.old_rows)
+    old = FeatureBank(banks / "old")
+    np.testing.assert_array_equal(batch.old.numpy(), old.read(rows[plan.old_rows]))
+    new = FeatureBank(banks / "new")
+    np.testing.assert_array_equal(batch.items.numpy(), new.read(rows[plan.forward_rows]))
+    mixed = Trainer(head_recipe(banks), part)
+    assert mixed.old is not None
+    np.testing.assert_array_equal(mixed.old.credible, rows % 5 != 0)
+    np.testing.assert_array_equal(mixed.old.labels, part.labels())
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.shift=2", r"data\.shift means nothing for .*feature bank .*vectors: leave it out"),
+        ("data.flip=true", r"data\.flip means nothing"),
+        ("model.size=64", r"model\.size means nothing"),
+        ("model.channels=1", r"model\.channels means nothing"),
+    ],
+)
+def test_settings_of_images_are_refused(banks: Path, override: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Trainer(head_recipe(banks, override), source_of(banks / "new"))
+
+
+def test_backbones_and_data_of_another_kind_are_refused(banks: Path) -> None:
+    with pytest.raises(ModelError, match=r"no backbone 'small' over 6-d vectors.*linear, residual"):
+        Trainer(head_recipe(banks, "model.backbone=small"), source_of(banks / "new"))
+    with pytest.raises(ModelError, match=r"no backbone 'linear' over images.*small, iresnet18"):
+        Trainer(make_recipe("model.backbone=linear", "model.options={}"), MemorySource())
+    with pytest.raises(BankError, match=r"4-d features of old .*to have 9: set model.dim = 4"):
+        Trainer(head_recipe(banks, dim=9), source_of(banks / "new"))
+
+
+def test_vectors_of_another_encoder_do_not_go_on_with_a_run(banks: Path) -> None:
+    write_bank(banks / "other", vectors(NEW, seed=5), "another encoder")
+    recipe = head_recipe(banks, "train.stop_after=4")
+    with pytest.raises(StoppedError):
+        train(recipe, source_of(banks / "new"), banks / "run")
+    with pytest.raises(CheckpointError, match="another data or old bank"):
+        train(head_recipe(banks), source_of(banks / "other"), banks / "run", resume=True)
+    train(head_recipe(banks), source_of(banks / "new"), banks / "run", resume=True)
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        train(head_recipe(banks), source_of(banks / "other"), banks / "run", resume=True)
+
+
+def test_a_head_embeds_banks_of_its_encoder_alone(banks: Path) -> None:
+    train(head_recipe(banks), source_of(banks / "new"), banks / "run")
+    head = load_model(banks / "run")
+    bank = extract(head, source_of(banks / "new"), banks / "of head", dtype="float32")
+    assert bank.manifest.contract == head.contract
+    assert bank.manifest.data_digest == "these images"
+    matrix = head.backbone.state_dict()["map.weight"].numpy()
+    expected = normalise(vectors(NEW, seed=1)) @ matrix.T
+    np.testing.assert_allclose(bank.features, expected, rtol=1e-5, atol=1e-6)
+    # of vectors that were not normalised, too
+    scaled = head.embed(torch.from_numpy(7 * vectors(NEW, seed=1)))
+    np.testing.assert_allclose(scaled.numpy(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match=r"is a head over 6-d vectors of encoder \(.*not a model"):
+        _ = head.preprocessing
