@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mixbct.adapters import ADAPTERS
 from mixbct.backbones.model import load_model
 from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
 from mixbct.cli.common import result as print_result
-from mixbct.errors import CheckpointError, ResultError
+from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
@@ -29,6 +30,10 @@ def evaluate(
     independent: Annotated[
         Path | None, typer.Option(help="A model trained without regard to the old one.")
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="A map of the independent model's queries [procrustes, ridge, mlp]."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the mixed galleries.")] = 0,
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
@@ -40,8 +45,13 @@ def evaluate(
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     models = {role: load_model(folder, device) for role, folder in folders.items()}
     held_out = HeldOutSet(data, split)
+    adapters = adapter or list(ADAPTERS)
+    if unknown := sorted(set(adapters) - ADAPTERS.keys()):
+        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(ADAPTERS)}")
     three = models["old"], models["new"], models.get("independent")
-    found = earlier_result(out, held_out, *three, seed, replicates) if resume else None
+    found = None
+    if resume:
+        found = earlier_result(out, held_out, *three, seed, replicates, adapters)
     if found is None:
         found = evaluate_models(
             held_out,
@@ -49,6 +59,7 @@ def evaluate(
             title=data.name,
             seed=seed,
             replicates=replicates,
+            adapters=adapters,
             costs={
                 role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
                 for role, folder in folders.items()

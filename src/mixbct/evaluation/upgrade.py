@@ -1,12 +1,12 @@
 """A whole upgrade, judged on unseen classes: every combination, and what differs between them.
 
 Combinations are named query/gallery: old/old, new/old (the cross-test), new/new, independent/old
-(the naive swap) and so on; `10 % new` is the old gallery with that share of its rows enrolled
-again by the new model.
+(the naive swap), procrustes/old (the independent model's queries through that adapter) and so on;
+`10 % new` is the old gallery with that share of its rows enrolled again by the new model.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int64
@@ -41,13 +41,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class UpgradeFigures:
-    """The part of a `Result` that evaluation fills in; the fields have the same names there."""
+    """The part of a `Result` that evaluation fills in; the fields have the same names there.
+
+    `replicates` is what a result does not hold: by combination and metric, every bootstrap
+    replicate, of the same drawn classes whatever the models, so that results can be paired.
+    """
 
     combinations: dict[str, Combination]
     differences: tuple[Difference, ...]
     update_gain: Estimate | None
     negative_flips: float
     carried_threshold: CarriedThreshold
+    replicates: dict[str, dict[str, Replicates]] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,9 @@ def evaluate_upgrade(
     old: Pair,
     new: Pair,
     independent: Pair | None = None,
-    mapped: Embeddings | None = None,
+    mapped: Mapping[str, Embeddings] | None = None,
     *,
+    cross: Embeddings | None = None,
     seed: int,
     fars: tuple[float, ...] = FARS,
     replicates: int = REPLICATES,
@@ -79,7 +85,9 @@ def evaluate_upgrade(
         old: the deployed model's vectors.
         new: the compatible model's, row for row of the same items.
         independent: the same by a model that was trained without regard to the old one.
-        mapped: the independent model's queries, mapped into the old space by Procrustes.
+        mapped: the independent model's queries in the old space, by the adapter that took them.
+        cross: the new model's queries in the old space, where a map takes them there; None: they
+            search it as they are.
         seed: of the bootstrap, of the split into halves and of the mixed galleries.
         fars: false-accept rates to report; 1e-3 is always among them.
         replicates: bootstrap replicates.
@@ -89,27 +97,28 @@ def evaluate_upgrade(
         progress: called with the name of each combination before it is scored.
 
     Raises:
-        FeatureError: old and new differ in dimension, or `mapped` does not fit the old gallery.
+        FeatureError: queries differ in dimension from the old gallery that they search.
         DataError: the models were given different items, or the items cannot be compared.
     """
-    _check_same_items(old, new, independent, mapped)
-    if old.gallery.dim != new.query.dim:
+    mapped = mapped or {}
+    _check_same_items(old, new, cross, independent, mapped)
+    searching = cross or new.query
+    if old.gallery.dim != searching.dim:
         raise FeatureError(
             f"the old model's vectors have dimension {old.gallery.dim}, the new model's "
-            f"{new.query.dim}: they cannot be compared directly; train the new model with "
-            f"dimension {old.gallery.dim}"
+            f"{searching.dim}: they cannot be compared directly; train the new model with "
+            f"dimension {old.gallery.dim}, or with a query map"
         )
-    sides = {"old/old": (old.query, old.gallery), "new/old": (new.query, old.gallery)}
+    sides = {"old/old": (old.query, old.gallery), "new/old": (searching, old.gallery)}
     sides["new/new"] = (new.query, new.gallery)
     if independent is not None:
         sides["independent/independent"] = (independent.query, independent.gallery)
         if independent.query.dim == old.gallery.dim:
             sides["independent/old"] = (independent.query, old.gallery)
-    if mapped is not None:
-        sides["procrustes/old"] = (mapped, old.gallery)
+    for name, queries in mapped.items():
+        sides[f"{name}/old"] = (queries, old.gallery)
     for share in mixed:
-        gallery = mixed_gallery(old.gallery, new.gallery, share, seed)
-        sides[f"new/{100 * share:g} % new"] = (new.query, gallery)
+        sides[f"new/{100 * share:g} % new"] = mixed_sides(old, new, cross, share, seed)
 
     weights = class_weights(len(old.query.classes), replicates, seed)
     fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
@@ -126,7 +135,7 @@ def evaluate_upgrade(
             figures,
         )
 
-    base, cross = judged["old/old"], judged["new/old"]
+    base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
     pairs = [(name, "old/old") for name in judged if name != "old/old"]
     if oracle is not None:
@@ -137,21 +146,36 @@ def evaluate_upgrade(
     return UpgradeFigures(
         combinations={name: each.combination for name, each in judged.items()},
         differences=tuple(_difference(judged, of, minus) for of, minus in pairs),
-        update_gain=_update_gain(base, cross, oracle),
-        negative_flips=negative_flips(base.rank, cross.rank),
+        update_gain=_update_gain(base, crossed, oracle),
+        negative_flips=negative_flips(base.rank, crossed.rank),
         carried_threshold=carry_threshold(
-            carried, new.query, old.gallery, seed=seed, budget=budget
+            carried, searching, old.gallery, seed=seed, budget=budget
         ),
+        replicates={name: each.replicates for name, each in judged.items()},
     )
 
 
-def mixed_gallery(old: Embeddings, new: Embeddings, share: float, seed: int) -> Embeddings:
-    """Return the old gallery with a random `share` of its rows from the new model."""
-    order = row_rng(seed, len(old)).permutation(len(old))
-    again = order[: round(share * len(old))]
-    features = old.features.copy()
-    features[again] = new.features[again]
-    return Embeddings(features, old.labels)
+def mixed_sides(
+    old: Pair, new: Pair, cross: Embeddings | None, share: float, seed: int
+) -> tuple[Embeddings, Embeddings]:
+    """Return queries and a gallery of which a random `share` is enrolled again by the new model.
+
+    Where the queries search the two kinds of rows with two vectors, both stand side by side, and
+    a gallery row has zeros in the other's place: one product then gives each row its own score.
+    (For unit vectors both halves of a query are divided by √2, and with them every score.)
+    """
+    order = row_rng(seed, len(old.gallery)).permutation(len(old.gallery))
+    again = order[: round(share * len(old.gallery))]
+    if cross is None:
+        features = old.gallery.features.copy()
+        features[again] = new.gallery.features[again]
+        return new.query, Embeddings(features, old.gallery.labels)
+    queries = np.concatenate([new.query.features, cross.features], axis=1) / np.float32(np.sqrt(2))
+    rows = np.zeros((len(old.gallery), queries.shape[1]), dtype=np.float32)
+    rows[:, new.query.dim :] = old.gallery.features
+    rows[again] = 0
+    rows[again, : new.query.dim] = new.gallery.features[again]
+    return Embeddings(queries, new.query.labels), Embeddings(rows, old.gallery.labels)
 
 
 def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n"]) -> float:
@@ -165,14 +189,19 @@ def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n
 
 
 def _check_same_items(
-    old: Pair, new: Pair, independent: Pair | None, mapped: Embeddings | None
+    old: Pair,
+    new: Pair,
+    cross: Embeddings | None,
+    independent: Pair | None,
+    mapped: Mapping[str, Embeddings],
 ) -> None:
     sides = [("new queries", new.query, old.query), ("new gallery", new.gallery, old.gallery)]
+    if cross is not None:
+        sides.append(("new queries in the old space", cross, old.query))
     if independent is not None:
         sides.append(("independent queries", independent.query, old.query))
         sides.append(("independent gallery", independent.gallery, old.gallery))
-    if mapped is not None:
-        sides.append(("mapped queries", mapped, old.query))
+    sides += [(f"{name} queries", queries, old.query) for name, queries in mapped.items()]
     for name, side, reference in sides:
         if not np.array_equal(side.labels, reference.labels):
             raise DataError(

@@ -21,6 +21,8 @@ _KNOWN = {
     SELF: ("All re-embedded", "self-test: new queries, new gallery", "k-self"),
     "independent/old": ("Naive swap", "a model that ignored the old one, old gallery", "k-naive"),
     "procrustes/old": ("Rotated swap", "the independent model behind a fitted rotation", "k-map"),
+    "ridge/old": ("Ridge swap", "the independent model behind a fitted linear map", "k-other1"),
+    "mlp/old": ("MLP swap", "the independent model behind a fitted residual MLP", "k-other2"),
     "independent/independent": (
         "Independent, all re-embedded",
         "what a new model reaches with no tie to the old one",

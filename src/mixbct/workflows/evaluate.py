@@ -3,6 +3,7 @@
 import base64
 import io
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class HeldOutSet:
     query: str = "query"
     gallery: str = "gallery"
     fitting: str = "new_train"
-    """The part on which the map of the independent model is fitted."""
+    """The part on which the maps of the independent model are fitted."""
 
     def part(self, model: EmbeddingModel, name: str) -> Source:
         """Open a part as `model` wants its images."""
@@ -58,6 +59,7 @@ def evaluate_models(
     language: str = "",
     seed: int = 0,
     replicates: int = REPLICATES,
+    adapters: Sequence[str] = ("procrustes",),
     costs: dict[str, ModelCost] | None = None,
     stage: Stage = silent,
 ) -> Result:
@@ -72,17 +74,20 @@ def evaluate_models(
         language: of the class names, such as `ja`; it decides the forms of Chinese characters.
         seed: of the bootstrap, the mixed galleries and the choice of examples.
         replicates: of the bootstrap.
+        adapters: names in `mixbct.adapters.ADAPTERS` to fit between the independent and the old
+            model, and to search the old gallery with.
         costs: of the models, by role.
         stage: opens a stage of the progress display.
     """
     pairs = {"old": _embed(data, old, "old", stage), "new": _embed(data, new, "new", stage)}
-    mapped = None
+    mapped: dict[str, Embeddings] = {}
     if independent is not None:
         pairs["independent"] = _embed(data, independent, "independent", stage)
-        mapped = _map_queries(data, pairs["independent"].query, independent, old, stage)
+        queries = pairs["independent"].query
+        mapped = _map_queries(data, adapters, queries, independent, old, stage)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
-        combinations = 7 + 2 * (independent is not None) + (mapped is not None)
+        combinations = 7 + 2 * (independent is not None) + len(mapped)
         started = 0
 
         def on_combination(name: str) -> None:
@@ -136,6 +141,7 @@ def earlier_result(
     independent: EmbeddingModel | None,
     seed: int,
     replicates: int = REPLICATES,
+    adapters: Sequence[str] = ("procrustes",),
 ) -> Result | None:
     """Return the result at `path` if the same evaluation by these versions would give it again."""
     if not path.exists():
@@ -150,6 +156,7 @@ def earlier_result(
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
         and versions() == result.versions
+        and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
     )
     return result if same else None
 
@@ -188,24 +195,29 @@ def _embed(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> 
 
 def _map_queries(
     data: HeldOutSet,
+    adapters: Sequence[str],
     queries: Embeddings,
     independent: EmbeddingModel,
     old: EmbeddingModel,
     stage: Stage,
-) -> Embeddings | None:
-    """Fit the Procrustes map from the independent to the old space on training images.
+) -> dict[str, Embeddings]:
+    """Fit adapters from the independent to the old space on training images; map the queries.
 
     None where there are fewer images than dimensions, which do not determine a map.
     """
     if len(data.part(old, data.fitting)) < max(independent.contract.dim, old.contract.dim):
-        return None
+        return {}
     features = {}
     for role, model in (("independent", independent), ("old", old)):
         part = data.part(model, data.fitting)
-        with stage(f"embed {data.fitting} ({role}, for the map)") as tick:
+        with stage(f"embed {data.fitting} ({role}, for the maps)") as tick:
             features[role] = normalise(embed_source(model, part, progress=tick), part.keys())
-    fitted = ADAPTERS["procrustes"].fit(features["independent"], features["old"])
-    return Embeddings(fitted.transform(queries.features), queries.labels)
+    mapped = {}
+    for name in adapters:
+        with stage(f"fit {name}"):
+            fitted = ADAPTERS[name].fit(features["independent"], features["old"])
+        mapped[name] = Embeddings(fitted.transform(queries.features), queries.labels)
+    return mapped
 
 
 def _examples(

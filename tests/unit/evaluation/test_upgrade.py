@@ -7,7 +7,7 @@ from mixbct.evaluation.combination import cmc_curve, histogram, roc_curve
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.thresholds import false_accept_rate
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_gallery, negative_flips
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, negative_flips
 
 CLASSES, DIM = 12, 16
 
@@ -35,7 +35,7 @@ def models():
         normalise(independent.query.features @ rotation.T.astype(np.float32)),
         independent.query.labels,
     )
-    return model(1.3, seed=1), model(0.7, seed=2), independent, mapped
+    return model(1.3, seed=1), model(0.7, seed=2), independent, {"procrustes": mapped}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,8 @@ def test_mixed_galleries_are_nested_and_have_their_share(models):
     old, new, *_ = models
     replaced = []
     for share in (0.1, 0.5, 0.9):
-        gallery = mixed_gallery(old.gallery, new.gallery, share, seed=2)
+        queries, gallery = mixed_sides(old, new, None, share, seed=2)
+        assert queries is new.query
         from_new = (gallery.features == new.gallery.features).all(axis=1)
         np.testing.assert_array_equal(gallery.features[~from_new], old.gallery.features[~from_new])
         assert from_new.sum() == round(share * len(gallery))
@@ -175,6 +176,27 @@ def test_the_roc_curve_goes_through_the_exact_points(clustered):
     for threshold in comparison.thresholds:
         exact = comparison.true_accept_rate(threshold)
         assert np.interp(threshold.far, roc.x, roc.y) == pytest.approx(exact, abs=0.01)
+
+
+def test_a_longer_model_with_a_map_is_judged_as_the_same_model_without(models):
+    """The map takes back what a rotation into more dimensions did, so nothing may change."""
+    old, new, independent, mapped = models
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0][:DIM]
+    longer = Pair(
+        *(
+            Embeddings(normalise(side.features @ turn), side.labels)
+            for side in (new.query, new.gallery)
+        )
+    )
+    cross = Embeddings(normalise(longer.query.features @ turn.T), new.query.labels)
+    plain = evaluate_upgrade(old, new, independent, mapped, seed=5, replicates=50)
+    found = evaluate_upgrade(old, longer, independent, mapped, cross=cross, seed=5, replicates=50)
+    assert found.combinations.keys() == plain.combinations.keys()
+    for name, combination in plain.combinations.items():
+        for metric, figure in combination.metrics().items():
+            value = found.combinations[name].metric(metric).value
+            assert value == pytest.approx(figure.value, abs=2e-3), (name, metric)
+    assert found.update_gain.value == pytest.approx(plain.update_gain.value, abs=1e-3)
 
 
 def test_models_of_different_dimension_are_refused(models):

@@ -45,15 +45,15 @@ def test_a_trend_needs_the_whole_interval_on_one_side(low, high, wanted):
 
 def test_rows_stand_in_order_with_columns_from_loose_to_strict(make_result):
     names = (
-        *("new/90 % new", "ridge/old", "new/old", "independent/independent", "new/10 % new"),
+        *("new/90 % new", "lens/old", "new/old", "independent/independent", "new/10 % new"),
         *("old/old", "new/new"),
     )
     plain = make_result()
     known = {name: plain.combinations[name] for name in names if name in plain.combinations}
-    ridge = plain.combinations["procrustes/old"].model_copy(update={"query": "ridge"})
-    result = make_result(combinations={"ridge/old": ridge, **known})
+    lens = plain.combinations["procrustes/old"].model_copy(update={"query": "lens"})
+    result = make_result(combinations={"lens/old": lens, **known})
     assert [row.named.name for row in rows(result)] == [
-        *("old/old", "new/old", "new/new", "independent/independent", "ridge/old"),
+        *("old/old", "new/old", "new/new", "independent/independent", "lens/old"),
         *("new/10 % new", "new/90 % new"),
     ]
     assert columns(result) == ["mAP", "rank-1", "TAR@1e-2", "TAR@1e-3", "TAR@1e-4"]
