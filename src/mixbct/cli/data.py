@@ -1,7 +1,7 @@
-"""`mixbct data`: make, look at, check and split image data."""
+"""`mixbct data`: make, look at, check and split images and banks of vectors."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,21 +16,23 @@ from mixbct.cli.common import (
     result,
 )
 from mixbct.data import open_source
+from mixbct.data.bank import FeatureBank
 from mixbct.data.convert import convert as convert_source
+from mixbct.data.foreign_bank import bank_of_vectors, read_features, read_names
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Source, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
-from mixbct.errors import BadImageError
+from mixbct.errors import BadImageError, DataError
 
 app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split image data."
+    rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split data."
 )
 
 Data = Annotated[
     Path,
-    typer.Argument(help="A folder of class folders, an image array, or a folder with a .rec file."),
+    typer.Argument(help="Class folders, an image array, a folder with a .rec file, or a bank."),
 ]
 
 
@@ -66,6 +68,50 @@ def glyphs(
         next_command("data", "split", out, "--out", f"{out}-split")
 
     result(manifest, as_json, human)
+
+
+@app.command()
+def bank(
+    features: Annotated[Path, typer.Option(help="A .npy file, one vector a row.")],
+    keys: Annotated[Path, typer.Option(help="A name of each row: lines of text, or .npy.")],
+    contract: Annotated[str, typer.Option(help="What to call the model that made them.")],
+    out: Out,
+    labels: Annotated[
+        Path | None, typer.Option(help="The class of each row: lines of text, or .npy.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="How features are stored.")
+    ] = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Make a feature bank of vectors that came from elsewhere.
+
+    Banks with the same keys and labels, in the same order, are of the same items, row by row.
+    """
+    if labels is None:
+        raise DataError(
+            "training needs labels: give --labels. Without them, the maps of mixbct.adapters "
+            "(procrustes, ridge, mlp) need no more than vectors of the same items by both models: "
+            "ADAPTERS['procrustes'].fit(new, old).transform(queries)"
+        )
+    made: FeatureBank = bank_of_vectors(
+        read_features(features),
+        read_names(labels, "labels"),
+        read_names(keys, "keys"),
+        contract,
+        out,
+        dtype,
+    )
+
+    def human() -> None:
+        manifest = made.manifest
+        typer.echo(
+            f"{manifest.rows:,} features of {manifest.dim} dimensions, "
+            f"{len(manifest.classes):,} classes, by {manifest.contract}, in {out}"
+        )
+        next_command("denoise", out)
+
+    result(made.manifest, as_json, human)
 
 
 @app.command()

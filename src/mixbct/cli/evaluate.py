@@ -7,11 +7,11 @@ import typer
 from rich.console import Console
 
 from mixbct.adapters import ADAPTERS
-from mixbct.backbones.model import load_model
 from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
 from mixbct.cli.common import result as print_result
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge
+from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.tables import results_table, verdict_line
@@ -23,9 +23,13 @@ ResultPath = Annotated[Path, typer.Argument(help="A result.json, as `mixbct eval
 
 
 def evaluate(
-    old: Annotated[Path, typer.Option(help="The old model's folder or run.")],
-    new: Annotated[Path, typer.Option(help="The new model's folder or run.")],
-    data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
+    old: Annotated[
+        Path, typer.Option(help="The old model's folder or run, or a bank of its vectors.")
+    ],
+    new: Annotated[
+        Path, typer.Option(help="The new model's folder or run, or a bank of its vectors.")
+    ],
+    data: Annotated[Path, typer.Option(help="Images, or (for a head) its encoder's bank.")],
     split: Annotated[Path, typer.Option(help="A split folder.")],
     independent: Annotated[
         Path | None, typer.Option(help="A model trained without regard to the old one.")
@@ -43,7 +47,7 @@ def evaluate(
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes."""
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
-    models = {role: load_model(folder, device) for role, folder in folders.items()}
+    models = {role: open_embedder(folder, device) for role, folder in folders.items()}
     held_out = HeldOutSet(data, split)
     adapters = adapter or list(ADAPTERS)
     if unknown := sorted(set(adapters) - ADAPTERS.keys()):

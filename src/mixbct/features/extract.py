@@ -12,6 +12,7 @@ from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Source
+from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas import BankManifest
 
 Progress = Callable[[int, int], None]
@@ -75,9 +76,14 @@ def extract(
 
 
 def embed_source(
-    model: EmbeddingModel, source: Source, batch: int = 512, progress: Progress | None = None
+    model: Embedder, source: Source, batch: int = 512, progress: Progress | None = None
 ) -> Float32[np.ndarray, "n d"]:
-    """Embed every image of `source` in order, and return the raw features in memory."""
+    """Embed every image of `source` in order, and return the raw features in memory.
+
+    Stored vectors are looked up instead; see `StoredVectors`.
+    """
+    if isinstance(model, StoredVectors):
+        return model.embed_source(source)
     pieces = [range(s, min(s + batch, len(source))) for s in range(0, len(source), batch)]
     features = np.empty((len(source), model.contract.dim), dtype=np.float32)
     for piece, rows in zip(pieces, _embed(model, source, pieces), strict=True):

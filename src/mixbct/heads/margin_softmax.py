@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 Margin = Callable[[Float[Tensor, " n"], float], Float[Tensor, " n"]]
 
-CACHED = 1 << 19
+CACHED = 1 << 20
 """Numbers that stay in a processor's cache between one pass over them and the next."""
 _SMALLEST_NORM = 1e-12
 

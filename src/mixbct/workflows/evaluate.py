@@ -15,9 +15,9 @@ from PIL import Image
 
 import mixbct
 from mixbct.adapters import ADAPTERS
-from mixbct.backbones.model import EmbeddingModel
 from mixbct.data import open_source
 from mixbct.data.bank import normalise
+from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Source
 from mixbct.data.split import open_part
 from mixbct.distributed import row_rng
@@ -26,6 +26,7 @@ from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
+from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas import Example, Match, ModelCost, Result, read_record
 from mixbct.workflows.progress import Stage, silent
 
@@ -44,16 +45,16 @@ class HeldOutSet:
     fitting: str = "new_train"
     """The part on which the maps of the independent model are fitted."""
 
-    def part(self, model: EmbeddingModel, name: str) -> Source:
-        """Open a part as `model` wants its images."""
-        return open_part(open_source(self.path, model.preprocessing), self.split, name)
+    def part(self, model: Embedder, name: str) -> Source:
+        """Open a part as `model` wants its images, or vectors."""
+        return open_part(open_source(self.path, model.takes), self.split, name)
 
 
 def evaluate_models(
     data: HeldOutSet,
-    old: EmbeddingModel,
-    new: EmbeddingModel,
-    independent: EmbeddingModel | None = None,
+    old: Embedder,
+    new: Embedder,
+    independent: Embedder | None = None,
     *,
     title: str,
     language: str = "",
@@ -66,8 +67,8 @@ def evaluate_models(
     """Compare an old and a new model, and an independent one where there is one, on a test set.
 
     Args:
-        data: the images; queries and gallery share no image.
-        old: the deployed model.
+        data: the images, or the bank that a head takes; queries and gallery share no image.
+        old: the deployed model. Stored vectors can stand for it, and for the others.
         new: the model that is to search the old gallery.
         independent: the contrast, trained without regard to the old model.
         title: of the report.
@@ -129,16 +130,18 @@ def evaluate_models(
         negative_flips=figures.negative_flips,
         carried_threshold=figures.carried_threshold,
         costs=costs or {},
-        examples=_examples(query, gallery, pairs["old"], pairs["new"].query, seed),
+        examples=()
+        if encoder_of(gallery) is not None
+        else _examples(query, gallery, pairs["old"], pairs["new"].query, seed),
     )
 
 
 def earlier_result(
     path: Path,
     data: HeldOutSet,
-    old: EmbeddingModel,
-    new: EmbeddingModel,
-    independent: EmbeddingModel | None,
+    old: Embedder,
+    new: Embedder,
+    independent: Embedder | None,
     seed: int,
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
@@ -173,7 +176,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _embed(data: HeldOutSet, model: EmbeddingModel, role: str, stage: Stage) -> Pair:
+def _embed(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
     sides = []
     for name in (data.query, data.gallery):
         part = data.part(model, name)
@@ -197,14 +200,18 @@ def _map_queries(
     data: HeldOutSet,
     adapters: Sequence[str],
     queries: Embeddings,
-    independent: EmbeddingModel,
-    old: EmbeddingModel,
+    independent: Embedder,
+    old: Embedder,
     stage: Stage,
 ) -> dict[str, Embeddings]:
     """Fit adapters from the independent to the old space on training images; map the queries.
 
-    None where there are fewer images than dimensions, which do not determine a map.
+    None where there are fewer images than dimensions, which do not determine a map, or where
+    vectors of them were not stored.
     """
+    for model in (independent, old):
+        if isinstance(model, StoredVectors) and not model.holds(data.part(model, data.fitting)):
+            return {}
     if len(data.part(old, data.fitting)) < max(independent.contract.dim, old.contract.dim):
         return {}
     features = {}
