@@ -7,7 +7,6 @@ minutes.
 """
 
 import os
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -15,36 +14,31 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.measure import Figure
+from benchmarks.npm import fetch
 from mixbct.backbones.foreign import import_onnx
 from mixbct.backbones.model import load_model
-from mixbct.files import sha256_file, write_atomically
 from mixbct.schemas import Preprocessing
 from mixbct.workflows.protocols import evaluate_pairs
 
 PACKAGE = "faceplugin-face-recognition-js"
 VERSION = "0.0.1"
-MEMBER = "package/model/fr_feature.onnx"
+MEMBER = "model/fr_feature.onnx"
 SHA256 = "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"
+PREPROCESSING = Preprocessing(size=112, channels=3, mean=127, std=128)
 EXPECTED = 0.99
 
 
 def run(folder: Path) -> list[Figure]:
     """Return the accuracy; where something is missing, say so on standard error and return none."""
-    here = Path(__file__).resolve().parents[1]
-    shared = Path(os.environ.get("MIXBCT_SHARED") or here.parent / "shared") / "data"
-    images, pairs = shared / "lfw_aligned_112.tar", shared / "lfw_pairs.txt"
     try:
-        for file in (images, pairs):
-            if not file.exists():
-                raise FileNotFoundError(f"there is no {file}: set MIXBCT_SHARED")
+        images, pairs = find_images()
         encoder = find_encoder()
     except (OSError, subprocess.CalledProcessError) as error:
         Console(stderr=True).print(f"lfw: left out, since {error}", markup=False)
         return []
     with tarfile.open(images) as tar:
         tar.extractall(folder, filter="data")
-    preprocessing = Preprocessing(size=112, channels=3, mean=127, std=128)
-    import_onnx(encoder, folder / "model", name="faceplugin", preprocessing=preprocessing)
+    import_onnx(encoder, folder / "model", name="faceplugin", preprocessing=PREPROCESSING)
     found = evaluate_pairs(pairs, load_model(folder / "model"), data=folder / "data")
     return [Figure("lfw", found.accuracy, "accuracy", EXPECTED, found.accuracy / EXPECTED)]
 
@@ -60,25 +54,20 @@ def find_encoder() -> Path:
         if not Path(named).exists():
             raise FileNotFoundError(f"MIXBCT_LFW_ONNX names {named}, which is not there")
         return Path(named)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixbct" / "npm"
-    encoder = cache / "fr_feature.onnx"
-    if encoder.exists() and sha256_file(encoder) == SHA256:
-        return encoder
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError(
-            f"there is no npm to fetch {PACKAGE} with: set MIXBCT_LFW_ONNX to its fr_feature.onnx"
-        )
-    cache.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [npm, "pack", "--silent", f"{PACKAGE}@{VERSION}"],
-        cwd=cache,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    with tarfile.open(cache / f"{PACKAGE}-{VERSION}.tgz") as tar:
-        member = tar.extractfile(MEMBER)
-        write_atomically(encoder, member.read() if member else b"")
-    if sha256_file(encoder) != SHA256:
-        raise OSError(f"{encoder} is not the file that this benchmark was written for")
+    (encoder,) = fetch(PACKAGE, VERSION, {MEMBER: SHA256})
     return encoder
+
+
+def find_images() -> tuple[Path, Path]:
+    """Return the archive of aligned images, and the list of pairs.
+
+    Raises:
+        OSError: they are not there.
+    """
+    here = Path(__file__).resolve().parents[1]
+    shared = Path(os.environ.get("MIXBCT_SHARED") or here.parent / "shared") / "data"
+    files = shared / "lfw_aligned_112.tar", shared / "lfw_pairs.txt"
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(f"there is no {file}: set MIXBCT_SHARED")
+    return files

@@ -1,4 +1,4 @@
-"""What the face protocols print as JSON: figures of pairs and of IJB, and counts of a layout."""
+"""What the face protocols print as JSON: figures of pairs and of IJB, maps, a layout's counts."""
 
 from typing import Literal
 
@@ -69,6 +69,9 @@ class ProtocolResult(Record):
         description="by side: gallery (also the first of a pair), query (also the probes)"
     )
     flip: bool = Field(description="features were summed with those of the flipped image")
+    query_map: str | None = Field(
+        None, description="SHA-256 of the map's file that query vectors went through"
+    )
     verification: Verification
 
 
@@ -86,6 +89,17 @@ class IjbResult(ProtocolResult):
 
     kind: Literal["ijb"] = "ijb"
     identification: Identification
+
+
+class FittedMap(Record):
+    """What `mixbct adapt` fitted."""
+
+    kind: str
+    source: Contract
+    target: Contract
+    pairs: int = Field(description="items that both banks have")
+    cosine: float = Field(description="mean over these items, of the mapped and the target vector")
+    sha256: str = Field(description="of the file")
 
 
 class LayoutCounts(Record):

@@ -19,6 +19,11 @@ Tensors = dict[str, np.ndarray]
 class Adapter(Protocol):
     """A fitted map. It takes vectors of one dimension and gives normalised ones of another."""
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Return the dimensions that it takes and that it gives."""
+        ...
+
     @classmethod
     def fit(
         cls, source: Float32[np.ndarray, "n d1"], target: Float32[np.ndarray, "m d2"]

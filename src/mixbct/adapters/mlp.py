@@ -57,6 +57,11 @@ class ResidualMLP:
         self.outer = outer
         self.outer_bias = outer_bias
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Return the dimensions that it takes and that it gives."""
+        return len(self.rotation), len(self.outer_bias)
+
     @classmethod
     def fit(
         cls,

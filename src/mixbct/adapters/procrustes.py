@@ -36,6 +36,11 @@ class Procrustes:
         self.source_mean = source_mean
         self.target_mean = target_mean
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Return the dimensions that it takes and that it gives."""
+        return len(self.source_mean), len(self.target_mean)
+
     @classmethod
     def fit(
         cls,

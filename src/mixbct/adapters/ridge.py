@@ -45,6 +45,11 @@ class Ridge:
         self.source_mean = source_mean
         self.target_mean = target_mean
 
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Return the dimensions that it takes and that it gives."""
+        return len(self.source_mean), len(self.target_mean)
+
     @classmethod
     def fit(
         cls, source: Float32[np.ndarray, "n d1"], target: Float32[np.ndarray, "m d2"]

@@ -11,6 +11,7 @@ import typer
 
 import mixbct
 from mixbct.cli import (
+    adapt,
     bench,
     data,
     demo,
@@ -42,6 +43,7 @@ app.command("import-model")(models.import_model)
 app.command("fit-map")(models.fit_map)
 app.command("extract")(features.extract)
 app.command("denoise")(features.denoise)
+app.command("adapt")(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
 app.command("eval-pairs")(protocols.eval_pairs)
 app.command("eval-ijb")(protocols.eval_ijb)

@@ -23,6 +23,10 @@ Model = Annotated[
 GalleryModel = Annotated[
     Path | None, typer.Option(help="The old model, for the gallery side of a cross-test.")
 ]
+QueryMap = Annotated[
+    Path | None,
+    typer.Option(help="An adapter from the model's into the gallery model's space (`adapt`)."),
+]
 Flip = Annotated[bool, typer.Option("--flip", help="Sum features with the flipped image's.")]
 Device = Annotated[str, typer.Option(help="Where to embed.")]
 ResultOut = Annotated[Path | None, typer.Option("--out", help="Also write the result there.")]
@@ -35,6 +39,7 @@ def eval_pairs(
         Path | None, typer.Option(help="The folder of images that a list of pairs names.")
     ] = None,
     gallery_model: GalleryModel = None,
+    query_map: QueryMap = None,
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
@@ -46,6 +51,7 @@ def eval_pairs(
         load_model(model, device),
         load_model(gallery_model, device) if gallery_model else None,
         data=data,
+        query_map=query_map,
         flip=flip,
         stage=progress_bar,
     )
@@ -66,6 +72,7 @@ def eval_ijb(
     model: Model,
     data: Annotated[Path, typer.Option(help="A folder in the layout of IJB-B or IJB-C.")],
     gallery_model: GalleryModel = None,
+    query_map: QueryMap = None,
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
@@ -76,6 +83,7 @@ def eval_ijb(
         data,
         load_model(model, device),
         load_model(gallery_model, device) if gallery_model else None,
+        query_map=query_map,
         flip=flip,
         stage=progress_bar,
     )

@@ -1,7 +1,9 @@
 """Face protocols from model files and data: embed with one or two models, and judge.
 
 With a gallery model the first image (or template) of each pair and the galleries are its own, and
-the rest is the model's: the cross-test of an upgrade. Without one it is a self-test.
+the rest is the model's: the cross-test of an upgrade. Without one it is a self-test. A query map
+(an adapter's file) takes the model's vectors of images, or of whole templates, into the gallery
+model's space.
 """
 
 from pathlib import Path
@@ -9,18 +11,22 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from mixbct.adapters import load_adapter
+from mixbct.adapters.adapter import Adapter
 from mixbct.backbones.model import EmbeddingModel
+from mixbct.data.bank import normalise
 from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.pairs import PairSet, read_pairs_text
 from mixbct.data.pairs_bin import read_pairs_bin
 from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.ijb import identify_templates, verify_templates
-from mixbct.evaluation.pairs import fold_accuracies, pair_similarities
+from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import Templates, pool_templates
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
+from mixbct.files import sha256_file
 from mixbct.protocol_schemas import IjbResult, PairsResult
 from mixbct.schemas import Contract, Preprocessing
 from mixbct.workflows.evaluate import versions
@@ -35,6 +41,7 @@ def evaluate_pairs(
     gallery_model: EmbeddingModel | None = None,
     *,
     data: Path | None = None,
+    query_map: Path | None = None,
     flip: bool = False,
     stage: Stage = silent,
 ) -> PairsResult:
@@ -45,22 +52,28 @@ def evaluate_pairs(
         model: of the second image of each pair, and of the first where there is no other.
         gallery_model: of the first image of each pair.
         data: the folder that a list of pairs names images of.
+        query_map: the file of an adapter from the model's to the gallery model's space.
         flip: sum features with those of the flipped image.
         stage: opens a stage of the progress display.
 
     Raises:
         DataError: the set cannot be read, or has only genuine or only impostor pairs.
-        FeatureError: the models differ in dimension.
+        FeatureError: the models differ in dimension, or the map does not lie between them.
+        ModelError: the map cannot be read.
     """
-    _check_dimensions(model, gallery_model)
+    into_gallery = _open_map(query_map, model, gallery_model)
     found = open_pairs(pairs, data, model.preprocessing)
     used, places = np.unique(found.pairs, return_inverse=True)
-    second = _embed(model, Selection(found.images, used), "images", flip, stage)
+    views = 1 + flip
+    second = sum_views(_embed(model, Selection(found.images, used), "images", flip, stage), views)
     first = second
     if gallery_model is not None:
         source = open_pairs(pairs, data, gallery_model.preprocessing).images
-        first = _embed(gallery_model, Selection(source, used), "images (gallery)", flip, stage)
-    scores = pair_similarities(first, second, places.reshape(-1, 2), views=1 + flip)
+        images = Selection(source, used)
+        first = sum_views(_embed(gallery_model, images, "images (gallery)", flip, stage), views)
+    if into_gallery is not None:
+        second = into_gallery.transform(normalise(second))
+    scores = pair_similarities(first, second, places.reshape(-1, 2))
     folds = fold_accuracies(scores, found.same, found.folds)
     accuracies = [fold.accuracy for fold in folds]
     return PairsResult(
@@ -68,6 +81,7 @@ def evaluate_pairs(
         data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
         models=_contracts(model, gallery_model),
         flip=flip,
+        query_map=query_map and sha256_file(query_map),
         accuracy=float(np.mean(accuracies)),
         accuracy_deviation=float(np.std(accuracies)),
         folds=folds,
@@ -93,6 +107,7 @@ def evaluate_ijb(
     model: EmbeddingModel,
     gallery_model: EmbeddingModel | None = None,
     *,
+    query_map: Path | None = None,
     flip: bool = False,
     stage: Stage = silent,
 ) -> IjbResult:
@@ -102,15 +117,17 @@ def evaluate_ijb(
         data: the folder with `loose_crop` and `meta`.
         model: of the probes, and of the galleries where there is no other.
         gallery_model: of the galleries and of the first template of each pair.
+        query_map: the file of an adapter from the model's to the gallery model's space.
         flip: sum features with those of the flipped image.
         stage: opens a stage of the progress display.
 
     Raises:
         DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
         BadImageError: an image cannot be read.
-        FeatureError: the models differ in dimension.
+        FeatureError: the models differ in dimension, or the map does not lie between them.
+        ModelError: the map cannot be read.
     """
-    _check_dimensions(model, gallery_model)
+    into_gallery = _open_map(query_map, model, gallery_model)
     with stage("read the layout"):
         layout = read_layout(data)
     sides: list[Templates] = []
@@ -124,6 +141,8 @@ def evaluate_ijb(
             pool_templates(features, layout.templates, layout.media, layout.scores, views=1 + flip)
         )
     probe, gallery = sides
+    if into_gallery is not None:
+        probe = Templates(probe.ids, into_gallery.transform(probe.features))
     with stage("compare templates"):
         return IjbResult(
             versions=versions(),
@@ -135,18 +154,36 @@ def evaluate_ijb(
             },
             models=_contracts(model, gallery_model),
             flip=flip,
+            query_map=query_map and sha256_file(query_map),
             verification=verify_templates(gallery, probe, layout.pairs, layout.same),
             identification=identify_templates(gallery, probe, layout.galleries, layout.probes),
         )
 
 
-def _check_dimensions(model: EmbeddingModel, gallery_model: EmbeddingModel | None) -> None:
-    if gallery_model is not None and gallery_model.contract.dim != model.contract.dim:
+def _open_map(
+    path: Path | None, model: EmbeddingModel, gallery_model: EmbeddingModel | None
+) -> Adapter | None:
+    """Return the map at `path`; refuse models and maps whose dimensions do not meet."""
+    query, gallery = model.contract.dim, (gallery_model or model).contract.dim
+    if path is None:
+        if query != gallery:
+            raise FeatureError(
+                f"the gallery model's vectors have dimension {gallery}, the model's {query}: they "
+                "cannot be compared directly; fit a map with `mixbct adapt` and name it with "
+                f"--query-map, or train the new model with dimension {gallery}"
+            )
+        return None
+    if gallery_model is None:
         raise FeatureError(
-            f"the gallery model's vectors have dimension {gallery_model.contract.dim}, the "
-            f"model's {model.contract.dim}: they cannot be compared directly; train the new model "
-            f"with dimension {gallery_model.contract.dim}"
+            f"the map {path} leads into a gallery model's space: name that with --gallery-model"
         )
+    found = load_adapter(path)
+    if found.dims != (query, gallery):
+        raise FeatureError(
+            f"the map {path} leads from {found.dims[0]} to {found.dims[1]} dimensions; the model "
+            f"has {query} and the gallery model {gallery}"
+        )
+    return found
 
 
 def _contracts(model: EmbeddingModel, gallery_model: EmbeddingModel | None) -> dict[str, Contract]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from mixbct.adapters import ADAPTERS, LINEAR_ADAPTERS, Adapter
+from mixbct.adapters import ADAPTERS, LINEAR_ADAPTERS, Adapter, load_adapter
 from mixbct.adapters.procrustes import Procrustes
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError, ModelError
@@ -60,6 +61,14 @@ def test_a_saved_map_is_the_same(tmp_path: Path, kind: type[Adapter], d1: int, d
     np.testing.assert_array_equal(loaded.transform(probe), fitted.transform(probe))
 
 
+@pytest.mark.parametrize(("d1", "d2"), DIMENSIONS)
+def test_its_file_says_what_it_is(tmp_path: Path, kind: type[Adapter], d1: int, d2: int) -> None:
+    kind.fit(*pairs(d1, d2)).save(tmp_path / "map.safetensors")
+    loaded = load_adapter(tmp_path / "map.safetensors")
+    assert type(loaded) is kind
+    assert loaded.dims == (d1, d2)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a map"])
 def test_a_missing_or_damaged_file_is_named(
     tmp_path: Path, kind: type[Adapter], content: bytes | None
@@ -79,6 +88,15 @@ def test_a_map_of_another_kind_is_refused(tmp_path: Path, kind: type[Adapter]) -
         with pytest.raises(ModelError, match="a map of another kind"):
             kind.load(path)
     assert others
+
+
+def test_a_file_that_is_no_map_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.safetensors is not a readable map") as caught:
+        load_adapter(tmp_path / "none.safetensors")
+    assert str(caught.value).count("not a readable map") == 1
+    (tmp_path / "other.safetensors").write_bytes(save({"bias": np.zeros(3, np.float32)}))
+    with pytest.raises(ModelError, match="holds bias, expected rotation"):
+        load_adapter(tmp_path / "other.safetensors")
 
 
 def test_rows_that_do_not_fit_are_refused(kind: type[Adapter]) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,17 +12,23 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from mixbct.adapters import ADAPTERS, load_adapter
 from mixbct.backbones.model import build_backbone, load_model, save_model
 from mixbct.cli import app
+from mixbct.cli.adapt import Kind
 from mixbct.data import open_source
+from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.ijb import IjbImages, read_layout
-from mixbct.errors import DataError, FeatureError
+from mixbct.data.source import write_lines
+from mixbct.errors import BankError, DataError, FeatureError, ModelError
 from mixbct.evaluation.pairs import pair_similarities
 from mixbct.evaluation.roc import verification
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
-from mixbct.protocol_schemas import IjbResult, LayoutCounts, PairsResult
+from mixbct.files import sha256_file
+from mixbct.protocol_schemas import FittedMap, IjbResult, LayoutCounts, PairsResult
 from mixbct.schemas import Preprocessing
+from mixbct.workflows.adapt import adapt
 from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, open_pairs
 
 PERSONS, IMAGES = 8, 5
@@ -173,9 +181,115 @@ def test_pairs_from_a_bin(made: Path, tmp_path: Path) -> None:
         open_pairs(made / "pairs.txt", None, Preprocessing(size=16, channels=3))
 
 
-def test_models_of_two_dimensions_are_refused(made: Path, layout: Path) -> None:
-    with pytest.raises(FeatureError, match="dimension 12, the model's 8"):
+def test_models_of_two_dimensions_need_a_map(made: Path, layout: Path) -> None:
+    with pytest.raises(FeatureError, match=r"dimension 12, the model's 8.*--query-map"):
         evaluate_ijb(layout, load_model(made / "new"), load_model(made / "wide"))
+
+
+@pytest.fixture(scope="module")
+def wide_map(made: Path) -> Path:
+    """A fitted map from `new` (8-d) into the space of `wide` (12-d)."""
+    for name in ("new", "wide"):
+        run("extract", made / name, "--data", made / "faces", "--out", made / f"{name}-bank")
+    out = made / "map.safetensors"
+    text = run(
+        *("adapt", "ridge", "--from", made / "new-bank", "--to", made / "wide-bank"),
+        *("--out", out, "--json"),
+    )
+    found = FittedMap.model_validate_json(text)
+    assert found.pairs == PERSONS * IMAGES
+    assert (found.source.dim, found.target.dim) == (8, 12)
+    assert found.sha256 == sha256_file(out)
+    mapped = load_adapter(out).transform(FeatureBank(made / "new-bank").all())
+    cosines = (mapped * FeatureBank(made / "wide-bank").all()).sum(axis=1)
+    assert found.cosine == pytest.approx(cosines.mean(), abs=1e-6)
+    return out
+
+
+def test_pairs_through_a_query_map(made: Path, wide_map: Path, tmp_path: Path) -> None:
+    rows = pair_rows()
+    same = np.arange(96) // 12 % 2 == 0
+    write_list(tmp_path / "pairs.txt", rows)
+    text = run(
+        *("eval-pairs", "--model", made / "new", "--gallery-model", made / "wide"),
+        *("--query-map", wide_map, "--pairs", tmp_path / "pairs.txt", "--data", made / "faces"),
+        *("--flip", "--json"),
+    )
+    found = PairsResult.model_validate_json(text)
+    assert found.query_map == sha256_file(wide_map)
+    sides = []
+    for name, dim in (("wide", 12), ("new", 8)):
+        model = load_model(made / name)
+        both = embed_with_flip(model, open_source(made / "faces", model.preprocessing))
+        sides.append(normalise(both[:, :dim] + both[:, dim:]))
+    old, new = sides[0], load_adapter(wide_map).transform(sides[1])
+    scores = (old[rows[:, 0]] * new[rows[:, 1]]).sum(axis=1)
+    expected = verification(scores[same], scores[~same], PAIR_FARS)
+    assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)
+    assert found.verification.auc > 0.9
+
+
+def test_templates_through_a_query_map(made: Path, layout: Path, wide_map: Path) -> None:
+    text = run(
+        *("eval-ijb", "--model", made / "new", "--gallery-model", made / "wide"),
+        *("--query-map", wide_map, "--data", layout, "--json"),
+    )
+    found = IjbResult.model_validate_json(text)
+    assert found.query_map == sha256_file(wide_map)
+    meta = read_layout(layout)
+    sides = []
+    for name in ("wide", "new"):
+        model = load_model(made / name)
+        features = embed_source(model, IjbImages(meta, model.preprocessing))
+        ids = np.unique(meta.templates)
+        sums = normalise(np.stack([features[meta.templates == t].sum(0) for t in ids]))
+        mapped = sums if name == "wide" else load_adapter(wide_map).transform(sums)
+        sides.append(dict(zip(ids.tolist(), mapped, strict=True)))
+    scores = np.array([sides[0][a] @ sides[1][b] for a, b in meta.pairs.tolist()], np.float32)
+    expected = verification(scores[meta.same], scores[~meta.same])
+    assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)
+    for ours, theirs in zip(found.verification.points, expected.points, strict=True):
+        assert ours.threshold == pytest.approx(theirs.threshold, abs=1e-4)
+
+
+def test_a_map_must_lie_between_the_models(made: Path, layout: Path, wide_map: Path) -> None:
+    new, old, wide = (load_model(made / name) for name in ("new", "old", "wide"))
+    with pytest.raises(FeatureError, match="name that with --gallery-model"):
+        evaluate_ijb(layout, new, query_map=wide_map)
+    with pytest.raises(FeatureError, match=r"from 8 to 12 dimensions; the model has 8 and .* 8"):
+        evaluate_ijb(layout, new, old, query_map=wide_map)
+    with pytest.raises(ModelError, match="is not a readable map"):
+        evaluate_ijb(layout, new, wide, query_map=made / "none.safetensors")
+
+
+def test_rows_are_paired_by_key(made: Path, wide_map: Path, tmp_path: Path) -> None:
+    """Other rows, in another order: the same map as of the shared rows alone."""
+    full, part = FeatureBank(made / "new-bank"), tmp_path / "part"
+    shutil.copytree(made / "wide-bank", part)
+    order = np.random.default_rng(1).permutation(PERSONS * IMAGES)[:30]
+    whole = FeatureBank(made / "wide-bank")
+    np.save(part / "features.npy", whole.features[order])
+    np.save(part / "labels.npy", whole.labels[order])
+    write_lines(part / "keys.txt", [whole.keys()[row] for row in order])
+    manifest = whole.manifest.model_copy(update={"rows": 30})
+    (part / "manifest.json").write_text(manifest.to_json())
+    found = adapt("ridge", full, FeatureBank(part), tmp_path / "map.safetensors")
+    assert found.pairs == 30
+    shared = np.sort(order)
+    expected = ADAPTERS["ridge"].fit(full.read(shared), whole.read(shared)).transform(full.all())
+    got = load_adapter(tmp_path / "map.safetensors").transform(full.all())
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+    (part / "keys.txt").write_text("".join(f"other {i}\n" for i in range(30)))
+    with pytest.raises(BankError, match="share no key"):
+        adapt("ridge", full, FeatureBank(part), tmp_path / "map.safetensors")
+    (part / "keys.txt").write_text("same\n" * 30)
+    with pytest.raises(BankError, match="'same' occurs twice"):
+        adapt("ridge", full, FeatureBank(part), tmp_path / "map.safetensors")
+
+
+def test_every_adapter_has_its_name_on_the_command_line() -> None:
+    assert set(get_args(Kind)) == set(ADAPTERS)
 
 
 def test_what_a_person_reads(made: Path, layout: Path, tmp_path: Path) -> None:
