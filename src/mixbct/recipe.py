@@ -49,7 +49,7 @@ class ModelSettings(Settings):
     options: dict[str, int | float | str | bool] = Field(
         {}, description="passed to the backbone by name"
     )
-    start: Literal["procrustes", "random"] = Field(
+    start: Literal["procrustes", "ridge", "random"] = Field(
         "procrustes", description="of a backbone over vectors, where there is an old bank"
     )
 

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 
 class LinearBackbone(nn.Module):
-    """Map [B, inputs] to [B, dim] by one matrix, without bias.
+    """Map [B, inputs] to [B, dim] by one matrix and a bias, which is zero unless a start gives one.
 
-    A rotation keeps the angles that the encoder learnt; a bias would not, since vectors are
-    compared by their directions.
+    The bias reaches an old space whose vectors lie in a narrow cone, where no rotation of vectors
+    around the origin comes: on faces a map without one lost most of its true accepts
+    (docs/results/faces.md).
 
     Args:
         dim: of the embedding.
@@ -18,12 +19,14 @@ class LinearBackbone(nn.Module):
 
     def __init__(self, dim: int, inputs: int) -> None:
         super().__init__()
-        self.map = nn.Linear(inputs, dim, bias=False)
+        self.map = nn.Linear(inputs, dim)
+        nn.init.zeros_(self.map.bias)
 
     @torch.no_grad()
-    def start_at(self, matrix: Float[Tensor, "inputs dim"]) -> None:
-        """Take x ↦ x · matrix as the map."""
+    def start_at(self, matrix: Float[Tensor, "inputs dim"], offset: Float[Tensor, " dim"]) -> None:
+        """Take x ↦ x · matrix + offset as the map."""
         self.map.weight.copy_(matrix.t())
+        self.map.bias.copy_(offset)
 
     def forward(self, vectors: Float[Tensor, "b inputs"]) -> Float[Tensor, "b dim"]:
         """Return the raw embeddings."""

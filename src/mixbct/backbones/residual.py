@@ -1,9 +1,10 @@
 """A linear map with a residual branch of one hidden layer, over the vectors of a frozen encoder.
 
-    x ↦ W x + B gelu(A x + a)
+    x ↦ W x + w + B gelu(A x + a)
 
-B is zero at first, so that the head begins as its linear map, wherever that was started, and the
-branch earns its place. No normalisation of a batch: that would undo the start.
+B is zero at first (and w, unless a start gives one), so that the head begins as its linear map,
+wherever that was started, and the branch earns its place. No normalisation of a batch: that would
+undo the start.
 """
 
 import torch
@@ -24,15 +25,17 @@ class ResidualMap(nn.Module):
     def __init__(self, dim: int, inputs: int, width: int | None = None) -> None:
         super().__init__()
         hidden = width or 2 * inputs
-        self.map = nn.Linear(inputs, dim, bias=False)
+        self.map = nn.Linear(inputs, dim)
+        nn.init.zeros_(self.map.bias)
         self.hidden = nn.Linear(inputs, hidden)
         self.branch = nn.Linear(hidden, dim, bias=False)
         nn.init.zeros_(self.branch.weight)
 
     @torch.no_grad()
-    def start_at(self, matrix: Float[Tensor, "inputs dim"]) -> None:
-        """Take x ↦ x · matrix as the linear map."""
+    def start_at(self, matrix: Float[Tensor, "inputs dim"], offset: Float[Tensor, " dim"]) -> None:
+        """Take x ↦ x · matrix + offset as the linear map."""
         self.map.weight.copy_(matrix.t())
+        self.map.bias.copy_(offset)
 
     def forward(self, vectors: Float[Tensor, "b inputs"]) -> Float[Tensor, "b dim"]:
         """Return the raw embeddings."""

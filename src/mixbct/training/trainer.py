@@ -38,7 +38,7 @@ from mixbct.schemas import Input, QueryMap, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
-from mixbct.training.start import start_at_procrustes
+from mixbct.training.start import start_at_adapter
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,9 @@ class Trainer:
             return
         # behind a query map the head has a space of its own
         into_old_space = self.recipe.model.dim == self.old_dim
-        if into_old_space and self.recipe.model.start == "procrustes":
-            start_at_procrustes(self.backbone, self.source, self.old)
+        start = self.recipe.model.start
+        if into_old_space and start != "random":
+            start_at_adapter(start, self.backbone, self.source, self.old)
 
     def batches(self) -> Iterator[_Batch]:
         """Yield the batches from the present step to the end, read ahead."""

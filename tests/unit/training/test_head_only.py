@@ -1,4 +1,4 @@
-"""Heads over stored vectors: the same loop, started at the Procrustes map."""
+"""Heads over stored vectors: the same loop, started at a map that an adapter fits."""
 
 from pathlib import Path
 
@@ -65,15 +65,39 @@ def test_float16_banks_and_sampled_classes(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("new", "old"), [(6, 4), (4, 6), (5, 5)])
 @pytest.mark.parametrize("backbone", ["linear", "residual"])
-def test_a_head_begins_as_the_adapter(tmp_path: Path, new: int, old: int, backbone: str) -> None:
+@pytest.mark.parametrize("start", ["procrustes", "ridge"])
+def test_a_head_begins_as_the_adapter(
+    tmp_path: Path, new: int, old: int, backbone: str, start: str
+) -> None:
     make_banks(tmp_path, new, old)
-    recipe = head_recipe(tmp_path, f"model.backbone={backbone}", dim=old)
+    # the old vectors in a narrow cone, so that an offset matters
+    write_bank(tmp_path / "cone", vectors(old, seed=2) + 3, "old", digest="these images")
+    settings = (f"model.backbone={backbone}", f"model.start={start}")
+    recipe = head_recipe(tmp_path, *settings, f"method.bank={tmp_path / 'cone'}", dim=old)
     trainer = Trainer(recipe, source_of(tmp_path / "new"))
     trainer.begin()
-    both = [FeatureBank(tmp_path / side).all() for side in ("new", "old")]
-    expected = ADAPTERS["procrustes"].fit(*both).transform(both[0])
+    assert trainer.old is not None
+    assert trainer.old.paired
+    both = [FeatureBank(tmp_path / side).all() for side in ("new", "cone")]
+    expected = ADAPTERS[start].fit(*both).transform(both[0])
     begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
-    np.testing.assert_allclose(begun, expected, atol=2e-6)
+    np.testing.assert_allclose(begun, expected, atol=1e-5)
+    assert trainer.backbone.state_dict()["map.bias"].any() == (start == "ridge")
+
+
+@pytest.mark.parametrize("backbone", ["linear", "residual"])
+def test_a_head_that_began_at_ridge_resumes_to_the_bit(banks: Path, backbone: str) -> None:
+    settings = (f"model.backbone={backbone}", "model.start=ridge")
+    source = source_of(banks / "new")
+    train(head_recipe(banks, *settings), source, banks / "whole")
+    with pytest.raises(StoppedError):
+        train(head_recipe(banks, *settings, "train.stop_after=5"), source, banks / "parts")
+    train(head_recipe(banks, *settings), source, banks / "parts", resume=True)
+    assert weights(banks / "parts") == weights(banks / "whole")
+    trained = load_model(banks / "whole").backbone.state_dict()["map.bias"]
+    begun = Trainer(head_recipe(banks, *settings), source)
+    begun.begin()
+    assert not torch.equal(trained, begun.backbone.state_dict()["map.bias"])
 
 
 def test_random_and_independent_heads_begin_elsewhere(banks: Path) -> None:
@@ -108,18 +132,23 @@ def test_without_pairs_the_means_of_shared_classes_are_the_start(banks: Path) ->
         np.testing.assert_allclose(new_side[place], mean / np.linalg.norm(mean), atol=1e-6)
         own = normalise(features)[np.arange(30) % 6 == several.index(f"c{label}")].mean(0)
         np.testing.assert_allclose(old_side[place], own / np.linalg.norm(own), atol=1e-6)
-    trainer.begin()
-    fitted = ADAPTERS["procrustes"].fit(new_side, old_side)
-    np.testing.assert_allclose(
-        normalise(trainer._embed(np.arange(ROWS)).numpy()), fitted.transform(rows), atol=2e-6
-    )
+    for start in ("procrustes", "ridge"):
+        recipe = head_recipe(banks, f"method.bank={banks / 'strangers'}", f"model.start={start}")
+        trainer = Trainer(recipe, source_of(banks / "new"))
+        trainer.begin()
+        fitted = ADAPTERS[start].fit(new_side, old_side)
+        begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
+        np.testing.assert_allclose(begun, fitted.transform(rows), atol=1e-5)
 
 
 def test_too_few_classes_for_a_start_are_named(banks: Path) -> None:
     write_bank(banks / "two", vectors(OLD, rows=6), "old", digest="o", classes=("c1", "c2"))
-    trainer = Trainer(head_recipe(banks, f"method.bank={banks / 'two'}"), source_of(banks / "new"))
-    with pytest.raises(RecipeError, match=r"classes that both.*2 rows do not.*'random'"):
-        trainer.begin()
+    for start, says in (("procrustes", "2 rows do not"), ("ridge", "")):
+        recipe = head_recipe(banks, f"method.bank={banks / 'two'}", f"model.start={start}")
+        trainer = Trainer(recipe, source_of(banks / "new"))
+        expected = rf"'{start}' is fitted on classes that both.*{says}.*'random'"
+        with pytest.raises(RecipeError, match=expected):
+            trainer.begin()
 
 
 def test_a_start_on_many_rows_takes_some_of_them(
@@ -193,7 +222,8 @@ def test_a_head_embeds_banks_of_its_encoder_alone(banks: Path) -> None:
     assert bank.manifest.contract == head.contract
     assert bank.manifest.data_digest == "these images"
     matrix = head.backbone.state_dict()["map.weight"].numpy()
-    expected = normalise(vectors(NEW, seed=1)) @ matrix.T
+    offset = head.backbone.state_dict()["map.bias"].numpy()
+    expected = normalise(vectors(NEW, seed=1)) @ matrix.T + offset
     np.testing.assert_allclose(bank.features, expected, rtol=1e-5, atol=1e-6)
     # of vectors that were not normalised, too
     scaled = head.embed(torch.from_numpy(7 * vectors(NEW, seed=1)))
