@@ -25,6 +25,7 @@ from examples.face_encoders.tfjs_weights import read_weights
 from rich.console import Console
 from safetensors.torch import save_file
 
+from benchmarks.faces_ijb import judge_layout, layout_lines
 from benchmarks.lfw import PREPROCESSING, find_encoder, find_images
 from benchmarks.npm import fetch
 from mixbct.adapters import ADAPTERS
@@ -63,14 +64,9 @@ FACE_API = {
 HEADS: Mapping[str, tuple[str, ...]] = {
     "mixbct, linear": (),
     "mixbct, residual": ("model.backbone=residual", "train.epochs=20"),
-    "l2, residual": (
-        "model.backbone=residual",
-        "train.epochs=20",
-        "optimizer.lr=0.1",
-        'method={name="l2", bank="runs/faces/old-bank"}',
-    ),
+    "mixbct, linear, from procrustes": ("model.start=procrustes", "optimizer.lr=0.01"),
 }
-"""Head-only training: overrides of `examples/face_encoders/head.toml`."""
+"""Head-only training: overrides of `examples/face_encoders/head.toml`, which starts at ridge."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
         "splits": found,
+        "ijb": judge_ijb(arguments.work, banks),
     }
     write_atomically(arguments.out / "faces.json", json.dumps(content, indent=1) + "\n")
     write_atomically(arguments.out / "faces.md", page(content))
@@ -170,7 +167,7 @@ def judge_split(work: Path, banks: Mapping[str, FeatureBank], seed: int) -> dict
             ROOT / "examples" / "face_encoders" / "head.toml",
             [*overrides, *paths, f"seed={seed}"],
         )
-        out = work / f"{name.replace(', ', '-')}-{seed}"
+        out = work / f"{'-'.join(name.replace(',', '').split())}-{seed}"
         train(recipe, training, out, resume=True)
         head = normalise(embed_source(load_model(out), source))
         rows[name], own[name] = judge(head, old), judge(head, head)
@@ -194,6 +191,20 @@ def judge_split(work: Path, banks: Mapping[str, FeatureBank], seed: int) -> dict
     }
     write_atomically(record, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def judge_ijb(work: Path, banks: Mapping[str, FeatureBank]) -> dict[str, dict[str, float]]:
+    """Return `judge_layout` of the first split's test people."""
+    record = work / "figures-ijb.json"
+    if not record.exists():
+        say("IJB layout")
+        source, split = BankSource(banks["new"]), work / f"split-{SEEDS[0]}"
+        parts = (open_part(source, split, part).rows for part in ("new_train", "query", "gallery"))
+        training, *test = parts
+        result = judge_layout(work, banks, training, np.sort(np.concatenate(test)))
+        write_atomically(record, json.dumps(result, indent=1) + "\n")
+    found: dict[str, dict[str, float]] = json.loads(record.read_bytes())
+    return found
 
 
 def _judge(
@@ -283,6 +294,7 @@ def page(content: Mapping[str, Any]) -> str:
     lines += _table("minus procrustes", splits, "minus procrustes", others)
     lines += ["", "The heads' self-test (queries and gallery by the head):", ""]
     lines += _table("head/head", splits, "self", list(splits[0]["self"]))
+    lines += ["", *layout_lines(content["ijb"])]
     return "\n".join([*lines, "", NOTES.read_text(encoding="utf-8")])
 
 

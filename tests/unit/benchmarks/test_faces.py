@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
-from mixbct.data.bank import normalise  # noqa: E402
+from mixbct.data.bank import BankWriter, FeatureBank, normalise  # noqa: E402
+from mixbct.schemas import BankManifest, Contract  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,42 @@ def test_merging_a_list_with_itself_changes_nothing(faces) -> None:
         assert value == pytest.approx(alone.values[name], abs=1e-9)
         # the same drawn people
         np.testing.assert_allclose(merged.replicates[name], alone.replicates[name], atol=1e-9)
+
+
+def bank_of(path: Path, features: np.ndarray, people: int, keys: list[str]) -> FeatureBank:
+    rows, dim = features.shape
+    manifest = BankManifest(
+        contract=Contract(name="m", weights="declared: m", preprocessing=None, dim=dim),
+        data_digest="d",
+        rows=rows,
+        dim=dim,
+        dtype="float32",
+        classes=tuple(f"p{i:02}" for i in range(people)),
+    )
+    writer = BankWriter(path, manifest, np.repeat(np.arange(people), 4), keys, resume=False)
+    writer.write(range(rows), features, keys)
+    return writer.finish()
+
+
+def test_layout_templates_are_pooled_of_their_own_rows(faces, tmp_path: Path) -> None:
+    """Vectors that tell all people apart, in the new bank by noise alone; half are for the fit."""
+    people, rng = 12, np.random.default_rng(0)
+    keys = [f"p{person:02}/{place}.png" for person in range(people) for place in range(4)]
+    for key in keys:
+        (tmp_path / "images" / key).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (112, 112)).save(tmp_path / "images" / key)
+    apart = np.repeat(np.eye(people, dtype=np.float32), 4, axis=0)
+    noise = rng.normal(size=(len(keys), 16)).astype(np.float32)
+    banks = {
+        "old": bank_of(tmp_path / "o", apart, people, keys),
+        "new": bank_of(tmp_path / "n", noise, people, keys),
+    }
+    found = faces.judge_layout(tmp_path, banks, np.arange(24), np.arange(24, 48))
+    assert found["counts"]["images"] == 24
+    assert found["counts"]["galleries"] == 6
+    assert set(found["old/old"].values()) == {1.0}
+    assert found["new/new"]["rank-1"] < 1
+    assert found["new/old through ridge"]["rank-1"] < 1
 
 
 def test_the_committed_table_is_that_of_its_record(faces) -> None:
