@@ -58,6 +58,14 @@ def test_bct_is_given_the_old_models_class_weights(tmp_path: Path) -> None:
     assert training(load_bench(path), "bct", {}).method.old_model == Path("old")
 
 
+def test_a_variant_leaves_the_recipe_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    path.write_text(f'extends = "{MINI}"\n[methods.v]\nsettings = {{ method.name = "bct" }}\n')
+    recipe = load_bench(path)
+    assert training(recipe, "v", {}).method.old_model == Path("old")
+    assert recipe.methods["v"].settings == {"method": {"name": "bct"}}
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

@@ -9,6 +9,7 @@ recipe that are laid over the common one:
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,7 +165,8 @@ class BenchRecipe(Settings):
         content = self._common(self.new, f"{method}", seed, split, "new_train")
         content["model"]["dim"] = self.old[old].model.dim
         content["method"] = {"name": method}
-        content = lay_over(lay_over(content, self.methods[method].settings), choice)
+        # a copy: what is set below must not stay in the recipe
+        content = deepcopy(lay_over(lay_over(content, self.methods[method].settings), choice))
         content.pop("denoise", None)
         name = content["method"].get("name")
         if name != INDEPENDENT:
