@@ -50,6 +50,18 @@ class HeldOutSet:
         """Open a part as `model` wants its images, or vectors."""
         return open_part(open_source(self.path, model.takes), self.split, name)
 
+    def facts(self, query: Source, gallery: Source, replicates: int) -> dict[str, str | int]:
+        """Return what a result says of the set that it was measured on."""
+        return {
+            "source": str(self.path),
+            "query digest": query.digest(),
+            "gallery digest": gallery.digest(),
+            "queries": len(query),
+            "gallery": len(gallery),
+            "classes": len(query.classes()),
+            "bootstrap replicates": replicates,
+        }
+
 
 def evaluate_models(
     data: HeldOutSet,
@@ -119,16 +131,7 @@ def evaluate_models(
         title=title,
         versions=versions(),
         seed=seed,
-        data={
-            "source": str(data.path),
-            "query digest": query.digest(),
-            "gallery digest": gallery.digest(),
-            "queries": len(query),
-            "gallery": len(gallery),
-            "classes": len(query.classes()),
-            "bootstrap replicates": replicates,
-        }
-        | ({"language": language} if language else {}),
+        data=data.facts(query, gallery, replicates) | ({"language": language} if language else {}),
         models=models,
         query_map=map_to(new, old, via),
         combinations=figures.combinations,

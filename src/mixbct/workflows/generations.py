@@ -48,15 +48,7 @@ def compare_generations(
     return GenerationsResult(
         versions=versions(),
         seed=seed,
-        data={
-            "source": str(data.path),
-            "query digest": query.digest(),
-            "gallery digest": gallery.digest(),
-            "queries": len(query),
-            "gallery": len(gallery),
-            "classes": len(query.classes()),
-            "bootstrap replicates": replicates,
-        },
+        data=data.facts(query, gallery, replicates),
         models=tuple(model.contract for model in models),
         mapped=(False, *(down is not None for down in maps)),
         pairs=figures.pairs,
