@@ -1,5 +1,9 @@
 """Devices, seeds and process counts: one process for now, asked for here so that more can come."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -25,6 +29,30 @@ def open_device(name: str) -> torch.device:
             f"the device {name!r} cannot be used here: {reason}; choose 'cpu', or 'cuda' where "
             "torch finds a GPU"
         ) from error
+
+
+def device_name(name: str) -> str:
+    """Return what to call the device that computes: a GPU's name, or the processor's."""
+    device = open_device(name)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    described = Path("/proc/cpuinfo")
+    if device.type == "cpu" and described.exists():
+        for line in described.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return str(device)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Let torch make new numbers as `dtype` for a while."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def row_rng(*words: int) -> np.random.Generator:

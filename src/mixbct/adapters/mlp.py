@@ -24,7 +24,7 @@ from mixbct.adapters.adapter import (
 )
 from mixbct.adapters.procrustes import Procrustes
 from mixbct.data.bank import normalise
-from mixbct.distributed import torch_rng
+from mixbct.distributed import default_dtype, torch_rng
 
 BATCH = 256
 STEPS = 1000
@@ -86,15 +86,12 @@ class ResidualMLP:
         """
         check_pairs(source, target, needed=min(source.shape[1], target.shape[1]))
         rng = torch_rng(seed)
-        rotation = torch.from_numpy(Procrustes.fit(source, target).rotation)
-        hidden = 2 * max(rotation.shape)
-        inner = torch.randn(rotation.shape[0], hidden, generator=rng) / math.sqrt(rotation.shape[0])
-        weights = [
-            inner,
-            torch.zeros(hidden),
-            torch.zeros(hidden, rotation.shape[1]),
-            torch.zeros(rotation.shape[1]),
-        ]
+        # as float64, which a thousand steps leave the same on every machine
+        rotation = torch.from_numpy(Procrustes.fit(source, target).rotation).double()
+        (d1, d2), hidden = rotation.shape, 2 * max(rotation.shape)
+        with default_dtype(torch.float64):
+            inner = torch.randn(d1, hidden, generator=rng) / math.sqrt(d1)
+            weights = [inner, torch.zeros(hidden), torch.zeros(hidden, d2), torch.zeros(d2)]
         for weight in weights:
             weight.requires_grad_()
         optimizer = torch.optim.AdamW(weights, RATE, weight_decay=WEIGHT_DECAY)
@@ -102,11 +99,12 @@ class ResidualMLP:
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
             rows = torch.randint(len(x), (min(BATCH, len(x)),), generator=rng)
-            loss = (1 - F.cosine_similarity(_forward(x[rows], rotation, *weights), y[rows])).mean()
+            mapped = _forward(x[rows].double(), rotation, *weights)
+            loss = (1 - F.cosine_similarity(mapped, y[rows].double())).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        return cls(rotation.numpy(), *(weight.detach().numpy() for weight in weights))
+        return cls(*(tensor.detach().float().numpy() for tensor in (rotation, *weights)))
 
     def transform(self, features: Float32[np.ndarray, "n d1"]) -> Float32[np.ndarray, "n d2"]:
         """Return the rows in the target's space, normalised; see `Adapter.transform`."""

@@ -116,18 +116,20 @@ def _import_factory(
 
 
 def normalise_images(
-    images: UInt8[Tensor, "b h w c"], preprocessing: Preprocessing
+    images: UInt8[Tensor, "b h w c"],
+    preprocessing: Preprocessing,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b c h w"]:
-    """Return (value − mean) / std as float32, channels first in shape, last in memory."""
-    values = images.permute(0, 3, 1, 2).float()
+    """Return (value − mean) / std, channels first in shape, last in memory."""
+    values = images.permute(0, 3, 1, 2).to(dtype)
     return values.sub_(preprocessing.mean).div_(preprocessing.std)
 
 
-def to_inputs(batch: Batch, takes: Input) -> Inputs:
-    """Return what a backbone takes: normalised images, or vectors of norm 1."""
+def to_inputs(batch: Batch, takes: Input, dtype: torch.dtype = torch.float32) -> Inputs:
+    """Return what a backbone takes, as `dtype`: normalised images, or vectors of norm 1."""
     if isinstance(takes, VectorInput):
-        return F.normalize(batch)
-    return normalise_images(batch, takes)
+        return F.normalize(batch.to(dtype))
+    return normalise_images(batch, takes, dtype)
 
 
 def forward(backbone: nn.Module, inputs: Inputs, dim: int) -> Float[Tensor, "b d"]:
@@ -165,8 +167,9 @@ class EmbeddingModel:
         self.takes = _takes(manifest)
         self.query_map = manifest.query_map
         tensors = chain(backbone.parameters(), backbone.buffers())
-        # an ONNX encoder has none, and computes in main memory
-        self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        # an ONNX encoder has none, and computes in main memory as float32
+        first = next(tensors, torch.empty(0))
+        self.device, self.dtype = first.device, first.dtype
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -185,7 +188,7 @@ class EmbeddingModel:
     @torch.inference_mode()
     def embed(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Return the raw (not normalised) embeddings of a batch, float32, on the model's device."""
-        inputs = to_inputs(batch.to(self.device), self.takes)
+        inputs = to_inputs(batch.to(self.device), self.takes, self.dtype)
         return forward(self.backbone, inputs, self.contract.dim).float()
 
 
@@ -295,6 +298,9 @@ def _read_weights(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str
     backbone = build_backbone(manifest.backbone, contract.dim, _takes(manifest), manifest.options)
     try:
         state = load_file(folder / "backbone.safetensors")
+        if any(tensor.dtype == torch.float64 for tensor in state.values()):
+            # a model computes in the precision that it was trained in
+            backbone.double()
         backbone.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"the weights of {folder} do not load: {error}") from error

@@ -62,7 +62,8 @@ def normalise(
     # memory that is read-only
     rows: np.ndarray = torch.from_numpy(np.array(features)).float().numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        # summed as float64, so that processors that add in another order agree on the float32
+        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64)).astype(np.float32)
     check_norms(norms, names)
     rows /= norms[:, None]
     return rows

@@ -72,8 +72,10 @@ def class_means(
 
 def prototypes(means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]) -> ClassDirections:
     """Return the normalised means. Features that cancel out give no direction."""
+    # norms are summed as float64, here and below: processors add in another order each
+    directions = F.normalize(means.double()).float()
     known = (counts > 0) & (torch.linalg.vector_norm(means, dim=1) > 1e-6)
-    return ClassDirections(F.normalize(means) * known[:, None], known)
+    return ClassDirections(directions * known[:, None], known)
 
 
 def class_stats(
@@ -91,7 +93,9 @@ def class_stats(
     """
     distances = np.concatenate(
         [
-            torch.linalg.vector_norm(features - means[labels[rows]], dim=1).numpy()
+            torch.linalg.vector_norm((features - means[labels[rows]]).double(), dim=1)
+            .float()
+            .numpy()
             for rows, features in _chunks(read, labels)
         ]
     )

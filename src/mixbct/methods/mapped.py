@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixbct.errors import RecipeError
@@ -27,7 +27,7 @@ from mixbct.methods.method import Extract, Features, Method, Progress, StepPlan,
 Map = Literal["prefix", "projection"]
 
 
-def first_map(kind: Map, new: int, old: int) -> Float32[Tensor, "new old"]:
+def first_map(kind: Map, new: int, old: int) -> Float[Tensor, "new old"]:
     """Return the map that training begins with; it has orthonormal rows or columns.
 
     Args:

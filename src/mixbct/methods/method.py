@@ -38,7 +38,7 @@ prototypes      the normalised mean old feature of each class
 class_stats     where each class's old features lie, and how far they spread
 """
 
-Extract = Callable[[], Float32[Tensor, "n d"]]
+Extract = Callable[[], Float[Tensor, "n d"]]
 """Gives the present new features of the training set, raw, in its order, in evaluation mode."""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -26,7 +26,7 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Source
-from mixbct.distributed import open_device, torch_rng
+from mixbct.distributed import default_dtype, open_device, torch_rng
 from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
 from mixbct.linear_map import LinearMap
@@ -85,23 +85,25 @@ class Trainer:
         self.source = source
         self.origin = origin
         self.device = open_device(recipe.train.device)
+        self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
         self.takes = input_of(recipe, source)
         self.bank, task = open_task(recipe, source)
         self.old = task.old
         self.inputs_digest = _inputs_digest(source, self.takes, self.bank, task)
         self.steps_per_epoch = task.steps_per_epoch
         self.steps = task.steps_per_epoch * recipe.train.epochs
-        self.backbone: nn.Module = build_backbone(
-            recipe.model.backbone, recipe.model.dim, self.takes, recipe.model.options
-        ).to(self.device)
-        self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim).to(
-            self.device
-        )
-        # after them, so that every method starts from the same weights
         self.old_dim = recipe.model.dim if self.bank is None else self.bank.manifest.dim
-        self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes())).to(
-            self.device
-        )
+        # even first weights that are drawn as float32 differ in their last bit between processors
+        with default_dtype(self.dtype):
+            backbone = build_backbone(
+                recipe.model.backbone, recipe.model.dim, self.takes, recipe.model.options
+            )
+            head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
+            # after them, so that every method starts from the same weights
+            method = _build_method(recipe, task, self.old_dim, len(source.classes()))
+        self.backbone: nn.Module = backbone.to(self.device, self.dtype)
+        self.head: Head = head.to(self.device, self.dtype)
+        self.method: Method = method.to(self.device, self.dtype)
         parameters = [*self.backbone.parameters(), *self.head.parameters()]
         self.optimizer = _build_optimizer(
             recipe.optimizer, [*parameters, *self.method.parameters()]
@@ -156,12 +158,12 @@ class Trainer:
         self.backbone.train()
         self.head.train()
         self.method.train()
-        inputs = to_inputs(batch.items.to(self.device), self.takes)
+        inputs = to_inputs(batch.items.to(self.device), self.takes, self.dtype)
         labels = batch.labels.to(self.device)
         values = forward(self.backbone, inputs, self.recipe.model.dim)
         losses = self.method.losses(
             Features(values[: batch.trained], labels[: batch.trained]),
-            Features(batch.old.to(self.device), batch.old_labels.to(self.device)),
+            Features(batch.old.to(self.device, self.dtype), batch.old_labels.to(self.device)),
             self.head,
             Progress(epoch, settings.epochs, self.step / self.steps),
         )
@@ -182,7 +184,7 @@ class Trainer:
         self.images += len(labels)
         return StepReport(self.step, self.steps, epoch, figures, self.images)
 
-    def _extract(self) -> Float32[Tensor, "n d"]:
+    def _extract(self) -> Float[Tensor, "n d"]:
         """Return the present raw features of the whole set; its images count as forwarded."""
         rows = np.arange(len(self.source))
         features = [self._embed(rows[start : start + 512]) for start in rows[::512]]
@@ -190,11 +192,11 @@ class Trainer:
         return torch.cat(features)
 
     @torch.no_grad()
-    def _embed(self, rows: RowIndices) -> Float32[Tensor, "n d"]:
+    def _embed(self, rows: RowIndices) -> Float[Tensor, "n d"]:
         self.backbone.eval()
         items = torch.from_numpy(self.source.read(rows)).to(self.device)
-        inputs = to_inputs(items, self.takes)
-        return forward(self.backbone, inputs, self.recipe.model.dim).float().cpu()
+        inputs = to_inputs(items, self.takes, self.dtype)
+        return forward(self.backbone, inputs, self.recipe.model.dim).cpu()
 
     def query_map(self) -> QueryMap | None:
         """Return how new features become queries against the old bank's; None: as they are."""

@@ -31,3 +31,13 @@ def test_every_pixel_counts() -> None:
 def test_a_size_that_cannot_be_halved_four_times(size: int) -> None:
     with pytest.raises(ModelError, match=f"model.size must be a multiple of 16, found {size}"):
         SmallResNet(8, size, 1)
+
+
+def test_the_activation_can_be_one_without_a_kink() -> None:
+    model = SmallResNet(8, 32, 1, 4, "silu")
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert "SiLU" in kinds
+    assert "PReLU" not in kinds
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 8)
+    with pytest.raises(ModelError, match="prelu and silu, not 'relu'"):
+        SmallResNet(8, 32, 1, 4, "relu")

@@ -91,6 +91,13 @@ def test_features_are_read_normalised(tmp_path: Path) -> None:
     np.testing.assert_allclose(bank.read(np.array([7, 2, 7])), unit[[7, 2, 7]], rtol=1e-6)
 
 
+def test_normalised_rows_do_not_hang_on_the_order_of_a_sum() -> None:
+    """What another processor adds in another order comes out with the same bits."""
+    rows = np.random.default_rng(0).normal(size=(2000, 512)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(512)
+    np.testing.assert_array_equal(normalise(rows[:, order]), normalise(rows)[:, order])
+
+
 def test_normalise_names_bad_rows() -> None:
     rows = np.ones((8, 2), np.float32)
     rows[[1, 2, 3, 4, 5, 6], 1] = np.nan

@@ -22,9 +22,12 @@ COMPATIBLE = [name for name in METHODS if name != "independent"]
 MORE = {"unibct": ", refresh = [1, 2]"}
 
 
+def recipe_method(name: str, bank: Path) -> str:
+    return f'method = {{name = "{name}", bank = "{bank}"{MORE.get(name, "")}}}'
+
+
 def recipe_of(name: str, bank: Path, *overrides: str) -> Recipe:
-    method = f'method = {{name = "{name}", bank = "{bank}"{MORE.get(name, "")}}}'
-    return make_recipe(method, *overrides)
+    return make_recipe(recipe_method(name, bank), *overrides)
 
 
 @pytest.fixture
@@ -132,3 +135,34 @@ def test_extraction_sees_every_image_in_order_and_changes_nothing(bank: Path) ->
     torch.testing.assert_close(dict(trainer.backbone.state_dict()), before)
     alone = [trainer._embed(np.array([row])) for row in range(52)]
     torch.testing.assert_close(features, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_float64_leaves_rounding_no_say(tmp_path: Path, bank: Path, name: str) -> None:
+    """Weights moved by 1e-13 end 1e-10 apart; one float32 on the way would make it 1e-6."""
+    ends = []
+    for shift in (0.0, 1e-13):
+        method = () if name == "independent" else (recipe_method(name, bank),)
+        trainer = Trainer(make_recipe(*method, "train.precision='float64'"), MemorySource())
+        with torch.no_grad():
+            for parameter in trainer.backbone.parameters():
+                parameter.mul_(1 + shift)
+        for batch in trainer.batches():
+            trainer.take_step(batch)
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.backbone.parameters()]))
+    apart = float((ends[0] - ends[1]).norm() / ends[0].norm())
+    assert 0 < apart < 1e-10
+
+
+def test_a_model_computes_in_the_precision_that_it_was_trained_in(
+    tmp_path: Path, bank: Path
+) -> None:
+    train(recipe_of("mixbct", bank, "train.precision='float64'"), MemorySource(), tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    assert model.dtype == torch.float64
+    images = torch.from_numpy(MemorySource().images[:8])
+    exact = model.backbone(images.permute(0, 3, 1, 2).double().sub(127.5).div(127.5)).detach()
+    assert torch.equal(model.embed(images), exact.float())
+    with torch.no_grad():
+        rough = model.backbone.float()(images.permute(0, 3, 1, 2).float().sub(127.5).div(127.5))
+    assert not torch.equal(rough, exact.float())
