@@ -175,6 +175,9 @@ class MixBCTSettings(CompatibleSettings):
     )
     contrast: float = Field(0.0, ge=0, description="weight of the contrast with old rows; 0: none")
     temperature: float = Field(0.05, gt=0, description="τ of the contrast")
+    partner: Literal["class", "own"] = Field(
+        "class", description="of the contrast: an old row of an image's class, or the image's own"
+    )
     negatives: int = Field(1024, ge=0, description="old rows for the contrast beside partners")
 
 

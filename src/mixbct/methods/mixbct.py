@@ -26,9 +26,10 @@ with old rows of the step,
 
     L + (λ/B) Σ_i −(1/|P_i|) Σ_{j ∈ P_i} log softmax_j (f̂_iᵀo_j/τ),    P_i = old rows of class y_i
 
-over the old rows that are mixed, a partner for each new row (a credible old feature of its
-class, drawn at random) and `negatives` more. Mixing ties classes together through W; the contrast
-asks for the right old feature before all others, which is what a search is judged by.
+over the old rows that are mixed, a partner for each new row and `negatives` more. A partner is a
+credible old feature of the row's class, drawn at random, or with `partner = "own"` that of the same
+image wherever it is credible. Mixing ties classes together through W; the contrast asks for the
+right old feature before all others, which is what a search is judged by.
 """
 
 from collections.abc import Mapping
@@ -100,12 +101,17 @@ class MixBCT(Method):
         self._usable = usable
         self.old_weight = settings.old_weight
         self.contrast, self.temperature = settings.contrast, settings.temperature
-        self.negatives = settings.negatives
+        self.partner, self.negatives = settings.partner, settings.negatives
         if self.contrast:
             if self.draw != "bank":
                 raise RecipeError(
                     f"method.contrast = {self.contrast} needs old rows beside the batch, and "
                     f"method.draw = {self.draw!r} has them in it: set method.draw = 'bank'"
+                )
+            if self.partner == "own" and not self.old.paired:
+                raise BankError(
+                    "method.partner = 'own' takes the old feature of the same image, but the bank "
+                    "was not extracted from these training images: set method.partner = 'class'"
                 )
             labels = self.old.labels[self.candidates]
             self._by_class = self.candidates[np.argsort(labels, kind="stable")]
@@ -135,10 +141,12 @@ class MixBCT(Method):
 
     def _contrasted(self, rows: RowIndices, rng: np.random.Generator) -> RowIndices:
         """Return a partner for each row whose class has one, and rows of any class."""
+        rows = rows[self._counts[self.task.labels[rows]] > 0]
         classes = self.task.labels[rows]
-        classes = classes[self._counts[classes] > 0]
         places = (rng.random(len(classes)) * self._counts[classes]).astype(np.int64)
         partners = self._by_class[self._starts[classes] + places]
+        if self.partner == "own":
+            partners = np.where(self._usable[rows], rows, partners)
         others = rng.integers(len(self.candidates), size=self.negatives)
         return np.concatenate([partners, self.candidates[others]])
 

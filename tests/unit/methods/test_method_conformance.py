@@ -37,6 +37,9 @@ SETTINGS: dict[str, Any] = {
     "mixbct, skip": MixBCTSettings(name="mixbct", draw="skip", **BANK),
     "mixbct, bank": MixBCTSettings(name="mixbct", draw="bank", **BANK),
     "mixbct, contrast": MixBCTSettings(name="mixbct", draw="bank", contrast=1.0, **BANK),
+    "mixbct, own partners": MixBCTSettings(
+        name="mixbct", draw="bank", contrast=1.0, partner="own", **BANK
+    ),
 }
 
 

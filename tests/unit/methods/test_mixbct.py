@@ -134,8 +134,8 @@ def test_skip_equals_replace_without_batch_normalisation() -> None:
         torch.testing.assert_close(replaced, skipped)
 
 
-def contrasting(batch: int = 20, negatives: int = 30, **old: object) -> MixBCT:
-    found = method("bank", 0.5, batch, **old)
+def contrasting(partner: str = "class", **old: object) -> MixBCT:
+    found = method("bank", 0.5, 20, **old)
     settings = MixBCTSettings(
         name="mixbct",
         bank="b",  # type: ignore[arg-type]
@@ -143,9 +143,10 @@ def contrasting(batch: int = 20, negatives: int = 30, **old: object) -> MixBCT:
         ratio=0.5,
         contrast=2.0,
         temperature=0.1,
-        negatives=negatives,
+        partner=partner,  # type: ignore[arg-type]
+        negatives=30,
     )
-    return MixBCT(settings, Task(LABELS, batch, found.old))
+    return MixBCT(settings, Task(LABELS, 20, found.old))
 
 
 def test_contrasted_rows_are_the_mixed_ones_a_partner_each_and_more() -> None:
@@ -167,6 +168,22 @@ def test_a_partner_is_any_row_of_the_class() -> None:
     rows = np.concatenate([ours.plan(0, 0, step).old_rows[20:40] for step in range(5)])
     more = np.concatenate([ours.plan(s, 0, 0).old_rows[20:40] for s in range(60)])
     assert set(np.concatenate([rows, more]).tolist()) == set(range(100))
+
+
+def test_an_own_partner_is_the_same_image_or_one_of_its_class_where_that_is_not_credible() -> None:
+    credible = np.arange(100) % 3 == 0
+    plan = contrasting("own", credible=credible).plan(1, 0, 0)
+    partners = plan.old_rows[20:40]
+    clear = credible[plan.forward_rows]
+    assert 0 < clear.sum() < 20
+    np.testing.assert_array_equal(partners[clear], plan.forward_rows[clear])
+    np.testing.assert_array_equal(LABELS[partners], plan.forward_labels)
+    assert credible[partners].all()
+
+
+def test_an_own_partner_needs_a_bank_of_the_training_images() -> None:
+    with pytest.raises(BankError, match=r"'own'.*set method.partner = 'class'"):
+        contrasting("own", paired=False)
 
 
 def test_classes_without_a_credible_row_have_no_partner_and_no_contrast() -> None:
