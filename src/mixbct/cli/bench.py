@@ -37,6 +37,9 @@ def bench(
     fonts: Annotated[
         Path | None, typer.Option(help="A folder of fonts for the glyphs [fetch Debian's].")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train and embed, such as cuda [the recipe's].")
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,10 +47,11 @@ def bench(
 
     The same command again goes on where it was stopped, and costs nothing once all is done.
     """
-    settings = load_bench(recipe, overrides)
+    asked = [*(overrides or []), *([f"device={device}"] if device else [])]
+    settings = load_bench(recipe, asked)
     folder = Path("runs/bench") / settings.name
     target = out or folder / "results"
-    words = ["mixbct", "bench", recipe, *(f"--set={text}" for text in overrides or [])]
+    words = ["mixbct", "bench", recipe, *(f"--set={text}" for text in asked)]
     for option, value in (("out", out), ("work", work), ("only", only), ("fonts", fonts)):
         words += [f"--{option}", value] if value is not None else []
     words += ["--jobs", jobs]

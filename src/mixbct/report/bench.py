@@ -62,6 +62,8 @@ def cells(summary: BenchSummary, table: BenchTable, row: BenchRow) -> list[Cell]
         return [*found, Cell("–")]
     forwarded = f"{cost.images / 1000:,.0f} k images{_more(table, row)}"
     forwarded += f", {cost.peak_memory / 2**20:,.0f} MB"
+    if len({one.device for one in table.rows if one.cost and one.cost.steps}) > 1 and cost.steps:
+        forwarded += f", on {row.device}"
     return [*found, Cell(f"{cost.cpu_seconds:,.0f} s", forwarded)]
 
 

@@ -58,6 +58,17 @@ def test_bct_is_given_the_old_models_class_weights(tmp_path: Path) -> None:
     assert training(load_bench(path), "bct", {}).method.old_model == Path("old")
 
 
+def test_an_old_model_begins_with_other_weights_than_its_successor() -> None:
+    recipe = load_bench(MINI)
+    assert recipe.old_training("softmax-32", 5, HERE).seed != training(recipe, "mixbct", {}).seed
+
+
+def test_one_device_serves_all() -> None:
+    recipe = load_bench(MINI, ["device='cuda'"])
+    assert recipe.old_training("softmax-32", 5, HERE).train.device == "cuda"
+    assert training(recipe, "mixbct", {}).train.device == "cuda"
+
+
 def test_a_variant_leaves_the_recipe_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "b.toml"
     path.write_text(f'extends = "{MINI}"\n[methods.v]\nsettings = {{ method.name = "bct" }}\n')
@@ -127,7 +138,9 @@ def specs(tmp_path: Path, *overrides: str) -> dict[str, str]:
         ("methods.mixbct.settings.denoise.keep=0.5", {"mixbct"}),
         ("denoise.keep=0.5", {"independent", "mixbct", "procrustes"}),
         ("methods.independent.settings.train.epochs=1", {"independent", "mixbct", "procrustes"}),
+        ("new.train.precision='float64'", {"independent", "mixbct", "procrustes"}),
         ("title=other", set()),
+        ("device='cuda'", set()),
         ("methods.l2.trials=[]", set()),
     ],
 )

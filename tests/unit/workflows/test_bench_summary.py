@@ -83,6 +83,22 @@ def test_a_method_without_any_cell_is_a_row_that_says_why(
     assert bench_table(summary, summary.tables[0]).row_count == 3
 
 
+def test_costs_name_their_device_where_a_table_has_several(cells: list[BenchCell]) -> None:
+    def made_on(devices: dict[str, str]) -> BenchSummary:
+        return summary_of(
+            [c.model_copy(update={"versions": {"device": devices[c.method]}}) for c in cells]
+        )
+
+    one = made_on(dict.fromkeys(("independent", "mixbct", "l2"), "CPU X"))
+    assert one.versions["device"] == "CPU X"
+    assert "on CPU X" not in to_markdown(one)
+    two = made_on({"independent": "CPU X", "mixbct": "GPU Y", "l2": "CPU X"})
+    assert two.versions["device"] == "CPU X, GPU Y"
+    lines = to_markdown(two).splitlines()
+    assert "on GPU Y" in next(line for line in lines if line.startswith("| **mixbct**"))
+    assert "on CPU X" in next(line for line in lines if line.startswith("| independent"))
+
+
 def test_pages_escape_and_refer_to_nothing_outside(cells: list[BenchCell]) -> None:
     page = render_bench(summary_of(cells))
     assert "bench &lt;x&gt;" in page

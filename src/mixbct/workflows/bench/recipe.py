@@ -34,6 +34,7 @@ from mixbct.recipe_problems import explain
 INDEPENDENT = "independent"
 RANK_MERGE = "rank_merge"
 MOST_TRIALS = 6
+OLD_SEEDS = 1_000_000
 FREE = frozenset({"method", "denoise", "head", "optimizer", "train"})
 """Parts of a recipe in which methods may differ."""
 
@@ -101,6 +102,7 @@ class BenchRecipe(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str
     ours: str = Field("mixbct", description="the method that the others are held against")
+    device: str = Field("cpu", description="where models are trained and images embedded")
     denoise: DenoiseSettings = DenoiseSettings()
     replicates: int = Field(400, ge=100, description="of the bootstrap")
     data: BenchData
@@ -190,6 +192,8 @@ class BenchRecipe(Settings):
         """Return the training recipe of an old model."""
         content = self._common(self.old[old], old, seed, split, "old_train")
         content["method"] = {"name": INDEPENDENT}
+        # one seed for both would begin an old model as its successor begins
+        content["seed"] = OLD_SEEDS + seed
         return parse_recipe(content, f"old model {old!r} of bench {self.name!r}")
 
     def _common(self, side: Side, name: str, seed: int, split: Path, part: str) -> dict[str, Any]:
@@ -199,6 +203,7 @@ class BenchRecipe(Settings):
             "seed": seed,
             "data": data | {"shift": self.data.shift, "flip": self.data.flip},
             **side.model_dump(),
+            "train": side.train.model_dump() | {"device": self.device},
         }
 
 

@@ -20,10 +20,10 @@ from mixbct.recipe import Recipe
 from mixbct.schemas import Record, read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
 
-BENCH_VERSION = 1
+BENCH_VERSION = 2
 """To be raised when code that decides figures changes: finished cells are then run again."""
 
-_PATHS = {"data": {"path", "split"}, "method": {"bank", "old_model"}}
+_PLACES = {"data": {"path", "split"}, "method": {"bank", "old_model"}, "train": {"device"}}
 
 
 class OldSpec(Record):
@@ -40,10 +40,10 @@ class OldSpec(Record):
     """Digest of the division of the classes."""
 
     def plan(self) -> str:
-        """Return the digest of all that decides the model; where things lie does not."""
+        """Return the digest of all that decides the model; where it is made does not."""
         return _digest(
             version=BENCH_VERSION,
-            recipe=self.recipe.model_dump(mode="json", exclude=_PATHS),
+            recipe=self.recipe.model_dump(mode="json", exclude=_PLACES),
             division=self.division,
         )
 
@@ -82,14 +82,14 @@ class CellSpec(Record):
     """Of the independent model's cell; empty for that cell itself."""
 
     def plan(self) -> str:
-        """Return the digest of all that decides the figures; where things lie does not."""
+        """Return the digest of all that decides the figures; where they are made does not."""
         content = self.model_dump(
             mode="json",
             include={"part", "method", "seed", "replicates", "division", "denoising", "old_plan"}
             | {"independent_plan"},
         )
         if self.recipe is not None:
-            content["recipe"] = self.recipe.model_dump(mode="json", exclude=_PATHS)
+            content["recipe"] = self.recipe.model_dump(mode="json", exclude=_PLACES)
         return _digest(version=BENCH_VERSION, **content)
 
 

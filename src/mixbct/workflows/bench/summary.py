@@ -24,7 +24,7 @@ from mixbct.bench_schemas import (
 from mixbct.evaluation.bootstrap import estimate
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
 from mixbct.workflows.bench.trials import CROSS, OWN
-from mixbct.workflows.bench.worker import HALF
+from mixbct.workflows.bench.worker import DEVICE, HALF
 
 BASE = "old/old"
 Signed = tuple[int, BenchCell, str]
@@ -53,7 +53,9 @@ def summarise(
         versions={
             name: _between(sorted({cell.versions[name] for cell in cells}))
             for name in cells[0].versions
-        },
+            if name != DEVICE
+        }
+        | {DEVICE: _devices(cells)},
         cells=len(cells),
         failed=sum(bool(cell.error) for cell in cells),
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
@@ -67,6 +69,11 @@ def summarise(
 def _between(values: Sequence[str]) -> str:
     """Return the first and the last, or the only one."""
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
+
+
+def _devices(cells: Sequence[BenchCell]) -> str:
+    """Return what the cells were made on."""
+    return ", ".join(sorted({cell.versions.get(DEVICE, "") for cell in cells} - {""}))
 
 
 def _scenarios(recipe: BenchRecipe) -> list[str]:
@@ -151,7 +158,7 @@ def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) 
     return scores
 
 
-def _costs(cells: Sequence[BenchCell]) -> dict[str, int | CellCost]:
+def _costs(cells: Sequence[BenchCell]) -> dict[str, int | str | CellCost]:
     costs = [cell.cost for cell in cells if cell.cost is not None]
     if not costs:
         return {}
@@ -162,4 +169,5 @@ def _costs(cells: Sequence[BenchCell]) -> dict[str, int | CellCost]:
         steps=round(np.mean([cost.steps for cost in costs])),
         peak_memory=max(cost.peak_memory for cost in costs),
     )
-    return {"gates_passed": sum(cell.gate_passed for cell in cells), "cost": mean}
+    passed = sum(cell.gate_passed for cell in cells)
+    return {"gates_passed": passed, "cost": mean, "device": _devices(cells)}

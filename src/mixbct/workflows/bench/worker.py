@@ -20,6 +20,7 @@ from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Selection
 from mixbct.data.split import open_part
+from mixbct.distributed import device_name
 from mixbct.errors import MixbctError, RecipeError
 from mixbct.evaluation.gate import judge
 from mixbct.evaluation.scores import Embeddings
@@ -39,6 +40,7 @@ from mixbct.workflows.evaluate import versions
 FITTING = "new_train"
 SIDES = ("query", "gallery")
 HALF = "new/50 % new"
+DEVICE = "device"
 
 
 class _Spent(Record):
@@ -50,12 +52,12 @@ def make_old(spec: OldSpec) -> None:
     """Train an old model, embed what it is asked about, and denoise its banks."""
     data = spec.recipe.data
     _train(spec.recipe, spec.folder / "run")
-    model = load_model(spec.folder / "run")
+    model = load_model(spec.folder / "run", spec.recipe.train.device)
     for scenario, split in spec.splits.items():
         for denoising in spec.denoising:
             rows = _rows(data.path, split, FITTING, model)
             path = spec.folder / bank_name(scenario, denoising)
-            bank = extract(model, rows, path, resume=True)
+            bank = extract(model, rows, path, dtype="float32", resume=True)
             if bank.credible() is None:
                 denoise(bank, denoising.keep, denoising.columns)
         for part in spec.parts:
@@ -110,7 +112,7 @@ def run_cell(spec: CellSpec) -> BenchCell:
             "gate_passed": outcome.passed,
             "gate_failed": tuple(check.name for check in outcome.checks if not check.passed),
             "cost": cost,
-            "versions": versions(),
+            "versions": _versions(spec),
             "replicates": _replicates(spec, figures),
         }
     )
@@ -124,7 +126,7 @@ def _merged(spec: CellSpec) -> BenchCell:
     return _outline(spec).model_copy(
         update={
             "figures": {HALF: figures},
-            "versions": versions(),
+            "versions": _versions(spec),
             "replicates": {HALF: {name: pack_replicates(one) for name, one in drawn.items()}},
         }
     )
@@ -132,7 +134,7 @@ def _merged(spec: CellSpec) -> BenchCell:
 
 def failed_cell(spec: CellSpec, error: str) -> BenchCell:
     """Return the record of a cell that has no figures."""
-    return _outline(spec).model_copy(update={"error": error, "versions": versions()})
+    return _outline(spec).model_copy(update={"error": error, "versions": _versions(spec)})
 
 
 def _outline(spec: CellSpec) -> BenchCell:
@@ -154,7 +156,7 @@ def _outline(spec: CellSpec) -> BenchCell:
 def _trained(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair]:
     assert spec.recipe is not None
     cost = _train(spec.recipe, spec.folder / "run")
-    model = load_model(spec.folder / "run")
+    model = load_model(spec.folder / "run", spec.recipe.train.device)
     _embed(model, spec.data, spec.split, spec.part, spec.folder)
     if spec.method == INDEPENDENT:
         # for the adapters
@@ -259,6 +261,11 @@ def _replicates(spec: CellSpec, figures: UpgradeFigures) -> dict[str, dict[str, 
         name: {metric: pack_replicates(figures.replicates[name][metric]) for metric in METRICS}
         for name in names
     }
+
+
+def _versions(spec: CellSpec) -> dict[str, str]:
+    """Return what a cell was made with, and on."""
+    return versions() | {DEVICE: device_name(spec.recipe.train.device if spec.recipe else "cpu")}
 
 
 def _peak_memory() -> int:
