@@ -95,7 +95,7 @@ class BenchRow(Record):
     )
     gates_passed: int = 0
     cost: CellCost | None = Field(None, description="mean over seeds; the largest peak of memory")
-    device: str = Field("", description="that the cost was measured on")
+    device: str = Field("", description="on which the cost was measured")
 
 
 class BenchTable(Record):

@@ -15,15 +15,15 @@ def processes() -> int:
     return 1
 
 
-def open_device(name: str) -> torch.device:
-    """Return the device called `name`, once something can be put there.
+def open_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:
+    """Return the device called `name`, once numbers of a type can be put there.
 
     Raises:
-        ModelError: torch knows no such device, or this machine has none.
+        ModelError: torch knows no such device, this machine has none, or it has no such numbers.
     """
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        return torch.empty(0, device=name, dtype=dtype).device
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
             f"the device {name!r} cannot be used here: {reason}; choose 'cpu', or 'cuda' where "

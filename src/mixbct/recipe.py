@@ -236,7 +236,7 @@ class TrainSettings(Settings):
     device: str = "cpu"
     threads: int | None = Field(None, gt=0, description="CPU threads; part of bit-exactness")
     precision: Literal["float32", "float64"] = Field(
-        "float32", description="float64: the same figures on any machine, at about twice the time"
+        "float32", description="float64: the same figures on any machine; slow on most GPUs"
     )
 
 
@@ -257,8 +257,8 @@ class Recipe(Settings):
         return self.model_dump_json(indent=1) + "\n"
 
     def digest(self) -> str:
-        """Return what must not change between a run and its resumption."""
-        free = {"train": {"stop_after", "checkpoint_every"}}
+        """Return what must not change between a run and its resumption; a device may."""
+        free = {"train": {"stop_after", "checkpoint_every", "device"}}
         return hashlib.sha256(self.model_dump_json(exclude=free).encode()).hexdigest()
 
     @model_validator(mode="after")

@@ -44,6 +44,11 @@ def test_two_methods_in_two_scenarios(mixbct, photos: Path) -> None:
     assert before["replicates"] == after["replicates"]
     assert before["plan"] == after["plan"]
 
+    # on another device, with all that was made on the first
+    (results / f"cells/{one}.json").unlink()
+    mixbct(*MINI, "--device", "cpu:0", cwd=photos)
+    assert json.loads((results / f"cells/{one}.json").read_text())["figures"] == before["figures"]
+
 
 def test_a_cell_that_fails_is_shown_and_run_again(mixbct, photos: Path) -> None:
     words = [*MINI, "--only", "*extended-class--mixbct*"]
@@ -59,3 +64,8 @@ def test_a_cell_that_fails_is_shown_and_run_again(mixbct, photos: Path) -> None:
 
 def test_a_pattern_that_fits_no_cell(mixbct, photos: Path) -> None:
     assert "no cell" in mixbct(*MINI, "--only", "nothing", cwd=photos, expect=2).stderr
+
+
+def test_a_device_that_is_not_there_is_said_at_once(mixbct, photos: Path) -> None:
+    assert "'mars'" in mixbct(*MINI, "--device", "mars", cwd=photos, expect=2).stderr
+    assert not (photos / "runs/bench").exists()

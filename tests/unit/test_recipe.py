@@ -85,8 +85,8 @@ def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
             "method.ration=0.1",
             "method.ration",
             "ratio",
-            "bank, contrast, draw, full_weight, label_map, name, negatives, old_weight, query_map, "
-            "ratio, temperature",
+            "bank, contrast, draw, full_weight, label_map, name, negatives, old_weight, partner, "
+            "query_map, ratio, temperature",
         ),
         ("head.scael=3", "head.scael", "scale", "margin, name, sample, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),
@@ -261,7 +261,8 @@ def test_a_recipe_survives_json(path: Path, tmp_path: Path) -> None:
 def test_the_digest_ignores_what_may_change_on_resuming(path: Path) -> None:
     digest = load_recipe(path).digest()
     free = {"train.stop_after", "train.checkpoint_every"}
-    assert load_recipe(path, [f"{key}=5" for key in free]).digest() == digest
+    changes = [*(f"{key}=5" for key in free), "train.device=cuda"]
+    assert load_recipe(path, changes).digest() == digest
     for key in ("train.epochs=5", "seed=5", "train.threads=5", "method.bank=x", "name=x"):
         assert load_recipe(path, [key]).digest() != digest
 

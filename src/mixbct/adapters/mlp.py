@@ -86,7 +86,7 @@ class ResidualMLP:
         """
         check_pairs(source, target, needed=min(source.shape[1], target.shape[1]))
         rng = torch_rng(seed)
-        # as float64, which a thousand steps leave the same on every machine
+        # as float64: a thousand steps make much of a float32's rounding
         rotation = torch.from_numpy(Procrustes.fit(source, target).rotation).double()
         (d1, d2), hidden = rotation.shape, 2 * max(rotation.shape)
         with default_dtype(torch.float64):

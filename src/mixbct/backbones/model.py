@@ -8,9 +8,8 @@ head.safetensors       the classifier it was trained with, where there is one
 import hashlib
 import importlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -166,10 +165,10 @@ class EmbeddingModel:
         self.contract = manifest.contract
         self.takes = _takes(manifest)
         self.query_map = manifest.query_map
-        tensors = chain(backbone.parameters(), backbone.buffers())
-        # an ONNX encoder has none, and computes in main memory as float32
-        first = next(tensors, torch.empty(0))
-        self.device, self.dtype = first.device, first.dtype
+        tensors = [*backbone.parameters(), *backbone.buffers()]
+        # an ONNX encoder has none, and computes in main memory
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.dtype = torch.float64 if _is_double(tensors) else torch.float32
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -190,6 +189,12 @@ class EmbeddingModel:
         """Return the raw (not normalised) embeddings of a batch, float32, on the model's device."""
         inputs = to_inputs(batch.to(self.device), self.takes, self.dtype)
         return forward(self.backbone, inputs, self.contract.dim).float()
+
+
+def _is_double(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all numbers that are no whole ones are float64; a model computes in those."""
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return types == {torch.float64}
 
 
 def _takes(manifest: ModelManifest) -> Input:
@@ -298,8 +303,7 @@ def _read_weights(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str
     backbone = build_backbone(manifest.backbone, contract.dim, _takes(manifest), manifest.options)
     try:
         state = load_file(folder / "backbone.safetensors")
-        if any(tensor.dtype == torch.float64 for tensor in state.values()):
-            # a model computes in the precision that it was trained in
+        if _is_double(state.values()):
             backbone.double()
         backbone.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:

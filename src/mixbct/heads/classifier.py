@@ -65,8 +65,8 @@ class CosineHead(nn.Module):
 
 def sample_classes(labels: Int64[Tensor, " n"], classes: int, share: float) -> Int64[Tensor, " k"]:
     """Return all classes of `labels` and random others, ⌈share·classes⌉ or more, in order."""
-    # whoever has a label is drawn first
-    luck = torch.rand(classes, device=labels.device)
+    # whoever has a label is drawn first; drawn in main memory, every device draws the same
+    luck = torch.rand(classes, dtype=torch.float32).to(labels.device)
     luck[labels] = 2.0
     wanted = max(math.ceil(share * classes), int((luck == 2.0).sum()))
     chosen: Tensor = luck.topk(wanted, sorted=False).indices.sort().values

@@ -239,8 +239,8 @@ def _lead(summary: BenchSummary) -> str:
         f"self figure that to the independent model; *vs {summary.ours}* is the method's mAP − "
         f"{summary.ours}'s, cross and self. ▲ and ▼: the interval of the paired difference and "
         "every single seed lie on one side of zero. Bold: the highest of its column. Gate: seeds "
-        "that pass it. Cost: CPU seconds, forwarded images and peak memory of one training "
-        "(adapters: of one fit)."
+        "that pass it. Cost: CPU seconds, forwarded images and peak main memory of one "
+        "training (adapters: of one fit); on a GPU, of the process that drives it."
     )
 
 

@@ -76,7 +76,8 @@ def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassD
     index = {name: i for i, name in enumerate(manifest.classes)}
     rows = torch.tensor([index.get(name, -1) for name in source.classes()])
     known = rows >= 0
-    return ClassDirections(F.normalize(weights[rows].float()) * known[:, None], known)
+    # normalised as float64: see `prototypes`
+    return ClassDirections(F.normalize(weights[rows].double()).float() * known[:, None], known)
 
 
 def open_old_bank(

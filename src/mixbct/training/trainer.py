@@ -84,8 +84,8 @@ class Trainer:
         self.recipe = recipe
         self.source = source
         self.origin = origin
-        self.device = open_device(recipe.train.device)
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
+        self.device = open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
         self.bank, task = open_task(recipe, source)
         self.old = task.old
@@ -95,15 +95,16 @@ class Trainer:
         self.old_dim = recipe.model.dim if self.bank is None else self.bank.manifest.dim
         # even first weights that are drawn as float32 differ in their last bit between processors
         with default_dtype(self.dtype):
-            backbone = build_backbone(
+            self.backbone: nn.Module = build_backbone(
                 recipe.model.backbone, recipe.model.dim, self.takes, recipe.model.options
             )
-            head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
+            self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
             # after them, so that every method starts from the same weights
-            method = _build_method(recipe, task, self.old_dim, len(source.classes()))
-        self.backbone: nn.Module = backbone.to(self.device, self.dtype)
-        self.head: Head = head.to(self.device, self.dtype)
-        self.method: Method = method.to(self.device, self.dtype)
+            self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes()))
+        for module in (self.backbone, self.head, self.method):
+            if self.dtype == torch.float64:
+                module.double()
+            module.to(self.device)
         parameters = [*self.backbone.parameters(), *self.head.parameters()]
         self.optimizer = _build_optimizer(
             recipe.optimizer, [*parameters, *self.method.parameters()]

@@ -88,6 +88,9 @@ def test_a_variant_leaves_the_recipe_as_it_was(tmp_path: Path) -> None:
         ("tuning.old=large", "tuning: 'large' is not described; there is softmax-32"),
         ("methods.procrustes.settings={method={centred=true}}", "takes no settings of its own"),
         ("methods.independent.trials=[{}]", "takes no settings of its own"),
+        ("new.train.device='cuda'", "new.train.device: set the bench's `device`"),
+        ("old.softmax-32.train.device='cuda'", "set the bench's `device`, for all models"),
+        ("methods.l2.settings={train={device='cuda'}}", "methods.l2: set the bench's `device`"),
         ("methods.l2.settings={data={part='query'}}", "'data' is the same for every method"),
         ("methods.l2.settings={seed=7}", "'seed' is the same for every method"),
         ("methods.l2.settings={denoise={keep=2.0}}", "keep"),
@@ -138,9 +141,8 @@ def specs(tmp_path: Path, *overrides: str) -> dict[str, str]:
         ("methods.mixbct.settings.denoise.keep=0.5", {"mixbct"}),
         ("denoise.keep=0.5", {"independent", "mixbct", "procrustes"}),
         ("methods.independent.settings.train.epochs=1", {"independent", "mixbct", "procrustes"}),
-        ("new.train.precision='float64'", {"independent", "mixbct", "procrustes"}),
+        ("new.train.precision='float32'", {"independent", "mixbct", "procrustes"}),
         ("title=other", set()),
-        ("device='cuda'", set()),
         ("methods.l2.trials=[]", set()),
     ],
 )
@@ -149,3 +151,10 @@ def test_a_plan_changes_with_all_that_decides_the_figures(
 ) -> None:
     before, after = specs(tmp_path), specs(tmp_path, override)
     assert {method for method, plan in before.items() if after[method] != plan} == changed
+
+
+def test_a_device_is_part_of_a_plan_where_it_rounds_otherwise(tmp_path: Path) -> None:
+    single = ["new.train.precision='float32'", "old.softmax-32.train.precision='float32'"]
+    for precision, same in ((single, False), ([], True)):
+        here, there = (specs(tmp_path, *precision, f"device='{d}'") for d in ("cpu", "cuda"))
+        assert (here == there) == same

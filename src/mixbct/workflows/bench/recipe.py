@@ -130,11 +130,16 @@ class BenchRecipe(Settings):
             ):
                 raise ValueError(f"methods.{name} takes no settings of its own")
             for settings in (method.settings, *method.trials):
+                if "device" in settings.get("train", {}):
+                    raise ValueError(f"methods.{name}: set the bench's `device`, for all methods")
                 if other := settings.keys() - FREE:
                     raise ValueError(
                         f"methods.{name}: {sorted(other)[0]!r} is the same for every method; one "
                         f"may set {', '.join(sorted(FREE))}"
                     )
+        for where, side in (("new", self.new), *((f"old.{n}", s) for n, s in self.old.items())):
+            if "device" in side.train.model_fields_set:
+                raise ValueError(f"{where}.train.device: set the bench's `device`, for all models")
         if self.tuning is None and (tried := [n for n, m in self.methods.items() if m.trials]):
             raise ValueError(f"methods.{tried[0]} has trials: say in [tuning] where they are run")
         if self.tuning and not self.data.validation_classes:

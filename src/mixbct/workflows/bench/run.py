@@ -18,6 +18,7 @@ from mixbct.bench_schemas import BenchCell, BenchSummary, Choice
 from mixbct.data import open_source
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.split import Scenario, make_split
+from mixbct.distributed import open_device
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.schemas import read_record
@@ -59,8 +60,10 @@ def run_bench(
 
     Raises:
         ResultError: `only` fits no cell.
+        ModelError: there is no such device.
         StoppedError: Ctrl-C or SIGTERM; what is finished is kept.
     """
+    open_device(recipe.device)
     planner = Planner(recipe, out, work)
     _prepare_data(recipe, planner, fonts, cache, stage)
     pool = _Pool(planner, jobs, stage)

@@ -23,7 +23,7 @@ from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSetti
 BENCH_VERSION = 2
 """To be raised when code that decides figures changes: finished cells are then run again."""
 
-_PLACES = {"data": {"path", "split"}, "method": {"bank", "old_model"}, "train": {"device"}}
+_PLACES = {"data": {"path", "split"}, "method": {"bank", "old_model"}}
 
 
 class OldSpec(Record):
@@ -43,7 +43,7 @@ class OldSpec(Record):
         """Return the digest of all that decides the model; where it is made does not."""
         return _digest(
             version=BENCH_VERSION,
-            recipe=self.recipe.model_dump(mode="json", exclude=_PLACES),
+            recipe=_deciding(self.recipe),
             division=self.division,
         )
 
@@ -89,8 +89,18 @@ class CellSpec(Record):
             | {"independent_plan"},
         )
         if self.recipe is not None:
-            content["recipe"] = self.recipe.model_dump(mode="json", exclude=_PLACES)
+            content["recipe"] = _deciding(self.recipe)
         return _digest(version=BENCH_VERSION, **content)
+
+
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """Return what of a recipe decides figures: not where things lie, nor a device that rounds
+    float64 otherwise than another.
+    """
+    content = recipe.model_dump(mode="json", exclude=_PLACES)
+    if recipe.train.precision == "float64":
+        del content["train"]["device"]
+    return content
 
 
 def _digest(**content: Any) -> str:

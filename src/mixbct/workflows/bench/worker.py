@@ -29,7 +29,7 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import extract
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
-from mixbct.schemas import Estimate, Record, Result, read_record
+from mixbct.schemas import Estimate, ModelCost, Record, Result, read_record
 from mixbct.training.run import train
 from mixbct.workflows.across import queries_across
 from mixbct.workflows.bench.merged import rank_merged
@@ -134,7 +134,8 @@ def _merged(spec: CellSpec) -> BenchCell:
 
 def failed_cell(spec: CellSpec, error: str) -> BenchCell:
     """Return the record of a cell that has no figures."""
-    return _outline(spec).model_copy(update={"error": error, "versions": _versions(spec)})
+    # not its device: that may be what failed
+    return _outline(spec).model_copy(update={"error": error, "versions": versions()})
 
 
 def _outline(spec: CellSpec) -> BenchCell:
@@ -195,11 +196,13 @@ def _train(recipe: Recipe, folder: Path) -> CellCost:
     before = read_record(path, _Spent, RecipeError, "record of CPU time") if path.exists() else None
     spent = before or _Spent(cpu_seconds=0.0, peak_memory=0)
     began = time.process_time()
-    finished = (folder / "cost.json").exists()
-    try:
-        cost = train(recipe, source, folder, resume=True)
-    finally:
-        if not finished:
+    if (folder / "cost.json").exists():
+        # the plan was compared; the recipe as it was run may name other folders, another device
+        cost = read_record(folder / "cost.json", ModelCost, RecipeError, "training cost")
+    else:
+        try:
+            cost = train(recipe, source, folder, resume=True)
+        finally:
             spent = _Spent(
                 cpu_seconds=spent.cpu_seconds + time.process_time() - began,
                 peak_memory=max(spent.peak_memory, _peak_memory()),
