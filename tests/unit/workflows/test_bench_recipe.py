@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mixbct.bench_schemas import BenchSummary
 from mixbct.data import open_source
 from mixbct.data.array import write_array
 from mixbct.data.split import make_split
-from mixbct.errors import RecipeError
+from mixbct.errors import RecipeError, ResultError
+from mixbct.schemas import read_record
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.specs import Planner
 
@@ -158,3 +160,21 @@ def test_a_device_is_part_of_a_plan_where_it_rounds_otherwise(tmp_path: Path) ->
     for precision, same in ((single, False), ([], True)):
         here, there = (specs(tmp_path, *precision, f"device='{d}'") for d in ("cpu", "cuda"))
         assert (here == there) == same
+
+
+def test_omniglot_has_the_settings_that_the_glyphs_chose() -> None:
+    glyphs, omniglot = (
+        load_bench(ROOT / f"recipes/bench/{n}.toml") for n in ("glyphs", "omniglot")
+    )
+    published = ROOT / "docs/results/glyphs/summary.json"
+    summary = read_record(published, BenchSummary, ResultError, "summary")
+    assert len(summary.choices) == 8
+    for choice in summary.choices:
+        chosen = choice.trials[choice.trial].settings
+        assert chosen in glyphs.methods[choice.method].trials
+        there = [
+            recipe.training(choice.method, settings, "softmax-128", 1, HERE, HERE, HERE).method
+            for recipe, settings in ((glyphs, chosen), (omniglot, {}))
+        ]
+        assert there[0] == there[1]
+        assert glyphs.denoising(choice.method, chosen) == omniglot.denoising(choice.method, {})
