@@ -280,9 +280,15 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
     layers = [plot.across(level, f"old/old {percent(level)}")]
     if free is not None:
         layers.append(plot.upright(free, f"independent {percent(free)}"))
+    named: list[tuple[float, float, float]] = []
     # the bench's own method last, so that it lies on top
     for row in sorted(shown, key=lambda row: row.method == summary.ours):
         own, cross = row.own["mAP"].mean, row.cross["mAP"].mean
+        x, y = plot.px(own.value), plot.py(cross.value)
+        end = x + 8 + 7 * len(row.method)
+        # two names at one height would cover each other
+        crowded = any(abs(y - v) < 13 and x < stop and u < end for u, v, stop in named)
+        named.append((x, y, end))
         layers.append(
             plot.dot(
                 colour(summary, table, row),
@@ -290,6 +296,7 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
                 (cross.value, cross.low, cross.high),
                 row.method,
                 f"{row.method}: self {percent(own.value)}, cross {percent(cross.value)}",
+                to_the_left=crowded,
             )
         )
     below = [f"{r.method} ({percent(r.cross['mAP'].mean.value)})" for r in rows if r not in shown]

@@ -129,10 +129,11 @@ class Plot:
         y: tuple[float, float, float],
         text: str,
         title: str,
+        to_the_left: bool = False,
     ) -> Markup:
         """Draw a dot with its name beside it; `x` and `y` are (value, low, high)."""
         (left, top), (x_low, x_high) = (self.px(x[0]), self.py(y[0])), map(self.px, x[1:])
-        side = "end" if left > self.width * 0.8 else "start"
+        side = "end" if to_the_left or left > self.width * 0.8 else "start"
         return Markup(
             '<g class="dot {}"><title>{}</title>'
             '<path class="line" d="M{:.1f} {:.1f}H{:.1f}M{:.1f} {:.1f}V{:.1f}"/>'
