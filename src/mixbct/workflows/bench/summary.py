@@ -72,7 +72,7 @@ def _between(values: Sequence[str]) -> str:
 
 
 def _devices(cells: Sequence[BenchCell]) -> str:
-    """Return what the cells were made on."""
+    """Return what the cells were made on; a failed one does not say."""
     return ", ".join(sorted({cell.versions.get(DEVICE, "") for cell in cells} - {""}))
 
 
