@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 
 from mixbct.backbones.model import EmbeddingModel, build_backbone
 from mixbct.data.array import ArraySource, write_array
-from mixbct.schemas import Contract, ModelManifest, Preprocessing
+from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
 CLASSES = 600
 SIZE = 32

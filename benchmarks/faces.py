@@ -45,7 +45,7 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
 from mixbct.recipe import load_recipe
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 from mixbct.training.run import train
 from mixbct.workflows.evaluate import versions
 

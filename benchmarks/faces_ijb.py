@@ -19,7 +19,7 @@ from mixbct.data.source import Rows
 from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.templates import Templates, pool_templates
 from mixbct.files import folder_written_whole
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 FIGURES = ("TAR@1e-3", "TPIR at 1e-2", "rank-1")
 

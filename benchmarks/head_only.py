@@ -18,7 +18,8 @@ from mixbct.data import open_source
 from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.data.source import Selection
 from mixbct.recipe import parse_recipe
-from mixbct.schemas import BankManifest, Contract
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract
 from mixbct.training.trainer import Trainer
 
 ROWS, CLASSES, DIM, BATCH = 100_000, 10_000, 512, 2048

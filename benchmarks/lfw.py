@@ -17,7 +17,7 @@ from benchmarks.measure import Figure
 from benchmarks.npm import fetch
 from mixbct.backbones.foreign import import_onnx
 from mixbct.backbones.model import load_model
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 from mixbct.workflows.protocols import evaluate_pairs
 
 PACKAGE = "faceplugin-face-recognition-js"

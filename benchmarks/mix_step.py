@@ -23,7 +23,7 @@ from mixbct.data.array import ArraySource
 from mixbct.data.bank import BankWriter
 from mixbct.features.denoise import denoise
 from mixbct.recipe import Recipe, SGDSettings, parse_recipe
-from mixbct.schemas import BankManifest
+from mixbct.schemas.data import BankManifest
 from mixbct.training.trainer import Trainer
 
 IMAGES = 30 * CLASSES

@@ -22,7 +22,7 @@ from mixbct.data.record_index import write_index
 from mixbct.data.record_writer import record_writer
 from mixbct.data.recordio import MAGIC
 from mixbct.data.records import RecordSource
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 IMAGES = 4_096
 SIZE = 112

@@ -1,10 +1,10 @@
 """Inheritance of recipes: `extends = "base.toml"`, relative to the file that says it."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from mixbct.errors import RecipeError
+from mixbct.reading import read_toml
 
 
 def read_extended(
@@ -19,7 +19,8 @@ def read_extended(
     Raises:
         RecipeError: a file is missing or not TOML, or the recipes extend each other in a circle.
     """
-    content = _read_toml(path, above)
+    wanted = f"recipe (which {above[-1]} extends)" if above else "recipe"
+    content = read_toml(path, wanted, RecipeError)
     if "extends" not in content:
         return content, (path,)
     base = content.pop("extends")
@@ -32,18 +33,6 @@ def read_extended(
         raise RecipeError(f"recipes extend each other in a circle: {circle}")
     ground, files = read_extended(target, chain)
     return lay_over(ground, content), (path, *files)
-
-
-def _read_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    wanted = f", which {above[-1]} extends" if above else ""
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}{wanted}") from None
-    except OSError as error:
-        raise RecipeError(f"the recipe {path}{wanted} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}{wanted} is not valid TOML: {error}") from error
 
 
 def lay_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mixbct.errors import RecipeError
 from mixbct.extends import read_extended
 from mixbct.recipe_problems import explain
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 
 class Settings(BaseModel):

@@ -4,7 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from mixbct.schemas import Edge, Result
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.result import Result
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SHORTER = ["--set", "train.epochs=2", "--set", "train.batch=16", "--set", "model.size=32"]

@@ -14,7 +14,8 @@ from mixbct.data.bank import BankWriter
 from mixbct.data.source import Selection
 from mixbct.features.denoise import denoise
 from mixbct.recipe import parse_recipe
-from mixbct.schemas import BankManifest, Contract, Preprocessing
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract, Preprocessing
 from mixbct.training.trainer import Trainer
 
 GOLDEN = Path(__file__).with_name("curves.json")

@@ -20,7 +20,7 @@ from mixbct.recipe import (
     load_recipe,
     parse_recipe,
 )
-from mixbct.schemas import read_record
+from mixbct.schemas.record import read_record
 
 TEXT = """
 name = "tiny"

@@ -10,7 +10,7 @@ from safetensors.numpy import load, save
 
 from mixbct.errors import FeatureError, ModelError
 from mixbct.files import write_atomically
-from mixbct.linear_map import LinearMap
+from mixbct.schemas.linear_map import LinearMap
 
 Tensors = dict[str, np.ndarray]
 

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64
 
 from mixbct.adapters.adapter import check_dimension, check_pairs, read_tensors, write_tensors
 from mixbct.data.bank import normalise
-from mixbct.linear_map import LinearMap
+from mixbct.schemas.linear_map import LinearMap
 
 _CHUNK = 8192
 

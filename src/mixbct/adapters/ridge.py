@@ -19,7 +19,7 @@ from mixbct.adapters.adapter import (
     write_tensors,
 )
 from mixbct.data.bank import normalise
-from mixbct.linear_map import LinearMap
+from mixbct.schemas.linear_map import LinearMap
 
 _CHUNK = 8192
 CANDIDATES = np.logspace(-6, 2, 33)

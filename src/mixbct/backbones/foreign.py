@@ -18,7 +18,7 @@ from mixbct.backbones.model import build_backbone, save_model
 from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import Contract, ModelManifest, Preprocessing
+from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
 WRAPPERS = ("state_dict", "state_dict_backbone")
 """Keys under which training checkpoints keep the weights; the second is arcface_torch's."""

@@ -28,15 +28,15 @@ from mixbct.backbones.vit import VisionTransformer
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import (
+from mixbct.schemas.model import (
     Contract,
     Input,
     ModelManifest,
     Preprocessing,
     QueryMap,
     VectorInput,
-    read_record,
 )
+from mixbct.schemas.record import read_record
 
 Option = int | float | str | bool
 

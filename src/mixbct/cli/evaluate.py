@@ -15,7 +15,9 @@ from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.tables import results_table, verdict_line
-from mixbct.schemas import GateOutcome, ModelCost, Result, read_record
+from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.record import read_record
+from mixbct.schemas.result import ModelCost, Result
 from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.upgrade import decide
 

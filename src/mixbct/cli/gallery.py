@@ -27,7 +27,8 @@ from mixbct.errors import BankError, ContractError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
-from mixbct.schemas import Edge, read_record
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.record import read_record
 from mixbct.workflows.rows import open_rows
 
 app = typer.Typer(

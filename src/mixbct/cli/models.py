@@ -7,7 +7,7 @@ import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.cli.common import AsJson, Out, next_command, progress_bar, result
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 from mixbct.workflows.fit_map import fit_query_map
 
 

@@ -13,8 +13,9 @@ from mixbct.cli.common import AsJson, next_command, progress_bar, result
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
-from mixbct.protocol_schemas import Verification
-from mixbct.schemas import Preprocessing, tar_name
+from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.protocols import Verification
+from mixbct.schemas.result import tar_name
 from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
 
 Model = Annotated[

@@ -10,7 +10,7 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
-from mixbct.schemas import Input, Preprocessing, VectorInput
+from mixbct.schemas.model import Input, Preprocessing, VectorInput
 
 
 def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False) -> Source:

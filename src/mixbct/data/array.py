@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixbct.data.source import Images, Rows, digest_rows, read_lines, write_lines
-from mixbct.data_schemas import ArrayManifest
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import read_record
+from mixbct.schemas.data import ArrayManifest
+from mixbct.schemas.record import read_record
 
 
 class ArraySource:

@@ -27,7 +27,8 @@ from pydantic import Field
 from mixbct.data.source import Rows, read_lines, write_lines
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import disk_full_as_error, folder_written_whole, sync_file, write_atomically
-from mixbct.schemas import SCHEMA_VERSION, BankManifest, Record, read_record
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.record import SCHEMA_VERSION, Record, read_record
 
 CHUNK = 8192
 

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Rows, Selection, Source
 from mixbct.errors import BankError
-from mixbct.schemas import Contract, VectorInput
+from mixbct.schemas.model import Contract, VectorInput
 
 
 class BankSource:

@@ -14,7 +14,7 @@ from mixbct.data.records import RecordSource, class_names_path
 from mixbct.data.source import EncodedSource, Source, write_lines
 from mixbct.errors import BadImageError, DataError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import Record
+from mixbct.schemas.record import Record
 
 _KEPT = (".jpg", ".png")
 

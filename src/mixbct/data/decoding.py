@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from mixbct.data.images import decode_bytes
 from mixbct.data.source import Images, Rows
 from mixbct.errors import BadImageError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8

@@ -10,7 +10,7 @@ from mixbct.data.decoding import Decoder
 from mixbct.data.images import SUFFIXES
 from mixbct.data.source import Images, Rows, digest_rows
 from mixbct.errors import BadImageError, DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 _EXPECTED = (
     "expected one folder a class with its images in it, such as CLASS/1.jpg "

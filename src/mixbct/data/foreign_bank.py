@@ -12,7 +12,8 @@ from jaxtyping import Float
 from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.data.source import digest_rows
 from mixbct.errors import DataError, FeatureError
-from mixbct.schemas import BankManifest, Contract
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract
 
 DTYPES = ("float16", "float32", "float64")
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from mixbct.data.array import ArraySource, write_array
 from mixbct.data.fonts import Progress, own_typefaces, packaged_typefaces
-from mixbct.data_schemas import ArrayManifest
 from mixbct.errors import DataError
 from mixbct.files import sha256_file
+from mixbct.schemas.data import ArrayManifest
 
 SIZE = 32
 DEMO_QUERY_GROUPS = (

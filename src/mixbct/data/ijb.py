@@ -24,7 +24,7 @@ from mixbct.data.images import decode_unscaled
 from mixbct.data.source import Images, Rows, digest_rows
 from mixbct.data.tables import read_integers
 from mixbct.errors import BadImageError, DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 IMAGES = "loose_crop"
 META = "meta"

@@ -20,7 +20,7 @@ from mixbct.data.ijb import IMAGES, META
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
-from mixbct.protocol_schemas import LayoutCounts
+from mixbct.schemas.protocols import LayoutCounts
 
 PREFIX = "ijbc"
 TEMPLATE_IMAGES = 3

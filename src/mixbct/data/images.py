@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mixbct.errors import BadImageError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 try:
     import simplejpeg

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mixbct.data.source import Source
-from mixbct.schemas import Record
+from mixbct.schemas.record import Record
 
 
 class DataInfo(Record):

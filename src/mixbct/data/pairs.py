@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64
 from mixbct.data.folder import FolderSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 
 @dataclass(frozen=True)

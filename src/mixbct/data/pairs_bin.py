@@ -11,7 +11,7 @@ from mixbct.data.pairs import PairSet
 from mixbct.data.plain_pickle import read_plain_pickle
 from mixbct.data.source import Images, Rows, digest_rows
 from mixbct.errors import DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 
 class EncodedImages:

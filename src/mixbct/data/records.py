@@ -11,7 +11,7 @@ from mixbct.data.record_index import RecordIndex, read_index, write_index
 from mixbct.data.recordio import ImageRecord, RecordFile, is_class
 from mixbct.data.source import Images, Rows, read_lines
 from mixbct.errors import DataError, RecordError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 # from here on not every whole number is a float32
 _EXACT = 1 << 24

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mixbct.data.source import Selection, Source
-from mixbct.data_schemas import SplitManifest
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
-from mixbct.schemas import read_record
+from mixbct.schemas.data import SplitManifest
+from mixbct.schemas.record import read_record
 
 Scenario = Literal["open-data", "open-class", "extended-data", "extended-class"]
 Order = Literal["seeded", "record"]

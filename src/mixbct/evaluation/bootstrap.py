@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 
 from mixbct.distributed import row_rng
 from mixbct.evaluation.comparison import Comparison
-from mixbct.schemas import Estimate, tar_name
+from mixbct.schemas.result import Estimate, tar_name
 
 REPLICATES = 1000
 

@@ -7,7 +7,7 @@ from mixbct.errors import DataError
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import BUDGET, Embeddings
 from mixbct.evaluation.thresholds import Threshold, false_accept_rate
-from mixbct.schemas import CarriedThreshold
+from mixbct.schemas.result import CarriedThreshold
 
 
 def carry_threshold(

@@ -4,7 +4,7 @@ import numpy as np
 
 from mixbct.evaluation.bootstrap import Replicates, estimate
 from mixbct.evaluation.comparison import Comparison
-from mixbct.schemas import Combination, Curve, Histogram, OperatingPoint, tar_name
+from mixbct.schemas.result import Combination, Curve, Histogram, OperatingPoint, tar_name
 
 _CURVE_POINTS = 200
 _LOWEST_FAR = 1e-6

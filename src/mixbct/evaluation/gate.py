@@ -7,16 +7,9 @@ queries search vectors that the old model made.
 from pydantic import Field
 
 from mixbct.errors import ContractError, ResultError
-from mixbct.schemas import (
-    Difference,
-    Edge,
-    Estimate,
-    GateCheck,
-    GateOutcome,
-    Record,
-    Result,
-    tar_name,
-)
+from mixbct.schemas.gate import Edge, GateCheck, GateOutcome
+from mixbct.schemas.record import Record
+from mixbct.schemas.result import Difference, Estimate, Result, tar_name
 
 
 class GateSettings(Record):

@@ -22,9 +22,9 @@ from mixbct.evaluation.bootstrap import (
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import BUDGET, Embeddings
 from mixbct.evaluation.upgrade import Pair
-from mixbct.generation_schemas import Summary, VersionPair
-from mixbct.linear_map import LinearMap
-from mixbct.schemas import tar_name
+from mixbct.schemas.generations import Summary, VersionPair
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.result import tar_name
 
 FAR = 1e-3
 

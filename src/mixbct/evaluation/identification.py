@@ -16,8 +16,8 @@ from jaxtyping import Float32, Int64
 from mixbct.errors import DataError
 from mixbct.evaluation.roc import at_most, rate_point, trials
 from mixbct.evaluation.scores import Embeddings, pair_blocks
-from mixbct.protocol_schemas import GallerySearch, Identification
-from mixbct.schemas import tar_name
+from mixbct.schemas.protocols import GallerySearch, Identification
+from mixbct.schemas.result import tar_name
 
 FPIRS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 RANKS = (1, 5, 10)

@@ -11,7 +11,7 @@ from mixbct.evaluation.identification import FPIRS, identify
 from mixbct.evaluation.roc import FARS, verification
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.templates import Templates, template_scores
-from mixbct.protocol_schemas import Identification, Verification
+from mixbct.schemas.protocols import Identification, Verification
 
 
 def verify_templates(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
-from mixbct.protocol_schemas import Fold
+from mixbct.schemas.protocols import Fold
 
 FOLDS = 10
 

@@ -12,8 +12,8 @@ from jaxtyping import Float32
 
 from mixbct.errors import DataError
 from mixbct.evaluation.thresholds import Threshold, allowed_impostors
-from mixbct.protocol_schemas import RatePoint, Verification
-from mixbct.schemas import Curve
+from mixbct.schemas.protocols import RatePoint, Verification
+from mixbct.schemas.result import Curve
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 

@@ -25,7 +25,7 @@ from mixbct.evaluation.combination import describe
 from mixbct.evaluation.comparison import FARS, compare
 from mixbct.evaluation.scores import BUDGET, Embeddings
 from mixbct.evaluation.thresholds import Threshold
-from mixbct.schemas import CarriedThreshold, Combination, Difference, Estimate
+from mixbct.schemas.result import CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
 MIXED_SHARES = (0.1, 0.5, 0.9)

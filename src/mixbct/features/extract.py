@@ -13,7 +13,7 @@ from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Source
 from mixbct.features.stored import Embedder, StoredVectors
-from mixbct.schemas import BankManifest
+from mixbct.schemas.data import BankManifest
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""

@@ -21,7 +21,8 @@ from mixbct.gallery.records import ContractRows, EnrolReport, GalleryStatus
 from mixbct.gallery.search import Searcher
 from mixbct.gallery.sqlite import SqliteStore
 from mixbct.gallery.store import GalleryStore, QueryModel, total_size
-from mixbct.schemas import Contract, Edge
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Contract
 
 DATABASE = "gallery.sqlite"
 

@@ -8,7 +8,8 @@ from jaxtyping import Float32, Int64
 
 from mixbct.gallery.records import Hit
 from mixbct.gallery.store import Item
-from mixbct.schemas import Contract, Edge
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Contract
 
 
 @dataclass(frozen=True)

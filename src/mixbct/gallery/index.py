@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from mixbct.files import file_written_whole
 from mixbct.gallery.store import Block, Ids
-from mixbct.schemas import Contract, Record
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import Record
 
 _BLOCK = 65536
 _LONGEST_HEADER = 4096

@@ -2,7 +2,9 @@
 
 from pydantic import Field
 
-from mixbct.schemas import Contract, Edge, Record
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import Record
 
 
 class ContractRows(Record):

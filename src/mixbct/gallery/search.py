@@ -11,8 +11,8 @@ from mixbct.data.bank import normalise
 from mixbct.errors import DiskFullError
 from mixbct.gallery.index import ContractIndex, load_index, read_header
 from mixbct.gallery.store import GalleryStore
-from mixbct.linear_map import LinearMap
-from mixbct.schemas import Contract
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Contract
 
 # A cache file is written again when more than this part of it is out of date: to write a large
 # file for a few rows costs more than to add these again at the next start.

@@ -17,7 +17,9 @@ from jaxtyping import Float32, Int64
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError
 from mixbct.gallery.store import Block, Ids, Item, QueryModel, total_size
-from mixbct.schemas import Contract, Edge, now
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import now
 
 APPLICATION_ID = 0x6D786263  # "mxbc" in the file's header
 SCHEMA = 1

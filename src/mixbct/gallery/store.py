@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mixbct.schemas import Contract, Edge
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Contract
 
 Ids = Int64[np.ndarray, " n"]
 Block = tuple[Ids, np.ndarray]

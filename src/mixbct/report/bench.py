@@ -11,12 +11,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mixbct.bench_schemas import METRICS, BenchRow, BenchSummary, BenchTable, Score
 from mixbct.files import write_atomically
 from mixbct.report.charts import Plot, percent_axis
 from mixbct.report.figures import Figure
 from mixbct.report.page import page_template
 from mixbct.report.tables import MARKS, Trend, interval, percent, points
+from mixbct.schemas.bench import METRICS, BenchRow, BenchSummary, BenchTable, Score
 
 INDEPENDENT = "independent"
 _TRENDS: dict[int, Trend] = {1: "up", -1: "down", 0: "level"}

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from mixbct.report.charts import Axis, Plot, decade_axis, percent_axis
 from mixbct.report.names import BASELINE, MAIN_FAR, Named
 from mixbct.report.tables import interval, percent
-from mixbct.schemas import Combination, Estimate, OperatingPoint, tar_name
+from mixbct.schemas.result import Combination, Estimate, OperatingPoint, tar_name
 
 _CMC_RANKS = 20
 

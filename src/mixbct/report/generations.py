@@ -4,8 +4,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mixbct.generation_schemas import GenerationsResult, Summary
 from mixbct.report.tables import MARKS, interval, percent, points, trend
+from mixbct.schemas.generations import GenerationsResult, Summary
 
 
 def generations_table(result: GenerationsResult, metric: str) -> Table:

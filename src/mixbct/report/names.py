@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixbct.errors import ResultError
-from mixbct.schemas import Combination, Result
+from mixbct.schemas.result import Combination, Result
 
 BASELINE = "old/old"
 CROSS = "new/old"

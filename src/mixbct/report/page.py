@@ -15,7 +15,8 @@ from mixbct.files import write_atomically
 from mixbct.report import figures
 from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
 from mixbct.report.tables import MARKS, columns, interval, percent, points, rows, trend, verdict
-from mixbct.schemas import Estimate, GateOutcome, Result, tar_name
+from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.result import Estimate, Result, tar_name
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mixbct.report.names import BASELINE, CROSS, Named, named_combinations
-from mixbct.schemas import Estimate, GateOutcome, Result, tar_name
+from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.result import Estimate, Result, tar_name
 
 Trend = Literal["up", "down", "level"]
 MARKS: dict[Trend, str] = {"up": "▲", "down": "▼", "level": "≈"}

@@ -21,7 +21,7 @@ from mixbct.errors import CheckpointError
 from mixbct.files import folder_written_whole, sha256_file
 from mixbct.heads.classifier import Head
 from mixbct.methods import Method
-from mixbct.schemas import SCHEMA_VERSION, Record, read_record
+from mixbct.schemas.record import SCHEMA_VERSION, Record, read_record
 
 
 class CheckpointManifest(Record):

@@ -17,7 +17,9 @@ from mixbct.data.source import Source
 from mixbct.errors import CheckpointError, ModelError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
-from mixbct.schemas import ModelCost, ModelManifest, read_record
+from mixbct.schemas.model import ModelManifest
+from mixbct.schemas.record import read_record
+from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import latest_checkpoint
 from mixbct.training.log import EVERY, StepLog
 from mixbct.training.stop import stop_on_signal

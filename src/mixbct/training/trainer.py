@@ -29,12 +29,12 @@ from mixbct.data.source import Source
 from mixbct.distributed import default_dtype, open_device, torch_rng
 from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
-from mixbct.linear_map import LinearMap
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import AUGMENT, RowIndices
 from mixbct.recipe import AdamWSettings, CompatibleSettings, OptimizerSettings, Recipe, SGDSettings
-from mixbct.schemas import Input, QueryMap, VectorInput
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Input, QueryMap, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor

@@ -7,7 +7,7 @@ from mixbct.data.bank import normalise
 from mixbct.errors import ContractError
 from mixbct.evaluation.scores import Embeddings
 from mixbct.features.stored import Embedder
-from mixbct.linear_map import LinearMap
+from mixbct.schemas.linear_map import LinearMap
 
 
 def map_to(new: Embedder, old: Embedder, via: Sequence[Embedder] = ()) -> LinearMap | None:

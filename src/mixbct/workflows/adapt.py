@@ -9,7 +9,7 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Rows
 from mixbct.errors import BankError
 from mixbct.files import sha256_file
-from mixbct.protocol_schemas import FittedMap
+from mixbct.schemas.protocols import FittedMap
 
 
 def adapt(kind: str, source: FeatureBank, target: FeatureBank, out: Path) -> FittedMap:

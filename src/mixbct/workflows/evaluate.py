@@ -27,7 +27,8 @@ from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
-from mixbct.schemas import Example, Match, ModelCost, Result, read_record
+from mixbct.schemas.record import read_record
+from mixbct.schemas.result import Example, Match, ModelCost, Result
 from mixbct.workflows.across import map_to, queries_across
 from mixbct.workflows.progress import Stage, silent
 

@@ -11,7 +11,7 @@ from mixbct.backbones.model import load_model, save_with_query_map
 from mixbct.data.bank import normalise
 from mixbct.errors import ModelError
 from mixbct.features.extract import embed_source
-from mixbct.schemas import ModelManifest, QueryMap
+from mixbct.schemas.model import ModelManifest, QueryMap
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows
 

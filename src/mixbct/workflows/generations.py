@@ -7,7 +7,7 @@ from mixbct.backbones.model import EmbeddingModel
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.generations import evaluate_generations
-from mixbct.generation_schemas import GenerationsResult
+from mixbct.schemas.generations import GenerationsResult
 from mixbct.workflows.across import map_to
 from mixbct.workflows.evaluate import HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import Stage, silent

@@ -27,8 +27,8 @@ from mixbct.evaluation.templates import Templates, pool_templates
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
 from mixbct.files import sha256_file
-from mixbct.protocol_schemas import IjbResult, PairsResult
-from mixbct.schemas import Contract, Preprocessing
+from mixbct.schemas.model import Contract, Preprocessing
+from mixbct.schemas.protocols import IjbResult, PairsResult
 from mixbct.workflows.evaluate import versions
 from mixbct.workflows.progress import Stage, silent
 

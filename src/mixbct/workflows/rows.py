@@ -10,7 +10,7 @@ from mixbct.data.source import Selection, readable_rows
 from mixbct.data.split import open_part
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
-from mixbct.schemas import Input
+from mixbct.schemas.model import Input
 
 
 def open_rows(

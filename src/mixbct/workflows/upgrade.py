@@ -24,7 +24,9 @@ from mixbct.files import write_atomically
 from mixbct.gallery.gallery import Gallery
 from mixbct.recipe import CompatibleSettings, DataSettings, Recipe
 from mixbct.report.page import write_report
-from mixbct.schemas import GateOutcome, ModelCost, Record, Result
+from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.record import Record
+from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
 from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
 from mixbct.workflows.progress import Stage, silent

@@ -15,7 +15,7 @@ from mixbct.backbones.foreign import import_weights
 from mixbct.backbones.model import build_backbone, load_model, normalise_images, state_copy
 from mixbct.cli import main
 from mixbct.errors import ModelError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 PRE = Preprocessing(size=16, channels=3, mean=127, std=128)
 NORM = "embedding_norm."

@@ -9,7 +9,7 @@ from mixbct.backbones.iresnet import IResNet
 from mixbct.backbones.model import build_backbone
 from mixbct.backbones.onnx import ONNX
 from mixbct.errors import ModelError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 FACE = Preprocessing(size=112, channels=3)
 

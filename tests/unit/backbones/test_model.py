@@ -23,7 +23,7 @@ from mixbct.backbones.model import (
     weights_digest,
 )
 from mixbct.errors import ModelError
-from mixbct.schemas import ModelManifest, Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 
 PRE = Preprocessing(size=16, channels=1)
 OPTIONS = {"width": 4}

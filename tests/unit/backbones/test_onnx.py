@@ -14,7 +14,7 @@ from mixbct.backbones.model import load_model, normalise_images
 from mixbct.backbones.onnx import OnnxEncoder
 from mixbct.errors import ModelError
 from mixbct.files import sha256_file
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 SIZE, CHANNELS, DIM = 4, 3, 5
 PRE = Preprocessing(size=SIZE, channels=CHANNELS, mean=127, std=128)

@@ -4,7 +4,7 @@ import torch
 from mixbct.backbones.model import build_backbone
 from mixbct.backbones.vit import HEADS, VisionTransformer, _Block
 from mixbct.errors import ModelError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 
 @pytest.mark.parametrize(("size", "channels", "patch", "tokens"), [(32, 3, 8, 16), (27, 1, 9, 9)])

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
 from mixbct.data.bank import BankWriter, FeatureBank, normalise  # noqa: E402
-from mixbct.schemas import BankManifest, Contract  # noqa: E402
+from mixbct.schemas.data import BankManifest  # noqa: E402
+from mixbct.schemas.model import Contract  # noqa: E402
 
 
 @pytest.fixture(scope="module")

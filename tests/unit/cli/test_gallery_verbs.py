@@ -15,7 +15,8 @@ from mixbct.data import open_source
 from mixbct.data.split import make_split
 from mixbct.errors import BadImageError, BankError, ContractError, GalleryError
 from mixbct.features.extract import extract
-from mixbct.schemas import Edge, Preprocessing
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Preprocessing
 
 PREPROCESSING = Preprocessing(size=32, channels=1)
 CLASSES, IMAGES = 5, 4

@@ -14,8 +14,9 @@ from mixbct.cli import app
 from mixbct.errors import ContractError, DataError, FeatureError, ModelError
 from mixbct.evaluation.gate import edge_from, judge
 from mixbct.features.extract import extract
-from mixbct.generation_schemas import GenerationsResult
-from mixbct.schemas import GateOutcome, Result
+from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.generations import GenerationsResult
+from mixbct.schemas.result import Result
 from mixbct.workflows.rows import open_rows
 
 DIMS = {"v1": 8, "v2": 12, "v3": 6}

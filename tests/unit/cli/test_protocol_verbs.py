@@ -26,8 +26,8 @@ from mixbct.evaluation.roc import verification
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
 from mixbct.files import sha256_file
-from mixbct.protocol_schemas import FittedMap, IjbResult, LayoutCounts, PairsResult
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.protocols import FittedMap, IjbResult, LayoutCounts, PairsResult
 from mixbct.workflows.adapt import adapt
 from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, open_pairs
 

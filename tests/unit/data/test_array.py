@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mixbct.data.array import ArraySource, write_array
-from mixbct.data_schemas import ArrayManifest
 from mixbct.errors import DataError
+from mixbct.schemas.data import ArrayManifest
 
 
 def write(path: Path, **changes: Any) -> ArrayManifest:

@@ -18,7 +18,8 @@ from mixbct.data import bank as bank_module
 from mixbct.data.bank import BankWriter, FeatureBank, normalise, partial_path
 from mixbct.errors import BankError, DiskFullError, FeatureError
 from mixbct.features.extract import extract
-from mixbct.schemas import BankManifest, Contract, ModelManifest, Preprocessing
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
 ROWS, DIM = 10, 3
 LABELS = np.arange(ROWS) % 4

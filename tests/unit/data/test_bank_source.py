@@ -13,7 +13,8 @@ from mixbct.data.foreign_bank import bank_of_vectors, read_features, read_names
 from mixbct.data.source import Selection, Source
 from mixbct.data.split import make_split, open_part
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError
-from mixbct.schemas import BankManifest, Preprocessing
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Preprocessing
 
 KEYS = [f"k{i}" for i in range(20)]
 LABELS = [f"c{i % 4}" for i in range(20)]

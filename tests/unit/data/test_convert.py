@@ -11,7 +11,7 @@ from mixbct.data.convert import convert
 from mixbct.data.folder import FolderSource
 from mixbct.data.records import RecordSource
 from mixbct.errors import BadImageError, DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 

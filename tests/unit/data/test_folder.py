@@ -7,7 +7,7 @@ from PIL import Image
 
 from mixbct.data.folder import FolderSource
 from mixbct.errors import BadImageError, DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 

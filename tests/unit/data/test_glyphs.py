@@ -7,9 +7,9 @@ from mixbct.data import glyphs
 from mixbct.data.array import ArraySource
 from mixbct.data.fonts import PACKAGES
 from mixbct.data.glyphs import build_glyphs, kanji, render
-from mixbct.data_schemas import ArrayManifest
 from mixbct.errors import DataError
 from mixbct.files import sha256_file
+from mixbct.schemas.data import ArrayManifest
 
 KANJI = kanji()
 Boxes = dict[str, list[tuple[int, int, int, int]]]

@@ -11,8 +11,8 @@ from mixbct.data.ijb import IjbImages, Subjects, read_layout
 from mixbct.data.ijb_layout import lay_out
 from mixbct.data.source import Source
 from mixbct.errors import BadImageError, DataError
-from mixbct.protocol_schemas import LayoutCounts
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.protocols import LayoutCounts
 
 RGB16 = Preprocessing(size=16, channels=3)
 COUNTS = {"ann": 7, "bob": 2, "cid": 1, "dee": 4, "eve": 3, "fay": 1}

@@ -12,7 +12,7 @@ from PIL import Image
 from mixbct.data import images
 from mixbct.data.images import decode, decode_bytes
 from mixbct.errors import BadImageError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 GREY8 = Preprocessing(size=8, channels=1)
 RGB8 = Preprocessing(size=8, channels=3)

@@ -15,7 +15,7 @@ from record_files import MAGIC, faces, jpeg, part, payload, write
 from mixbct.data.pairs_bin import read_pairs_bin
 from mixbct.data.records import RecordSource
 from mixbct.errors import BadImageError, MixbctError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 RECORD_MUTANTS, BIN_MUTANTS = 250, 40  # each of three and of eight times

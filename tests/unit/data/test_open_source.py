@@ -8,7 +8,7 @@ from mixbct.data.array import ArraySource, write_array
 from mixbct.data.folder import FolderSource
 from mixbct.data.info import info
 from mixbct.errors import DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 

@@ -10,7 +10,7 @@ from mixbct.data.images import decode_bytes
 from mixbct.data.pairs import read_pairs_text
 from mixbct.data.pairs_bin import read_pairs_bin
 from mixbct.errors import BadImageError, DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 IMAGES = [jpeg(i) for i in range(6)]

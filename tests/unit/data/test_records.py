@@ -16,7 +16,7 @@ from mixbct.data.info import info
 from mixbct.data.records import RecordSource
 from mixbct.data.source import readable_rows
 from mixbct.errors import BadImageError, DataError, RecordError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 

@@ -7,7 +7,7 @@ from mixbct.data.array import ArraySource, write_array
 from mixbct.data.folder import FolderSource
 from mixbct.data.source import Selection, read_lines, readable_rows, write_lines
 from mixbct.errors import DataError
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.record_writer import record_writer
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Selection, Source
-from mixbct.schemas import Preprocessing
+from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
 NAMES = ["b", "a", "字"]  # classes, as they occur

@@ -7,8 +7,8 @@ import pytest
 from mixbct.data.array import ArraySource, write_array
 from mixbct.data.source import Source
 from mixbct.data.split import make_split, open_part
-from mixbct.data_schemas import SplitManifest
 from mixbct.errors import DataError
+from mixbct.schemas.data import SplitManifest
 
 PARTS = ("old_train", "new_train", "query", "gallery")
 

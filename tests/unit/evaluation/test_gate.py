@@ -5,16 +5,15 @@ from pydantic import ValidationError
 
 from mixbct.errors import ContractError, ResultError
 from mixbct.evaluation.gate import GateSettings, edge_from, judge
-from mixbct.schemas import (
+from mixbct.schemas.model import Contract, Preprocessing
+from mixbct.schemas.result import (
     CarriedThreshold,
     Combination,
-    Contract,
     Curve,
     Difference,
     Estimate,
     Histogram,
     OperatingPoint,
-    Preprocessing,
     Result,
 )
 

@@ -9,7 +9,7 @@ from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.generations import GenerationFigures, evaluate_generations
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair
-from mixbct.linear_map import LinearMap
+from mixbct.schemas.linear_map import LinearMap
 
 CLASSES = 12
 DIMS = (6, 16, 10)

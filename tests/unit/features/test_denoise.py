@@ -12,7 +12,8 @@ from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features import denoise as denoise_module
 from mixbct.features.denoise import credible_rows, denoise
-from mixbct.schemas import BankManifest, Contract, Preprocessing
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract, Preprocessing
 
 
 def slow(

@@ -10,7 +10,7 @@ from mixbct.data import bank as bank_module
 from mixbct.data.bank import FeatureBank
 from mixbct.errors import BankError, FeatureError
 from mixbct.features.extract import embed_source, extract
-from mixbct.schemas import Contract, ModelManifest, Preprocessing
+from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
 PRE = Preprocessing(size=16, channels=1)
 DIM = 5

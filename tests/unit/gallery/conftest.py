@@ -6,7 +6,8 @@ from mixbct.gallery import Gallery
 from mixbct.gallery.gallery import DATABASE
 from mixbct.gallery.sqlite import SqliteStore
 from mixbct.gallery.store import QueryModel
-from mixbct.schemas import Contract, Edge, Preprocessing
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.model import Contract, Preprocessing
 
 DIM = 8
 

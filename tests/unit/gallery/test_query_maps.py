@@ -6,8 +6,8 @@ import pytest
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, FeatureError
 from mixbct.gallery import Gallery
-from mixbct.linear_map import LinearMap
-from mixbct.schemas import Edge
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
 
 RNG = np.random.default_rng(3)
 MATRIX, OFFSET = RNG.normal(size=(12, 8)), RNG.normal(size=8) / 4

@@ -6,21 +6,19 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from mixbct.schemas import (
+from mixbct.schemas.gate import GateCheck, GateOutcome
+from mixbct.schemas.model import Contract, Preprocessing
+from mixbct.schemas.result import (
     CarriedThreshold,
     Combination,
-    Contract,
     Curve,
     Difference,
     Estimate,
     Example,
-    GateCheck,
-    GateOutcome,
     Histogram,
     Match,
     ModelCost,
     OperatingPoint,
-    Preprocessing,
     Result,
 )
 

@@ -7,7 +7,7 @@ import pytest
 from mixbct.report.charts import Axis, Plot, decade_axis, percent_axis
 from mixbct.report.figures import cmc, histograms, life, roc
 from mixbct.report.names import named_combinations
-from mixbct.schemas import Curve, Histogram
+from mixbct.schemas.result import Curve, Histogram
 
 
 def pixels(path):

@@ -5,7 +5,7 @@ import pytest
 
 from mixbct.errors import ResultError
 from mixbct.report.page import render_report, write_report
-from mixbct.schemas import Example, Match
+from mixbct.schemas.result import Example, Match
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = '<script>alert("1")</script> & \'x\' "y"'

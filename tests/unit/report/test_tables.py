@@ -15,7 +15,7 @@ from mixbct.report.tables import (
     trend,
     verdict_line,
 )
-from mixbct.schemas import Difference, Estimate
+from mixbct.schemas.result import Difference, Estimate
 
 
 def printed(result, width):

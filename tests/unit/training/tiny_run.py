@@ -7,7 +7,8 @@ import numpy as np
 
 from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
-from mixbct.schemas import BankManifest, Contract, Preprocessing
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract, Preprocessing
 
 CLASSES = ("a", "b", "c", "d", "e")
 DIM = 4

@@ -9,7 +9,8 @@ from mixbct.data import open_source
 from mixbct.data.bank import BankWriter, FeatureBank
 from mixbct.data.source import Selection
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
-from mixbct.schemas import BankManifest, Contract
+from mixbct.schemas.data import BankManifest
+from mixbct.schemas.model import Contract
 
 ROWS, CLASSES = 64, 8
 NEW, OLD = 6, 4

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mixbct.bench_schemas import METRICS, BenchCell, CellCost, pack_replicates
 from mixbct.evaluation.bootstrap import estimate
+from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
 
 COMBINATIONS = ("old/old", "new/old", "new/new", "new/50 % new")
 MakeCell = Callable[..., BenchCell]

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixbct.bench_schemas import BenchSummary
 from mixbct.data import open_source
 from mixbct.data.array import write_array
 from mixbct.data.split import make_split
 from mixbct.errors import RecipeError, ResultError
-from mixbct.schemas import read_record
+from mixbct.schemas.bench import BenchSummary
+from mixbct.schemas.record import read_record
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.specs import Planner
 

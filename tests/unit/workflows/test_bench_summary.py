@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.bench_schemas import BenchCell, BenchSummary, Score
 from mixbct.report.bench import bench_table, failures, render_bench, to_markdown, trend_of
-from mixbct.schemas import Estimate
+from mixbct.schemas.bench import BenchCell, BenchSummary, Score
+from mixbct.schemas.result import Estimate
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.summary import summarise
 from mixbct.workflows.bench.trials import choose

@@ -11,7 +11,7 @@ from mixbct.adapters.rank_merge import ABSENT, merge_ranks, ranks_of
 from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, mixed_rows
-from mixbct.schemas import Estimate
+from mixbct.schemas.result import Estimate
 
 _BLOCK = 64
 

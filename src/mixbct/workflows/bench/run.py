@@ -14,14 +14,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from mixbct.bench_schemas import BenchCell, BenchSummary, Choice
 from mixbct.data import open_source
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.split import Scenario, make_split
 from mixbct.distributed import open_device
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
-from mixbct.schemas import read_record
+from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
+from mixbct.schemas.record import read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
 from mixbct.workflows.bench.specs import CellSpec, OldSpec, Planner, prefix
 from mixbct.workflows.bench.summary import summarise

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mixbct.bench_schemas import Part
-from mixbct.data_schemas import SplitManifest
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
-from mixbct.schemas import Record, read_record
+from mixbct.schemas.bench import Part
+from mixbct.schemas.data import SplitManifest
+from mixbct.schemas.record import Record, read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
 
 BENCH_VERSION = 2

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from mixbct.bench_schemas import (
+from mixbct.evaluation.bootstrap import estimate
+from mixbct.schemas.bench import (
     METRICS,
     BenchCell,
     BenchRow,
@@ -21,7 +22,6 @@ from mixbct.bench_schemas import (
     Choice,
     Score,
 )
-from mixbct.evaluation.bootstrap import estimate
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
 from mixbct.workflows.bench.trials import CROSS, OWN
 from mixbct.workflows.bench.worker import DEVICE, HALF

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mixbct.bench_schemas import BenchCell, Choice, Trial
+from mixbct.schemas.bench import BenchCell, Choice, Trial
 
 CROSS, OWN = "new/old", "new/new"
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from mixbct.adapters import ADAPTERS
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.bench_schemas import METRICS, BenchCell, CellCost, Part, pack_replicates
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Selection
@@ -29,7 +28,9 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import extract
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
-from mixbct.schemas import Estimate, ModelCost, Record, Result, read_record
+from mixbct.schemas.bench import METRICS, BenchCell, CellCost, Part, pack_replicates
+from mixbct.schemas.record import Record, read_record
+from mixbct.schemas.result import Estimate, ModelCost, Result
 from mixbct.training.run import train
 from mixbct.workflows.across import queries_across
 from mixbct.workflows.bench.merged import rank_merged

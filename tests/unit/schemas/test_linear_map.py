@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from mixbct.errors import FeatureError
-from mixbct.linear_map import LinearMap
+from mixbct.schemas.linear_map import LinearMap
 
 RNG = np.random.default_rng(0)
 MATRIX, OFFSET = RNG.normal(size=(5, 3)), RNG.normal(size=3)

@@ -1,10 +1,11 @@
-"""What the commands on data write as JSON: image arrays and splits."""
+"""What is written beside data: image arrays, feature banks and splits."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from mixbct.schemas import SCHEMA_VERSION, Record
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import SCHEMA_VERSION, Record, now
 
 
 class ArrayManifest(Record):
@@ -35,3 +36,17 @@ class SplitManifest(Record):
     seed: int
     parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
     skipped: tuple[str, ...] = Field((), description="keys left out since they cannot be read")
+
+
+class BankManifest(Record):
+    """`manifest.json` in a feature bank."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["feature-bank"] = "feature-bank"
+    contract: Contract
+    data_digest: str
+    rows: int = Field(gt=0)
+    dim: int = Field(gt=0)
+    dtype: Literal["float16", "float32"]
+    classes: tuple[str, ...]
+    created: str = Field(default_factory=now)

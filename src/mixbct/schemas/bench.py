@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import Field
 
-from mixbct.schemas import SCHEMA_VERSION, Estimate, Record, now
+from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.result import Estimate
 
 METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")
 """What cells are compared by."""

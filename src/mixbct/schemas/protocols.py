@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from mixbct.schemas import SCHEMA_VERSION, Contract, Curve, Record, now
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.result import Curve
 
 
 class RatePoint(Record):

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from mixbct.errors import BankError, ModelError
-from mixbct.schemas import Contract, ModelManifest, Preprocessing, read_record, tar_name
+from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
+from mixbct.schemas.record import read_record
+from mixbct.schemas.result import tar_name
 
 CONTRACT = Contract(
     name="new", weights="abc", preprocessing=Preprocessing(size=32, channels=3), dim=8

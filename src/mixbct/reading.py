@@ -1,0 +1,195 @@
+"""Opening what others wrote: text, TOML and arrays, each in one place and with named errors.
+
+Foreign files lie: a byte order mark, a header that promises more than the file holds, objects in an
+array. Whatever is read here is checked against the file's size before memory is taken for it, and
+nothing of it is ever executed.
+"""
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixbct.errors import DataError, MixbctError
+
+_NPY = b"\x93NUMPY"
+_LONGEST_HEADER = 2**16
+_LONGEST_TOML = 2**22
+_LONGEST_NUMBER = re.compile(r"\d{400}")
+
+
+def read_bytes(path: Path, what: str, error: type[MixbctError], most: int | None = None) -> bytes:
+    """Return a file's content.
+
+    Args:
+        path: a regular file.
+        what: what it should be, for errors ("recipe", "list of pairs").
+        error: raised where it cannot be read.
+        most: bytes; a longer file is refused.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise error(f"{path} is {kind}; expected a {what}")
+        if most is not None and found.st_size > most:
+            raise error(f"{path} has {found.st_size:,} bytes, too many for a {what} ({most:,})")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise error(f"there is no {what} at {path}") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{shown(path)} cannot be read as a {what}: {reason(problem)}") from problem
+
+
+def read_lines_of(path: Path, what: str, error: type[MixbctError] = DataError) -> list[str]:
+    """Return the lines of a foreign text file in UTF-8, without their ends.
+
+    A byte order mark, carriage returns before line ends, blanks at the ends of lines and blank
+    lines at the end of the file are not part of what somebody meant. A line is what a line feed
+    ends, so that a name may hold any other character. Blank lines in between stay, as "".
+
+    Args:
+        path: the file.
+        what: what it should hold, for errors ("list of labels").
+        error: raised where it is missing, is not UTF-8 (the line is named), or holds a NUL.
+    """
+    content = read_bytes(path, what, error)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise error(
+            f"{path}, line {line}: expected a {what} in UTF-8, found the byte "
+            f"0x{content[problem.start]:02x}; save the file as UTF-8"
+        ) from problem
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise error(f"{path}, line {line}: expected a {what} as text, found a NUL character")
+    lines = [line.strip(" \t\r") for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def wrong_line(path: Path, number: int, expected: str, found: str) -> str:
+    """Return the one message about a line of a foreign table; lines count from 1."""
+    return f"{path}, line {number}: expected {expected}, found {found[:80]!r}"
+
+
+def read_toml(path: Path, what: str, error: type[MixbctError]) -> dict[str, Any]:
+    """Return the content of a TOML file."""
+    content = read_bytes(path, what, error, most=_LONGEST_TOML)
+    try:
+        return parse_toml(content.decode("utf-8-sig"))
+    except ValueError as problem:
+        raise error(f"{path} is not valid TOML: {problem}") from problem
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the content of TOML text.
+
+    Raises:
+        ValueError: it is no TOML, is nested too deep, or holds a number of over 400 digits.
+    """
+    if _LONGEST_NUMBER.search(text):
+        raise ValueError("a number of more than 400 digits")
+    try:
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def open_array(
+    path: Path,
+    what: str,
+    error: type[MixbctError],
+    dtypes: Collection[str] | None = None,
+    ndim: int | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """Open a .npy file memory-mapped and read-only; its header is held against the file's size.
+
+    Args:
+        path: the file.
+        what: what it should hold, for errors ("features").
+        error: raised where it is missing, damaged or something else.
+        dtypes: names of the types that are expected; none: any but objects.
+        ndim: the number of dimensions that is expected.
+        shape: the shape that is expected, exactly.
+    """
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error(f"{path} is no regular file; expected {what} as a .npy file")
+            start = file.read(len(_NPY))
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise error(f"{path} is empty; expected {what} as a .npy file")
+            if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+                raise error(
+                    f"{path} is a zip archive (.npz); expected {what} as one .npy array: "
+                    "np.save each array by itself"
+                )
+            if start != _NPY:
+                raise error(f"{path} is no .npy file; expected {what}, as np.save writes them")
+            file.seek(0)
+            found, dtype = _header(file)
+            offset = file.tell()
+    except FileNotFoundError:
+        raise error(f"there are no {what} at {path}") from None
+    except (OSError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as problem:
+        raise error(f"{shown(path)} cannot be read as {what}: {reason(problem)}") from problem
+    count = 1
+    for length in found:
+        count *= length
+    if dtype.hasobject:
+        raise error(f"{path} holds Python objects, which are never loaded; expected {what}")
+    if size - offset != count * dtype.itemsize:
+        raise error(
+            f"{path} is damaged: its header says {dtype} {found}, which takes "
+            f"{count * dtype.itemsize:,} bytes, but {size - offset:,} follow"
+        )
+    if (
+        (dtypes is not None and dtype.name not in dtypes)
+        or (ndim is not None and len(found) != ndim)
+        or (shape is not None and found != shape)
+    ):
+        wanted = " or ".join(dtypes) if dtypes else "numbers"
+        form = f" {shape}" if shape is not None else f" in {ndim} dimensions" if ndim else ""
+        raise error(f"{path} holds {dtype} {found}; expected {what} as {wanted}{form}")
+    try:
+        opened: np.ndarray = np.load(path, "r" if count else None, max_header_size=_LONGEST_HEADER)
+    except (OSError, ValueError) as problem:
+        raise error(f"{path} cannot be read as {what}: {reason(problem)}") from problem
+    return opened
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Read a .npy header of version 1, 2 or 3; the file then stands at the numbers."""
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f".npy of version {version[0]}.{version[1]}; expected 1.0 or 2.0")
+    shape, _, dtype = readers[version](file, max_header_size=_LONGEST_HEADER)
+    if any(not 0 <= length < 2**48 for length in shape):
+        raise ValueError(f"a shape of {shape}")
+    return shape, dtype
+
+
+def shown(path: Path) -> str:
+    """Return a path as it can be printed: shortened, and whatever its name holds."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= 300 else f"{text[:140]} … {text[-140:]}"
+
+
+def reason(problem: BaseException) -> str:
+    """Return why something failed, in words: the system's own where it has some."""
+    return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__

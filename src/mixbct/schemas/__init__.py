@@ -1,0 +1,1 @@
+"""What is written to disk as JSON, one file a subject."""

@@ -1,0 +1,44 @@
+"""What the gate decides, and the edge that it writes."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+
+
+class GateCheck(Record):
+    """One condition of the gate: `value` must reach `bound` (above or below it, as said)."""
+
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    says: str = Field(description="the condition and what was seen, in one sentence")
+
+
+class GateOutcome(Record):
+    """What the gate decided about one result."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    passed: bool
+    checks: tuple[GateCheck, ...]
+    result_digest: str
+
+
+class Edge(Record):
+    """A passed gate: queries under `from_contract` may search vectors under `to_contract`.
+
+    Where there is a query map, they go through it first.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    from_contract: Contract
+    to_contract: Contract
+    result_digest: str
+    threshold: float = Field(description="keeps the false-accept rate `far` across the edge")
+    far: float
+    query_map: LinearMap | None = Field(None, exclude_if=absent)
+    created: str = Field(default_factory=now)

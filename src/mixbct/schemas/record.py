@@ -1,0 +1,61 @@
+"""The base of every record on disk, and the one place that reads them.
+
+Every file that one command writes and another reads has its model in this folder. All are frozen
+and refuse unknown keys, so that a file from another version fails with a reason, not silently.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mixbct.errors import MixbctError
+from mixbct.reading import read_bytes, shown
+
+SCHEMA_VERSION: Final = 1
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def now() -> str:
+    """Return the present time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0).isoformat()
+
+
+def absent(value: object) -> bool:
+    """Leave a later field out where it says nothing, so that earlier versions read the file."""
+    return value is None
+
+
+class Record(BaseModel):
+    """Base of every record on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON that ends with a newline."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    def digest(self) -> str:
+        """Return the hexadecimal SHA-256 of the record's canonical JSON."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what: str) -> ModelT:
+    """Read `path` as `model`; raise `error` that names `what` where it is missing or malformed."""
+    try:
+        return model.model_validate_json(read_bytes(path, what, error))
+    except (ValidationError, RecursionError) as problem:
+        raise error(f"{shown(path)} is not a readable {what}: {first_problem(problem)}") from None
+
+
+def first_problem(problem: Exception) -> str:
+    """Return the first thing that is wrong with a record, and where, in one line."""
+    if not isinstance(problem, ValidationError):
+        return "it is nested too deep"
+    first = problem.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,0 +1,157 @@
+"""What one evaluation of an upgrade says. Reports, gates and benches read nothing else."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+
+
+class Estimate(Record):
+    """A figure with its 95 % bootstrap interval over query classes."""
+
+    value: float
+    low: float
+    high: float
+
+
+class OperatingPoint(Record):
+    """The largest TAR whose measured FAR does not exceed `far`, and where it was found."""
+
+    far: float
+    tar: Estimate
+    threshold: float = Field(description="accept a pair when its score is above this")
+    measured_far: float
+    resolved: bool = Field(description="false where there are fewer than 1/far impostor pairs")
+
+
+class Curve(Record):
+    """Points (x, y) of a curve, in order."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+class Histogram(Record):
+    """Densities of genuine and impostor scores over the same bins."""
+
+    edges: tuple[float, ...]
+    genuine: tuple[float, ...]
+    impostor: tuple[float, ...]
+
+
+class Combination(Record):
+    """One query model against one gallery, on the same unseen classes."""
+
+    query: str = Field(description="the query model's role")
+    gallery: str = Field(description="the gallery's, e.g. old, new, new 50 %")
+    mean_average_precision: Estimate
+    rank1: Estimate
+    rank5: Estimate
+    operating_points: tuple[OperatingPoint, ...]
+    genuine_pairs: int
+    impostor_pairs: int
+    roc: Curve
+    cmc: Curve
+    histogram: Histogram
+
+    def metric(self, name: str) -> Estimate:
+        """Return a figure by the name that tables, gates and benches use (see `metrics`)."""
+        return self.metrics()[name]
+
+    def metrics(self) -> dict[str, Estimate]:
+        """Return every figure by name: mAP, rank-1, rank-5, TAR@1e-2 and so on."""
+        figures = {
+            "mAP": self.mean_average_precision,
+            "rank-1": self.rank1,
+            "rank-5": self.rank5,
+        }
+        return figures | {tar_name(p.far): p.tar for p in self.operating_points}
+
+
+def tar_name(far: float) -> str:
+    """Return the name of the TAR at `far`, e.g. `TAR@1e-3`.
+
+    >>> tar_name(0.001)
+    'TAR@1e-3'
+    """
+    mantissa, exponent = f"{far:.6e}".split("e")
+    digits = mantissa.rstrip("0").rstrip(".")
+    return f"TAR@{digits}e{int(exponent)}"
+
+
+class Difference(Record):
+    """Paired differences `of` − `minus` of two combinations, over the same classes."""
+
+    of: str
+    minus: str
+    metrics: dict[str, Estimate]
+
+
+class CarriedThreshold(Record):
+    """A threshold for the cross-test that keeps the old system's false-accept rate.
+
+    It is set on one half of the query classes and measured on the other half.
+    """
+
+    far: float
+    old_threshold: float = Field(description="where the old system reaches `far`")
+    far_at_old_threshold: float = Field(description="what new/old accepts there, all classes")
+    threshold: float = Field(description="where new/old reaches `far`, calibration half")
+    measured_far: float = Field(description="what new/old accepts there, the other half")
+
+
+class Match(Record):
+    """One gallery item that a query found."""
+
+    key: str
+    label: str
+    score: float
+    image: str = Field(description="a PNG as a data URI, or empty")
+
+
+class Example(Record):
+    """One query with what it found before and after the upgrade."""
+
+    key: str
+    label: str
+    image: str
+    before: tuple[Match, ...]
+    after: tuple[Match, ...]
+
+
+class ModelCost(Record):
+    """What it took to train one model."""
+
+    seconds: float
+    images: int
+    steps: int
+
+
+class Result(Record):
+    """One evaluation of an upgrade. Reports, gates and benches read nothing else."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["upgrade"] = "upgrade"
+    title: str
+    created: str = Field(default_factory=now)
+    versions: dict[str, str]
+    seed: int
+    data: dict[str, str | int]
+    models: dict[str, Contract] = Field(description="by role: old, new, independent")
+    query_map: LinearMap | None = Field(
+        None, exclude_if=absent, description="that new queries went through to the old gallery"
+    )
+    combinations: dict[str, Combination] = Field(description="by name, query/gallery")
+    differences: tuple[Difference, ...]
+    update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
+    negative_flips: float = Field(description="right at rank 1 under old/old, wrong under new/old")
+    carried_threshold: CarriedThreshold
+    costs: dict[str, ModelCost] = Field({})
+    examples: tuple[Example, ...] = ()
+
+    def difference(self, of: str, minus: str) -> Difference | None:
+        """Return the paired difference of two combinations, or None where it was not taken."""
+        return next((d for d in self.differences if (d.of, d.minus) == (of, minus)), None)
