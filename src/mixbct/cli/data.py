@@ -90,9 +90,9 @@ def bank(
     """
     if labels is None:
         raise DataError(
-            "training needs labels: give --labels. Without them, the maps of mixbct.adapters "
-            "(procrustes, ridge, mlp) need no more than vectors of the same items by both models: "
-            "ADAPTERS['procrustes'].fit(new, old).transform(queries)"
+            "training needs labels: give --labels. Without them, a bridge needs no more than "
+            "vectors of the same items by both models: name each item as its own label, and fit "
+            "one with `mixbct adapt`"
         )
     made: FeatureBank = bank_of_vectors(
         read_features(features),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixbct.adapters import ADAPTERS
+from mixbct.adapters import OF_STRANGERS
 from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
 from mixbct.cli.common import result as print_result
 from mixbct.errors import CheckpointError, RecipeError, ResultError
@@ -15,6 +15,7 @@ from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.tables import results_table, verdict_line
+from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost, Result
@@ -38,11 +39,15 @@ def evaluate(
     ] = None,
     via: Annotated[
         list[Path] | None,
-        typer.Option(help="A model between old and new that its query map leads to, newest first."),
+        typer.Option(help="A model between old and new that its bridge leads to, newest first."),
+    ] = None,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(help="A bridge from new to old (`adapt`), in the place of the model's own."),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="A map of the independent model's queries [procrustes, ridge, mlp]."),
+        typer.Option(help=f"Of the independent model's bridges [{', '.join(OF_STRANGERS)}]."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the mixed galleries.")] = 0,
@@ -55,14 +60,15 @@ def evaluate(
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     models = {role: open_embedder(folder, device) for role, folder in folders.items()}
     held_out = HeldOutSet(data, split)
-    adapters = adapter or list(ADAPTERS)
-    if unknown := sorted(set(adapters) - ADAPTERS.keys()):
-        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(ADAPTERS)}")
+    adapters = adapter or list(OF_STRANGERS)
+    if unknown := sorted(set(adapters).difference(OF_STRANGERS)):
+        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(OF_STRANGERS)}")
     between = [open_embedder(folder, device) for folder in via or []]
+    used = load_bridge(bridge) if bridge else None
     three = models["old"], models["new"], models.get("independent")
     found = None
     if resume:
-        found = earlier_result(out, held_out, *three, seed, replicates, adapters, between)
+        found = earlier_result(out, held_out, *three, seed, replicates, adapters, between, used)
     if found is None:
         found = evaluate_models(
             held_out,
@@ -72,6 +78,7 @@ def evaluate(
             replicates=replicates,
             adapters=adapters,
             via=between,
+            bridge=used,
             costs={
                 role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
                 for role, folder in folders.items()

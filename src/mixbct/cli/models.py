@@ -1,4 +1,4 @@
-"""`mixbct import-model` and `mixbct fit-map`."""
+"""`mixbct import-model`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.cli.common import AsJson, Out, next_command, progress_bar, result
+from mixbct.cli.common import AsJson, Out, next_command, result
 from mixbct.schemas.model import Preprocessing
-from mixbct.workflows.fit_map import fit_query_map
 
 
 def import_model(
@@ -54,29 +53,5 @@ def import_model(
         contract = manifest.contract
         typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
         next_command("extract", out, "--data", "DATA", "--out", f"{out}-bank")
-
-    result(manifest, as_json, human)
-
-
-def fit_map(
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new model's folder or run.")],
-    old: Annotated[Path, typer.Option(help="The old model's folder or run.")],
-    data: Annotated[Path, typer.Option(help="Images to fit on; they need no labels.")],
-    out: Out,
-    split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
-    part: Annotated[str, typer.Option(help="That part.")] = "new_train",
-    adapter: Annotated[str, typer.Option(help="procrustes or ridge.")] = "procrustes",
-    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Give a finished model a fitted map into an old model's space, without training."""
-    manifest = fit_query_map(
-        new, old, out, data, split, part, adapter=adapter, device=device, stage=progress_bar
-    )
-
-    def human() -> None:
-        reached = manifest.query_map.to if manifest.query_map else None
-        typer.echo(f"{manifest.contract} with a {adapter} map to {reached}, in {out}")
-        next_command("eval", "--old", old, "--new", out, "--data", data, "--split", "SPLIT")
 
     result(manifest, as_json, human)

@@ -92,7 +92,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
         result_digest=outcome.result_digest,
         threshold=result.carried_threshold.threshold,
         far=result.carried_threshold.far,
-        query_map=result.query_map,
+        bridge=result.bridge,
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.bootstrap import (
     REPLICATES,
@@ -20,10 +19,9 @@ from mixbct.evaluation.bootstrap import (
     replicate_metrics,
 )
 from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.scores import BUDGET, Embeddings
+from mixbct.evaluation.scores import BUDGET
 from mixbct.evaluation.upgrade import Pair
 from mixbct.schemas.generations import Summary, VersionPair
-from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.result import tar_name
 
 FAR = 1e-3
@@ -45,7 +43,7 @@ class _Judged:
 
 def evaluate_generations(
     versions: Sequence[Pair],
-    maps: Sequence[LinearMap | None],
+    behind: Callable[[int, int], Pair],
     *,
     seed: int,
     replicates: int = REPLICATES,
@@ -56,7 +54,8 @@ def evaluate_generations(
 
     Args:
         versions: what each made of the same items, version 1 first; at least two.
-        maps: how the queries of versions 2, 3, … reach the version before; None: as they are.
+        behind: gives the queries of one version and the gallery of an earlier one, both counted
+            from 0, as they are compared: behind a bridge where there is one.
         seed: of the bootstrap; the same draw of classes serves every pair.
         replicates: of the bootstrap.
         budget: bytes for a block of scores.
@@ -64,19 +63,23 @@ def evaluate_generations(
 
     Raises:
         DataError: there are fewer than two versions, or they were given different items.
-        FeatureError: two neighbouring versions differ in dimension and have no map.
+        FeatureError: two versions do not meet in one dimension.
     """
-    _check(versions, maps)
+    _check(versions)
     weights = class_weights(len(versions[0].query.classes), replicates, seed)
     judged: dict[tuple[int, int], _Judged] = {}
     total = len(versions) * (len(versions) + 1) // 2
     for newest in range(len(versions)):
-        queries = versions[newest].query
-        # down the generations, one map after another
         for gallery in range(newest, -1, -1):
-            if gallery < newest:
-                queries = _step_down(queries, maps[gallery])
-            comparison = compare(queries, versions[gallery].gallery, fars=(FAR,), budget=budget)
+            sides = versions[newest] if gallery == newest else behind(newest, gallery)
+            if sides.query.dim != sides.gallery.dim:
+                raise FeatureError(
+                    f"queries of version {newest + 1} reach {sides.query.dim} dimensions, but "
+                    f"version {gallery + 1} has {sides.gallery.dim}: train version {newest + 1} "
+                    f"with model.dim = {sides.gallery.dim}, or with method.query_map, or fit a "
+                    "bridge (`mixbct adapt`)"
+                )
+            comparison = compare(sides.query, sides.gallery, fars=(FAR,), budget=budget)
             values = {
                 "mAP": comparison.mean_average_precision(),
                 "rank-1": comparison.rank_rate(1),
@@ -90,12 +93,6 @@ def evaluate_generations(
     pairs = tuple(_pair(judged, *place) for place in sorted(judged))
     names = pairs[0].metrics
     return GenerationFigures(pairs, {name: _summary(judged, pairs, name) for name in names})
-
-
-def _step_down(queries: Embeddings, down: LinearMap | None) -> Embeddings:
-    if down is None:
-        return queries
-    return Embeddings(normalise(down.apply(queries.features)), queries.labels)
 
 
 def _pair(judged: Mapping[tuple[int, int], _Judged], query: int, gallery: int) -> VersionPair:
@@ -134,7 +131,7 @@ def _summary(
     )
 
 
-def _check(versions: Sequence[Pair], maps: Sequence[LinearMap | None]) -> None:
+def _check(versions: Sequence[Pair]) -> None:
     if len(versions) < 2:
         raise DataError(f"generations need at least 2 versions to compare, not {len(versions)}")
     first = versions[0]
@@ -147,11 +144,3 @@ def _check(versions: Sequence[Pair], maps: Sequence[LinearMap | None]) -> None:
                     f"version 1 in the same order ({len(reference)} rows), going by their labels; "
                     "extract all from the same data"
                 )
-        before, down = versions[number - 2].gallery.dim, maps[number - 2]
-        reached = one.query.dim if down is None else down.target_dim
-        if reached != before:
-            raise FeatureError(
-                f"queries of version {number} reach {reached} dimensions, but version "
-                f"{number - 1} has {before}: train version {number} with model.dim = {before}, "
-                "or with method.query_map"
-            )

@@ -148,8 +148,8 @@ class Gallery:
 
         Raises:
             ContractError: `contract` is not the query model's, or it is not tied to a stored one.
-            FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's query
-                map, or has the wrong dimension.
+            FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's
+                bridge, or has the wrong dimension.
         """
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
@@ -164,7 +164,7 @@ class Gallery:
                 )
             stored = self._searcher.refresh()
             edges = self._require_tied(query, stored)
-            maps = {id: edge.query_map for id, edge in edges.items() if edge.query_map}
+            maps = {i: e.bridge.query for i, e in edges.items() if e.bridge and e.bridge.query}
             scores, ids = self._searcher.search(queries, k, maps)
             items = self._store.items(np.unique(ids))
         return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
@@ -180,8 +180,8 @@ class Gallery:
 
         Raises:
             ContractError: rows of a contract are stored that no recorded or given edge ties to
-                the new query model; or an edge starts elsewhere, or its dimensions differ and it
-                has no query map between them.
+                the new query model; or an edge starts elsewhere, its bridge is one of other
+                contracts, or its dimensions differ and it has none.
         """
         for edge in edges:
             _check_edge(edge, contract)
@@ -287,18 +287,15 @@ def _check_edge(edge: Edge, query: Contract) -> None:
             f"model is {query}; give the edge that `mixbct gate` wrote for that model"
         )
     dims = edge.from_contract.dim, edge.to_contract.dim
-    if edge.query_map is None and dims[0] != dims[1]:
+    if edge.bridge is None and dims[0] != dims[1]:
         raise ContractError(
             f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
-            f"{dims[1]}, and holds no query map; vectors of different dimensions cannot be "
-            "compared without one: train the model with method.query_map"
+            f"{dims[1]}, and holds no bridge; vectors of different dimensions cannot be "
+            "compared without one: fit one with `mixbct adapt`, or train the model with "
+            "method.query_map"
         )
-    if edge.query_map and (edge.query_map.source_dim, edge.query_map.target_dim) != dims:
-        raise ContractError(
-            f"the query map of the edge from {edge.from_contract} to {edge.to_contract} leads from "
-            f"{edge.query_map.source_dim} to {edge.query_map.target_dim} dimensions, not from "
-            f"{dims[0]} to {dims[1]}; run `mixbct gate` again"
-        )
+    if edge.bridge is not None:
+        edge.bridge.check(edge.from_contract, edge.to_contract)
 
 
 def _some(names: Sequence[str]) -> str:

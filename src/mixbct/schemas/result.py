@@ -1,10 +1,10 @@
 """What one evaluation of an upgrade says. Reports, gates and benches read nothing else."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 
@@ -141,8 +141,8 @@ class Result(Record):
     seed: int
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by role: old, new, independent")
-    query_map: LinearMap | None = Field(
-        None, exclude_if=absent, description="that new queries went through to the old gallery"
+    bridge: Bridge | None = Field(
+        None, exclude_if=absent, description="that new queries searched the old gallery through"
     )
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
@@ -151,6 +151,21 @@ class Result(Record):
     carried_threshold: CarriedThreshold
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _had_a_query_map(cls, content: Any) -> Any:
+        match content:
+            case {"query_map": dict(query), "models": {"new": source, "old": target}}:
+                return from_query_map(content, query, source, target)
+        return content
+
+    @model_validator(mode="after")
+    def _bridge_ties_the_models(self) -> "Result":
+        new, old = self.models.get("new"), self.models.get("old")
+        if self.bridge and new and old and (problem := self.bridge.problem(new, old)):
+            raise ValueError(problem)
+        return self
 
     def difference(self, of: str, minus: str) -> Difference | None:
         """Return the paired difference of two combinations, or None where it was not taken."""

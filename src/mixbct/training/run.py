@@ -75,7 +75,7 @@ def train(
             trainer.head.state_dict(),
             source.classes(),
             source.digest(),
-            trainer.query_map(),
+            trainer.bridge_from,
         )
     cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
     write_atomically(out / "cost.json", cost.to_json())

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from mixbct.adapters import LINEAR_ADAPTERS
+from mixbct.adapters import ADAPTERS
 from mixbct.data.source import Source
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features.prototypes import class_means, prototypes
@@ -49,13 +49,14 @@ def start_at_adapter(name: Start, backbone: nn.Module, source: Source, old: OldR
         return
     new_side, old_side = paired_rows(source, old) if old.paired else paired_means(source, old)
     try:
-        fitted = LINEAR_ADAPTERS[name].fit(new_side, old_side)
+        fitted, _ = ADAPTERS[name](new_side, old_side, None)
     except FeatureError as error:
         what = "paired rows" if old.paired else "classes that both banks know"
         raise RecipeError(
             f"model.start = '{name}' is fitted on {what}: {error}; or set model.start = 'random'"
         ) from error
-    matrix, offset = fitted.linear_map().arrays
+    assert fitted is not None, "both map the new side"
+    matrix, offset = fitted.arrays
     if offset is None:
         offset = np.zeros(matrix.shape[1], dtype=np.float32)
     # copies, since the record's numbers are read-only

@@ -33,8 +33,9 @@ from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import AUGMENT, RowIndices
 from mixbct.recipe import AdamWSettings, CompatibleSettings, OptimizerSettings, Recipe, SGDSettings
+from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Input, QueryMap, VectorInput
+from mixbct.schemas.model import Contract, Input, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
@@ -199,12 +200,17 @@ class Trainer:
         inputs = to_inputs(items, self.takes, self.dtype)
         return forward(self.backbone, inputs, self.recipe.model.dim).cpu()
 
-    def query_map(self) -> QueryMap | None:
-        """Return how new features become queries against the old bank's; None: as they are."""
+    def bridge_from(self, model: Contract) -> Bridge | None:
+        """Return how the model's queries meet the old bank's vectors; None: both as they are."""
         matrix = self.method.query_map()
         if matrix is None or self.bank is None:
             return None
-        return QueryMap(to=self.bank.manifest.contract, map=LinearMap.of(matrix.numpy()))
+        return Bridge(
+            kind=TRAINED,
+            source=model,
+            target=self.bank.manifest.contract,
+            query=LinearMap.of(matrix.numpy()),
+        )
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""

@@ -14,7 +14,6 @@ from jaxtyping import Float32, Int64
 from PIL import Image
 
 import mixbct
-from mixbct.adapters import ADAPTERS
 from mixbct.data import open_source
 from mixbct.data.bank import normalise
 from mixbct.data.bank_source import encoder_of
@@ -27,9 +26,11 @@ from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import Example, Match, ModelCost, Result
-from mixbct.workflows.across import map_to, queries_across
+from mixbct.workflows.across import across, bridge_between
+from mixbct.workflows.choose import fit_maps
 from mixbct.workflows.progress import Stage, silent
 
 EXAMPLES = 12
@@ -76,6 +77,7 @@ def evaluate_models(
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
     via: Sequence[Embedder] = (),
+    bridge: Bridge | None = None,
     costs: dict[str, ModelCost] | None = None,
     stage: Stage = silent,
 ) -> Result:
@@ -92,18 +94,20 @@ def evaluate_models(
         replicates: of the bootstrap.
         adapters: names in `mixbct.adapters.ADAPTERS` to fit between the independent and the old
             model, and to search the old gallery with.
-        via: the generations between old and new, newest first, where the query map of `new` leads
+        via: the generations between old and new, newest first, where the bridge of `new` leads
             through theirs.
+        bridge: between new and old, in the place of the one that `new` carries.
         costs: of the models, by role.
         stage: opens a stage of the progress display.
     """
     pairs = {"old": embed_pair(data, old, "old", stage), "new": embed_pair(data, new, "new", stage)}
-    mapped: dict[str, Embeddings] = {}
+    mapped: dict[str, Pair] = {}
     if independent is not None:
         pairs["independent"] = embed_pair(data, independent, "independent", stage)
-        queries = pairs["independent"].query
-        mapped = _map_queries(data, adapters, queries, independent, old, stage)
-    cross = queries_across(new, old, pairs["new"].query, via)
+        sides = pairs["independent"].query, pairs["old"].gallery
+        mapped = _bridged(data, adapters, *sides, independent, old, stage)
+    used = bridge_between(new, old, via, bridge)
+    cross = across([used] if used else [], pairs["new"].query, pairs["old"].gallery)
     query, gallery = data.part(new, data.query), data.part(new, data.gallery)
     with stage("compare every combination") as tick:
         combinations = 7 + 2 * (independent is not None) + len(mapped)
@@ -134,7 +138,7 @@ def evaluate_models(
         seed=seed,
         data=data.facts(query, gallery, replicates) | ({"language": language} if language else {}),
         models=models,
-        query_map=map_to(new, old, via),
+        bridge=used,
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
@@ -143,7 +147,7 @@ def evaluate_models(
         costs=costs or {},
         examples=()
         if encoder_of(gallery) is not None
-        else _examples(query, gallery, pairs["old"], cross or pairs["new"].query, seed),
+        else _examples(query, gallery, pairs["old"], cross, seed),
     )
 
 
@@ -157,6 +161,7 @@ def earlier_result(
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
     via: Sequence[Embedder] = (),
+    bridge: Bridge | None = None,
 ) -> Result | None:
     """Return the result at `path` if the same evaluation by these versions would give it again."""
     if not path.exists():
@@ -170,7 +175,7 @@ def earlier_result(
         and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
         and seed == result.seed
         and replicates == result.data.get("bootstrap replicates")
-        and result.query_map == map_to(new, old, via)
+        and result.bridge == bridge_between(new, old, via, bridge)
         and versions() == result.versions
         and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
     )
@@ -210,39 +215,49 @@ def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pa
     return Pair(*embeddings)
 
 
-def _map_queries(
+def _bridged(
     data: HeldOutSet,
     adapters: Sequence[str],
     queries: Embeddings,
+    gallery: Embeddings,
     independent: Embedder,
     old: Embedder,
     stage: Stage,
-) -> dict[str, Embeddings]:
-    """Fit adapters from the independent to the old space on training images; map the queries.
+) -> dict[str, Pair]:
+    """Fit bridges from the independent to the old model on training images; return what meets.
 
     None where there are fewer images than dimensions, which do not determine a map, or where
     vectors of them were not stored.
     """
-    for model in (independent, old):
-        if isinstance(model, StoredVectors) and not model.holds(data.part(model, data.fitting)):
+    roles = {"independent": independent, "old": old}
+    parts = {role: data.part(model, data.fitting) for role, model in roles.items()}
+    for role, model in roles.items():
+        if isinstance(model, StoredVectors) and not model.holds(parts[role]):
             return {}
-    if len(data.part(old, data.fitting)) < max(independent.contract.dim, old.contract.dim):
+    if len(parts["old"]) < max(independent.contract.dim, old.contract.dim):
         return {}
-    features = {}
-    for role, model in (("independent", independent), ("old", old)):
-        part = data.part(model, data.fitting)
-        with stage(f"embed {data.fitting} ({role}, for the maps)") as tick:
-            features[role] = normalise(embed_source(model, part, progress=tick), part.keys())
+    fitted_on = []
+    for (role, model), part in zip(roles.items(), parts.values(), strict=True):
+        with stage(f"embed {data.fitting} ({role}, for the bridges)") as tick:
+            fitted_on.append(normalise(embed_source(model, part, progress=tick), part.keys()))
     mapped = {}
     for name in adapters:
         with stage(f"fit {name}"):
-            fitted = ADAPTERS[name].fit(features["independent"], features["old"])
-        mapped[name] = Embeddings(fitted.transform(queries.features), queries.labels)
+            new_side, old_side = fitted_on
+            maps = fit_maps(name, new_side, old_side, parts["old"].labels())
+        bridge = Bridge(
+            kind=name,
+            source=independent.contract,
+            target=old.contract,
+            query=maps[0],
+            gallery=maps[1],
+        )
+        mapped[name] = across([bridge], queries, gallery)
     return mapped
 
 
 def _examples(
-    query: Source, gallery: Source, old: Pair, new_query: Embeddings, seed: int
+    query: Source, gallery: Source, old: Pair, cross: Pair, seed: int
 ) -> tuple[Example, ...]:
     """Choose queries at random from those of which one of the top five is wrong, before or after.
 
@@ -250,7 +265,7 @@ def _examples(
     """
     pool = row_rng(seed).permutation(len(query))[: 50 * EXAMPLES].astype(np.int64)
     before = _top(old.query.features[pool], old.gallery.features)
-    after = _top(new_query.features[pool], old.gallery.features)
+    after = _top(cross.query.features[pool], cross.gallery.features)
     labels = old.query.labels[pool]
     wrong = (old.gallery.labels[before[1]] != labels[:, None]).any(1)
     wrong |= (old.gallery.labels[after[1]] != labels[:, None]).any(1)

@@ -1,9 +1,9 @@
 """Face protocols from model files and data: embed with one or two models, and judge.
 
 With a gallery model the first image (or template) of each pair and the galleries are its own, and
-the rest is the model's: the cross-test of an upgrade. Without one it is a self-test. A query map
-(an adapter's file) takes the model's vectors of images, or of whole templates, into the gallery
-model's space.
+the rest is the model's: the cross-test of an upgrade. Without one it is a self-test. Where there is
+a bridge, the vectors of images, or of whole templates, meet through it: the one that is named, or
+the one that the model carries.
 """
 
 from pathlib import Path
@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from mixbct.adapters import load_adapter
-from mixbct.adapters.adapter import Adapter
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
 from mixbct.data.ijb import IjbImages, read_layout
@@ -24,11 +22,13 @@ from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import Templates, pool_templates
+from mixbct.features.bridged import through
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
-from mixbct.files import sha256_file
+from mixbct.schemas.bridge import Bridge, load_bridge
 from mixbct.schemas.model import Contract, Preprocessing
 from mixbct.schemas.protocols import IjbResult, PairsResult
+from mixbct.workflows.across import bridge_between
 from mixbct.workflows.evaluate import versions
 from mixbct.workflows.progress import Stage, silent
 
@@ -41,7 +41,7 @@ def evaluate_pairs(
     gallery_model: EmbeddingModel | None = None,
     *,
     data: Path | None = None,
-    query_map: Path | None = None,
+    bridge: Path | None = None,
     flip: bool = False,
     stage: Stage = silent,
 ) -> PairsResult:
@@ -52,16 +52,17 @@ def evaluate_pairs(
         model: of the second image of each pair, and of the first where there is no other.
         gallery_model: of the first image of each pair.
         data: the folder that a list of pairs names images of.
-        query_map: the file of an adapter from the model's to the gallery model's space.
+        bridge: the file of one from the model to the gallery model; None: the model's own.
         flip: sum features with those of the flipped image.
         stage: opens a stage of the progress display.
 
     Raises:
         DataError: the set cannot be read, or has only genuine or only impostor pairs.
-        FeatureError: the models differ in dimension, or the map does not lie between them.
-        ModelError: the map cannot be read.
+        ContractError: the bridge does not lead from the model to the gallery model.
+        FeatureError: the models differ in dimension, and there is no bridge.
+        ModelError: the bridge cannot be read.
     """
-    into_gallery = _open_map(query_map, model, gallery_model)
+    between = _open_bridge(bridge, model, gallery_model)
     found = open_pairs(pairs, data, model.preprocessing)
     used, places = np.unique(found.pairs, return_inverse=True)
     views = 1 + flip
@@ -71,8 +72,9 @@ def evaluate_pairs(
         source = open_pairs(pairs, data, gallery_model.preprocessing).images
         images = Selection(source, used)
         first = sum_views(_embed(gallery_model, images, "images (gallery)", flip, stage), views)
-    if into_gallery is not None:
-        second = into_gallery.transform(normalise(second))
+    if between is not None:
+        first = through(between.gallery, normalise(first))
+        second = through(between.query, normalise(second))
     scores = pair_similarities(first, second, places.reshape(-1, 2))
     folds = fold_accuracies(scores, found.same, found.folds)
     accuracies = [fold.accuracy for fold in folds]
@@ -81,7 +83,7 @@ def evaluate_pairs(
         data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
         models=_contracts(model, gallery_model),
         flip=flip,
-        query_map=query_map and sha256_file(query_map),
+        bridge=between and between.digest(),
         accuracy=float(np.mean(accuracies)),
         accuracy_deviation=float(np.std(accuracies)),
         folds=folds,
@@ -107,7 +109,7 @@ def evaluate_ijb(
     model: EmbeddingModel,
     gallery_model: EmbeddingModel | None = None,
     *,
-    query_map: Path | None = None,
+    bridge: Path | None = None,
     flip: bool = False,
     stage: Stage = silent,
 ) -> IjbResult:
@@ -117,17 +119,18 @@ def evaluate_ijb(
         data: the folder with `loose_crop` and `meta`.
         model: of the probes, and of the galleries where there is no other.
         gallery_model: of the galleries and of the first template of each pair.
-        query_map: the file of an adapter from the model's to the gallery model's space.
+        bridge: the file of one from the model to the gallery model; None: the model's own.
         flip: sum features with those of the flipped image.
         stage: opens a stage of the progress display.
 
     Raises:
         DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
         BadImageError: an image cannot be read.
-        FeatureError: the models differ in dimension, or the map does not lie between them.
-        ModelError: the map cannot be read.
+        ContractError: the bridge does not lead from the model to the gallery model.
+        FeatureError: the models differ in dimension, and there is no bridge.
+        ModelError: the bridge cannot be read.
     """
-    into_gallery = _open_map(query_map, model, gallery_model)
+    between = _open_bridge(bridge, model, gallery_model)
     with stage("read the layout"):
         layout = read_layout(data)
     sides: list[Templates] = []
@@ -141,8 +144,9 @@ def evaluate_ijb(
             pool_templates(features, layout.templates, layout.media, layout.scores, views=1 + flip)
         )
     probe, gallery = sides
-    if into_gallery is not None:
-        probe = Templates(probe.ids, into_gallery.transform(probe.features))
+    if between is not None:
+        probe = Templates(probe.ids, through(between.query, probe.features))
+        gallery = Templates(gallery.ids, through(between.gallery, gallery.features))
     with stage("compare templates"):
         return IjbResult(
             versions=versions(),
@@ -154,34 +158,29 @@ def evaluate_ijb(
             },
             models=_contracts(model, gallery_model),
             flip=flip,
-            query_map=query_map and sha256_file(query_map),
+            bridge=between and between.digest(),
             verification=verify_templates(gallery, probe, layout.pairs, layout.same),
             identification=identify_templates(gallery, probe, layout.galleries, layout.probes),
         )
 
 
-def _open_map(
+def _open_bridge(
     path: Path | None, model: EmbeddingModel, gallery_model: EmbeddingModel | None
-) -> Adapter | None:
-    """Return the map at `path`; refuse models and maps whose dimensions do not meet."""
-    query, gallery = model.contract.dim, (gallery_model or model).contract.dim
-    if path is None:
-        if query != gallery:
+) -> Bridge | None:
+    """Return the bridge at `path`, or the model's own; refuse models that do not meet."""
+    if gallery_model is None:
+        if path is not None:
             raise FeatureError(
-                f"the gallery model's vectors have dimension {gallery}, the model's {query}: they "
-                "cannot be compared directly; fit a map with `mixbct adapt` and name it with "
-                f"--query-map, or train the new model with dimension {gallery}"
+                f"the bridge {path} leads to a gallery model: name that with --gallery-model"
             )
         return None
-    if gallery_model is None:
+    found = bridge_between(model, gallery_model, given=load_bridge(path) if path else None)
+    query, gallery = model.contract.dim, gallery_model.contract.dim
+    if found is None and query != gallery:
         raise FeatureError(
-            f"the map {path} leads into a gallery model's space: name that with --gallery-model"
-        )
-    found = load_adapter(path)
-    if found.dims != (query, gallery):
-        raise FeatureError(
-            f"the map {path} leads from {found.dims[0]} to {found.dims[1]} dimensions; the model "
-            f"has {query} and the gallery model {gallery}"
+            f"the gallery model's vectors have dimension {gallery}, the model's {query}: they "
+            "cannot be compared directly; fit a bridge with `mixbct adapt` and name it with "
+            f"--bridge, or train the new model with dimension {gallery}"
         )
     return found
 

@@ -9,11 +9,13 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from mixbct.adapters import ADAPTERS
+from mixbct.adapters import ADAPTERS, mlp
 from mixbct.backbones.model import EmbeddingModel, load_model
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
@@ -24,6 +26,7 @@ from mixbct.errors import MixbctError, RecipeError
 from mixbct.evaluation.gate import judge
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, UpgradeFigures, evaluate_upgrade
+from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import extract
 from mixbct.files import write_atomically
@@ -32,9 +35,9 @@ from mixbct.schemas.bench import METRICS, BenchCell, CellCost, Part, pack_replic
 from mixbct.schemas.record import Record, read_record
 from mixbct.schemas.result import Estimate, ModelCost, Result
 from mixbct.training.run import train
-from mixbct.workflows.across import queries_across
+from mixbct.workflows.across import across, bridges_between
 from mixbct.workflows.bench.merged import rank_merged
-from mixbct.workflows.bench.recipe import INDEPENDENT, RANK_MERGE, is_adapter
+from mixbct.workflows.bench.recipe import INDEPENDENT, MLP, RANK_MERGE, is_adapter
 from mixbct.workflows.bench.specs import CellSpec, OldSpec, bank_name, prefix
 from mixbct.workflows.evaluate import versions
 
@@ -72,12 +75,11 @@ def run_cell(spec: CellSpec) -> BenchCell:
     old_model = load_model(spec.old_folder / "run")
     old = _pair(spec.old_folder, spec.part)
     independent = _pair(spec.independent, spec.part) if spec.independent else None
-    cross: Embeddings | None
     if is_adapter(spec.method):
-        model, cost, new, cross = _adapter(spec)
+        model, cost, new, cross = _adapter(spec, old)
     else:
         model, cost, new = _trained(spec)
-        cross = queries_across(model, old_model, new.query)
+        cross = across(bridges_between(model, old_model), new.query, old.gallery)
     figures = evaluate_upgrade(
         old,
         new,
@@ -167,13 +169,18 @@ def _trained(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair]:
     return model, cost, _pair(spec.folder, spec.part)
 
 
-def _adapter(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair, Embeddings]:
+def _adapter(spec: CellSpec, old: Pair) -> tuple[EmbeddingModel, CellCost, Pair, Pair]:
     assert spec.independent is not None
     model = load_model(spec.independent / "run")
     new = _pair(spec.independent, spec.part)
     source, target = FeatureBank(spec.independent / FITTING), FeatureBank(spec.bank)
     began, cpu_began = time.perf_counter(), time.process_time()
-    adapter = ADAPTERS[spec.method].fit(source.all(), target.all())
+    sides: list[Callable[[np.ndarray], np.ndarray]]
+    if spec.method == MLP:
+        sides = [mlp.fit(source.all(), target.all()), lambda rows: rows]
+    else:
+        maps = ADAPTERS[spec.method](source.features, target.features, target.labels)
+        sides = [partial(through, side) for side in maps]
     cost = CellCost(
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
@@ -181,7 +188,12 @@ def _adapter(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair, Embeddings
         steps=0,
         peak_memory=_peak_memory(),
     )
-    cross = Embeddings(adapter.transform(new.query.features), new.query.labels)
+    cross = Pair(
+        *(
+            Embeddings(side(each.features), each.labels)
+            for side, each in zip(sides, (new.query, old.gallery), strict=True)
+        )
+    )
     return model, cost, new, cross
 
 

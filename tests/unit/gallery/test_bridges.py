@@ -1,4 +1,6 @@
-"""Search across edges that hold a query map, over every store."""
+"""Search across edges that hold a bridge, over every store."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, FeatureError
 from mixbct.gallery import Gallery
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 
@@ -22,8 +25,15 @@ def rows(n, dim, seed):
     return normalise(np.random.default_rng(seed).standard_normal((n, dim)))
 
 
-def edge_with(edge, query_map):
-    return edge.model_copy(update={"query_map": query_map})
+def edge_with(edge, query, gallery=None):
+    bridge = Bridge(
+        kind="test",
+        source=edge.from_contract,
+        target=edge.to_contract,
+        query=query,
+        gallery=gallery,
+    )
+    return edge.model_copy(update={"bridge": bridge})
 
 
 @pytest.mark.parametrize("offset", [None, OFFSET])
@@ -74,15 +84,34 @@ def test_an_edge_between_equal_dimensions_may_hold_a_map(gallery, old, new, make
     np.testing.assert_allclose(hits.scores, 1, atol=1e-5)
 
 
-def test_maps_that_do_not_fit_are_refused(gallery, old, wide, make_edge, vectors):
+def test_bridges_that_do_not_fit_are_refused(gallery, old, new, wide, make_edge, vectors):
     gallery.enrol(["a"], ["a"], vectors(1), old)
-    for matrix in (MATRIX.T, MATRIX[:, :7], MATRIX[:11]):
-        edge = edge_with(make_edge(wide, old), LinearMap.of(matrix))
-        with pytest.raises(ContractError, match=r"query map .* not from 12 to 8; run"):
-            gallery.use_model(wide, edge)
-    with pytest.raises(ContractError, match=r"no query map.*method\.query_map"):
+    for edge in (make_edge(wide, old), make_edge(new, old)):
+        for other in (
+            edge_with(make_edge(wide, new), LinearMap.of(MATRIX)),
+            edge_with(make_edge(new, wide), None, LinearMap.of(MATRIX)),
+        ):
+            wrong = edge.model_copy(update={"bridge": other.bridge})
+            with pytest.raises(ContractError, match=r"bridge is for other models.*mixbct adapt"):
+                gallery.use_model(edge.from_contract, wrong)
+            with pytest.raises(ValueError, match="bridge is for other models"):
+                Edge.model_validate_json(wrong.to_json())
+    with pytest.raises(ContractError, match=r"no bridge.*method\.query_map"):
         gallery.use_model(wide, make_edge(wide, old))
     assert gallery.status().edges == ()
+
+
+def test_a_bridge_of_the_wrong_way_is_refused_where_dimensions_agree(
+    gallery, old, new, make_edge, vectors
+):
+    gallery.enrol(["a"], ["a"], vectors(1), old)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    backward = edge_with(make_edge(old, new), LinearMap.of(rotation)).bridge
+    edge = make_edge(new, old).model_copy(update={"bridge": backward})
+    with pytest.raises(ContractError, match="the wrong way round"):
+        gallery.use_model(new, edge)
+    with pytest.raises(ValueError, match="the wrong way round"):
+        Edge.model_validate_json(edge.to_json())
 
 
 def test_a_query_that_the_map_sends_to_zero_is_named(gallery, old, wide, make_edge, vectors):
@@ -98,5 +127,13 @@ def test_a_query_that_the_map_sends_to_zero_is_named(gallery, old, wide, make_ed
 
 def test_an_edge_without_a_map_reads_and_writes_as_before(old, new, make_edge):
     text = make_edge(new, old).to_json()
-    assert "query_map" not in text
-    assert Edge.model_validate_json(text).query_map is None
+    assert "bridge" not in text
+    assert Edge.model_validate_json(text).bridge is None
+
+
+def test_an_edge_of_an_earlier_version_is_read_with_its_map_as_a_bridge(old, wide, make_edge):
+    edge = edge_with(make_edge(wide, old), LinearMap.of(MATRIX))
+    content = json.loads(edge.to_json())
+    content["query_map"] = content.pop("bridge")["query"]
+    found = Edge.model_validate_json(json.dumps(content))
+    assert found.bridge == edge.bridge.model_copy(update={"kind": "trained"})

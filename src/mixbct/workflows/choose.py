@@ -1,0 +1,161 @@
+"""Which bridge is best between two spaces: tried on classes that its fit did not see.
+
+Whether a space is better compared whitened, mapped or as it lies depends on the space, so it is
+measured: training classes are cut into folds, each kind is fitted on the others, and new queries
+search old rows of the fold. Where there are no classes, each item counts as one: the new vector of
+an item searches for the old one of the same.
+"""
+
+import numpy as np
+from jaxtyping import Float32
+
+from mixbct.adapters import ADAPTERS, SHRUNK
+from mixbct.adapters.moments import Labels
+from mixbct.data.bank import normalise
+from mixbct.data.source import Rows
+from mixbct.distributed import row_rng
+from mixbct.errors import FeatureError
+from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.scores import Embeddings
+from mixbct.features.bridged import Vectors, through
+from mixbct.schemas.bridge import IDENTITY, Candidate
+from mixbct.schemas.linear_map import LinearMap
+
+FOLDS = 3
+MOST = 15_000
+"""Items that are tried on: a choice is settled long before."""
+FAR = 1e-3
+DEPLOYED = "old/old"
+TRIED: tuple[tuple[str, float | None], ...] = (
+    (IDENTITY, None),
+    ("ridge", None),
+    ("cca", 0.1),
+    ("cca", 0.3),
+    ("whiten", 0.1),
+    ("whiten", 0.3),
+)
+"""Kinds with their shrinkage; of two that are level the first is taken."""
+
+Unit = Float32[np.ndarray, "n d"]
+Maps = tuple[LinearMap | None, LinearMap | None]
+
+
+def fit_maps(
+    kind: str,
+    source: Vectors,
+    target: Vectors,
+    labels: Labels | None,
+    shrinkage: float | None = None,
+) -> Maps:
+    """Return the maps of a kind, `identity` included; see `mixbct.adapters`.
+
+    Raises:
+        FeatureError: the kind cannot be fitted on these vectors, or takes no shrinkage.
+    """
+    if kind == IDENTITY:
+        if source.shape[1] != target.shape[1]:
+            raise FeatureError(
+                f"vectors of {source.shape[1]} and {target.shape[1]} dimensions cannot be compared "
+                "as they are"
+            )
+        return None, None
+    if shrinkage is None:
+        return ADAPTERS[kind](source, target, labels)
+    if kind not in SHRUNK:
+        raise FeatureError(f"{kind} takes no shrinkage; {' and '.join(SHRUNK)} do")
+    return ADAPTERS[kind](source, target, labels, shrinkage=shrinkage)
+
+
+def choose(
+    source: Vectors, target: Vectors, labels: Labels | None, seed: int = 0
+) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """Return the best kind by mAP and TAR at a FAR of 1e-3 together, and all that were tried.
+
+    Those that cannot be fitted are not among them; where there are labels, the old model alone is,
+    for comparison.
+
+    Args:
+        source: the new model's vectors.
+        target: the old model's, of the same items.
+        labels: class of each item, or None.
+        seed: of the folds.
+
+    Raises:
+        FeatureError: there are too few items to fit and to judge anything.
+    """
+    if source.shape[0] < 4 * FOLDS:
+        raise FeatureError(
+            f"{source.shape[0]} items are too few to choose a bridge by cross-validation; give "
+            f"{4 * FOLDS} at least, or name a kind: {', '.join(ADAPTERS)}"
+        )
+    rows, folds = _folds(labels, source.shape[0], seed)
+    x, y = normalise(source[rows]), normalise(target[rows])
+    of = None if labels is None else labels[rows]
+    tried = []
+    for kind, shrinkage in (*TRIED, *([] if labels is None else [(DEPLOYED, None)])):
+        try:
+            figures = [_judge(kind, shrinkage, x, y, of, folds == fold) for fold in range(FOLDS)]
+        except FeatureError:
+            continue
+        means = np.mean(figures, axis=0)
+        tried.append(
+            Candidate(
+                kind=kind,
+                shrinkage=shrinkage,
+                mean_average_precision=float(means[0]),
+                true_accept_rate=float(means[1]),
+            )
+        )
+    real = [each for each in tried if each.kind != DEPLOYED]
+    if not real:
+        raise FeatureError("no kind of bridge can be fitted: are the vectors of a side all alike?")
+    best = max(real, key=lambda each: each.mean_average_precision + each.true_accept_rate)
+    return best, tuple(tried)
+
+
+def told_apart(labels: Labels) -> Labels | None:
+    """Return the labels, or None where they are too few classes of two items to judge by."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return labels if (counts > 1).sum() >= 2 * FOLDS else None
+
+
+def _folds(labels: Labels | None, items: int, seed: int) -> tuple[Rows, np.ndarray]:
+    """Return which items are tried on, and the fold of each; a class is in one fold."""
+    _, of, counts = np.unique(
+        np.arange(items) if labels is None else labels, return_inverse=True, return_counts=True
+    )
+    order = row_rng(seed, items).permutation(len(counts))
+    # classes of several items first, so that each fold has its share of them
+    order = order[np.argsort(counts[order] < 2, kind="stable")]
+    fold = np.empty(len(counts), np.int64)
+    fold[order] = np.arange(len(counts)) % FOLDS
+    fold[order[np.cumsum(counts[order]) > MOST]] = -1
+    rows = np.flatnonzero(fold[of] >= 0)
+    return rows, fold[of[rows]]
+
+
+def _judge(
+    kind: str, shrinkage: float | None, x: Unit, y: Unit, labels: Labels | None, held: np.ndarray
+) -> tuple[float, float]:
+    """Return mAP and TAR of one fold."""
+    rows = np.flatnonzero(held)
+    if labels is None:
+        query, gallery, of = rows, rows, np.arange(len(held))
+    else:
+        of = labels
+        # every second item of a class is a query; one alone is in the gallery
+        order = rows[np.argsort(labels[rows], kind="stable")]
+        _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+        odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
+        query, gallery = order[odd], order[~odd]
+    if kind == DEPLOYED:
+        sides = y[query], y[gallery]
+    else:
+        fitted_on = None if labels is None else labels[~held]
+        maps = fit_maps(kind, x[~held], y[~held], fitted_on, shrinkage)
+        sides = through(maps[0], x[query]), through(maps[1], y[gallery])
+    found = compare(
+        *(Embeddings(side, of[each]) for side, each in zip(sides, (query, gallery), strict=True)),
+        fars=(FAR,),
+    )
+    return found.mean_average_precision(), found.true_accept_rate(found.thresholds[0])
