@@ -25,7 +25,12 @@ def main() -> None:
     _on_stop(_leave)
     from mixbct.cli.verbs import run
 
-    sys.exit(run(lambda: _on_stop(_interrupt)))
+    try:
+        code = run(lambda: _on_stop(_interrupt))
+        _on_stop(signal.SIG_IGN)  # what is done is done
+    except KeyboardInterrupt:
+        code = stopped()
+    sys.exit(code)
 
 
 def stopped() -> int:
@@ -34,7 +39,7 @@ def stopped() -> int:
     return 3
 
 
-def _on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+def _on_stop(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & set it
             signal.signal(number, handler)
