@@ -15,6 +15,7 @@ from mixbct.cli.common import (
     progress_bar,
     result,
 )
+from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.convert import convert as convert_source
@@ -246,3 +247,6 @@ def _number(text: str) -> int | float:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
         raise typer.BadParameter(f"expected a number, found {text!r}") from None
+
+
+app.command("ijb-layout")(ijb_layout)
