@@ -28,7 +28,7 @@ VERBS = {
     "denoise": ("features:denoise", "Mark the credible features of a bank."),
     "adapt": (
         "adapt",
-        "Fit a bridge from a new model's queries to an old model's vectors; no training.",
+        "Fit a bridge from a new model's queries to an old model's vectors.",
     ),
     "eval": ("evaluate", "Compare old and new on the split's queries and gallery."),
     "eval-pairs": ("protocols:eval_pairs", "Verify pairs of images."),
