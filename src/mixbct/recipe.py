@@ -98,6 +98,9 @@ class CompatibleSettings(Settings):
     query_map: Literal["prefix", "projection"] | None = Field(
         None, description="how new features meet old ones of another dimension"
     )
+    whiten: float | None = Field(
+        None, gt=0, le=1, description="compare with old features behind whitening: its shrinkage"
+    )
     full_weight: float = Field(
         0.1, ge=0, description="with a query map: w, of the full features' classification loss"
     )

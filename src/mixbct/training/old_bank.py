@@ -13,11 +13,14 @@ from mixbct.backbones.model import read_manifest
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Rows, Selection, Source
 from mixbct.errors import BankError, ModelError
+from mixbct.features.bridged import through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.training.label_map import read_label_map
+from mixbct.training.whitened_bank import whitened
 
 
 def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]:
@@ -33,6 +36,8 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
     needs = METHODS[recipe.method.name].needs
     dim = recipe.model.dim if recipe.method.query_map is None else None
     bank, old = open_old_bank(recipe.method.bank, source, dim, needs, recipe.method.label_map)
+    if recipe.method.whiten is not None:
+        old = whitened(old, bank.manifest.dim, recipe.method.whiten)
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()))
@@ -42,12 +47,16 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
             stats = class_stats(old.read, old.labels, means, counts)
     weights = None
     if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
-        weights = open_old_classifier(recipe.method.old_model, bank, source)
+        weights = open_old_classifier(recipe.method.old_model, bank, source, old.gallery_map)
     return bank, Task(labels, recipe.train.batch, old, directions, stats, weights)
 
 
-def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassDirections:
+def open_old_classifier(
+    path: Path, bank: FeatureBank, source: Source, behind: LinearMap | None = None
+) -> ClassDirections:
     """Return the old model's class weights, as directions, for the training classes it knew.
+
+    They are directions among the old features, and go through the same map as these (`behind`).
 
     Raises:
         ModelError: it was saved without its classifier, or that cannot be read.
@@ -77,7 +86,10 @@ def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassD
     rows = torch.tensor([index.get(name, -1) for name in source.classes()])
     known = rows >= 0
     # normalised as float64: see `prototypes`
-    return ClassDirections(F.normalize(weights[rows].double()).float() * known[:, None], known)
+    directions = F.normalize(weights[rows].double()).float()
+    if behind is not None:
+        directions = torch.from_numpy(through(behind, directions.numpy()))
+    return ClassDirections(directions * known[:, None], known)
 
 
 def open_old_bank(

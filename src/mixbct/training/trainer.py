@@ -203,13 +203,15 @@ class Trainer:
     def bridge_from(self, model: Contract) -> Bridge | None:
         """Return how the model's queries meet the old bank's vectors; None: both as they are."""
         matrix = self.method.query_map()
-        if matrix is None or self.bank is None:
+        gallery = None if self.old is None else self.old.gallery_map
+        if self.bank is None or (matrix is None and gallery is None):
             return None
         return Bridge(
             kind=TRAINED,
             source=model,
             target=self.bank.manifest.contract,
-            query=LinearMap.of(matrix.numpy()),
+            query=None if matrix is None else LinearMap.of(matrix.numpy()),
+            gallery=gallery,
         )
 
     def save(self, folder: Path) -> None:
