@@ -6,7 +6,7 @@ the map of queries and that of rows, either of which may be absent.
 
 from collections.abc import Callable, Mapping
 
-from mixbct.adapters import cca, procrustes, ridge, whiten
+from mixbct.adapters import cca, procrustes, ridge, ridge_cca, whiten
 from mixbct.schemas.linear_map import LinearMap
 
 Fit = Callable[..., tuple[LinearMap | None, LinearMap | None]]
@@ -16,10 +16,15 @@ ADAPTERS: Mapping[str, Fit] = {
     "ridge": ridge.fit,
     "ridge_gallery": ridge.fit_gallery,
     "cca": cca.fit,
+    "ridge_cca": ridge_cca.fit,
     "whiten": whiten.fit,
 }
 
-SHRUNK = {"cca": cca.SHRINKAGE, "whiten": whiten.SHRINKAGE}
+SHRUNK = {
+    "cca": cca.SHRINKAGE,
+    "ridge_cca": ridge_cca.SHRINKAGE,
+    "whiten": whiten.SHRINKAGE,
+}
 """The shrinkage that an adapter takes where none is given; the others take none."""
 
 OF_STRANGERS = tuple(name for name in ADAPTERS if name != "whiten")

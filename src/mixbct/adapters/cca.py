@@ -11,7 +11,7 @@ Each of the min(d1, d2) coordinates weighs its canonical correlation, on both si
 
 import numpy as np
 
-from mixbct.adapters.moments import Labels, inverse_root, moments
+from mixbct.adapters.moments import Labels, Moments, inverse_root, moments
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
@@ -37,7 +37,11 @@ def fit(
         FeatureError: the counts differ, there are fewer than two rows, the rows of a side are all
             alike, or the shrinkage is out of range.
     """
-    found = moments(source, target)
+    return of_moments(moments(source, target), shrinkage)
+
+
+def of_moments(found: Moments, shrinkage: float) -> tuple[LinearMap, LinearMap]:
+    """Return the maps of queries and of stored rows; see `fit`."""
     left, right = inverse_root(found.source, shrinkage), inverse_root(found.target, shrinkage)
     u, s, vt = np.linalg.svd(left @ found.cross @ right, full_matrices=False)
     query, gallery = left @ u * s, right @ vt.T * s

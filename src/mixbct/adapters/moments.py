@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
 
 from mixbct.data.bank import normalise
@@ -69,29 +70,25 @@ def moments(source: Vectors, target: Vectors, needed: int = 2) -> Moments:
 def within_classes(
     vectors: Vectors, labels: Labels | None
 ) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:
-    """Return the mean of normalised vectors and their scatter within classes, in two passes.
+    """Return the mean of normalised vectors and their scatter within classes, in one pass.
+
+    Σ_i (y_i − μ_c)(y_i − μ_c)ᵀ is Σ_i y_i y_iᵀ − Σ_c n_c μ_c μ_cᵀ; float64 bears the difference.
 
     Args:
         vectors: [n, d].
-        labels: class of each; None: all are of one. The scatter is zero where no class has two
-            different vectors.
+        labels: class of each; None: all are of one. The scatter is zero, but for rounding, where
+            no class has two different vectors.
     """
-    of = np.zeros(vectors.shape[0], np.int64)
-    if labels is not None:
-        of = np.unique(labels, return_inverse=True)[1]
-    sums = np.zeros((of.max() + 1, vectors.shape[1]))
+    n, d = vectors.shape
+    of = np.zeros(n, np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    sums = torch.zeros(int(of.max()) + 1, d, dtype=torch.float64)
+    products = np.zeros((d, d))
     for rows, block in blocks(vectors):
-        # neighbouring rows are often of one class: sorted, each is added once a block
-        order = np.argsort(of[rows], kind="stable")
-        found, starts = np.unique(of[rows][order], return_index=True)
-        sums[found] += np.add.reduceat(block[order], starts, axis=0)
-    mean = sums.sum(axis=0) / len(of)
-    sums /= np.bincount(of)[:, None]
-    scatter = np.zeros((vectors.shape[1], vectors.shape[1]))
-    for rows, block in blocks(vectors):
-        block -= sums[of[rows]]
-        scatter += block.T @ block
-    return mean, scatter / len(of)
+        sums.index_add_(0, torch.from_numpy(of[rows]), torch.from_numpy(block))
+        products += block.T @ block
+    totals = sums.numpy()
+    between = (totals / np.bincount(of)[:, None]).T @ totals
+    return totals.sum(axis=0) / n, (products - between) / n
 
 
 def inverse_root(

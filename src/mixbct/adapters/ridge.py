@@ -11,7 +11,7 @@ gallery instead of the queries.
 import numpy as np
 from jaxtyping import Float64
 
-from mixbct.adapters.moments import Labels, check_pairs, moments
+from mixbct.adapters.moments import Labels, Moments, check_pairs, moments
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
@@ -30,14 +30,18 @@ def fit(source: Vectors, target: Vectors, labels: Labels | None = None) -> tuple
     Raises:
         FeatureError: the counts differ, or there are fewer than three rows.
     """
-    found = moments(source, target, needed=3)
+    return of_moments(moments(source, target, needed=3)), None
+
+
+def of_moments(found: Moments) -> LinearMap:
+    """Return the ridge map of the source's vectors to the target's."""
     values, vectors = np.linalg.eigh(found.rows * found.source)
     values = values.clip(min=0)
     rotated = found.rows * vectors.T @ found.cross
     energy = found.rows * float(np.trace(found.target))
     strength = choose_strength(values, np.square(rotated).sum(axis=1), energy, found.rows)
     weights = vectors @ (rotated / (values + strength)[:, None])
-    return LinearMap.of(weights, found.target_mean - found.source_mean @ weights), None
+    return LinearMap.of(weights, found.target_mean - found.source_mean @ weights)
 
 
 def fit_gallery(

@@ -11,7 +11,7 @@ from mixbct.cli.common import AsJson, Out, next_command, progress_bar
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
 
-Kind = Literal["choose", "procrustes", "ridge", "ridge_gallery", "cca", "whiten"]
+Kind = Literal["choose", "procrustes", "ridge", "ridge_gallery", "cca", "ridge_cca", "whiten"]
 
 
 def adapt(
@@ -29,7 +29,7 @@ def adapt(
     split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
     part: Annotated[str, typer.Option(help="That part.")] = "new_train",
     shrinkage: Annotated[
-        float | None, typer.Option(help="Of cca and whiten, in (0, 1] [.1, .3].")
+        float | None, typer.Option(help="Of cca [.1], ridge_cca and whiten [.3], in (0, 1].")
     ] = None,
     model_out: Annotated[
         Path | None,
@@ -41,9 +41,9 @@ def adapt(
     """Fit a bridge from a new model's queries to an old model's stored vectors; no training.
 
     Without a kind, the best is chosen by cross-validation: identity (compare as they are), ridge,
-    cca or whiten. Labels help, and are not needed. Stored vectors are never changed. `eval`,
-    `eval-pairs`, `eval-ijb` and `generations` take the file as --bridge, and the gate puts it on
-    the edge.
+    cca, both side by side (ridge_cca) or whiten. Labels help, and are not needed. Stored vectors
+    are never changed. `eval`, `eval-pairs`, `eval-ijb` and `generations` take the file as --bridge,
+    and the gate puts it on the edge.
     """
     found = fit_bridge(
         source,
@@ -79,7 +79,7 @@ def _print(found: Bridge, out: Path) -> None:
                 f"{each.true_accept_rate:.1%}",
             )
         Console().print(table)
-        judged = "classes" if found.fit.labelled else "items, since classes were not told apart,"
+        judged = "classes" if found.fit.labelled else "pairs of like items (no labels tell classes)"
         typer.echo(f"chosen: {found.kind}, by these figures on {judged} left out of the fit")
     typer.echo(
         f"queries are those of {found.source}, {found.source.dim} dimensions (--from); stored are "

@@ -2,17 +2,18 @@
 
 Whether a space is better compared whitened, mapped or as it lies depends on the space, so it is
 measured: training classes are cut into folds, each kind is fitted on the others, and new queries
-search old rows of the fold. Where there are no classes, each item counts as one: the new vector of
-an item searches for the old one of the same.
+search old rows of the fold. Where there are no classes, two items count as one that are each
+other's nearest by the new model: that a new vector finds the old one of its own item is too easy to
+tell kinds apart.
 """
 
+import faiss
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from mixbct.adapters import ADAPTERS, SHRUNK
 from mixbct.adapters.moments import Labels
 from mixbct.data.bank import normalise
-from mixbct.data.source import Rows
 from mixbct.distributed import row_rng
 from mixbct.errors import FeatureError
 from mixbct.evaluation.comparison import compare
@@ -31,12 +32,12 @@ TRIED: tuple[tuple[str, float | None], ...] = (
     ("ridge", None),
     ("cca", 0.1),
     ("cca", 0.3),
+    ("ridge_cca", 0.3),
     ("whiten", 0.1),
     ("whiten", 0.3),
 )
 """Kinds with their shrinkage; of two that are level the first is taken."""
 
-Unit = Float32[np.ndarray, "n d"]
 Maps = tuple[LinearMap | None, LinearMap | None]
 
 
@@ -62,7 +63,7 @@ def fit_maps(
     if shrinkage is None:
         return ADAPTERS[kind](source, target, labels)
     if kind not in SHRUNK:
-        raise FeatureError(f"{kind} takes no shrinkage; {' and '.join(SHRUNK)} do")
+        raise FeatureError(f"{kind} takes no shrinkage; {', '.join(SHRUNK)} do")
     return ADAPTERS[kind](source, target, labels, shrinkage=shrinkage)
 
 
@@ -71,8 +72,7 @@ def choose(
 ) -> tuple[Candidate, tuple[Candidate, ...]]:
     """Return the best kind by mAP and TAR at a FAR of 1e-3 together, and all that were tried.
 
-    Those that cannot be fitted are not among them; where there are labels, the old model alone is,
-    for comparison.
+    Those that cannot be fitted are not among them; the old model alone is, for comparison.
 
     Args:
         source: the new model's vectors.
@@ -83,18 +83,25 @@ def choose(
     Raises:
         FeatureError: there are too few items to fit and to judge anything.
     """
-    if source.shape[0] < 4 * FOLDS:
+    of = labels
+    if labels is None:
+        rows = np.sort(row_rng(seed).permutation(source.shape[0])[:MOST])
+        source, target = normalise(source[rows]), normalise(target[rows])
+        of = told_apart(_neighbours(source))
+    if of is None:
         raise FeatureError(
-            f"{source.shape[0]} items are too few to choose a bridge by cross-validation; give "
-            f"{4 * FOLDS} at least, or name a kind: {', '.join(ADAPTERS)}"
+            f"{source.shape[0]} items are too few to choose a bridge by cross-validation: give "
+            f"more, or name a kind: {', '.join(ADAPTERS)}"
         )
-    rows, folds = _folds(labels, source.shape[0], seed)
-    x, y = normalise(source[rows]), normalise(target[rows])
-    of = None if labels is None else labels[rows]
+    rows, folds = _folds(of, seed)
+    x, y, of = normalise(source[rows]), normalise(target[rows]), of[rows]
     tried = []
-    for kind, shrinkage in (*TRIED, *([] if labels is None else [(DEPLOYED, None)])):
+    for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
         try:
-            figures = [_judge(kind, shrinkage, x, y, of, folds == fold) for fold in range(FOLDS)]
+            figures = [
+                _judge(kind, shrinkage, x, y, of, folds == fold, labels is not None)
+                for fold in range(FOLDS)
+            ]
         except FeatureError:
             continue
         means = np.mean(figures, axis=0)
@@ -119,12 +126,18 @@ def told_apart(labels: Labels) -> Labels | None:
     return labels if (counts > 1).sum() >= 2 * FOLDS else None
 
 
-def _folds(labels: Labels | None, items: int, seed: int) -> tuple[Rows, np.ndarray]:
+def _neighbours(unit: Float32[np.ndarray, "n d"]) -> Labels:
+    """Return labels under which two items are one class that are each other's nearest."""
+    found = faiss.knn(unit, unit, 2, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    own = np.arange(len(unit))
+    nearest = np.where(found[:, 0] == own, found[:, 1], found[:, 0])
+    return np.where(nearest[nearest] == own, np.minimum(own, nearest), own)
+
+
+def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
     """Return which items are tried on, and the fold of each; a class is in one fold."""
-    _, of, counts = np.unique(
-        np.arange(items) if labels is None else labels, return_inverse=True, return_counts=True
-    )
-    order = row_rng(seed, items).permutation(len(counts))
+    _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = row_rng(seed, len(labels)).permutation(len(counts))
     # classes of several items first, so that each fold has its share of them
     order = order[np.argsort(counts[order] < 2, kind="stable")]
     fold = np.empty(len(counts), np.int64)
@@ -135,27 +148,28 @@ def _folds(labels: Labels | None, items: int, seed: int) -> tuple[Rows, np.ndarr
 
 
 def _judge(
-    kind: str, shrinkage: float | None, x: Unit, y: Unit, labels: Labels | None, held: np.ndarray
+    kind: str,
+    shrinkage: float | None,
+    x: Float32[np.ndarray, "n d"],
+    y: Float32[np.ndarray, "n e"],
+    labels: Labels,
+    held: np.ndarray,
+    labelled: bool,
 ) -> tuple[float, float]:
     """Return mAP and TAR of one fold."""
+    # every second item of a class is a query; one alone is in the gallery
     rows = np.flatnonzero(held)
-    if labels is None:
-        query, gallery, of = rows, rows, np.arange(len(held))
-    else:
-        of = labels
-        # every second item of a class is a query; one alone is in the gallery
-        order = rows[np.argsort(labels[rows], kind="stable")]
-        _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-        odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
-        query, gallery = order[odd], order[~odd]
+    order = rows[np.argsort(labels[rows], kind="stable")]
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
+    query, gallery = order[odd], order[~odd]
     if kind == DEPLOYED:
         sides = y[query], y[gallery]
     else:
-        fitted_on = None if labels is None else labels[~held]
-        maps = fit_maps(kind, x[~held], y[~held], fitted_on, shrinkage)
+        known = labels[~held] if labelled else None
+        maps = fit_maps(kind, x[~held], y[~held], known, shrinkage)
         sides = through(maps[0], x[query]), through(maps[1], y[gallery])
     found = compare(
-        *(Embeddings(side, of[each]) for side, each in zip(sides, (query, gallery), strict=True)),
-        fars=(FAR,),
+        Embeddings(sides[0], labels[query]), Embeddings(sides[1], labels[gallery]), fars=(FAR,)
     )
     return found.mean_average_precision(), found.true_accept_rate(found.thresholds[0])

@@ -165,7 +165,7 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
 ADAPT = ("adapt", "--from", "v1", "--to", "v3", "--data", "data", "--split", "split")
 
 
-@pytest.mark.parametrize("kind", ["procrustes", "ridge", "ridge_gallery", "cca"])
+@pytest.mark.parametrize("kind", ["procrustes", "ridge_gallery", "cca", "ridge_cca"])
 def test_a_fitted_bridge_makes_a_model_that_can_be_judged(tmp_path: Path, kind: str) -> None:
     """v1 has 8 dimensions, v3 six: the bridge of a frozen v1 leads to rows it knew nothing of."""
     out = tmp_path / "mapped"
@@ -255,7 +255,7 @@ def test_what_adapt_cannot_do_is_said(tmp_path: Path) -> None:
         run("adapt", "--from", "v1.bank", "--to", "v3", *out)
     with pytest.raises(ModelError, match=r"v1\.bank is a feature bank: to write"):
         run("adapt", "--from", "v1.bank", "--to", "v2.bank", *out, "--model-out", tmp_path / "m")
-    with pytest.raises(FeatureError, match="ridge takes no shrinkage; cca and whiten do"):
+    with pytest.raises(FeatureError, match="ridge takes no shrinkage; cca, ridge_cca, whiten do"):
         run("adapt", "ridge", "--from", "v1.bank", "--to", "v2.bank", *out, "--shrinkage", 0.2)
     with pytest.raises(FeatureError, match=r"queries of 8 dimensions with rows of 12: fit cca"):
         run("adapt", "whiten", "--from", "v1.bank", "--to", "v2.bank", *out)
