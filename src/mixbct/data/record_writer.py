@@ -10,6 +10,7 @@ import numpy as np
 
 from mixbct.data.record_index import write_index
 from mixbct.data.recordio import (
+    EXACT,
     FIRST,
     IMAGE_HEADER,
     LAST,
@@ -36,8 +37,14 @@ class RecordWriter:
         """Append an image: one label is written as a number, several as an array.
 
         Raises:
-            DataError: the record is larger than the format can hold.
+            DataError: the record is larger than the format can hold, or the class is a number that
+                its float32 cannot.
         """
+        if image and labels[0] >= EXACT:
+            raise DataError(
+                f"class number {labels[0]}: record files hold classes as float32, which tells them "
+                f"apart up to {EXACT - 1:,}; number the classes from 0"
+            )
         record = frame(_image_header(key, labels) + image)
         self.keys.append(key)
         self.offsets.append(self._file.tell())

@@ -94,13 +94,13 @@ def record_set(folder: Path) -> Path:
     faces(folder, (3, 2), "insightface")
     cut = struct.pack("<I", MAGIC)
     records = {
-        0: part(payload([6.0, 8.0], b"")),
         **{i: part(payload(i % 2, jpeg(i), i)) for i in (1, 2)},
-        3: part(payload([1.0, 7.0], jpeg(3))),
-        4: part(payload(0, b""), 1) + part(jpeg(4), 3),
-        5: part(payload(1, jpeg(5)), 0),
-        6: part(payload([1.0, 3.0], b"")),
-        7: part(payload([3.0, 6.0], b"") + cut[:3]),
+        0: part(payload([6.0, 8.0], b"")),
+        3: part(payload([1.0, 7.0], jpeg(3), 3)),
+        4: part(payload(0, b"", 4), 1) + part(jpeg(4), 3),
+        5: part(payload(1, jpeg(5), 5), 0),
+        6: part(payload([1.0, 3.0], b"", 6)),
+        7: part(payload([3.0, 6.0], b"", 7) + cut[:3]),
     }
     return write(folder, records)
 
