@@ -9,8 +9,9 @@ from PIL import Image
 
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import IjbImages, Subjects, read_layout
-from mixbct.data.ijb_layout import lay_out
+from mixbct.data.ijb_layout import _pairs, lay_out
 from mixbct.data.source import Source
+from mixbct.distributed import row_rng
 from mixbct.errors import BadImageError, DataError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import LayoutCounts
@@ -265,6 +266,41 @@ def test_images_without_a_face_are_refused_by_line_or_left_out(laid_out: Path, h
     before = [*whole.galleries.values(), whole.probes]
     for each, known in zip(every, before, strict=True):
         assert subjects(each) == {t: s for t, s in subjects(known).items() if t != alone}
+
+
+def slow_pairs(subjects: np.ndarray, galleries: int, impostors: int, seed: int) -> list[list[int]]:
+    """Look through all that is enrolled for each probe."""
+    found = []
+    for probe in range(galleries, len(subjects)):
+        mates = [g for g in range(galleries) if subjects[g] == subjects[probe]]
+        others = [g for g in range(galleries) if subjects[g] != subjects[probe]]
+        count = min(impostors, len(others))
+        chosen = row_rng(seed, probe).choice(np.array(others), count, replace=False)
+        found += [[g + 1, probe + 1, 1] for g in mates]
+        found += [[g + 1, probe + 1, 0] for g in sorted(chosen.tolist())]
+    return found
+
+
+@pytest.mark.parametrize("impostors", [1, 3, 1000])
+def test_pairs_against_a_slow_loop(impostors: int) -> None:
+    rng = np.random.default_rng(0)
+    subjects = np.concatenate([rng.permutation(30)[:20], rng.integers(0, 30, 50)])
+    found = _pairs(subjects, 20, impostors, seed=4)
+    assert found.tolist() == slow_pairs(subjects, 20, impostors, 4)
+
+
+def test_no_probe_goes_through_all_that_is_enrolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 people would be 4·10⁸ comparisons; each impostor is drawn by its number instead."""
+
+    class Drawn:
+        def choice(self, population: int, count: int, replace: bool) -> np.ndarray:
+            assert population == 19_999  # a number: no array of the others was made
+            return np.arange(count)
+
+    monkeypatch.setattr("mixbct.data.ijb_layout.row_rng", lambda *_: Drawn())
+    found = _pairs(np.tile(np.arange(20_000), 2), 20_000, 2, seed=0)
+    assert found.shape == (60_000, 3)
+    assert (found[:3, 0].tolist(), found[3:6, 0].tolist()) == ([1, 2, 3], [2, 1, 3])
 
 
 def test_nothing_is_left(laid_out: Path) -> None:
