@@ -83,19 +83,21 @@ class IjbLayout:
         """Return the layout of some of its images (rows, ascending).
 
         Raises:
-            DataError: no template is left of the pairs, of a gallery or of the probes.
+            DataError: there is none.
         """
         if len(rows) == len(self.names):
             return self
+        if not len(rows):
+            raise DataError(f"none of the {len(self.names)} images of {self.path} can be used")
         left = np.unique(self.templates[rows])
-        kept = set(rows.tolist())
+        gone = np.delete(np.arange(len(self.names)), rows)
         paired = np.isin(self.pairs, left).all(axis=1)
 
         def some(of: Subjects) -> Subjects:
             chosen = np.isin(of.templates, left)
             return Subjects(of.templates[chosen], of.subjects[chosen])
 
-        found = replace(
+        return replace(
             self,
             names=tuple(self.names[row] for row in rows),
             templates=self.templates[rows],
@@ -106,18 +108,9 @@ class IjbLayout:
             same=self.same[paired],
             galleries={name: some(each) for name, each in self.galleries.items()},
             probes=some(self.probes),
-            skipped=(*self.skipped, *(n for i, n in enumerate(self.names) if i not in kept)),
+            skipped=(*self.skipped, *(self.names[row] for row in gone)),
             lost=(*self.lost, *np.setdiff1d(self.templates, left).tolist()),
         )
-        sides = {"pairs": found.pairs, "probes": found.probes.templates}
-        sides |= {f"gallery {name}": each.templates for name, each in found.galleries.items()}
-        for name, side in sides.items():
-            if not len(side):
-                raise DataError(
-                    f"{self.path}: without {len(found.skipped)} images that cannot be used the "
-                    f"{name} have no template left"
-                )
-        return found
 
 
 def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:

@@ -99,7 +99,7 @@ def _known(module: object, name: object) -> Callable[..., object]:
     if full not in _FUNCTIONS:
         raise DataError(
             f"the pickle asks for {full}; only tuples, lists, bytes, booleans, numbers and arrays "
-            "of uint8 are read, and nothing is executed. If you trust it, write it anew as those"
+            "of uint8 are read, and nothing is executed"
         )
     return _FUNCTIONS[full]
 

@@ -46,6 +46,8 @@ def read_index(path: Path, skip_bad: bool = False) -> RecordIndex:
         table = read_integers(
             path, 2, "a key and an offset", RecordError, problems if skip_bad else None
         )
+        if not table.size:
+            raise RecordError(problems[0] if problems else f"{path} is empty")
     except RecordError as error:
         raise RecordError(f"{error}; {REPAIR}") from error
     return in_order(path, table, problems, skip_bad, REPAIR)

@@ -79,6 +79,8 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("expected a file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
@@ -166,7 +168,7 @@ class RecordFile:
         record = self.record(offset, key)
         if not record.image:
             raise self.error(key, offset, "the record holds no image")
-        if not is_class(record.label):
+        if _class_of(np.array(record.label, np.float32)) < 0:
             what = f"{record.label} is no class number"
             if record.label >= EXACT:
                 what += (
@@ -293,13 +295,8 @@ def _padded(length: int) -> int:
     return -(-length // 4) * 4
 
 
-def is_class(label: float) -> bool:
-    """Return whether a label is a class number: whole, not negative, below 2²⁴."""
-    return 0 <= label < EXACT and label.is_integer()
-
-
-def _class_of(labels: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Return labels as class numbers, −1 for those that `is_class` refuses."""
+def _class_of(labels: Float32[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
+    """Return labels as class numbers; −1 where one is not whole, below 0, or from 2²⁴ on."""
     with np.errstate(invalid="ignore"):
         fits = (labels >= 0) & (labels < EXACT) & (labels == np.floor(labels))
     return np.where(fits, labels, -1).astype(np.int64)

@@ -9,8 +9,9 @@ from jaxtyping import Int64
 from mixbct.data.decoding import Decoder
 from mixbct.data.record_index import REPAIR, RecordIndex, in_order, read_index, write_index
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
-from mixbct.data.source import Images, Rows, read_lines
+from mixbct.data.source import Images, Rows
 from mixbct.errors import DataError, RecordError
+from mixbct.reading import read_lines_of
 from mixbct.schemas.model import Preprocessing
 
 
@@ -171,10 +172,7 @@ class RecordSource:
         path = class_names_path(self.path)
         if not path.exists():
             return tuple(map(str, numbers.tolist()))
-        try:
-            lines = read_lines(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
+        lines = read_lines_of(path, "list of class names")
         if len(set(lines)) != len(lines) or (len(numbers) and numbers[-1] >= len(lines)):
             raise DataError(
                 f"{path} has {len(lines)} lines ({len(set(lines))} different ones) for classes up "

@@ -42,9 +42,11 @@ def read_integers(
         skipped: takes a message for each run of such lines, which are left out then.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise error(f"{path} is no regular file; expected lines of {what}")
         with path.open("rb") as file:
             lines = 1 + sum(part.count(b"\n") for part in iter(lambda: file.read(_CHUNK), b""))
-            # a number takes two characters at least, its digit and what stands behind it
+            # a number takes two characters at least, a digit and what stands behind it
             table = np.empty((columns, min(lines, file.tell() // (2 * columns) + 1)), np.int64)
             filled = 0
             for before, text in _whole_lines(file):

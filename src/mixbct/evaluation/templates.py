@@ -37,8 +37,10 @@ class Templates:
         """Return the row of each id.
 
         Raises:
-            DataError: an id is not there.
+            DataError: an id is not there, or there is none.
         """
+        if not len(ids):
+            raise DataError("there is no template to compare")
         highest = max(int(ids.max()), int(self.ids[-1]))
         if highest < _TABLE and min(int(ids.min()), int(self.ids[0])) >= 0:
             table = np.full(highest + 1, -1, np.int32)
@@ -77,6 +79,7 @@ def pool_templates(
 
     Raises:
         FeatureError: the counts differ, or a template's vector is zero or not finite.
+        DataError: a score is not above 0.
     """
     if not len(features) == len(templates) == len(media) > 0:
         raise FeatureError(
@@ -90,6 +93,12 @@ def pool_templates(
     of_media = np.cumsum(new_media) - 1
     weights = 1 / np.bincount(of_media)[of_media]
     if scores is not None:
+        if not (scores > 0).all():
+            row = int(np.argmin(scores > 0))
+            raise DataError(
+                f"image {row} (template {templates[row]}) has the detector's score {scores[row]}; "
+                "expected one above 0: leave out images in which no face was found"
+            )
         weights = weights * scores[order]
     sums = F.embedding_bag(
         torch.from_numpy(order),

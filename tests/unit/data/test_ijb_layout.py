@@ -305,7 +305,7 @@ def test_no_probe_goes_through_all_that_is_enrolled(monkeypatch: pytest.MonkeyPa
 
 def test_nothing_is_left(laid_out: Path) -> None:
     without_faces(laid_out, "negative", list(range(1, 19)))
-    with pytest.raises(DataError, match="without 18 images that cannot be used the pairs have no"):
+    with pytest.raises(DataError, match=r"none of the 18 images of .* can be used"):
         read_layout(laid_out, skip_bad=True)
 
 

@@ -77,7 +77,12 @@ def test_two_keys_of_one_place_are_named_or_skipped(tmp_path: Path) -> None:
     assert (found.keys.tolist(), found.offsets.tolist()) == ([0, 1], [0, 8])
 
 
-def test_an_empty_index_has_no_rows(tmp_path: Path) -> None:
-    assert read_index(index(tmp_path, b"")).keys.shape == (0,)
+def test_an_empty_index_says_so(tmp_path: Path) -> None:
+    for content in (b"", b"\n", b"\xef\xbb\xbf"):
+        with pytest.raises(RecordError, match=r"t\.idx is empty; .*delete the index"):
+            read_index(index(tmp_path, content), skip_bad=True)
+    (tmp_path / "pipe").mkdir()
+    with pytest.raises(RecordError, match=r"pipe is no regular file"):
+        read_index(tmp_path / "pipe")
     with pytest.raises(RecordError, match=r"none\.idx cannot be read"):
         read_index(tmp_path / "none.idx")

@@ -237,13 +237,19 @@ def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "says"), [("a\nb\n", "2 lines"), ("a\nb\na\n", "2 different"), ("\udcff", "read")]
+    ("names", "says"), [("a\nb\n", "2 lines"), ("a\nb\na\n", "2 different"), ("\udcff", "UTF-8")]
 )
 def test_class_names_must_fit(tmp_path: Path, names: str, says: str) -> None:
     faces(tmp_path)
     (tmp_path / "train.classes.txt").write_bytes(names.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match=rf"train\.classes\.txt .*{says}"):
+    with pytest.raises(DataError, match=rf"train\.classes\.txt.*{says}"):
         RecordSource(tmp_path, RGB8).classes()
+
+
+def test_class_names_from_another_editor(tmp_path: Path) -> None:
+    faces(tmp_path)
+    (tmp_path / "train.classes.txt").write_bytes(b"\xef\xbb\xbfanna\r\nbea \r\ncid\r\n\r\n")
+    assert RecordSource(tmp_path, RGB8).classes() == ("anna", "bea", "cid")
 
 
 def test_which_file_is_opened(tmp_path: Path) -> None:
