@@ -80,13 +80,14 @@ class IjbLayout:
     lost: tuple[int, ...] = ()
 
     def keep(self, rows: Int64[np.ndarray, " k"]) -> "IjbLayout":
-        """Return the layout of some of its images (rows, ascending).
+        """Return the layout of some of its images (rows, ascending), without unscored templates.
 
         Raises:
             DataError: there is none.
         """
         if len(rows) == len(self.names):
             return self
+        rows = rows[_in_scored(self.templates[rows], self.scores[rows])]
         if not len(rows):
             raise DataError(f"none of the {len(self.names)} images of {self.path} can be used")
         left = np.unique(self.templates[rows])
@@ -118,8 +119,8 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
 
     Args:
         path: the folder.
-        skip_bad: leave out images in which the detector found no face: their score is not above
-            0, their points are all 0, or one of these is no number.
+        skip_bad: leave out images in which the detector found no face: their score is negative,
+            or 0 as all others of the template, their points are all 0, or one is no number.
 
     Raises:
         DataError: a file is missing or has a line that does not fit, the files name different
@@ -139,7 +140,7 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     )
     ids = images.numbers
     images.check((ids >= 0) & (ids < 2**53) & (ids == np.floor(ids)))
-    images.check(np.array([not _leads_out(name) for name in images.names]))
+    images.check(np.array([n[0] != "/" and ".." not in n.split("/") for n in images.names]))
     faces = _Named(
         meta / f"{prefix}_name_5pts_score.txt",
         11,
@@ -153,16 +154,18 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
             f"{faces.path}, line {line + 1}: expected the image that stands on that line of "
             f"{images.path.name} (they have {len(faces.names)} and {len(images.names)} lines)"
         )
-    found = np.isfinite(faces.numbers).all(axis=1) & faces.numbers[:, :10].any(axis=1)
-    found &= faces.numbers[:, 10] > 0
+    with np.errstate(over="ignore"):
+        numbers = faces.numbers.astype(np.float32)
+    templates, media = ids.astype(np.int64).T
+    known = np.unique(templates)
+    found = np.isfinite(numbers).all(axis=1) & numbers[:, :10].any(axis=1) & (numbers[:, 10] >= 0)
+    found &= _in_scored(templates, np.where(found, numbers[:, 10], 0))
     if not skip_bad:
         faces.check(
             found,
-            f" ({int((~found).sum())} such lines: no face was found there; leave such images out "
-            "with --skip-bad)",
+            f" ({int((~found).sum())} such lines: no face was found there, or none in the whole "
+            "template; leave such images out with --skip-bad)",
         )
-    templates, media = ids.astype(np.int64).T
-    known = np.unique(templates)
     pair_file = meta / f"{prefix}_template_pair_label.txt"
     table = read_integers(pair_file, 3, "3 numbers, two templates and a label of 0 or 1,")
     for good, expected in (
@@ -171,17 +174,17 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     ):
         if not good.all():
             line = int(np.argmin(good))
-            found_there = " ".join(map(str, table[:, line].tolist()))
-            raise DataError(wrong_line(pair_file, line + 1, expected, found_there))
+            words = " ".join(map(str, table[:, line].tolist()))
+            raise DataError(wrong_line(pair_file, line + 1, expected, words))
     if not table.size:
-        raise DataError(f"{pair_file} is empty; expected lines of two templates and 0 or 1")
+        raise DataError(f"{pair_file} is empty; expected two templates and 0 or 1 a line")
     layout = IjbLayout(
         path=path,
         names=images.names,
         templates=templates,
         media=media,
-        points=faces.numbers[:, :10].reshape(-1, 5, 2).astype(np.float32),
-        scores=faces.numbers[:, 10].astype(np.float32),
+        points=numbers[:, :10].reshape(-1, 5, 2),
+        scores=numbers[:, 10],
         pairs=np.ascontiguousarray(table[:2].T),
         same=table[2] == 1,
         galleries={
@@ -191,6 +194,14 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
         probes=_read_subjects(meta / f"{prefix}_1N_probe_mixed.csv", known),
     )
     return layout.keep(np.flatnonzero(found))
+
+
+def _in_scored(
+    templates: Int64[np.ndarray, " n"], scores: Float32[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Return which images are of a template that has a score above 0; others' vectors are 0."""
+    _, places = np.unique(templates, return_inverse=True)
+    return np.asarray((np.bincount(places, scores > 0) > 0)[places])
 
 
 class _Named:
@@ -223,10 +234,6 @@ def _are_numbers(words: list[str]) -> bool:
         return bool(np.array(words, np.float64).size)
     except ValueError:
         return False
-
-
-def _leads_out(name: str) -> bool:
-    return name.startswith("/") or ".." in name.split("/")
 
 
 def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:

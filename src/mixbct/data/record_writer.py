@@ -1,6 +1,7 @@
 """Write a record file and its index, whole or not at all."""
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,10 +100,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def _cut(payload: bytes) -> list[bytes]:
-    parts, start, at = [], 0, payload.find(MAGIC_BYTES)
-    while at >= 0:
-        if at % 4 == 0:
-            parts.append(payload[start:at])
-            start = at + 4
-        at = payload.find(MAGIC_BYTES, at + 4 if at % 4 == 0 else at + 1)
-    return [*parts, payload[start:]]
+    words = (found.start() for found in re.finditer(re.escape(MAGIC_BYTES), payload))
+    ends = [at for at in words if at % 4 == 0]
+    starts = [0, *(at + 4 for at in ends)]
+    return [payload[a:b] for a, b in zip(starts, [*ends, len(payload)], strict=True)]

@@ -55,7 +55,6 @@ class RecordSource:
         self.skipped = index.problems
         first, stop = self._image_keys(index, skip_bad)
         self._keys, self._offsets = index.keys[first:stop], index.offsets[first:stop]
-        self._check_ends(skip_bad)
         self._classes: tuple[str, ...] | None = None
         self._labels: np.ndarray | None = None
         self._decoder = Decoder(str(self), preprocessing, workers)
@@ -132,18 +131,6 @@ class RecordSource:
                 raise
             return None
         return None if record.image else record
-
-    def _check_ends(self, skip_bad: bool) -> None:
-        """Refuse an index that points past the end, before the labels are looked at."""
-        past = self._offsets >= self._file.size
-        if past.any() and not skip_bad:
-            row = int(np.flatnonzero(past)[0])
-            raise RecordError(
-                f"{self.path.with_suffix('.idx')}, key {self._keys[row]}: byte "
-                f"{self._offsets[row]} is past the end of {self.path}, which has "
-                f"{self._file.size} bytes; was it cut off? {REPAIR}",
-                [str(key) for key in self._keys[past]],
-            )
 
     def _load_labels(self, skip_bad: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
         """Read the class of every record, once."""

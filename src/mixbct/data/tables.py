@@ -52,7 +52,13 @@ def read_integers(
             for before, text in _whole_lines(file):
                 values = _plain(np.frombuffer(text.replace(b"\r\n", b"\n"), np.uint8), columns)
                 if values is None:
-                    values = _line_by_line(text, before, path, columns, what, error, skipped)
+                    values, bad = _line_by_line(text, before, columns)
+                    expected = f"{what} as whole numbers parted by blanks"
+                    problems = [wrong_line(path, number, expected, found) for number, found in bad]
+                    if problems and skipped is None:
+                        raise error(problems[0])
+                    if skipped is not None:
+                        skipped += problems
                 table[:, filled : filled + len(values)] = values.T
                 filled += len(values)
     except OSError as problem:
@@ -75,30 +81,21 @@ def _whole_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _line_by_line(
-    text: bytes,
-    before: int,
-    path: Path,
-    columns: int,
-    what: str,
-    error: type[MixbctError],
-    skipped: list[str] | None,
-) -> Int64[np.ndarray, "n c"]:
-    """Read whole lines, the first of them being line `before` + 1."""
+    text: bytes, before: int, columns: int
+) -> tuple[Int64[np.ndarray, "n c"], list[tuple[int, str]]]:
+    """Read whole lines, the first being `before` + 1; name the first of each run of bad ones."""
     rows: list[list[int]] = []
-    named = -1
+    bad: list[tuple[int, str]] = []
+    sound = True
     for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), start=before + 1):
         words = line.split()
         if len(words) == columns and all(w.isdigit() and len(w) <= _MOST_DIGITS for w in words):
             rows.append([int(word) for word in words])
-            continue
-        if named != number - 1:
-            found = line[:90].decode("utf-8", "backslashreplace").strip()
-            problem = wrong_line(path, number, f"{what} as whole numbers parted by blanks", found)
-            if skipped is None:
-                raise error(problem)
-            skipped.append(problem)
-        named = number
-    return np.array(rows, np.int64).reshape(-1, columns)
+            sound = True
+        elif sound:
+            bad.append((number, line[:90].decode("utf-8", "backslashreplace").strip()))
+            sound = False
+    return np.array(rows, np.int64).reshape(-1, columns), bad
 
 
 def _plain(text: UInt8[np.ndarray, " t"], columns: int) -> Int64[np.ndarray, "n c"] | None:

@@ -224,7 +224,6 @@ def test_tables_of_other_editors(laid_out: Path) -> None:
 
 NO_FACE = {
     "negative": lambda words: [*words[:11], "-1"],
-    "zero score": lambda words: [*words[:11], "0"],
     "zero points": lambda words: [words[0], *["0"] * 10, words[11]],
     "no number": lambda words: [words[0], *["nan"] * 10, words[11]],
 }
@@ -266,6 +265,24 @@ def test_images_without_a_face_are_refused_by_line_or_left_out(laid_out: Path, h
     before = [*whole.galleries.values(), whole.probes]
     for each, known in zip(every, before, strict=True):
         assert subjects(each) == {t: s for t, s in subjects(known).items() if t != alone}
+
+
+def test_a_score_of_0_takes_out_an_image_but_not_a_whole_template(laid_out: Path) -> None:
+    whole = read_layout(laid_out)
+    several = np.flatnonzero(np.bincount(whole.templates) == 3)[0]
+    lines = (np.flatnonzero(whole.templates == several) + 1).tolist()
+    NO_FACE["zero score"] = lambda words: [*words[:11], "0"]
+    without_faces(laid_out, "zero score", lines[:2])
+    rest = read_layout(laid_out)
+    assert (rest.scores == 0).sum() == 2
+    # the one that had a score cannot be read: none is left
+    assert rest.keep(np.delete(np.arange(18), lines[2] - 1)).lost == (several,)
+    names = without_faces(laid_out, "zero score", lines[2:])
+    with pytest.raises(DataError, match=rf"line {lines[0]}: .*3 such lines: .*the whole template"):
+        read_layout(laid_out)
+    found = read_layout(laid_out, skip_bad=True)
+    assert (found.lost, len(found.skipped)) == ((several,), 3)
+    assert set(names) <= set(found.skipped)
 
 
 def slow_pairs(subjects: np.ndarray, galleries: int, impostors: int, seed: int) -> list[list[int]]:
