@@ -12,6 +12,7 @@ PREFIX is `ijbb` or `ijbc`.
 """
 
 import csv
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from mixbct.data.images import decode_unscaled
 from mixbct.data.source import Images, Rows, digest_rows
 from mixbct.data.tables import read_integers
 from mixbct.errors import BadImageError, DataError
-from mixbct.reading import read_lines_of, wrong_line
+from mixbct.reading import read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing
 
 IMAGES = "loose_crop"
@@ -127,10 +128,11 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
             images or templates, or no face was found; it says which file and line.
     """
     meta = path / META
-    prefix = next((p for p in _GALLERIES if (meta / f"{p}_face_tid_mid.txt").exists()), None)
-    if prefix is None:
+    # not by the path's own method, which raises where the name is too long
+    here = (p for p in _GALLERIES if os.path.exists(meta / f"{p}_face_tid_mid.txt"))
+    if (prefix := next(here, None)) is None:
         raise DataError(
-            f"{meta} holds neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid.txt; expected the "
+            f"{shown(meta)} holds neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid.txt; expected the "
             "layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
         )
     images = _Named(

@@ -20,6 +20,7 @@ from mixbct.data.source import write_lines
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
+from mixbct.reading import reason
 from mixbct.schemas.protocols import LayoutCounts
 
 PREFIX = "ijbc"
@@ -167,8 +168,8 @@ def _points(path: Path, key: str) -> str:
     try:
         with Image.open(path) as image:
             width, height = image.size
-    except OSError as error:
-        raise DataError(f"{key} is not a readable image: {error}") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{key} is not a readable image: {reason(error)}") from error
     if width != height:
         raise DataError(
             f"{key} has {width} × {height} pixels; expected square images that are aligned already"

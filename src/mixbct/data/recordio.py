@@ -80,7 +80,7 @@ class RecordFile:
         self.path = path
         try:
             if not path.is_file():  # a pipe would be waited for
-                raise ValueError("expected a file")
+                raise ValueError("there is no such file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file

@@ -1,6 +1,7 @@
 """A RecordIO face set (`train.rec`, `train.idx`) as a source."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -240,7 +241,7 @@ def record_path(path: Path) -> Path:
     Raises:
         DataError: there is none, or several and no `train.rec`.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # never raises, whatever the name
         return path
     found = sorted(path.glob("*.rec"))
     if len(found) == 1:

@@ -50,7 +50,8 @@ def read_integers(
             table = np.empty((columns, min(lines, file.tell() // (2 * columns) + 1)), np.int64)
             filled = 0
             for before, text in _whole_lines(file):
-                values = _plain(np.frombuffer(text.replace(b"\r\n", b"\n"), np.uint8), columns)
+                plain = text.replace(b"\r\n", b"\n") if b"\r" in text else text
+                values = _plain(np.frombuffer(plain, np.uint8), columns)
                 if values is None:
                     values, bad = _line_by_line(text, before, columns)
                     expected = f"{what} as whole numbers parted by blanks"
@@ -61,7 +62,7 @@ def read_integers(
                         skipped += problems
                 table[:, filled : filled + len(values)] = values.T
                 filled += len(values)
-    except OSError as problem:
+    except (OSError, ValueError) as problem:
         raise error(f"{shown(path)} cannot be read: {reason(problem)}") from problem
     return table[:, :filled]
 

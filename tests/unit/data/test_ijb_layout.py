@@ -199,6 +199,8 @@ def test_a_template_of_two_subjects(laid_out: Path) -> None:
 def test_missing_and_empty_files(tmp_path: Path, laid_out: Path) -> None:
     with pytest.raises(DataError, match=r"neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid"):
         read_layout(tmp_path)
+    with pytest.raises(DataError, match=r"neither ijbb_face_tid_mid.txt nor"):
+        read_layout(tmp_path / ("x" * 5000))
     (laid_out / "meta" / "ijbc_1N_probe_mixed.csv").unlink()
     with pytest.raises(DataError, match=r"there is no table .*probe_mixed.csv"):
         read_layout(laid_out)

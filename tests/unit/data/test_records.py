@@ -293,3 +293,13 @@ def test_a_forked_process_reads_too(tmp_path: Path) -> None:
     for child in children:
         child.join(60)
         assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000 + ".rec", "loop.rec", "a\0b.rec", "no/t.rec", "pipe.rec"]
+)
+def test_paths_that_lead_nowhere_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.rec").symlink_to(tmp_path / "loop.rec")
+    os.mkfifo(tmp_path / "pipe.rec")
+    with pytest.raises(RecordError, match=r"cannot be read as a record file: \S"):
+        RecordSource(tmp_path / name, RGB8)
