@@ -128,15 +128,16 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
             images or templates, or no face was found; it says which file and line.
     """
     meta = path / META
-    # not by the path's own method, which raises where the name is too long
-    here = (p for p in _GALLERIES if os.path.exists(meta / f"{p}_face_tid_mid.txt"))
+    tables = {p: meta / f"{p}_face_tid_mid.txt" for p in _GALLERIES}
+    # the path's own method raises where a name is too long
+    here = (p for p, table in tables.items() if os.path.exists(table))  # noqa: PTH110
     if (prefix := next(here, None)) is None:
         raise DataError(
-            f"{shown(meta)} holds neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid.txt; expected the "
-            "layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
+            f"{shown(meta)} holds neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid.txt; expected "
+            "the layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
         )
     images = _Named(
-        meta / f"{prefix}_face_tid_mid.txt",
+        tables[prefix],
         2,
         "an image's name and 2 numbers, its template and its media, whole and from 0",
     )

@@ -107,8 +107,8 @@ class RecordSource:
             gaps = np.flatnonzero(index.keys[1:stop] != np.arange(1, stop))
             key = int(gaps[0]) + 1 if len(gaps) else stop
             problem = (
-                f"{self.path.with_suffix('.idx')} lacks {missing} of the {int(end) - 1} images "
-                f"that the header of {self.path.name} counts; the first is key {key}"
+                f"the index of {self.path} lacks {missing} of the {int(end) - 1} images that its "
+                f"header counts; the first is key {key}"
             )
             if not skip_bad:
                 raise RecordError(f"{problem}; {REPAIR}", [str(key)])
@@ -140,7 +140,7 @@ class RecordSource:
         numbers, faults = self._file.labels(self._offsets, self._keys)
         if faults and not skip_bad:
             raise RecordError(
-                f"{len(faults)} of {len(numbers)} records of {self.path} are damaged:\n  "
+                f"{len(faults)} of {len(numbers)} records of {self.path} cannot be used:\n  "
                 + "\n  ".join(list(faults.values())[:10])
                 + f"\n{REPAIR}",
                 [str(self._keys[row]) for row in faults],
@@ -241,7 +241,7 @@ def record_path(path: Path) -> Path:
     Raises:
         DataError: there is none, or several and no `train.rec`.
     """
-    if not os.path.isdir(path):  # never raises, whatever the name
+    if not os.path.isdir(path):  # noqa: PTH112 (which raises where a name is too long)
         return path
     found = sorted(path.glob("*.rec"))
     if len(found) == 1:
