@@ -133,7 +133,7 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     here = (p for p, table in tables.items() if os.path.exists(table))  # noqa: PTH110
     if (prefix := next(here, None)) is None:
         raise DataError(
-            f"{shown(meta)} holds neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid.txt; expected "
+            f"{shown(meta)} holds no ijbb_face_tid_mid.txt and no ijbc_face_tid_mid.txt; expected "
             "the layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
         )
     images = _Named(

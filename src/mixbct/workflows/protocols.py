@@ -140,17 +140,17 @@ def evaluate_ijb(
             images = IjbImages(layout, model.preprocessing)
             layout = layout.keep(readable_rows(images, progress=tick)[0])
         _say_skipped(layout, say)
-    sides: list[Templates] = []
-    for side, each in (("probe", model), ("gallery", gallery_model)):
-        if each is None:
-            sides.append(sides[0])
-            continue
-        images = IjbImages(layout, each.preprocessing)
-        features = _embed(each, images, f"images ({side} model)", flip, stage)
-        sides.append(
-            pool_templates(features, layout.templates, layout.media, layout.scores, views=1 + flip)
+
+    def side(of: EmbeddingModel, what: str) -> Templates:
+        images = IjbImages(layout, of.preprocessing)
+        features = _embed(of, images, f"images ({what} model)", flip, stage)
+        return pool_templates(
+            features, layout.templates, layout.media, layout.scores, views=1 + flip
         )
-    probe, gallery = sides
+
+    probe = gallery = side(model, "probe")
+    if gallery_model is not None:
+        gallery = side(gallery_model, "gallery")
     if into_gallery is not None:
         probe = Templates(probe.ids, into_gallery.transform(probe.features))
     with stage("compare templates"):
@@ -175,7 +175,7 @@ def _say_skipped(layout: IjbLayout, say: Callable[[str], object]) -> None:
         ("templates, with their pairs and searches, since no image is left of them", layout.lost),
     ):
         if found:
-            more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+            more = " …" if len(found) > 10 else ""
             say(f"left out {len(found)} {what}: {', '.join(map(str, found[:10]))}{more}")
 
 

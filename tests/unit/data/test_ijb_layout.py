@@ -197,9 +197,9 @@ def test_a_template_of_two_subjects(laid_out: Path) -> None:
 
 
 def test_missing_and_empty_files(tmp_path: Path, laid_out: Path) -> None:
-    with pytest.raises(DataError, match=r"neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid"):
+    with pytest.raises(DataError, match=r"no ijbb_face_tid_mid.txt and no ijbc_face_tid_mid"):
         read_layout(tmp_path)
-    with pytest.raises(DataError, match=r"neither ijbb_face_tid_mid.txt nor"):
+    with pytest.raises(DataError, match=r"no ijbb_face_tid_mid.txt and no"):
         read_layout(tmp_path / ("x" * 5000))
     (laid_out / "meta" / "ijbc_1N_probe_mixed.csv").unlink()
     with pytest.raises(DataError, match=r"there is no table .*probe_mixed.csv"):
