@@ -11,6 +11,7 @@ meta/PREFIX_1N_probe_mixed.csv         the same
 PREFIX is `ijbb` or `ijbc`.
 """
 
+import contextlib
 import csv
 import os
 from dataclasses import dataclass, replace
@@ -233,10 +234,9 @@ class _Named:
 
 
 def _are_numbers(words: list[str]) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         return bool(np.array(words, np.float64).size)
-    except ValueError:
-        return False
+    return False
 
 
 def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
