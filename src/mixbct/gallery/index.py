@@ -1,38 +1,22 @@
 """The exact search index of one contract's rows, and its cache file.
 
 The index is held by FAISS (inner product over L2-normalised vectors, so scores are cosines).
-Its cache is one line of JSON, then the ids (int64) and the vectors (float32), little-endian:
-reading it runs no one else's code, and a file that is cut short or altered does not count.
+Its cache is the ids (int64) and then the vectors (float32), little-endian and nothing else: how
+many there are, of which state, and their SHA-256 stand in the store. So a file that was cut,
+changed or made elsewhere does not count, and nothing in it is ever parsed.
 """
 
-import zlib
-from collections.abc import Iterator
+import hashlib
 from pathlib import Path
-from typing import BinaryIO, Literal
 
 import faiss
 import numpy as np
 from jaxtyping import Float32
-from pydantic import ValidationError
 
 from mixbct.files import file_written_whole
-from mixbct.gallery.store import Block, Ids
+from mixbct.gallery.records import Stored
+from mixbct.gallery.sqlite import Ids
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import Record
-
-_BLOCK = 65536
-_LONGEST_HEADER = 4096
-
-
-class IndexHeader(Record):
-    """The first line of a cache file."""
-
-    kind: Literal["mixbct-index-1"] = "mixbct-index-1"
-    contract_id: str
-    dim: int
-    rows: int
-    state: str
-    crc32: int
 
 
 class ContractIndex:
@@ -75,71 +59,36 @@ class ContractIndex:
         scores, ids = self._index.search(queries, min(k, len(self)))
         return scores, ids
 
-    def _content(self) -> Iterator[memoryview]:
-        """Yield what follows the header, without a copy of the vectors."""
-        yield self.ids().astype("<i8", copy=False).data
-        if len(self):
-            count = len(self) * self.contract.dim
-            yield faiss.rev_swig_ptr(self._flat.get_xb(), count).astype("<f4", copy=False).data
-
-    def save(self, path: Path) -> None:
-        """Write the cache file, whole or not at all."""
-        checksum = 0
-        for part in self._content():
-            checksum = zlib.crc32(part, checksum)
-        header = IndexHeader(
-            contract_id=self.contract.id,
-            dim=self.contract.dim,
-            rows=len(self),
-            state=self.state,
-            crc32=checksum,
-        )
+    def save(self, path: Path) -> str:
+        """Write the cache file, whole or not at all; return its SHA-256."""
+        # a view of FAISS's own memory, not a copy of the vectors
+        vectors = faiss.rev_swig_ptr(self._flat.get_xb(), len(self) * self.contract.dim)
+        parts = [self.ids().astype("<i8", copy=False).data, vectors.astype("<f4", copy=False).data]
+        digest = hashlib.sha256()
         with file_written_whole(path) as file:
-            file.write(header.model_dump_json().encode() + b"\n")
-            for part in self._content():
+            for part in parts:
+                digest.update(part)
                 file.write(part)
         self.unsaved = 0
+        return digest.hexdigest()
 
 
-def read_header(file: BinaryIO) -> IndexHeader | None:
-    """Read the first line of a cache file; None where it is not one."""
+def load_index(path: Path, stored: Stored) -> ContractIndex | None:
+    """Read a cache file; None where it is missing, or is not the one that the store knows of."""
+    index, rows = ContractIndex(stored.contract), stored.cached_rows
+    shape = rows, index.contract.dim
     try:
-        return IndexHeader.model_validate_json(file.readline(_LONGEST_HEADER))
-    except ValidationError:
-        return None
-
-
-def load_index(path: Path, contract: Contract) -> ContractIndex | None:
-    """Read a cache file; None where it is missing, damaged, or another contract's."""
-    try:
+        expected = rows * (8 + 4 * index.contract.dim)
+        if not rows or not path.is_file() or path.stat().st_size != expected:
+            return None
         with path.open("rb") as file:
-            header = read_header(file)
-            if header is None or (header.contract_id, header.dim) != (contract.id, contract.dim):
+            if hashlib.file_digest(file, "sha256").hexdigest() != stored.cached_sha256:
                 return None
-            expected = header.rows * (8 + 4 * header.dim)
-            if path.stat().st_size - file.tell() != expected:
-                return None
-            return _read_content(file, header, contract)
+            file.seek(0)
+            ids = np.fromfile(file, "<i8", rows).astype(np.int64, copy=False)
+            vectors = np.memmap(file, "<f4", "r", 8 * rows, shape)
     except OSError:
         return None
-
-
-def _read_content(file: BinaryIO, header: IndexHeader, contract: Contract) -> ContractIndex | None:
-    ids = np.frombuffer(file.read(8 * header.rows), dtype="<i8").astype(np.int64, copy=False)
-    checksum = zlib.crc32(ids.data)
-    index = ContractIndex(contract)
-    for block, vectors in _blocks(file, ids, contract.dim):
-        checksum = zlib.crc32(vectors.data, checksum)
-        index.add(block, vectors)
-    if checksum != header.crc32:
-        return None
-    index.state, index.unsaved = header.state, 0
+    index.add(ids, vectors.astype(np.float32, copy=False))
+    index.state, index.unsaved = stored.cached_state, 0
     return index
-
-
-def _blocks(file: BinaryIO, ids: Ids, dim: int) -> Iterator[Block]:
-    for start in range(0, len(ids), _BLOCK):
-        block = ids[start : start + _BLOCK]
-        content = file.read(4 * dim * len(block))
-        vectors = np.frombuffer(content, dtype="<f4").reshape(len(block), dim)
-        yield block, vectors.astype(np.float32, copy=False)

@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.data.bank import normalise
-from mixbct.errors import DiskFullError
-from mixbct.gallery.index import ContractIndex, load_index, read_header
-from mixbct.gallery.store import GalleryStore
+from mixbct.errors import MixbctError
+from mixbct.gallery.database import damaged
+from mixbct.gallery.index import ContractIndex, load_index
+from mixbct.gallery.records import Stored
+from mixbct.gallery.sqlite import SqliteStore
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
 
@@ -26,10 +28,11 @@ class Searcher:
     not know is built anew from the store.
     """
 
-    def __init__(self, store: GalleryStore, folder: Path) -> None:
+    def __init__(self, store: SqliteStore, folder: Path) -> None:
         self._store = store
         self._folder = folder
         self._state = ""
+        self._saved = True
         self._indexes: dict[str, ContractIndex] = {}
 
     def refresh(self) -> list[Contract]:
@@ -39,10 +42,9 @@ class Searcher:
         """
         state = self._store.state()
         if state != self._state:
-            contracts = self._store.contracts()
-            self._indexes = {c.id: self._refreshed(c, state) for c in contracts}
-            self._state = state
-            self._delete_unused()
+            stored = self._store.contracts()
+            self._indexes = {s.contract.id: self._refreshed(s, state) for s in stored}
+            self._state, self._saved = state, False
         return [index.contract for index in self._indexes.values()]
 
     def search(
@@ -69,38 +71,51 @@ class Searcher:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
 
-    def _refreshed(self, contract: Contract, state: str) -> ContractIndex:
-        path = self._path(contract.id)
-        index = self._indexes.get(contract.id) or load_index(path, contract)
+    def _refreshed(self, stored: Stored, state: str) -> ContractIndex:
+        contract = stored.contract
+        index = self._indexes.get(contract.id) or load_index(self._path(contract), stored)
         removed = None if index is None else self._store.removed_since(index.state)
-        if index is None or removed is None:
+        if index is not None and removed is not None:
+            if removed:
+                index.keep(self._store.ids(contract.id))
+            self._extend(index)
+        if index is None or removed is None or len(index) != stored.rows:
             index = ContractIndex(contract)
-        elif removed:
-            index.keep(self._store.ids(contract.id))
-        for ids, vectors in self._store.blocks(contract, after=index.last):
-            index.add(ids, vectors)
+            self._extend(index)
+        if len(index) != stored.rows:
+            told = f"{stored.rows:,} rows of {contract} are told of, {len(index):,} are there"
+            raise damaged(self._store.path, told)
         index.state = state
-        if index.unsaved > _STALE_PART * len(index):
-            # where the folder cannot be written, the next start takes longer: nothing is lost
-            with contextlib.suppress(OSError, DiskFullError):
-                index.save(path)
         return index
 
-    def _delete_unused(self) -> None:
-        for path in self._folder.glob("index-*.cache"):
-            if path not in map(self._path, self._indexes):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    def _extend(self, index: ContractIndex) -> None:
+        """Add what the store has and the index has not: here stored rows become index rows."""
+        for ids, vectors in self._store.blocks(index.contract, after=index.last):
+            index.add(ids, vectors)
 
-    def _path(self, contract_id: str) -> Path:
-        return self._folder / f"index-{contract_id}.cache"
+    def save(self) -> None:
+        """Write the cache files that are far behind their indexes, and delete those of no use.
 
-    def cached_rows(self, contract_id: str) -> int | None:
+        Call it outside of `store.reading()`. Where the folder cannot be written, or another process
+        is writing, the next start takes longer: nothing is lost.
+        """
+        if self._saved:
+            return
+        self._saved = True  # or tried: the next change of the gallery tries again
+        with contextlib.suppress(OSError, MixbctError):
+            for index in self._indexes.values():
+                if index.unsaved > _STALE_PART * len(index):
+                    with self._store.writing(wait=False):
+                        sha256 = index.save(self._path(index.contract))
+                        self._store.set_cache(index.contract, len(index), index.state, sha256)
+            used = {self._path(index.contract) for index in self._indexes.values()}
+            for path in set(self._folder.glob("index-*")) - used:
+                path.unlink()
+
+    def cached_rows(self, stored: Stored) -> int | None:
         """Return how many rows a contract's cache file holds; None where it is of no use."""
-        try:
-            with self._path(contract_id).open("rb") as file:
-                header = read_header(file)
-        except OSError:
-            return None
-        known = header and self._store.removed_since(header.state) is not None
-        return header.rows if header and known else None
+        known = self._store.removed_since(stored.cached_state) is not None
+        return stored.cached_rows if known and self._path(stored.contract).is_file() else None
+
+    def _path(self, contract: Contract) -> Path:
+        return self._folder / f"index-{contract.id}.rows"

@@ -1,4 +1,4 @@
-"""The gallery's rules, over every store."""
+"""The gallery's rules, over the real store."""
 
 import numpy as np
 import pytest
@@ -219,7 +219,7 @@ def test_status(gallery, old, new, make_edge, vectors, tmp_path):
     seen = {r.contract.name: (r.rows, r.threshold, r.cached_rows) for r in status.contracts}
     assert seen == {"old": (3, 0.25, 3), "new": (3, None, 2)}
     assert [edge.threshold for edge in status.edges] == [0.25]
-    cached = sum(path.stat().st_size for path in tmp_path.glob("index-*.cache"))
+    cached = sum(path.stat().st_size for path in tmp_path.glob("index-*"))
     assert status.size_bytes >= cached > 5 * old.dim * 4
     assert type(status).model_validate_json(status.to_json()) == status
 
