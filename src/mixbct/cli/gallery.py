@@ -259,12 +259,12 @@ def _print_columns(rows: Sequence[Sequence[str]], whole: int) -> None:
     """
     plain = [[_plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*plain, strict=True)]
-    fits = sum(widths) + 2 * len(widths) <= shutil.get_terminal_size().columns
-    between = "  " if fits else "\n      "
+    fits = sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns
     for row in plain:
         cells = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)]
-        head, tail = "  ".join(cells[:whole]), "  ".join(cells[whole:])
-        typer.echo(f"{head if fits else head.rstrip()}{between}{tail}".rstrip())
+        typer.echo("  ".join(cells if fits else cells[:whole]).rstrip())
+        if not fits:
+            typer.echo(f"      {', '.join(row[whole:])}")
 
 
 def _print_hits(report: SearchReport) -> None:
@@ -274,12 +274,16 @@ def _print_hits(report: SearchReport) -> None:
         if not found.hits:
             typer.echo("the gallery is empty")
             continue
-        titles = "rank", "score", "accepted", "key", "label", "contract"
-        hits = [
-            (f"{h.rank:4}", f"{h.score:.4f}", marks[h.accepted], h.key, h.label, h.contract)
-            for h in found.hits
-        ]
-        _print_columns([titles, *hits], whole=4)
+        full = {hit.contract for hit in found.hits}
+        short = {contract: contract.rpartition(" (")[0] for contract in full}
+        rows = [("rank", "score", "accepted", "key", "label", "contract")]
+        for hit in found.hits:
+            contract = (
+                short[hit.contract] if len(set(short.values())) == len(full) else hit.contract
+            )
+            cells = f"{hit.rank:4}", f"{hit.score:.4f}", marks[hit.accepted], hit.key, hit.label
+            rows.append((*cells, contract))
+        _print_columns(rows, whole=4)
 
 
 def _print_status(status: GalleryStatus) -> None:

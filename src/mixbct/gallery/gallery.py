@@ -62,9 +62,9 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Raises:
             GalleryError: a gallery is already there, or no folder can be made at `path`.
         """
-        if path.exists() and not path.is_dir():
-            raise GalleryError(f"{path} is a file; name a folder for the gallery")
         try:
+            if path.exists() and not path.is_dir():
+                raise GalleryError(f"{path} is a file; name a folder for the gallery")
             with disk_full_as_error(path):
                 path.mkdir(parents=True, exist_ok=True)
                 store = SqliteStore.create(

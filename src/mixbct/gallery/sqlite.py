@@ -11,6 +11,7 @@ up to date by dropping those that are gone and adding those that came after.
 
 import contextlib
 import json
+import os
 import secrets
 import sqlite3
 from collections import Counter
@@ -35,6 +36,7 @@ from mixbct.gallery.database import (
     schema_of,
 )
 from mixbct.gallery.records import Item, QueryModel, Stored
+from mixbct.reading import shown
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record, first_problem, now
@@ -101,10 +103,10 @@ class SqliteStore:
         Raises:
             GalleryError: it is missing, unfinished, of a later version, or not all mixbct's.
         """
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 - the method raises where a name is too long
             raise GalleryError(
-                f"there is no gallery at {path}; make one with "
-                f"`mixbct gallery init {path.parent} --model OLD_MODEL`"
+                f"there is no gallery at {shown(path)}; make one with "
+                f"`mixbct gallery init {shown(path.parent)} --model OLD_MODEL`"
             )
         with _closed_on_error(cls(path, timeout)) as store:
             with store.reading():
