@@ -27,6 +27,8 @@ _UNWRITABLE = (
     sqlite3.SQLITE_IOERR,
 )
 
+_SETTINGS = "PRAGMA foreign_keys = 1; PRAGMA trusted_schema = 0; PRAGMA cell_size_check = 1;"
+
 # what makes each version of the file out of the one before; never to be edited, only added to
 _VERSIONS = (
     """
@@ -79,12 +81,7 @@ def connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
         with named_errors(path):
             connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
             try:
-                for setting in (
-                    "foreign_keys = ON",
-                    "trusted_schema = OFF",
-                    "cell_size_check = ON",
-                ):
-                    connection.execute(f"PRAGMA {setting}")
+                connection.executescript(_SETTINGS)
                 connection.create_function("digest_of", 4, digest_of)
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 return connection, how != "mode=rw"
@@ -94,6 +91,16 @@ def connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
                 if how != "mode=rw" or _code(error) not in _UNWRITABLE or unmerged:
                     raise
     raise AssertionError("the second way returns or raises")
+
+
+@contextlib.contextmanager
+def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    """Close the file where what is enclosed fails."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def bring_up_to_date(connection: sqlite3.Connection, version: int) -> None:

@@ -29,6 +29,7 @@ from mixbct.gallery.database import (
     SCHEMA,
     bring_up_to_date,
     checked_version,
+    closed_on_error,
     connect,
     damaged,
     digest_of,
@@ -47,8 +48,7 @@ Block = tuple[Ids, np.ndarray]
 RecordT = TypeVar("RecordT", bound=Record)
 
 BLOCK = 8192
-# an index that has seen none of the last this many changes is built anew
-_HISTORY = 100_000
+_HISTORY = 100_000  # an index that has seen none of so many changes is built anew
 _LISTED = "IN (SELECT value FROM json_each(?))"
 
 
@@ -77,13 +77,14 @@ class SqliteStore:
 
     @classmethod
     def create(cls, path: Path, model: QueryModel) -> "SqliteStore":
-        """Make an empty store; what an interrupted `create` left behind is taken over.
+        """Make an empty store, also of what an interrupted `create` left behind.
 
         Raises:
             GalleryError: there is something else already.
         """
         path.touch()
-        with _closed_on_error(cls(path)) as store:
+        store = cls(path)
+        with closed_on_error(store.connection):
             with named_errors(path):
                 if schema_of(store.connection):
                     raise GalleryError(f"{path} is already there; open it, or choose another place")
@@ -108,9 +109,15 @@ class SqliteStore:
                 f"there is no gallery at {shown(path)}; make one with "
                 f"`mixbct gallery init {shown(path.parent)} --model OLD_MODEL`"
             )
-        with _closed_on_error(cls(path, timeout)) as store:
+        store = cls(path, timeout)
+        with closed_on_error(store.connection):
             with store.reading():
                 version = checked_version(store.connection, path)
+            if version < SCHEMA and store._frozen is not None:
+                raise GalleryError(
+                    f"{path} is of an earlier version, and its disk or folder cannot be written: "
+                    "open it once where it can, so that it is brought up to date"
+                )
             if version < SCHEMA:
                 with store.writing():
                     bring_up_to_date(store.connection, checked_version(store.connection, path))
@@ -139,8 +146,7 @@ class SqliteStore:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                # a full disk has rolled back already
-                if self.connection.in_transaction:
+                if self.connection.in_transaction:  # a full disk has rolled back already
                     self.connection.execute("ROLLBACK")
                 raise
 
@@ -154,9 +160,10 @@ class SqliteStore:
             ) from None
 
     def state(self) -> str:
-        """Return a name of the present set of items; every `put` gives it a new one, for good."""
-        # with the token, a file restored from a backup and changed since is told from the one
-        # that an index has seen, though both have counted to the same number
+        """Return a name of the present set of items; every `put` gives it a new one, for good.
+
+        A file restored from a backup and changed since has another, by its random token.
+        """
         last = self.connection.execute(
             "SELECT revision || '-' || token FROM changes ORDER BY revision DESC LIMIT 1"
         ).fetchone()
@@ -294,10 +301,10 @@ class SqliteStore:
     def blocks(
         self, contract: Contract, after: int, changed: list[str] | None = None
     ) -> Iterator[Block]:
-        """Yield a contract's rows with an id above `after`, ascending, in blocks of 8,192.
+        """Yield a contract's rows with an id above `after`, ascending, in checked blocks of 8,192.
 
-        Every row is checked: its digest, its length and its norm. The keys of those that were
-        changed go to `changed`, and their blocks are left out; without it they are an error.
+        The keys of rows whose digest, length or norm is wrong go to `changed`, and their blocks
+        are left out; without it they are an error.
         """
         rows = self._rows("contract_id = ? AND id > ? ORDER BY id", contract.id, after)
         while block := rows.fetchmany(BLOCK):
@@ -341,12 +348,3 @@ class SqliteStore:
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
-
-
-@contextlib.contextmanager
-def _closed_on_error(store: SqliteStore) -> Iterator[SqliteStore]:
-    try:
-        yield store
-    except BaseException:
-        store.close()
-        raise

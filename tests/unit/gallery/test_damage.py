@@ -325,19 +325,22 @@ def test_a_read_only_and_a_full_disk(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
+class ReadOnly(sqlite3.Connection):
+    """SQLite where no file can be made beside the gallery's."""
+
+    def execute(self, statement, *values):
+        if "sqlite_master" in statement and "mode=rw" in self.name:
+            problem = sqlite3.OperationalError("unable to open database file")
+            problem.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise problem
+        return super().execute(statement, *values)
+
+    def __init__(self, name, **settings):
+        self.name = name
+        super().__init__(name, **settings)
+
+
 def test_a_gallery_that_is_only_read_says_when_it_was_changed(path, new, vectors, monkeypatch):
-    class ReadOnly(sqlite3.Connection):
-        def execute(self, statement, *values):
-            if "sqlite_master" in statement and "immutable" not in self.name:
-                problem = sqlite3.OperationalError("unable to open database file")
-                problem.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
-                raise problem
-            return super().execute(statement, *values)
-
-        def __init__(self, name, **settings):
-            self.name = name
-            super().__init__(name, **settings)
-
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", ReadOnly)
         reader = Gallery.open(path)
@@ -372,7 +375,7 @@ PRAGMA journal_mode = WAL;
 
 
 def test_a_gallery_of_the_first_version_is_brought_up_to_date(
-    tmp_path, old, new, make_edge, vectors
+    tmp_path, old, new, make_edge, vectors, monkeypatch
 ):
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         connection.executescript(VERSION_1)
@@ -391,6 +394,10 @@ def test_a_gallery_of_the_first_version_is_brought_up_to_date(
             connection.execute("INSERT INTO items VALUES (NULL, ?, ?, ?, ?, ?)", row)
         connection.commit()
     (tmp_path / f"index-{old.id}.cache").write_bytes(b"of that version")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", ReadOnly)
+        with pytest.raises(GalleryError, match=r"earlier version.*open it once where it can"):
+            Gallery.open(tmp_path)
     hits = search(tmp_path, new, vectors, k=1)
     assert [hits.of(i)[0].key for i in range(N)] == [f"k{i}" for i in range(N)]
     assert not list(tmp_path.glob("*.cache"))

@@ -7,7 +7,7 @@ import pytest
 
 from mixbct.gallery import Gallery
 from mixbct.gallery.gallery import DATABASE
-from mixbct.gallery.index import ContractIndex, load_index
+from mixbct.gallery.search import ContractIndex, load_index
 from mixbct.gallery.sqlite import SqliteStore
 
 N = 64
