@@ -185,7 +185,7 @@ def status(
         _end(opened, as_json, faults=faults)
     if faults:
         raise GalleryError(
-            f"{gallery} is damaged in {len(faults)} places; enrol the items that are named again "
+            f"{gallery} is damaged, {len(faults)} times; enrol the items that are named again "
             "(--replace), or restore a backup"
         )
 
@@ -276,13 +276,12 @@ def _print_hits(report: SearchReport) -> None:
             continue
         full = {hit.contract for hit in found.hits}
         short = {contract: contract.rpartition(" (")[0] for contract in full}
+        if len(set(short.values())) < len(full):  # two contracts of one name
+            short = {contract: contract for contract in full}
         rows = [("rank", "score", "accepted", "key", "label", "contract")]
         for hit in found.hits:
-            contract = (
-                short[hit.contract] if len(set(short.values())) == len(full) else hit.contract
-            )
             cells = f"{hit.rank:4}", f"{hit.score:.4f}", marks[hit.accepted], hit.key, hit.label
-            rows.append((*cells, contract))
+            rows.append((*cells, short[hit.contract]))
         _print_columns(rows, whole=4)
 
 

@@ -187,7 +187,7 @@ def _code(error: Exception) -> int:
 
 def _named(error: Exception, path: Path) -> MixbctError:
     code = _code(error)
-    no_space = shutil.disk_usage(path.parent).free < _NO_SPACE and os.access(path.parent, os.W_OK)
+    no_space = os.access(path.parent, os.W_OK) and shutil.disk_usage(path.parent).free < _NO_SPACE
     if code == sqlite3.SQLITE_FULL or (no_space and code in _UNWRITABLE):
         return DiskFullError(
             f"no space left on the disk of {path}; free some space and run the same command again "

@@ -126,7 +126,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Enclose reads that see one unchanging state."""
-        if self._frozen not in (None, self.path.stat().st_mtime_ns):
+        if self._frozen is not None and self._frozen != self.path.stat().st_mtime_ns:
             raise GalleryError(f"{self.path} was changed since it was opened; open it again")
         with self._transaction("BEGIN"):
             yield

@@ -268,7 +268,7 @@ def test_verify_names_what_was_changed(made, run, run_json, gallery):
     with contextlib.closing(sqlite3.connect(gallery / "gallery.sqlite")) as connection:
         connection.execute("UPDATE items SET label = 'class9' WHERE key = 'class3/1.png'")
         connection.commit()
-    with pytest.raises(GalleryError, match="damaged in 1 places"):
+    with pytest.raises(GalleryError, match="is damaged, 1 times"):
         run("status", gallery, "--verify")
     with pytest.raises(GalleryError, match=r"'class3/1\.png' is not as it was enrolled"):
         run("search", gallery, image(made, 3, 1))
