@@ -1,11 +1,20 @@
-"""Writes that are whole or not there: a reader never sees half a file or half a folder."""
+"""Writes that are whole or not there: a reader never sees half a file or half a folder.
+
+What is being written stands beside its place, under a name of its own, and is held by a lock of
+the system's (`flock`), which ends with its process however that ends. What nobody holds was left
+by a kill, and the next write to the same place takes it away.
+"""
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import hashlib
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +25,7 @@ from mixbct.errors import DiskFullError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # NumPy and safetensors report a full disk without its number, in these words
 _FULL_WORDS = (" requested and ", "Not enough free space to write", "No space left on device")
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextlib.contextmanager
@@ -46,17 +56,11 @@ def sync_file(path: Path) -> None:
 @contextlib.contextmanager
 def file_written_whole(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write; on success it takes the name `path`, on an error nothing stays."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_as_error(path):
-        try:
-            with partial.open("wb") as file:
-                yield file
-            sync_file(partial)
-            partial.replace(path)
-            sync_file(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _partial(path, Path.touch) as partial:
+        with partial.open("wb") as file:
+            yield file
+        sync_file(partial)
+        partial.replace(path)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -72,29 +76,89 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     A folder that already has that name is replaced, after the new one is complete. On an
     error nothing of the new folder stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with disk_full_as_error(path):
-            partial.mkdir()
-            yield partial
-            for file in sorted(partial.rglob("*")):
-                sync_file(file)
-            sync_file(partial)
-            if path.exists():
-                aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-                path.rename(aside)
+    with _partial(path, Path.mkdir) as partial:
+        yield partial
+        for file in sorted(partial.rglob("*")):
+            sync_file(file)
+        sync_file(partial)
+        if not path.exists():
+            partial.rename(path)
+        elif not _exchanged(partial, path):
+            # no single step does it here: a kill in between leaves the old folder aside, and
+            # `_sweep` brings it back
+            aside = partial.with_suffix(".old")
+            path.rename(aside)
+            try:
                 partial.rename(path)
-                shutil.rmtree(aside)
-            else:
-                partial.rename(path)
-            sync_file(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            except BaseException:
+                aside.rename(path)
+                raise
+            _delete(aside)
 
 
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield what `make` made beside `path`, locked; what is left of it at the end is deleted."""
+    with disk_full_as_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        while True:
+            partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+            make(partial)
+            lock = _lock(partial, wait=True)
+            if partial.exists():  # and was not swept before it was locked
+                break
+        try:
+            yield partial
+            sync_file(path.parent)
+        finally:
+            _delete(partial)
+            if lock is not None:
+                os.close(lock)
+
+
+def _sweep(path: Path) -> None:
+    """Take away what killed writers of `path` left; a folder that one put aside comes back."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]+\.(partial|old)")
+    for left in [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]:
+        lock = _lock(left)
+        if lock is not None:
+            if left.suffix == ".old" and not path.exists():
+                left.rename(path)
+            else:
+                _delete(left)
+            os.close(lock)
+
+
+def _lock(path: Path, wait: bool = False) -> int | None:
+    """Return a descriptor that holds the lock of `path`; None where another has it, or none can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the disk cannot."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = [os.fsencode(path) for path in (one, other)]
+    return call is not None and call(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,7 @@ WRITERS = {
 
 ON_A_TINY_DISK = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_files import WRITERS
@@ -167,3 +169,139 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         [*mount, "-", str(disk), sys.executable, "-c", program], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from mixbct.files import file_written_whole, folder_written_whole
+path = Path(sys.argv[1])
+with file_written_whole(path / "file") as file, folder_written_whole(path / "folder") as folder:
+    file.write(bytes(1000))
+    file.flush()
+    (folder / "half").write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)])
+    assert killed.returncode == -9
+    others = [".file.txt", ".file.partial", ".other.0123456789abcdef.partial", "file.0.partial"]
+    for name in others:
+        (tmp_path / name).touch()
+    assert len(names(tmp_path)) == 2 + len(others)
+    write_atomically(tmp_path / "file", "new")
+    with folder_written_whole(tmp_path / "folder") as folder:
+        (folder / "x").touch()
+    assert names(tmp_path) == sorted([*others, "file", "folder"])
+
+
+def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    with file_written_whole(tmp_path / "a") as first, folder_written_whole(tmp_path / "b") as one:
+        first.write(b"first")
+        write_atomically(tmp_path / "a", "second")
+        with folder_written_whole(tmp_path / "b") as two:
+            (two / "second").touch()
+        (one / "first").touch()
+        assert names(tmp_path / "b") == ["second"]
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "first"
+    assert names(tmp_path / "b") == ["first"]
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_threads_do_not_lose_each_others_files(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        texts = [f"{i} " * 10_000 for i in range(64)]
+        list(pool.map(lambda text: write_atomically(tmp_path / "a", text), texts))
+    assert (tmp_path / "a").read_text(encoding="utf-8") in texts
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that cannot exchange two names in one step, as some network disks."""
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+
+
+def replace_folder(path: Path) -> None:
+    with folder_written_whole(path) as partial:
+        (partial / "new").touch()
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    replace_folder(tmp_path / "folder")
+    assert names(tmp_path / "folder") == ["new"]
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_a_second_rename_that_fails_loses_neither_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            replace_folder(tmp_path / "folder")
+    assert names(tmp_path / "folder") == ["old"]
+    assert names(tmp_path) == ["folder"]
+
+
+KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from mixbct import files
+files._exchanged = lambda one, other: False
+rename = Path.rename
+def killing(self, target):
+    if self.suffix == ".partial":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = killing
+with files.folder_written_whole(Path(sys.argv[1])) as folder:
+    (folder / "new").touch()
+"""
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_RENAMES, str(path)])
+    assert killed.returncode == -9
+    assert not path.exists()
+
+    def write_half() -> None:
+        with folder_written_whole(path):
+            assert names(path) == ["old"]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path: Path) -> None:
+    """Linux exchanges the names in one step."""
+    if sys.platform != "linux":
+        pytest.skip("this system needs two steps")
+    path = tmp_path / "folder"
+    replace_folder(path)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [replace_folder(path) for _ in range(40)])
+        while not writing.done():
+            assert path.exists()
+        writing.result()

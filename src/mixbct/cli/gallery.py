@@ -1,5 +1,8 @@
 """`mixbct gallery`: build a gallery, search it, and switch its query model."""
 
+import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +10,7 @@ import numpy as np
 import torch
 import typer
 from jaxtyping import Float32
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.cells import cell_len, set_cell_size
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
 from mixbct.cli.common import (
@@ -38,6 +39,10 @@ app = typer.Typer(
 )
 
 GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
+Device = Annotated[str, typer.Option(help="Where to embed images.")]
+
+# what moves a terminal's cursor, or turns the direction of what follows
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @app.command()
@@ -49,13 +54,7 @@ def init(
     """Make an empty gallery for the vectors of a model."""
     folder, manifest = read_manifest(model)
     with Gallery.create(gallery, manifest.contract, folder) as opened:
-        status = opened.status()
-
-    def human() -> None:
-        typer.echo(f"{gallery}: an empty gallery, searched by {manifest.contract}")
-        next_command("gallery", "enrol", gallery, "--bank", "BANK")
-
-    result(status, as_json, human)
+        _end(opened, as_json, f"an empty gallery, searched by {manifest.contract}")
 
 
 @app.command()
@@ -67,7 +66,7 @@ def enrol(
     ] = None,
     split: Annotated[Path | None, typer.Option(help="Only a part of this split of --data.")] = None,
     part: Annotated[str, typer.Option(help="That part.")] = "gallery",
-    device: Annotated[str, typer.Option(help="Where to embed --data.")] = "cpu",
+    device: Device = "cpu",
     skip_bad: SkipBad = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace items that have the same key (backfill).")
@@ -75,7 +74,7 @@ def enrol(
     as_json: AsJson = False,
 ) -> None:
     """Store items: all of them or, on an error, none."""
-    if bank and data:
+    if (bank is None) == (data is None):
         raise typer.BadParameter("give either --bank or --data")
     if split and not data:
         raise typer.BadParameter("--split goes with --data")
@@ -84,19 +83,18 @@ def enrol(
             stored = FeatureBank(bank)
             contract, vectors = stored.manifest.contract, stored.features
             labels, classes, keys = stored.labels, stored.classes(), stored.keys()
-        elif data is not None:
+        else:
             model = _load_query_model(opened, device)
-            source, skipped = open_rows(data, model.takes, split, part, skip_bad)
+            source, skipped = open_rows(data or Path(), model.takes, split, part, skip_bad)
             name_skipped(skipped)
             with progress_bar("embed") as tick:
                 vectors = embed_source(model, source, progress=tick)
             contract = model.contract
             labels, classes, keys = source.labels(), source.classes(), source.keys()
-        else:
-            raise typer.BadParameter("give --bank or --data")
         names = [classes[label] for label in labels]
         say(f"enrolling {len(keys):,} items of {contract}")
-        report = opened.enrol(keys, names, vectors, contract, replace)
+        with progress_bar("enrol") as tick:
+            report = opened.enrol(keys, names, vectors, contract, replace, tick)
 
     def human() -> None:
         typer.echo(
@@ -119,6 +117,7 @@ def search(
     row: Annotated[
         list[int] | None, typer.Option(min=0, help="Only this row of --bank; give it repeatedly.")
     ] = None,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Find the stored items that are most like an image, or like a bank's row."""
@@ -132,7 +131,7 @@ def search(
             names, vectors = _bank_rows(rows, row)
             contract = rows.manifest.contract
         else:
-            model = _load_query_model(opened)
+            model = _load_query_model(opened, device)
             names, contract = [str(path) for path in images or []], model.contract
             pixels = np.stack([decode(path, model.preprocessing) for path in images or []])
             vectors = model.embed(torch.from_numpy(pixels)).cpu().numpy()
@@ -166,33 +165,55 @@ def use_model(
     with Gallery.open(gallery) as opened:
         before = opened.query_model().contract
         opened.use_model(manifest.contract, *edges, model=folder)
-        status = opened.status()
+        _end(opened, as_json, f"searched by {manifest.contract}, before by {before}")
+
+
+@app.command()
+def status(
+    gallery: GalleryPath,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every row, and name those that were changed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a gallery holds and which model searches it."""
+    with Gallery.open(gallery) as opened:
+        faults = None
+        if verify:
+            with progress_bar("verify") as tick:
+                faults = opened.faults(tick)
+        _end(opened, as_json, faults=faults)
+    if faults:
+        raise GalleryError(
+            f"{gallery} is damaged, {len(faults)} times; enrol the items that are named again "
+            "(--replace), or restore a backup"
+        )
+
+
+def _end(
+    gallery: Gallery, as_json: bool, done: str | None = None, faults: list[str] | None = None
+) -> None:
+    """Print what was done, or else the whole status, and the next command."""
+    found = None if faults is None else tuple(faults)
+    status = gallery.status().model_copy(update={"faults": found})
 
     def human() -> None:
-        typer.echo(f"{gallery}: searched by {manifest.contract}, before by {before}")
-        next_command("gallery", "search", gallery, "IMAGE")
+        if done:
+            typer.echo(f"{gallery.folder}: {done}")
+        else:
+            _print_status(status)
+        if status.rows:
+            next_command("gallery", "search", gallery.folder, "IMAGE")
+        else:
+            next_command("gallery", "enrol", gallery.folder, "--bank", "BANK")
 
     result(status, as_json, human)
 
 
-@app.command()
-def status(gallery: GalleryPath, as_json: AsJson = False) -> None:
-    """Show what a gallery holds and which model searches it."""
-    with Gallery.open(gallery) as opened:
-        record = opened.status()
-
-    def human() -> None:
-        _print_status(record)
-        if record.rows:
-            next_command("gallery", "search", gallery, "IMAGE")
-        else:
-            next_command("gallery", "enrol", gallery, "--bank", "BANK")
-
-    result(record, as_json, human)
-
-
-def _load_query_model(gallery: Gallery, device: str = "cpu") -> EmbeddingModel:
+def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
     """Load the query model from the folder that the gallery remembers.
+
+    What is there is compared by its manifest first: nothing of another model is loaded.
 
     Raises:
         GalleryError: the gallery knows no folder, or it is gone.
@@ -205,61 +226,75 @@ def _load_query_model(gallery: Gallery, device: str = "cpu") -> EmbeddingModel:
             f"the query model {query.contract} {place}; tell where it is with "
             f"`mixbct gallery use-model {gallery.folder} MODEL`"
         )
-    model = load_model(query.folder, device)
-    if model.contract.id != query.contract.id:
+    folder, manifest = read_manifest(query.folder)
+    if manifest.contract.id != query.contract.id:
         raise ContractError(
-            f"{query.folder} now holds {model.contract}, but the gallery's query model is "
+            f"{query.folder} now holds {manifest.contract}, but the gallery's query model is "
             f"{query.contract}; name the folder of the right one with "
             f"`mixbct gallery use-model {gallery.folder} MODEL`"
         )
-    return model
+    return load_model(folder, device)
 
 
 def _bank_rows(
     bank: FeatureBank, rows: list[int] | None
 ) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
     """Return the keys and normalised features of some rows, of all where none is named."""
-    chosen = np.array(rows if rows else range(len(bank)), dtype=np.int64)
-    if chosen.max() >= len(bank):
-        raise BankError(f"{bank.path} has no row {chosen.max()}; its last is {len(bank) - 1}")
+    wanted = rows if rows else range(len(bank))
+    if max(wanted) >= len(bank):
+        raise BankError(f"{bank.path} has no row {max(wanted)}; its last is {len(bank) - 1}")
     keys = bank.keys()
-    return [keys[row] for row in chosen], bank.read(chosen)
+    return [keys[row] for row in wanted], bank.read(np.array(wanted, dtype=np.int64))
+
+
+def _plain(text: str) -> str:
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _print_columns(rows: Sequence[Sequence[str]], whole: int) -> None:
+    """Print cells below each other, a line a row.
+
+    Where a line would not fit into the terminal, what comes after the first `whole` columns has a
+    line of its own: a key is not broken in the middle, and can be copied.
+    """
+    plain = [[_plain(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*plain, strict=True)]
+    fits = sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns
+    for row in plain:
+        cells = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)]
+        typer.echo("  ".join(cells if fits else cells[:whole]).rstrip())
+        if not fits:
+            typer.echo(f"      {', '.join(row[whole:])}")
 
 
 def _print_hits(report: SearchReport) -> None:
     marks = {True: "yes", False: "no", None: "–"}
     for found in report.queries:
-        typer.echo(f"{found.query}, searched by {report.query_model}")
+        typer.echo(f"{_plain(found.query)}, searched by {report.query_model}")
         if not found.hits:
             typer.echo("the gallery is empty")
             continue
-        table = Table()
-        table.add_column("rank", justify="right")
-        table.add_column("key", overflow="fold")
-        table.add_column("label", overflow="fold")
-        table.add_column("score", justify="right")
-        table.add_column("contract", overflow="fold")
-        table.add_column("accepted")
+        full = {hit.contract for hit in found.hits}
+        short = {contract: contract.rpartition(" (")[0] for contract in full}
+        if len(set(short.values())) < len(full):  # two contracts of one name
+            short = {contract: contract for contract in full}
+        rows = [("rank", "score", "accepted", "key", "label", "contract")]
         for hit in found.hits:
-            cells = (str(hit.rank), hit.key, hit.label, f"{hit.score:.4f}", hit.contract)
-            table.add_row(*map(escape, cells), marks[hit.accepted])
-        Console().print(table)
+            cells = f"{hit.rank:4}", f"{hit.score:.4f}", marks[hit.accepted], hit.key, hit.label
+            rows.append((*cells, short[hit.contract]))
+        _print_columns(rows, whole=4)
 
 
 def _print_status(status: GalleryStatus) -> None:
-    table = Table(title=f"{status.gallery}, searched by {status.query_model}")
-    table.add_column("contract", overflow="fold")
-    table.add_column("rows", justify="right")
-    table.add_column("tied by")
-    table.add_column("search index")
+    typer.echo(f"{status.gallery}, searched by {status.query_model}")
+    rows = [("rows", "tied by", "search index", "contract")]
     for stored in status.contracts:
         own = stored.threshold is None
         tie = "query model" if own else f"edge, threshold {stored.threshold:.4f}"
         cached = stored.cached_rows
         index = "built at the next search" if cached is None else f"{cached:,} rows cached"
-        cells = (str(stored.contract), f"{stored.rows:,}", tie, index)
-        table.add_row(*map(escape, cells))
-    Console().print(table)
+        rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))
+    _print_columns(rows, whole=3)
     for edge in status.edges:
         typer.echo(
             f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "
@@ -268,3 +303,6 @@ def _print_status(status: GalleryStatus) -> None:
         )
     typer.echo(f"model folder: {status.model_folder or 'not known'}")
     typer.echo(f"size: {status.size_bytes / 1e6:.1f} MB")
+    if status.faults is not None:
+        for fault in status.faults or ["every row and record is as it was stored"]:
+            typer.echo(f"verify: {_plain(fault)}")

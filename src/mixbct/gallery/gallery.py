@@ -5,29 +5,39 @@ each row's contract is the query model's or is reached by a recorded edge from i
 are compared under no other model than the query model.
 """
 
+import contextlib
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float
 
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, FeatureError, GalleryError
-from mixbct.gallery.hits import Hits
-from mixbct.gallery.records import ContractRows, EnrolReport, GalleryStatus
+from mixbct.files import disk_full_as_error
+from mixbct.gallery.database import faults_of
+from mixbct.gallery.records import (
+    ContractRows,
+    EdgeStatus,
+    EnrolReport,
+    GalleryStatus,
+    Hits,
+    QueryModel,
+)
 from mixbct.gallery.search import Searcher
 from mixbct.gallery.sqlite import SqliteStore
-from mixbct.gallery.store import GalleryStore, QueryModel, total_size
+from mixbct.reading import reason, shown
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 
 DATABASE = "gallery.sqlite"
+_NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
 
 
-class Gallery:
+class Gallery(contextlib.AbstractContextManager["Gallery"]):
     """A gallery over a store; for one thread.
 
     Args:
@@ -35,7 +45,7 @@ class Gallery:
         folder: holds the cache files of the search indexes.
     """
 
-    def __init__(self, store: GalleryStore, folder: Path) -> None:
+    def __init__(self, store: SqliteStore, folder: Path) -> None:
         self.folder = folder
         self._store = store
         self._searcher = Searcher(store, folder)
@@ -50,12 +60,21 @@ class Gallery:
             model: the folder of that model, for whoever embeds images later.
 
         Raises:
-            GalleryError: a gallery is already there, or `path` is a file.
+            GalleryError: a gallery is already there, or no folder can be made at `path`.
         """
-        if path.exists() and not path.is_dir():
-            raise GalleryError(f"{path} is a file; name a folder for the gallery")
-        path.mkdir(parents=True, exist_ok=True)
-        return cls(SqliteStore.create(path / DATABASE, _query_model(contract, model)), path)
+        try:
+            if path.exists() and not path.is_dir():
+                raise GalleryError(f"{path} is a file; name a folder for the gallery")
+            with disk_full_as_error(path):
+                path.mkdir(parents=True, exist_ok=True)
+                store = SqliteStore.create(
+                    path / DATABASE, QueryModel(contract, model and model.resolve())
+                )
+        except (OSError, ValueError) as problem:
+            raise GalleryError(
+                f"a gallery cannot be made at {shown(path)}: {reason(problem)}"
+            ) from problem
+        return cls(store, path)
 
     @classmethod
     def open(cls, path: Path) -> "Gallery":
@@ -70,15 +89,7 @@ class Gallery:
         """Close the store."""
         self._store.close()
 
-    def __enter__(self) -> "Gallery":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def query_model(self) -> QueryModel:
@@ -93,6 +104,7 @@ class Gallery:
         vectors: Float[np.ndarray, "n d"],
         contract: Contract,
         replace: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> EnrolReport:
         """Store a batch, all of it or nothing.
 
@@ -103,9 +115,11 @@ class Gallery:
             contract: what the vectors were embedded under.
             replace: a key that is there already takes the new label, vector and contract
                 (its backfill); without this it is an error.
+            progress: called with (rows stored, rows in all).
 
         Raises:
-            GalleryError: a key is there already, or twice in the batch; the counts differ.
+            GalleryError: a key is there already, or twice in the batch; the counts differ; a name
+                holds a line break, a NUL or half a character.
             FeatureError: a vector is NaN, infinite or zero, or has the wrong dimension.
             ContractError: the query model cannot be compared with `contract`.
             DiskFullError: nothing of the batch is stored.
@@ -125,10 +139,10 @@ class Gallery:
             if held:
                 raise GalleryError(
                     f"{len(held)} of {len(keys)} keys are in the gallery already "
-                    f"({_some(held)}); leave them out, or replace these items (--replace)"
+                    f"({', '.join(held[:5])}); leave them out, or replace these items (--replace)"
                 )
-            replaced = self._store.put(keys, labels, contract, rows) if len(keys) else 0
-            total = sum(self._store.counts().values())
+            replaced = self._store.put(keys, labels, contract, rows, progress) if len(keys) else 0
+            total = sum(stored.rows for stored in self._store.contracts())
         return EnrolReport(
             gallery=str(self.folder),
             contract=contract,
@@ -162,11 +176,12 @@ class Gallery:
                     f"the queries were embedded by {contract}, but the gallery's query model is "
                     f"{query}; embed them with that one, or switch with `mixbct gallery use-model`"
                 )
-            stored = self._searcher.refresh()
-            edges = self._require_tied(query, stored)
-            maps = {i: e.bridge.query for i, e in edges.items() if e.bridge and e.bridge.query}
-            scores, ids = self._searcher.search(queries, k, maps)
+            edges = self._require_tied(query)
+            bridges = {id: edge.bridge for id, edge in edges.items() if edge.bridge}
+            stored = self._searcher.refresh(bridges)
+            scores, ids = self._searcher.search(queries, k, bridges)
             items = self._store.items(np.unique(ids))
+        self._searcher.save()
         return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
 
     def use_model(self, contract: Contract, *edges: Edge, model: Path | None = None) -> None:
@@ -188,41 +203,60 @@ class Gallery:
         with self._store.writing():
             for edge in edges:
                 self._store.add_edge(edge)
-            self._require_tied(contract, self._store.contracts())
-            self._store.set_query_model(_query_model(contract, model))
+            self._require_tied(contract)
+            self._store.set_query_model(QueryModel(contract, model and model.resolve()))
 
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""
         with self._store.reading():
             query = self._store.query_model()
-            counts = self._store.counts()
-            ties = self._edges_from(query.contract)
-            contracts = tuple(
-                ContractRows(
-                    contract=contract,
-                    rows=counts[contract.id],
-                    threshold=ties[contract.id].threshold if contract.id in ties else None,
-                    cached_rows=self._searcher.cached_rows(contract.id),
+            edges = self._edges_from(query.contract)
+            contracts = []
+            for stored in self._store.contracts():
+                edge = edges.get(stored.contract.id)
+                cached = self._searcher.cached_rows(stored, edge.bridge if edge else None)
+                contracts.append(
+                    ContractRows(
+                        contract=stored.contract,
+                        rows=stored.rows,
+                        threshold=edge.threshold if edge else None,
+                        cached_rows=cached,
+                    )
                 )
-                for contract in self._store.contracts()
-            )
             return GalleryStatus(
                 gallery=str(self.folder),
                 query_model=query.contract,
                 model_folder=str(query.folder) if query.folder else None,
-                rows=sum(counts.values()),
-                contracts=contracts,
-                edges=tuple(self._store.edges()),
-                size_bytes=self._store.size() + total_size(self.folder.glob("index-*.cache")),
+                rows=sum(stored.rows for stored in contracts),
+                contracts=tuple(contracts),
+                edges=tuple(_edge_status(edge) for edge in self._store.edges()),
+                size_bytes=_size_of(self.folder),
             )
+
+    def faults(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Read every row and record, and return all that is wrong with them, a line each.
+
+        `progress` is called with (rows read, rows in all).
+        """
+        changed: list[str] = []
+        with self._store.reading():
+            found = faults_of(self._store.connection)
+            contracts, done = self._store.contracts(), 0
+            self._require_tied(self._store.query_model().contract)
+            for stored in contracts:
+                for ids, _ in self._store.blocks(stored.contract, 0, changed):
+                    done += len(ids)
+                    if progress:
+                        progress(done, sum(stored.rows for stored in contracts))
+        return found + [f"the item {key!r} is not as it was enrolled" for key in changed]
 
     def vectors_digest(self) -> str:
         """Return the SHA-256 of every stored vector with its id and contract, in order."""
         digest = hashlib.sha256()
         with self._store.reading():
-            for contract in self._store.contracts():
-                digest.update(contract.id.encode())
-                for ids, vectors in self._store.blocks(contract, 0):
+            for stored in self._store.contracts():
+                digest.update(stored.contract.id.encode())
+                for ids, vectors in self._store.blocks(stored.contract, 0):
                     digest.update(ids.tobytes())
                     digest.update(vectors.tobytes())
         return digest.hexdigest()
@@ -232,24 +266,34 @@ class Gallery:
         edges = [edge for edge in self._store.edges() if edge.from_contract.id == query.id]
         return {edge.to_contract.id: edge for edge in edges}
 
-    def _require_tied(self, query: Contract, stored: Sequence[Contract]) -> dict[str, Edge]:
+    def _require_tied(self, query: Contract) -> dict[str, Edge]:
         """Return the edges from `query`; refuse it where one to a stored contract is missing."""
         reached = self._edges_from(query)
-        untied = [c for c in stored if c.id != query.id and c.id not in reached]
+        stored = self._store.contracts()
+        untied = [s for s in stored if s.contract.id not in (query.id, *reached)]
         if not untied:
             return reached
-        counts = self._store.counts()
-        rows = " and ".join(f"{counts[c.id]:,} rows of {c}" for c in untied)
+        rows = " and ".join(f"{s.rows:,} rows of {s.contract}" for s in untied)
         raise ContractError(
             f"{query} cannot be the query model: the gallery holds {rows}, and no passed gate "
             f"ties {query} to them. Run `mixbct gate` on an evaluation of {query} against "
-            f"{' and against '.join(map(str, untied))} and give the edge that it writes "
-            "(--edge), or embed those rows again with a model that is tied (enrol --replace)"
+            f"{' and against '.join(str(s.contract) for s in untied)} and give the edge that it "
+            "writes (--edge), or embed those rows again with a model that is tied (enrol --replace)"
         )
 
 
-def _query_model(contract: Contract, model: Path | None) -> QueryModel:
-    return QueryModel(contract, model.resolve() if model else None)
+def _edge_status(edge: Edge) -> EdgeStatus:
+    known = edge.model_dump(include=EdgeStatus.model_fields.keys() - {"bridge"})
+    return EdgeStatus(**known, bridge=str(edge.bridge) if edge.bridge else None)
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files; another process may delete one any time."""
+    size = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += file.lstat().st_size if file.is_file() else 0
+    return size
 
 
 def _check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> None:
@@ -272,11 +316,17 @@ def _check_batch(
             "together; give one of each an item"
         )
     _check_dimension(vectors, contract)
+    for name in (*keys, *labels):
+        if _NOT_IN_NAMES.search(name):
+            raise GalleryError(
+                f"{name!r} cannot be a key or a label: it holds a line break, a NUL or half of a "
+                "surrogate pair; name the item otherwise"
+            )
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise GalleryError(
-            f"{len(twice)} keys stand twice or more in the batch ({_some(twice)}); a key names "
-            "one item"
+            f"{len(twice)} keys stand twice or more in the batch ({', '.join(twice[:5])}); a "
+            "key names one item"
         )
 
 
@@ -296,7 +346,3 @@ def _check_edge(edge: Edge, query: Contract) -> None:
         )
     if edge.bridge is not None:
         edge.bridge.check(edge.from_contract, edge.to_contract)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,10 +1,44 @@
-"""What the gallery's verbs print with `--json`."""
+"""What a gallery holds, and what its verbs print with `--json`."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
 from pydantic import Field
 
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record
+
+
+@dataclass(frozen=True)
+class QueryModel:
+    """The model that queries are embedded with, and its folder where that is known."""
+
+    contract: Contract
+    folder: Path | None
+
+
+class Item(NamedTuple):
+    """What a hit shows of a stored row."""
+
+    key: str
+    label: str
+    contract_id: str
+
+
+class Stored(NamedTuple):
+    """A contract that has rows, and what is known of its index's cache file."""
+
+    contract: Contract
+    rows: int
+    cached_rows: int
+    cached_state: str
+    """Of the store, which the file shows."""
+    cached_sha256: str
 
 
 class ContractRows(Record):
@@ -20,6 +54,18 @@ class ContractRows(Record):
     )
 
 
+class EdgeStatus(Record):
+    """A recorded edge, without the numbers of its bridge."""
+
+    from_contract: Contract
+    to_contract: Contract
+    result_digest: str
+    threshold: float
+    far: float
+    bridge: str | None = Field(description="what it does to which side, in words")
+    created: str
+
+
 class GalleryStatus(Record):
     """A gallery at one moment."""
 
@@ -28,8 +74,11 @@ class GalleryStatus(Record):
     model_folder: str | None
     rows: int
     contracts: tuple[ContractRows, ...]
-    edges: tuple[Edge, ...]
-    size_bytes: int
+    edges: tuple[EdgeStatus, ...]
+    size_bytes: int = Field(description="of all that is in the gallery's folder")
+    faults: tuple[str, ...] | None = Field(
+        None, description="what is not as it was enrolled; none where nobody looked"
+    )
 
 
 class EnrolReport(Record):
@@ -68,3 +117,35 @@ class SearchReport(Record):
     gallery: str
     query_model: Contract
     queries: tuple[QueryHits, ...]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a batch of queries found, best first; k is smaller where there are fewer rows."""
+
+    scores: Float32[np.ndarray, "q k"]
+    """Cosines."""
+    ids: Int64[np.ndarray, "q k"]
+    items: Mapping[int, Item]
+    """Key, label and contract id, by id."""
+    contracts: Mapping[str, Contract]
+    """The stored contracts, by contract id."""
+    edges: Mapping[str, Edge]
+    """The edges that the queries crossed, by the stored contract's id."""
+
+    def of(self, query: int) -> tuple[Hit, ...]:
+        """Return what one query found."""
+        found = zip(self.ids[query].tolist(), self.scores[query].tolist(), strict=True)
+        return tuple(self._hit(rank, id, score) for rank, (id, score) in enumerate(found, 1))
+
+    def _hit(self, rank: int, id: int, score: float) -> Hit:
+        key, label, contract_id = self.items[id]
+        edge = self.edges.get(contract_id)
+        return Hit(
+            rank=rank,
+            key=key,
+            label=label,
+            score=score,
+            contract=str(self.contracts[contract_id]),
+            accepted=score > edge.threshold if edge else None,
+        )

@@ -1,88 +1,68 @@
-"""The embedded gallery store: one SQLite file.
+"""The gallery's store: one SQLite file, the source of truth.
 
 Write-ahead logging: readers go on while one process writes, and a process that is killed leaves
-the last committed state. Vectors are little-endian float32, L2-normalised.
+the last committed state. Vectors are little-endian float32, L2-normalised. Every row has a
+checksum, which is looked at whenever the row is read.
+
+An item's id names one version of it: replacing an item gives it a new id, and an id is never used
+twice. So the vector behind an id never changes, and a search index that holds some ids is brought
+up to date by dropping those that are gone and adding those that came after.
 """
 
 import contextlib
 import json
+import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from pydantic import ValidationError
 
-from mixbct.errors import DiskFullError, GalleryError, MixbctError
-from mixbct.gallery.store import Block, Ids, Item, QueryModel, total_size
+from mixbct.errors import GalleryError
+from mixbct.gallery.database import (
+    SCHEMA,
+    bring_up_to_date,
+    checked_version,
+    closed_on_error,
+    connect,
+    damaged,
+    digest_of,
+    named_errors,
+    schema_of,
+)
+from mixbct.gallery.records import Item, QueryModel, Stored
+from mixbct.reading import shown
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import now
+from mixbct.schemas.record import Record, first_problem, now
 
-APPLICATION_ID = 0x6D786263  # "mxbc" in the file's header
-SCHEMA = 1
+Ids = Int64[np.ndarray, " n"]
+Block = tuple[Ids, np.ndarray]
+"""Ids [n], ascending, and their vectors float32 [n, d]."""
+RecordT = TypeVar("RecordT", bound=Record)
+
 BLOCK = 8192
-
-# an index that has seen none of the last this many changes is built anew
-_HISTORY = 100_000
-
-_TABLES = """
-CREATE TABLE contracts (id TEXT PRIMARY KEY, json TEXT NOT NULL) STRICT;
-CREATE TABLE edges (
-    from_id TEXT NOT NULL REFERENCES contracts, to_id TEXT NOT NULL REFERENCES contracts,
-    json TEXT NOT NULL, PRIMARY KEY (from_id, to_id)) STRICT;
-CREATE TABLE query_model (
-    one INTEGER PRIMARY KEY CHECK (one = 1), contract_id TEXT NOT NULL REFERENCES contracts,
-    folder TEXT) STRICT;
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, label TEXT NOT NULL,
-    contract_id TEXT NOT NULL REFERENCES contracts, time TEXT NOT NULL,
-    vector BLOB NOT NULL) STRICT;
-CREATE INDEX items_by_contract ON items (contract_id);
-CREATE TABLE changes (
-    revision INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL,
-    removed INTEGER NOT NULL) STRICT;
-"""
+_HISTORY = 100_000  # an index that has seen none of so many changes is built anew
+_LISTED = "IN (SELECT value FROM json_each(?))"
 
 
 @lru_cache(maxsize=64)
-def _edge(text: str) -> Edge:
-    """Read an edge. To check its query map takes longer than a search of many rows."""
-    return Edge.model_validate_json(text)
-
-
-@contextlib.contextmanager
-def _as_named_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _named(error, path) from error
-
-
-def _named(error: sqlite3.Error, path: Path) -> MixbctError:
-    # the low byte is the primary code; where Python itself refuses there is none
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return DiskFullError(
-            f"no space left while writing {path}; free some space and run the same command again "
-            "(what was enrolled before is intact, nothing of this batch is stored)"
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return GalleryError(
-            f"{path} is being written by another process; wait until that is done and run the "
-            "same command again"
-        )
-    if code == sqlite3.SQLITE_NOTADB:
-        return GalleryError(f"{path} is not a gallery: it is not an SQLite file")
-    if code == sqlite3.SQLITE_CORRUPT:
-        return GalleryError(f"{path} is damaged ({error}); restore it from a backup")
-    return GalleryError(f"{path} cannot be used as a gallery: {error}")
+def _parse(model: type[RecordT], text: str) -> RecordT:
+    """Read a record. To check an edge's query map takes longer than a search of many rows."""
+    return model.model_validate_json(text)
 
 
 class SqliteStore:
     """A store in one SQLite file, for one thread; any number of processes may open it.
+
+    Every method but `close` is called inside `reading()` or `writing()`. The rules about which
+    contracts may meet are the gallery's; a store keeps what it is told.
 
     Args:
         path: the file.
@@ -91,126 +71,114 @@ class SqliteStore:
 
     def __init__(self, path: Path, timeout: float = 30.0) -> None:
         self.path = path
-        with _as_named_error(path):
-            # `isolation_level=None`: transactions begin and end where `writing` says, only there
-            self.connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=timeout,
-                isolation_level=None,
-            )
-            self.connection.execute("PRAGMA foreign_keys = ON")
+        self._timeout = timeout
+        self.connection, frozen = connect(path, timeout)
+        self._frozen = path.stat().st_mtime_ns if frozen else None
 
     @classmethod
     def create(cls, path: Path, model: QueryModel) -> "SqliteStore":
-        """Make an empty store; what an interrupted `create` left behind is taken over.
+        """Make an empty store, also of what an interrupted `create` left behind.
 
         Raises:
             GalleryError: there is something else already.
         """
-        if not path.exists():
-            path.touch()
+        path.touch()
         store = cls(path)
-        try:
-            with _as_named_error(path):
-                if store._tables():
+        with closed_on_error(store.connection):
+            with named_errors(path):
+                if schema_of(store.connection):
                     raise GalleryError(f"{path} is already there; open it, or choose another place")
                 # a row of 512 dimensions takes 2.1 kB: pages of 4 kB would be half empty
                 store.connection.execute("PRAGMA page_size = 8192")
                 store.connection.execute("PRAGMA journal_mode = WAL")
             with store.writing():
-                for statement in _TABLES.split(";"):
-                    store.connection.execute(statement)
+                bring_up_to_date(store.connection, 0)
                 store.set_query_model(model)
                 store._change(removed=0)
-                store.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                store.connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        except BaseException:
-            store.close()
-            raise
-        return store
+            return store
 
     @classmethod
     def open(cls, path: Path, timeout: float = 30.0) -> "SqliteStore":
-        """Open a store.
+        """Open a store; one of an earlier version is brought up to date.
 
         Raises:
-            GalleryError: it is missing, something else, unfinished, or of a later version.
+            GalleryError: it is missing, unfinished, of a later version, or not all mixbct's.
         """
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 - the method raises where a name is too long
             raise GalleryError(
-                f"there is no gallery at {path}; make one with `mixbct gallery init`"
+                f"there is no gallery at {shown(path)}; make one with "
+                f"`mixbct gallery init {shown(path.parent)} --model OLD_MODEL`"
             )
         store = cls(path, timeout)
-        try:
-            with _as_named_error(path):
-                tables = store._tables()
-                application, schema = (
-                    store.connection.execute(f"PRAGMA {name}").fetchone()[0]
-                    for name in ("application_id", "user_version")
-                )
-            if not tables:
+        with closed_on_error(store.connection):
+            with store.reading():
+                version = checked_version(store.connection, path)
+            if version < SCHEMA and store._frozen is not None:
                 raise GalleryError(
-                    f"{path} is empty: `mixbct gallery init` was interrupted; run it again"
+                    f"{path} is of an earlier version, and its disk or folder cannot be written: "
+                    "open it once where it can, so that it is brought up to date"
                 )
-            if application != APPLICATION_ID:
-                raise GalleryError(f"{path} is not a gallery: another program wrote it")
-            if schema != SCHEMA:
-                raise GalleryError(
-                    f"{path} has schema {schema}, this version of mixbct reads {SCHEMA}; "
-                    "use the version that wrote it"
-                )
-        except BaseException:
-            store.close()
-            raise
-        return store
-
-    def _tables(self) -> int:
-        query = "SELECT count(*) FROM sqlite_master"
-        return int(self.connection.execute(query).fetchone()[0])
+            if version < SCHEMA:
+                with store.writing():
+                    bring_up_to_date(store.connection, checked_version(store.connection, path))
+            return store
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Enclose reads that see one unchanging state."""
+        if self._frozen is not None and self._frozen != self.path.stat().st_mtime_ns:
+            raise GalleryError(f"{self.path} was changed since it was opened; open it again")
         with self._transaction("BEGIN"):
             yield
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Enclose writes that happen whole or not at all."""
-        with self._transaction("BEGIN IMMEDIATE"):
+    def writing(self, wait: bool = True) -> Iterator[None]:
+        """Enclose reads and writes that happen whole or, on an error, not at all; one at a time."""
+        with self._transaction("BEGIN IMMEDIATE", wait):
             yield
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        with _as_named_error(self.path):
+    def _transaction(self, begin: str, wait: bool = True) -> Iterator[None]:
+        with named_errors(self.path):
+            self.connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._timeout * wait)}")
             self.connection.execute(begin)
             try:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                # a full disk has rolled back already
-                if self.connection.in_transaction:
+                if self.connection.in_transaction:  # a full disk has rolled back already
                     self.connection.execute("ROLLBACK")
                 raise
 
+    def _record(self, model: type[RecordT], text: str) -> RecordT:
+        try:
+            return _parse(model, text)  # type: ignore[no-any-return]
+        except (ValidationError, RecursionError) as problem:
+            raise GalleryError(
+                f"{self.path} holds a record ({model.__name__}) that this version of mixbct cannot "
+                f"read: {first_problem(problem)}; use the version that wrote it, or a backup"
+            ) from None
+
     def state(self) -> str:
-        """Return the last change's number and random token."""
-        # with the token, a file restored from a backup and changed since is told from the one
-        # that an index has seen, though both have counted to the same number
-        revision, token = self.connection.execute(
-            "SELECT revision, token FROM changes ORDER BY revision DESC LIMIT 1"
+        """Return a name of the present set of items; every `put` gives it a new one, for good.
+
+        A file restored from a backup and changed since has another, by its random token.
+        """
+        last = self.connection.execute(
+            "SELECT revision || '-' || token FROM changes ORDER BY revision DESC LIMIT 1"
         ).fetchone()
-        return f"{revision}-{token}"
+        if last is None:
+            raise damaged(self.path, "it has no history")
+        return str(last[0])
 
     def removed_since(self, state: str) -> int | None:
         """Return how many rows went since `state`, or None where that is not in the history."""
-        revision, _, token = state.partition("-")
-        known = "SELECT 1 FROM changes WHERE revision = ? AND token = ?"
-        if not self.connection.execute(known, (revision, token)).fetchone():
-            return None
-        total = "SELECT total(removed) FROM changes WHERE revision > ?"
-        return int(self.connection.execute(total, (revision,)).fetchone()[0])
+        removed = self.connection.execute(
+            "SELECT (SELECT total(removed) FROM changes WHERE revision > seen.revision) "
+            "FROM changes AS seen WHERE revision = ? AND token = ?",
+            state.split("-", 1) if "-" in state else (None, None),
+        ).fetchone()
+        return None if removed is None else int(removed[0])
 
     def _change(self, removed: int) -> None:
         cursor = self.connection.execute(
@@ -221,10 +189,12 @@ class SqliteStore:
 
     def query_model(self) -> QueryModel:
         """Return the present query model."""
-        contract, folder = self.connection.execute(
+        found = self.connection.execute(
             "SELECT json, folder FROM query_model JOIN contracts ON contracts.id = contract_id"
         ).fetchone()
-        return QueryModel(Contract.model_validate_json(contract), Path(folder) if folder else None)
+        if found is None:
+            raise damaged(self.path, "it names no query model")
+        return QueryModel(self._record(Contract, found[0]), Path(found[1]) if found[1] else None)
 
     def set_query_model(self, model: QueryModel) -> None:
         """Record the query model, and its contract."""
@@ -236,36 +206,34 @@ class SqliteStore:
 
     def _add_contract(self, contract: Contract) -> None:
         self.connection.execute(
-            "INSERT OR IGNORE INTO contracts VALUES (?, ?)",
+            "INSERT OR IGNORE INTO contracts (id, json) VALUES (?, ?)",
             (contract.id, contract.model_dump_json()),
         )
 
     def add_edge(self, edge: Edge) -> None:
-        """Record an edge, and both contracts."""
+        """Record an edge, and both contracts, in place of one between the same two."""
         self._add_contract(edge.from_contract)
         self._add_contract(edge.to_contract)
+        row = edge.from_contract.id, edge.to_contract.id, edge.model_dump_json()
         self.connection.execute(
-            "INSERT OR REPLACE INTO edges VALUES (?, ?, ?)",
-            (edge.from_contract.id, edge.to_contract.id, edge.model_dump_json()),
+            "INSERT OR REPLACE INTO edges VALUES (?, ?, ?, ?)", (*row, digest_of(*row, b""))
         )
 
     def edges(self) -> list[Edge]:
         """Return every edge."""
-        rows = self.connection.execute("SELECT json FROM edges ORDER BY from_id, to_id")
-        return [_edge(row) for (row,) in rows]
+        rows = self.connection.execute("SELECT * FROM edges ORDER BY from_id, to_id").fetchall()
+        for from_id, to_id, text, digest in rows:
+            if digest != digest_of(from_id, to_id, text, b""):
+                raise damaged(self.path, f"the edge from {from_id} to {to_id} was changed")
+        return [self._record(Edge, text) for _, _, text, _ in rows]
 
-    def contracts(self) -> list[Contract]:
+    def contracts(self) -> list[Stored]:
         """Return the contracts that have at least one row."""
         rows = self.connection.execute(
-            "SELECT json FROM contracts WHERE EXISTS "
-            "(SELECT 1 FROM items WHERE contract_id = contracts.id) ORDER BY id"
+            "SELECT json, rows, cached_rows, cached_state, cached_sha256 FROM contracts "
+            "WHERE rows > 0 ORDER BY id"
         )
-        return [Contract.model_validate_json(row) for (row,) in rows]
-
-    def counts(self) -> Mapping[str, int]:
-        """Return the number of rows by contract id."""
-        rows = self.connection.execute("SELECT contract_id, count(*) FROM items GROUP BY 1")
-        return dict(rows.fetchall())
+        return [Stored(self._record(Contract, text), *known) for text, *known in rows.fetchall()]
 
     def put(
         self,
@@ -273,20 +241,37 @@ class SqliteStore:
         labels: Sequence[str],
         contract: Contract,
         vectors: Float32[np.ndarray, "n d"],
+        progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Add rows in place of those with the same keys; return how many were replaced."""
+        """Add rows in place of those with the same keys; return how many were replaced.
+
+        `progress` is called with (rows stored, rows in all).
+        """
         self._add_contract(contract)
-        removed = self.connection.executemany(
-            "DELETE FROM items WHERE key = ?", ((key,) for key in keys)
-        ).rowcount
-        time = now()
+        id, time, more = contract.id, now(), Counter({contract.id: len(keys)})
+        for start in range(0, len(keys), BLOCK):
+            part = slice(start, start + BLOCK)
+            gone = self.connection.execute(
+                f"DELETE FROM items WHERE key {_LISTED} RETURNING contract_id",
+                (json.dumps(keys[part]),),
+            )
+            more.subtract(name for (name,) in gone)
+            blobs = [vector.tobytes() for vector in vectors[part].astype("<f4")]
+            self.connection.executemany(
+                "INSERT INTO items (key, label, contract_id, time, vector, digest) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (key, label, id, time, blob, digest_of(key, label, id, blob))
+                    for key, label, blob in zip(keys[part], labels[part], blobs, strict=True)
+                ),
+            )
+            if progress:
+                progress(start + len(blobs), len(keys))
         self.connection.executemany(
-            "INSERT INTO items (key, label, contract_id, time, vector) VALUES (?, ?, ?, ?, ?)",
-            (
-                (key, label, contract.id, time, vector.astype("<f4").tobytes())
-                for key, label, vector in zip(keys, labels, vectors, strict=True)
-            ),
+            "UPDATE contracts SET rows = rows + ? WHERE id = ?",
+            ((count, name) for name, count in more.items()),
         )
+        removed = len(keys) - more.total()
         self._change(removed)
         return removed
 
@@ -297,34 +282,68 @@ class SqliteStore:
 
     def items(self, ids: Ids) -> dict[int, Item]:
         """Return the rows of `ids`, without their vectors."""
-        rows = self.connection.execute(
-            "SELECT id, key, label, contract_id FROM items "
-            "WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(ids.tolist()),),
-        )
-        return {id: Item(*columns) for id, *columns in rows}
+        found = {}
+        for row in self._rows(f"id {_LISTED}", json.dumps(ids.tolist())):
+            found[row[0]] = Item(*row[1:4])
+            if row[5] != digest_of(*row[1:5]):
+                raise self._changed([row[1]])
+        if len(found) != len(ids):
+            raise damaged(self.path, f"{len(ids) - len(found)} rows of its index are not there")
+        return found
 
-    def ids(self, contract_id: str) -> Int64[np.ndarray, " n"]:
+    def ids(self, contract_id: str) -> Ids:
         """Return the ids of a contract's rows, ascending."""
         rows = self.connection.execute(
             "SELECT id FROM items WHERE contract_id = ? ORDER BY id", (contract_id,)
         )
         return np.fromiter((id for (id,) in rows), dtype=np.int64)
 
-    def blocks(self, contract: Contract, after: int) -> Iterator[Block]:
-        """Yield a contract's rows with an id above `after`, ascending, in blocks of 8,192."""
-        rows = self.connection.execute(
-            "SELECT id, vector FROM items WHERE contract_id = ? AND id > ? ORDER BY id",
-            (contract.id, after),
-        )
-        while block := rows.fetchmany(BLOCK):
-            ids, blobs = zip(*block, strict=True)
-            vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, contract.dim)
-            yield np.array(ids, dtype=np.int64), vectors.astype(np.float32, copy=False)
+    def blocks(
+        self, contract: Contract, after: int, changed: list[str] | None = None
+    ) -> Iterator[Block]:
+        """Yield a contract's rows with an id above `after`, ascending, in checked blocks of 8,192.
 
-    def size(self) -> int:
-        """Return the bytes of the file and its write-ahead log."""
-        return total_size(self.path.with_name(self.path.name + s) for s in ("", "-wal", "-shm"))
+        The keys of rows whose digest, length or norm is wrong go to `changed`, and their blocks
+        are left out; without it they are an error.
+        """
+        rows = self._rows("contract_id = ? AND id > ? ORDER BY id", contract.id, after)
+        while block := rows.fetchmany(BLOCK):
+            ids = np.array([row[0] for row in block], dtype=np.int64)
+            if (np.diff(ids, prepend=after) <= 0).any():
+                raise damaged(self.path, "its rows are out of order")
+            after, size = int(ids[-1]), 4 * contract.dim
+            wrong = [r[1] for r in block if r[5] != digest_of(*r[1:5]) or len(r[4]) != size]
+            if not wrong:
+                vectors = np.frombuffer(b"".join(row[4] for row in block), dtype="<f4")
+                vectors = vectors.reshape(-1, contract.dim).astype(np.float32, copy=False)
+                squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+                wrong = [block[i][1] for i in np.flatnonzero(~(abs(squares - 1) < 1e-3))]
+            if not wrong:
+                yield ids, vectors
+            elif changed is None:
+                raise self._changed(wrong)
+            else:
+                changed += wrong
+
+    def _rows(self, where: str, *values: str | int) -> sqlite3.Cursor:
+        return self.connection.execute(
+            f"SELECT id, key, label, contract_id, vector, digest FROM items WHERE {where}", values
+        )
+
+    def _changed(self, keys: list[str]) -> GalleryError:
+        return GalleryError(
+            f"{self.path} is damaged: the item {keys[0]!r} is not as it was enrolled; "
+            f"`mixbct gallery status {self.path.parent} --verify` lists all such items. Enrol them "
+            "again (--replace), or restore a backup"
+        )
+
+    def set_cache(self, contract: Contract, rows: int, state: str, sha256: str) -> None:
+        """Record what the cache file of a contract's index holds."""
+        self.connection.execute(
+            "UPDATE contracts SET cached_rows = ?, cached_state = ?, cached_sha256 = ? "
+            "WHERE id = ?",
+            (rows, state, sha256, contract.id),
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -107,9 +107,10 @@ def run_upgrade(
 def decide(path: Path, result: Result, settings: GateSettings | None = None) -> GateOutcome:
     """Judge a result and write gate.json, and edge.json if it passed, beside it at `path`."""
     outcome = judge(result, settings)
-    write_atomically(path.with_name("gate.json"), outcome.to_json())
     edge = path.with_name("edge.json")
+    # first, so that no kill and no full disk leaves it beside a gate that failed
     edge.unlink(missing_ok=True)
+    write_atomically(path.with_name("gate.json"), outcome.to_json())
     if outcome.passed:
         write_atomically(edge, edge_from(result, outcome).to_json())
     return outcome

@@ -1,7 +1,9 @@
 """`mixbct gallery …`, as a person types it."""
 
+import contextlib
 import json
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -12,10 +14,14 @@ from typer.testing import CliRunner
 from mixbct.backbones.model import build_backbone, load_model, save_model
 from mixbct.cli.gallery import app
 from mixbct.data import open_source
+from mixbct.data.bank import FeatureBank
 from mixbct.data.split import make_split
-from mixbct.errors import BadImageError, BankError, ContractError, GalleryError
+from mixbct.errors import BadImageError, BankError, ContractError, GalleryError, MixbctError
 from mixbct.features.extract import extract
+from mixbct.gallery import Gallery
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Preprocessing
 
 PREPROCESSING = Preprocessing(size=32, channels=1)
@@ -207,6 +213,85 @@ def test_a_model_that_is_gone_or_changed(tmp_path, made, run):
         run("enrol", path, "--data", made / "data")
     run("use-model", path, made / "old")
     assert "class0" in run("search", path, image(made, 0, 0)).stdout
+
+
+def test_another_model_is_refused_before_it_is_loaded(tmp_path, made, run, monkeypatch):
+    path, model = tmp_path / "gallery", tmp_path / "model"
+    shutil.copytree(made / "old", model)
+    run("init", path, "--model", model)
+    run("enrol", path, "--bank", made / "old.bank")
+    manifest = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    manifest["backbone"] = "os:abort"
+    manifest["contract"]["weights"] = "f" * 64
+    (model / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
+    monkeypatch.setattr("mixbct.cli.gallery.load_model", None)
+    for verb in (["search", path, image(made, 0, 0)], ["enrol", path, "--data", made / "data"]):
+        with pytest.raises(ContractError, match=r"now holds old .* query model is old"):
+            run(*verb)
+
+
+def test_a_search_says_where_it_embeds(made, run, gallery):
+    assert "class0" in run("search", gallery, image(made, 0, 0), "--device", "cpu").stdout
+    with pytest.raises(MixbctError, match="abacus"):
+        run("search", gallery, image(made, 0, 0), "--device", "abacus")
+
+
+def test_more_hits_than_rows(made, run_json, gallery):
+    (found,) = run_json("search", gallery, image(made, 0, 0), "-k", 10**9)["queries"]
+    assert len(found["hits"]) == 20
+
+
+def test_hits_stand_on_one_line_and_long_keys_on_their_own(tmp_path, made, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "Arnold_Schwarzenegger/Arnold_Schwarzenegger_of_Thal_by_Graz_0042.jpg"
+    for key, label, lines in (
+        ("class-00/0.png", "class-00", ["   1  1.0000  –         class-00/0.png  class-00  old"]),
+        ("漢字/一.png", "漢字", ["   1  1.0000  –         漢字/一.png  漢字   old"]),
+        (long, "a label", [f"   1  1.0000  –         {long}", "      a label, old"]),
+        ("\x1b[31m\u202ek", "l", ["   1  1.0000  –         \\x1b[31m\\u202ek  l      old"]),
+    ):
+        path = tmp_path / label
+        run("init", path, "--model", made / "old")
+        bank = FeatureBank(made / "old.bank")
+        with Gallery.open(path) as opened:
+            opened.enrol([key], [label], bank.features[:1], bank.manifest.contract)
+        out = run("search", path, "--bank", made / "old.bank", "--row", 0).stdout.splitlines()
+        assert out[2 + (len(lines) > 1) : -1] == lines
+
+
+def test_verify_names_what_was_changed(made, run, run_json, gallery):
+    assert (
+        "verify: every row and record is as it was stored"
+        in run("status", gallery, "--verify").stdout
+    )
+    assert run_json("status", gallery)["faults"] is None
+    assert run_json("status", gallery, "--verify")["faults"] == []
+    with contextlib.closing(sqlite3.connect(gallery / "gallery.sqlite")) as connection:
+        connection.execute("UPDATE items SET label = 'class9' WHERE key = 'class3/1.png'")
+        connection.commit()
+    with pytest.raises(GalleryError, match="is damaged, 1 times"):
+        run("status", gallery, "--verify")
+    with pytest.raises(GalleryError, match=r"'class3/1\.png' is not as it was enrolled"):
+        run("search", gallery, image(made, 3, 1))
+
+
+def test_status_shows_a_bridge_in_words(tmp_path, made, run, run_json, gallery):
+    side = LinearMap.of(np.eye(8) + 0.1)
+    edge = Edge.model_validate_json((made / "edge.json").read_text(encoding="utf-8"))
+    ends = {"source": edge.from_contract, "target": edge.to_contract}
+    bridge = Bridge(kind="cca", query=side, gallery=side, **ends)
+    mapped = edge.model_copy(update={"bridge": bridge})
+    (tmp_path / "edge.json").write_text(mapped.to_json(), encoding="utf-8")
+    status = run_json("use-model", gallery, made / "new", "--edge", tmp_path / "edge.json")
+    assert status["edges"][0]["bridge"] == str(bridge)
+    assert side.matrix not in run("status", gallery, "--json").stdout
+    shown = " ".join(run("status", gallery).stdout.split())
+    assert "stored rows go through a map of 8 to 8 dimensions (cca)" in shown
+
+
+def test_a_gallery_that_is_not_there_says_how_to_make_one(tmp_path, made, run):
+    with pytest.raises(GalleryError, match=r"make one with `mixbct gallery init .*--model"):
+        run("use-model", tmp_path / "none", made / "new", "--edge", made / "edge.json")
 
 
 @pytest.mark.parametrize(

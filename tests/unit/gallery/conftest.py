@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-from memory_store import MemoryStore
 
 from mixbct.gallery import Gallery
 from mixbct.gallery.gallery import DATABASE
+from mixbct.gallery.records import QueryModel
 from mixbct.gallery.sqlite import SqliteStore
-from mixbct.gallery.store import QueryModel
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract, Preprocessing
 
@@ -56,14 +55,9 @@ def vectors():
     return make
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-def store(request, tmp_path, old):
-    model = QueryModel(old, None)
-    made = (
-        SqliteStore.create(tmp_path / DATABASE, model)
-        if request.param == "sqlite"
-        else MemoryStore(model)
-    )
+@pytest.fixture
+def store(tmp_path, old):
+    made = SqliteStore.create(tmp_path / DATABASE, QueryModel(old, None))
     yield made
     made.close()
 

@@ -1,4 +1,4 @@
-"""Search across edges that hold a bridge, over every store."""
+"""Search across edges that hold a bridge."""
 
 import json
 
@@ -42,8 +42,8 @@ def test_mixed_rows_are_each_scored_in_their_own_space(gallery, old, wide, make_
     names = [f"o{i}" for i in range(40)]
     gallery.enrol(names, names, stored, old)
     before = gallery.vectors_digest()
-    query_map = LinearMap.of(MATRIX, offset)
-    gallery.use_model(wide, edge_with(make_edge(wide, old, threshold=0.3), query_map))
+    edge = make_edge(wide, old, threshold=0.3)
+    gallery.use_model(wide, edge_with(edge, LinearMap.of(MATRIX, offset)))
     assert gallery.vectors_digest() == before
     more = [f"n{i}" for i in range(30)]
     gallery.enrol(more, more, enrolled, wide)
@@ -69,9 +69,120 @@ def test_the_map_is_kept_with_the_gallery(tmp_path, old, wide, make_edge):
         first.use_model(wide, edge)
         expected = first.search(queries, wide)
     with Gallery.open(tmp_path / "g") as again:
-        assert again.status().edges == (edge,)
+        (shown,) = again.status().edges
+        assert (shown.to_contract, shown.bridge) == (old, str(edge.bridge))
+        assert edge.bridge.query.matrix not in again.status().to_json()
         found = again.search(queries, wide)
         np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+SIDES = {
+    "both": (LinearMap.of(MATRIX[:, :5], OFFSET[:5]), LinearMap.of(MATRIX[:8, 3:8], OFFSET[3:])),
+    "rows": (None, LinearMap.of(MATRIX.T, MATRIX[:, 0])),
+}
+
+
+def brute_force(sides, queries, stored, enrolled):
+    """Return all scores, old rows first: each in its own space, in float64."""
+
+    def mapped(side, vectors):
+        matrix, offset = (np.eye(vectors.shape[1]), None) if side is None else side.arrays
+        found = vectors.astype(np.float64) @ matrix + (0 if offset is None else offset)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    across = mapped(sides[0], queries) @ mapped(sides[1], stored).T
+    return np.hstack([across, queries.astype(np.float64) @ enrolled.T])
+
+
+@pytest.mark.parametrize("which", SIDES)
+def test_rows_are_compared_mapped_and_never_changed(tmp_path, old, wide, make_edge, which):
+    sides = SIDES[which]
+    stored, more, enrolled, queries = (
+        rows(n, dim, seed) for n, dim, seed in ((70, 8, 1), (20, 8, 4), (30, 12, 2), (9, 12, 3))
+    )
+    names = [f"o{i:02}" for i in range(90)]
+    news = [f"n{i}" for i in range(30)]
+
+    def check(gallery, count):
+        scores = brute_force(sides, queries, np.vstack([stored, more])[:count], enrolled)
+        hits = gallery.search(queries, wide, k=200)
+        keys = names[:count] + news
+        for q, expected in enumerate(scores):
+            found = hits.of(q)
+            assert {hit.key for hit in found} == set(keys)
+            np.testing.assert_allclose(
+                [hit.score for hit in found],
+                [expected[keys.index(hit.key)] for hit in found],
+                atol=1e-5,
+            )
+            assert [hit.score for hit in found] == sorted(
+                (hit.score for hit in found), reverse=True
+            )
+
+    edge = edge_with(make_edge(wide, old), *sides)
+    with Gallery.create(tmp_path / "g", old) as gallery:
+        gallery.enrol(names[:70], names[:70], stored, old)
+        before = gallery.vectors_digest()
+        gallery.use_model(wide, edge)
+        gallery.enrol(news, news, enrolled, wide)
+        check(gallery, 70)
+    # from the cache file, with rows of the old model that came after it, as a mixed fleet adds them
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert [r.cached_rows for r in gallery.status().contracts] == [
+            {8: 70, 12: 30}[r.contract.dim] for r in gallery.status().contracts
+        ]
+        check(gallery, 70)
+        gallery.enrol(names[70:], names[70:], more, old)
+        check(gallery, 90)
+        gallery.enrol(names[:70], names[:70], stored, old, replace=True)
+        check(gallery, 90)
+        assert before != gallery.vectors_digest()  # rows came, and have ids of their own
+
+
+def test_a_switch_there_and_back_leaves_every_bit(tmp_path, old, new, make_edge, vectors):
+    turn = LinearMap.of(np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0], OFFSET)
+    keys = [f"k{i}" for i in range(40)]
+    with Gallery.create(tmp_path / "g", old) as gallery:
+        gallery.enrol(keys, keys, vectors(40), old)
+        digest, first = gallery.vectors_digest(), gallery.search(vectors(6, seed=5), old)
+        for query, side in ((None, turn), (turn, turn), (turn, None), (None, None)):
+            gallery.use_model(new, edge_with(make_edge(new, old), query, side))
+            across = gallery.search(vectors(6, seed=5), new)
+            expected = brute_force((query, side), vectors(6, seed=5), vectors(40), np.empty((0, 8)))
+            np.testing.assert_allclose(across.scores[:, 0], expected.max(axis=1), atol=1e-5)
+            assert gallery.vectors_digest() == digest
+            # one index file a contract, whatever the bridge
+            assert len(list((tmp_path / "g").glob("index-*"))) == 1
+        gallery.use_model(old)
+        again = gallery.search(vectors(6, seed=5), old)
+    np.testing.assert_array_equal(again.scores, first.scores)
+    np.testing.assert_array_equal(again.ids, first.ids)
+
+
+def test_an_open_gallery_follows_another_process(tmp_path, old, new, make_edge, vectors):
+    """The items are the same and the state has not moved: the bridge alone tells."""
+    turns = [
+        LinearMap.of(np.linalg.qr(np.random.default_rng(s).standard_normal((8, 8)))[0], OFFSET)
+        for s in range(2)
+    ]
+    queries, keys = vectors(6, seed=5), [f"k{i}" for i in range(40)]
+    with Gallery.create(tmp_path / "g", old) as one:
+        one.enrol(keys, keys, vectors(40), old)
+        for side in (*turns, None, turns[0]):
+            with Gallery.open(tmp_path / "g") as other:
+                other.use_model(new, edge_with(make_edge(new, old), None, side))
+            expected = brute_force((None, side), queries, vectors(40), np.empty((0, 8)))
+            found = one.search(queries, new)
+            np.testing.assert_allclose(found.scores[:, 0], expected.max(axis=1), atol=1e-5)
+
+
+def test_a_row_that_the_map_sends_to_zero_is_named(gallery, old, new, make_edge, vectors):
+    gallery.enrol(list("abc"), list("abc"), np.eye(8, dtype=np.float32)[:3], old)
+    matrix = np.eye(8)
+    matrix[1] = 0
+    gallery.use_model(new, edge_with(make_edge(new, old), None, LinearMap.of(matrix)))
+    with pytest.raises(FeatureError, match="zero vectors: 1 of 3"):
+        gallery.search(vectors(2), new)
 
 
 def test_an_edge_between_equal_dimensions_may_hold_a_map(gallery, old, new, make_edge, vectors):

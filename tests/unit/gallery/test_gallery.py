@@ -1,4 +1,4 @@
-"""The gallery's rules, over every store."""
+"""The gallery's rules, over the real store."""
 
 import numpy as np
 import pytest
@@ -219,7 +219,7 @@ def test_status(gallery, old, new, make_edge, vectors, tmp_path):
     seen = {r.contract.name: (r.rows, r.threshold, r.cached_rows) for r in status.contracts}
     assert seen == {"old": (3, 0.25, 3), "new": (3, None, 2)}
     assert [edge.threshold for edge in status.edges] == [0.25]
-    cached = sum(path.stat().st_size for path in tmp_path.glob("index-*.cache"))
+    cached = sum(path.stat().st_size for path in tmp_path.glob("index-*"))
     assert status.size_bytes >= cached > 5 * old.dim * 4
     assert type(status).model_validate_json(status.to_json()) == status
 
@@ -247,3 +247,61 @@ def test_create_and_open(tmp_path, old, vectors):
     (tmp_path / "file").touch()
     with pytest.raises(GalleryError, match="is a file"):
         Gallery.create(tmp_path / "file", old)
+
+
+@pytest.mark.parametrize("name", ["a\ud800", "a\0", "two\nlines"])
+def test_names_that_cannot_be_kept_apart_or_printed_are_refused(gallery, old, vectors, name):
+    for keys, labels in ((["k", name], ["x", "y"]), (["k", "l"], ["x", name])):
+        with pytest.raises(GalleryError, match="cannot be a key or a label") as refused:
+            gallery.enrol(keys, labels, vectors(2), old)
+        assert "\n" not in str(refused.value)
+    assert gallery.status().rows == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b\u00a0c", "\u202f", "\u3000", "\U0001f469\u200d\U0001f52c", "Icon\r", "\ufeffa", "a'"],
+)
+def test_ordinary_names_are_taken(gallery, old, vectors, name):
+    gallery.enrol(["k", name], [name, "x"], vectors(2), old)
+    hits = gallery.search(vectors(2), old, k=1)
+    assert (hits.of(0)[0].label, hits.of(1)[0].key) == (name, name)
+    gallery.enrol([name], ["y"], vectors(1, 3), old, replace=True)
+    assert gallery.search(vectors(1, 3), old, k=1).of(0)[0].label == "y"
+    assert gallery.status().rows == 2
+
+
+def test_labels_that_differ_by_little_stay_apart(gallery, old, vectors):
+    labels = ["anna", "Anna", "anna ", "\ufeffanna", ""]
+    gallery.enrol(list("abcde"), labels, vectors(5), old)
+    hits = gallery.search(vectors(5), old, k=1)
+    assert [hits.of(i)[0].label for i in range(5)] == labels
+
+
+def test_an_enrolment_says_how_far_it_is(gallery, old, vectors):
+    seen = []
+    keys = names("k", 20_000)
+    gallery.enrol(
+        keys, keys, vectors(20_000), old, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(8192, 20_000), (16_384, 20_000), (20_000, 20_000)]
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "loop/gallery", "a\ud800", "file/gallery"])
+def test_places_where_no_gallery_can_be(tmp_path, old, place):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(GalleryError, match="there is no gallery at"):
+        Gallery.open(tmp_path / place)
+    if place != "a\ud800":  # which is a name as good as any
+        with pytest.raises(GalleryError, match="a gallery cannot be made at"):
+            Gallery.create(tmp_path / place, old)
+
+
+def test_the_size_is_that_of_all_that_is_there(gallery, old, vectors, tmp_path):
+    enrol(gallery, "o", vectors(3), old)
+    before = gallery.status().size_bytes
+    (tmp_path / f".index-{old.id}.rows.0123456789abcdef.partial").write_bytes(bytes(520))
+    assert gallery.status().size_bytes == before + 520
+    gallery.search(vectors(1), old)
+    assert not list(tmp_path.glob(".*.partial"))

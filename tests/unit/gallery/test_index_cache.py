@@ -7,7 +7,7 @@ import pytest
 
 from mixbct.gallery import Gallery
 from mixbct.gallery.gallery import DATABASE
-from mixbct.gallery.index import ContractIndex, load_index
+from mixbct.gallery.search import ContractIndex, load_index
 from mixbct.gallery.sqlite import SqliteStore
 
 N = 64
@@ -34,7 +34,15 @@ def add(gallery, numbers, contract, vectors, replace=False):
 
 
 def cache(path, contract):
-    return path / f"index-{contract.id}.cache"
+    return path / f"index-{contract.id}.rows"
+
+
+def loaded(path, contract):
+    store = SqliteStore.open(path / DATABASE)
+    with store.reading():
+        (stored,) = (s for s in store.contracts() if s.contract == contract)
+    store.close()
+    return load_index(cache(path, contract), stored)
 
 
 def found(path, contract, vectors, numbers):
@@ -54,8 +62,8 @@ def read_rows(monkeypatch):
     seen = []
     blocks = SqliteStore.blocks
 
-    def collecting(self, contract, after):
-        for ids, rows in blocks(self, contract, after):
+    def collecting(self, contract, after, faults=None):
+        for ids, rows in blocks(self, contract, after, faults):
             seen.extend(ids)
             yield ids, rows
 
@@ -82,7 +90,7 @@ def test_appended_rows_are_added_to_it(path, old, vectors, read_rows):
         add(gallery, range(N + 4, N + 14), old, vectors)
     assert found(path, old, vectors, range(N + 14)) == set(range(N + 14))
     # … more than an eighth are
-    assert len(load_index(cache(path, old), old)) == N + 14
+    assert len(loaded(path, old)) == N + 14
 
 
 def test_replaced_rows_leave_it(path, old, vectors, read_rows):
@@ -108,13 +116,12 @@ def flip_vector(content):
 
 
 def flip_id(content):
-    start = content.index(b"\n") + 1
-    return content[:start] + bytes([content[start] ^ 64]) + content[start + 1 :]
+    return bytes([content[0] ^ 64]) + content[1:]
 
 
-def forged_state(content):
-    header, _, rest = content.partition(b"\n")
-    return header.replace(b'"state":"2-', b'"state":"1-') + b"\n" + rest
+def shifted_ids(content):
+    """Each vector under its neighbour's id, as a faulty writer would leave them."""
+    return content[8 : 8 * N] + content[:8] + content[8 * N :]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +132,7 @@ def forged_state(content):
         longer,
         flip_vector,
         flip_id,
-        forged_state,
+        shifted_ids,
         lambda content: b"",
         lambda content: b"\x80\x04cos\nsystem\n",
         lambda content: b"{}\n",
@@ -141,12 +148,18 @@ def test_a_cache_that_is_absent_or_damaged_is_built_anew(path, old, vectors, dam
         assert file.read_bytes() != whole
     assert found(path, old, vectors, range(N)) == set(range(N))
     assert len(read_rows) == N
-    assert len(load_index(file, old)) == N
+    assert len(loaded(path, old)) == N
 
 
-def test_another_contracts_cache_is_not_taken(path, old, new, vectors):
+def test_another_contracts_cache_is_not_taken(path, old, new, make_edge, vectors):
+    with Gallery.open(path) as gallery:
+        gallery.use_model(new, make_edge(new, old))
+        add(gallery, range(N, 2 * N), new, vectors)
+        gallery.search(vectors(1), new)
+    assert len(loaded(path, new)) == N
     shutil.copy(cache(path, old), cache(path, new))
-    assert load_index(cache(path, new), new) is None
+    assert loaded(path, new) is None
+    assert found(path, new, vectors, range(2 * N)) == set(range(2 * N))
 
 
 def test_a_database_restored_from_a_backup(path, old, vectors, tmp_path):
@@ -173,7 +186,7 @@ def test_a_contract_without_rows_keeps_no_cache(path, old, new, make_edge, vecto
         gallery.use_model(new, make_edge(new, old))
         add(gallery, range(N), new, vectors, replace=True)
         gallery.search(vectors(1), new)
-    assert [file.name for file in path.glob("*.cache")] == [f"index-{new.id}.cache"]
+    assert [file.name for file in path.glob("*.rows")] == [f"index-{new.id}.rows"]
 
 
 def test_a_folder_that_cannot_be_written_is_searched_all_the_same(path, old, vectors, monkeypatch):

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from mixbct.errors import DiskFullError, GalleryError
+from mixbct.errors import ContractError, DiskFullError, GalleryError
 from mixbct.gallery import Gallery
 from mixbct.gallery.gallery import DATABASE
+from mixbct.gallery.records import QueryModel
 from mixbct.gallery.sqlite import SqliteStore
-from mixbct.gallery.store import QueryModel
 
 BATCH = 40
 
@@ -276,5 +276,55 @@ def test_a_new_gallery_remembers_its_model(tmp_path, old):
     store = SqliteStore.create(tmp_path / DATABASE, QueryModel(old, tmp_path))
     assert store.query_model() == QueryModel(old, tmp_path)
     assert store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert store.size() > 0
     store.close()
+
+
+_SWITCH_AND_ENROL = """
+import sys
+from pathlib import Path
+import numpy as np
+from mixbct.gallery import Gallery
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.record import read_record
+folder = Path(sys.argv[1])
+edges = [Edge.model_validate_json((folder / f"{i}.json").read_text()) for i in range(2)]
+with Gallery.open(folder / "gallery") as gallery:
+    for i in range(60):
+        edge = edges[i % 2]
+        gallery.use_model(edge.from_contract, edge)
+        rows = np.random.default_rng([i, 7]).standard_normal((5, 8))
+        keys = [f"{i % 20}-{j}" for j in range(5)]
+        gallery.enrol(keys, [str(i)] * 5, rows, edge.from_contract, replace=True)
+"""
+
+
+def test_no_search_is_wrong_while_another_process_enrols_and_switches(
+    path, old, new, make_edge, vectors
+):
+    edges = [make_edge(new, old), make_edge(old, new)]
+    for i, edge in enumerate(edges):
+        (path.parent / f"{i}.json").write_text(edge.to_json())
+    with Gallery.open(path) as gallery:
+        enrol(gallery, "o", 30, old, vectors)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _SWITCH_AND_ENROL, str(path.parent)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    searches = 0
+    with Gallery.open(path) as gallery:
+        while writer.poll() is None:
+            contract = gallery.query_model().contract
+            try:
+                hits = gallery.search(vectors(30), contract, k=200)
+            except ContractError:
+                continue  # it was switched in between
+            searches += 1
+            keys = [hit.key for hit in hits.of(3)]
+            assert keys[0] == "o3"
+            assert len(set(keys)) == len(keys)
+            assert (len(keys) - 30) % 5 == 0
+            for hit in hits.of(3):
+                number = int(hit.label) if hit.label.isdigit() else 1
+                assert hit.contract == str((new, old)[number % 2])
+    assert writer.wait() == 0
+    assert searches > 5
