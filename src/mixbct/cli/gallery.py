@@ -66,7 +66,7 @@ def enrol(
         Path | None, typer.Option(help="Enrol these images, embedded by the query model.")
     ] = None,
     split: Annotated[Path | None, typer.Option(help="Only a part of this split of --data.")] = None,
-    part: Annotated[str, typer.Option(help="That part.")] = "gallery",
+    part: Annotated[str | None, typer.Option(help="That part [gallery].")] = None,
     device: Annotated[str, typer.Option(help="Where to embed --data.")] = "cpu",
     skip_bad: SkipBad = False,
     replace: Annotated[
@@ -86,6 +86,7 @@ def enrol(
             labels, classes, keys = stored.labels, stored.classes(), stored.keys()
         elif data is not None:
             model = _load_query_model(opened, device)
+            part = part or ("gallery" if split else None)
             source, skipped = open_rows(data, model.takes, split, part, skip_bad)
             name_skipped(skipped)
             with progress_bar("embed") as tick:

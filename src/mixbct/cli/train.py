@@ -14,6 +14,7 @@ from mixbct.cli.common import (
     next_command,
     progress_bar,
     result,
+    say,
 )
 from mixbct.recipe import CompatibleSettings, load_recipe
 from mixbct.training.run import train as train_model
@@ -43,6 +44,7 @@ def train(
             resume=resume,
             origin=str(recipe),
             progress=lambda report: tick(report.images, report.images_in_all),
+            say=say,
         )
 
     def human() -> None:

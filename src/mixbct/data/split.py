@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64
 from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
+from mixbct.reading import open_array
 from mixbct.schemas.data import SplitManifest
 from mixbct.schemas.record import read_record
 
@@ -165,14 +166,12 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
         )
     if part not in manifest.parts:
         raise DataError(f"{split} has no part {part!r}; choose one of {', '.join(manifest.parts)}")
-    try:
-        rows = np.load(split / f"{part}.npy")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"the split {split} is damaged: {part}.npy: {error}") from error
-    if rows.dtype != np.int64 or rows.shape != (manifest.parts[part],):
+    shape = (manifest.parts[part],)
+    rows = np.array(open_array(split / f"{part}.npy", "rows", DataError, ("int64",), shape=shape))
+    if not len(rows) or (np.diff(rows) <= 0).any():
         raise DataError(
-            f"the split {split} is damaged: {part}.npy holds {rows.dtype} {rows.shape}, its "
-            f"manifest says int64 {(manifest.parts[part],)}"
+            f"the split {split} is damaged: the rows of {part} are not in order; make it again "
+            "with `mixbct data split`"
         )
     return Selection(source, rows)
 

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from mixbct.data.bank import DenoiseManifest, FeatureBank, check_norms
+from mixbct.data.bank import FeatureBank, check_norms
 from mixbct.errors import FeatureError, RecipeError
+from mixbct.schemas.data import DenoiseManifest
 
 # rows; larger ones leave the processor's cache, smaller ones are mostly overhead
 CHUNK = 4096

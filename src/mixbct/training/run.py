@@ -34,11 +34,13 @@ def train(
     resume: bool = False,
     origin: str = "the recipe",
     progress: Callable[[StepReport], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> ModelCost:
     """Train what `recipe` says on `source` and leave the model in `out`/model.
 
     With `resume` a run that was stopped goes on from its newest checkpoint, one that was never
-    begun begins, and one that is finished returns at once.
+    begun begins, and one that is finished returns at once. What a person should know before the
+    first step (how much of the old bank takes part) is given to `say`.
 
     Raises:
         CheckpointError: `out` holds a run and `resume` is not set, or it is a run of another
@@ -54,6 +56,8 @@ def train(
         _check_data(out, recipe, source)
         return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
     trainer = Trainer(recipe, source, origin)
+    if say and trainer.old_part:
+        say(str(trainer.old_part))
     checkpoints = out / "checkpoints"
     if (path := latest_checkpoint(checkpoints)) is not None:
         trainer.load(path)
@@ -76,6 +80,7 @@ def train(
             source.classes(),
             source.digest(),
             trainer.query_map(),
+            trainer.old_part,
         )
     cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
     write_atomically(out / "cost.json", cost.to_json())

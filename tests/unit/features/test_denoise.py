@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_writer import BankWriter
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features import denoise as denoise_module
 from mixbct.features.denoise import credible_rows, denoise
