@@ -22,6 +22,7 @@ from mixbct.files import (
     sync_file,
     write_atomically,
 )
+from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.record import read_record
 
@@ -117,7 +118,7 @@ class BankWriter:
             with path.open("r+b") as file:
                 _reserve(file.fileno(), features.offset + features.nbytes)
             if finished:
-                before = np.load(self.partial / "features.npy", mmap_mode="r")
+                before = self._features()
                 for start in range(0, len(keys), CHUNK):
                     rows = [finished.get(key, -1) for key in keys[start : start + CHUNK]]
                     if min(rows) >= 0:
@@ -132,9 +133,15 @@ class BankWriter:
         if (self.partial / "manifest.json").exists():
             marked = set(range(len(starts)))
         else:
-            marked = {int(mark.name) for mark in marks.iterdir() if mark.name.isdecimal()}
+            marked = {int(mark.name) for mark in marks.glob("*") if mark.name.isdecimal()}
         every = [range(start, min(start + CHUNK, rows)) for start in starts]
         return [chunk for i, chunk in enumerate(every) if (i in marked) == done]
+
+    def _features(self) -> np.memmap:
+        path, dtype = self.partial / "features.npy", self.manifest.dtype
+        found = open_array(path, "features", BankError, (dtype,), ndim=2)
+        assert isinstance(found, np.memmap)
+        return found
 
     def missing(self) -> list[range]:
         """Return the chunks of rows that are still to be written, in order."""
@@ -150,7 +157,7 @@ class BankWriter:
         rows = _stored(features, self.manifest.dtype, keys)
         path = self.partial / "features.npy"
         with disk_full_as_error(self.partial):
-            offset = np.load(path, mmap_mode="r").offset
+            offset = self._features().offset
             with path.open("r+b") as file:
                 file.seek(offset + chunk.start * rows.shape[1] * rows.itemsize)
                 file.write(rows.data)
@@ -176,7 +183,7 @@ class BankWriter:
         """Return the manifest with the digests of the files and the norms of the rows."""
         names = ("features.npy", "labels.npy", "keys.txt")
         files = [self.partial / name for name in names if (self.partial / name).exists()]
-        features = np.load(self.partial / "features.npy", mmap_mode="r")
+        features = self._features()
         norms = [
             norms_of(features[start : start + CHUNK]) for start in range(0, len(features), CHUNK)
         ]
