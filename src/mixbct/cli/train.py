@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mixbct.backbones.model import read_manifest
 from mixbct.cli.common import (
     AsJson,
     Overrides,
@@ -14,7 +15,6 @@ from mixbct.cli.common import (
     next_command,
     progress_bar,
     result,
-    say,
 )
 from mixbct.recipe import CompatibleSettings, load_recipe
 from mixbct.training.run import train as train_model
@@ -44,7 +44,6 @@ def train(
             resume=resume,
             origin=str(recipe),
             progress=lambda report: tick(report.images, report.images_in_all),
-            say=say,
         )
 
     def human() -> None:
@@ -53,6 +52,8 @@ def train(
             f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
             f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
         )
+        if part := read_manifest(folder)[1].old_part:
+            typer.echo(str(part))
         data: list[str | Path] = ["--data", settings.data.path]
         if settings.data.split is not None:
             data += ["--split", settings.data.split]

@@ -84,14 +84,14 @@ def check_norms(
     Raises:
         FeatureError: a norm is NaN, infinite, zero, or outside of `within`; it names the first.
     """
-    advice = "they cannot be compared: look at those images and at the model that embedded them"
-    _refuse(~np.isfinite(norms), "NaN or infinity in", names, advice)
-    _refuse(norms == 0, "zero vectors:", names, advice)
     if within is not None:
         least, most = within[0] * (1 - _NORM_TOLERANCE), within[1] * (1 + _NORM_TOLERANCE)
         what = f"norms that are not within {within[0]:g} and {within[1]:g}, as was written:"
         advice = "they were changed since: make them again"
-        _refuse((norms < least) | (norms > most), what, names, advice)
+        _refuse(~((norms >= least) & (norms <= most)), what, names, advice)
+    advice = "they cannot be compared: look at those images and at the model that embedded them"
+    _refuse(~np.isfinite(norms), "NaN or infinity in", names, advice)
+    _refuse(norms == 0, "zero vectors:", names, advice)
 
 
 def _refuse(bad: Bool[np.ndarray, " n"], what: str, names: Names | None, advice: str) -> None:

@@ -1,5 +1,6 @@
 """The old model as the training set sees it: its bank, and what methods need of it."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
     if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
         weights = open_old_classifier(recipe.method.old_model, bank, source)
     task = Task(labels, recipe.train.batch, old, directions, stats, weights)
-    return bank, task, _part(bank, old, len(source.classes()))
+    part = _part(bank, old, len(source.classes()))
+    if part.classes < part.of_classes or part.training_classes < part.of_training_classes:
+        logging.getLogger(__name__).warning("%s", part)
+    return bank, task, part
 
 
 def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassDirections:

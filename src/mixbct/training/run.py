@@ -34,13 +34,11 @@ def train(
     resume: bool = False,
     origin: str = "the recipe",
     progress: Callable[[StepReport], None] | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> ModelCost:
     """Train what `recipe` says on `source` and leave the model in `out`/model.
 
     With `resume` a run that was stopped goes on from its newest checkpoint, one that was never
-    begun begins, and one that is finished returns at once. What a person should know before the
-    first step (how much of the old bank takes part) is given to `say`.
+    begun begins, and one that is finished returns at once.
 
     Raises:
         CheckpointError: `out` holds a run and `resume` is not set, or it is a run of another
@@ -56,8 +54,6 @@ def train(
         _check_data(out, recipe, source)
         return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
     trainer = Trainer(recipe, source, origin)
-    if say and trainer.old_part:
-        say(str(trainer.old_part))
     checkpoints = out / "checkpoints"
     if (path := latest_checkpoint(checkpoints)) is not None:
         trainer.load(path)

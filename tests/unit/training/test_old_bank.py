@@ -62,7 +62,7 @@ def rows_of(bank: FeatureBank, old: OldRows) -> list[int]:
     return [int((bank.all() == vector).all(1).nonzero()[0][0]) for vector in vectors]
 
 
-def test_who_takes_part_is_counted(tmp_path: Path) -> None:
+def test_who_takes_part_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = MemorySource()
     make_bank(tmp_path / "bank", MemorySource(30, seed=7, classes=("x", "c", "a", "y", "b")))
     recipe = make_recipe(bank=tmp_path / "bank")
@@ -82,9 +82,8 @@ def test_who_takes_part_is_counted(tmp_path: Path) -> None:
         "training classes"
     )
     assert open_task(make_recipe(), source)[2] is None
-    said: list[str] = []
-    train(recipe, source, tmp_path / "run", say=said.append)
-    assert said == [str(part)]
+    assert caplog.messages == [str(part)]
+    train(recipe, source, tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")[1]
     assert manifest.old_part == part
     # a paired part of the bank's images, two classes of five
