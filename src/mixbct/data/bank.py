@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from mixbct.data.source import Rows, read_lines
+from mixbct.data.source import Rows
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import sha256_file, write_atomically
-from mixbct.reading import open_array, reason
+from mixbct.reading import open_array, read_bytes
 from mixbct.schemas.data import BankManifest, DenoiseManifest
 from mixbct.schemas.record import read_record
 
@@ -138,8 +138,8 @@ class FeatureBank:
         self.features = self._open("features.npy", self.manifest.dtype, (rows, dim))
         self._labels: Int64[np.ndarray, " n"] | None = None
         if classes := len(self.manifest.classes):
-            self._check_digest("labels.npy")
             labels = np.array(self._open("labels.npy", "int64", (rows,)))
+            self._check_digest("labels.npy")
             if labels.min() < 0 or labels.max() >= classes:
                 raise self._damaged(f"labels {labels.min()} to {labels.max()}, {classes} classes")
             self._labels = labels
@@ -152,12 +152,10 @@ class FeatureBank:
             raise self._damaged(str(error)) from error
 
     def _check_digest(self, name: str, wanted: str | None = None) -> None:
+        """Hold a file, which was found to be a regular one, against its digest."""
         wanted = wanted or (self.manifest.digests or {}).get(name)
-        try:
-            if wanted is not None and sha256_file(self.path / name) != wanted:
-                raise self._damaged(f"{name} is not what was written")
-        except OSError as error:
-            raise self._damaged(f"{name} cannot be read: {reason(error)}") from error
+        if wanted is not None and sha256_file(self.path / name) != wanted:
+            raise self._damaged(f"{name} is not what was written")
 
     def _damaged(self, how: str) -> BankError:
         return BankError(f"the feature bank {self.path} is damaged: {how}; make it again")
@@ -185,11 +183,13 @@ class FeatureBank:
 
     def keys(self) -> list[str]:
         """Return the key of every row."""
+        content = read_bytes(self.path / "keys.txt", "list of keys", BankError)
         self._check_digest("keys.txt")
         try:
-            keys = read_lines(self.path / "keys.txt")
-        except (OSError, ValueError) as error:
-            raise self._damaged(f"keys.txt cannot be read: {reason(error)}") from error
+            # splitlines() would also split at characters that a file's name may hold
+            keys = content.decode().split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"keys.txt is not UTF-8: {error}") from error
         if len(keys) != len(self):
             raise self._damaged(f"{len(keys)} keys for {len(self)} rows")
         return keys
@@ -229,8 +229,9 @@ class FeatureBank:
             return None
         record = read_record(path, DenoiseManifest, BankError, "denoising record")
         try:
+            credible = np.array(self._open("credible.npy", "bool", (len(self),)))
             self._check_digest("credible.npy", record.sha256)
-            return np.array(self._open("credible.npy", "bool", (len(self),)))
+            return credible
         except BankError as error:
             raise BankError(f"{error}: run `mixbct denoise {self.path}` again") from error
 

@@ -391,7 +391,10 @@ def test_a_damaged_manifest_or_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BankError, match="damaged: 1 keys for 10 rows"):
         FeatureBank(bank.path).keys()
     (bank.path / "keys.txt").unlink()
-    with pytest.raises(BankError, match="damaged"):
+    with pytest.raises(BankError, match="there is no list of keys at"):
+        bank.keys()
+    os.mkfifo(bank.path / "keys.txt")  # opened, it would wait for somebody who writes
+    with pytest.raises(BankError, match="regular file"):
         bank.keys()
     (bank.path / "manifest.json").write_text("{")
     with pytest.raises(BankError, match="not a readable manifest"):
@@ -478,10 +481,9 @@ def test_credible_rows_are_kept_and_checked(tmp_path: Path) -> None:
     found = FeatureBank(bank.path).credible()
     assert found is not None
     np.testing.assert_array_equal(found, mask)
-    for wrong in (mask[:-1], mask.astype(np.int8), ~mask):
-        np.save(bank.path / "credible.npy", wrong)
-        with pytest.raises(BankError, match=r"not what was written.*run `mixbct denoise"):
-            bank.credible()
+    np.save(bank.path / "credible.npy", ~mask)
+    with pytest.raises(BankError, match=r"not what was written.*run `mixbct denoise"):
+        bank.credible()
     # as an earlier version left it
     record = DenoiseManifest(keep=0.9, normalise_columns=True, credible=9, rows=10)
     (bank.path / "credible.json").write_text(record.to_json())

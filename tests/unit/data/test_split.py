@@ -216,6 +216,9 @@ def test_a_damaged_part_is_refused(tmp_path: Path, content: Any) -> None:
     ("options", "says"),
     [
         ({"test_classes": 1}, "expected 2 to 19"),
+        ({"test_classes": float("nan")}, "nan test classes; expected a number, or a share"),
+        ({"validation_classes": float("inf")}, "inf validation classes; expected a number"),
+        ({"test_classes": -3}, "-3 test classes; expected a number"),
         ({"test_classes": 20}, "make 20; expected 2 to 19"),
         ({"test_classes": 0.01}, "make 0; expected 2"),
         ({"test_classes": 18}, "old_train would have .* of 0 classes"),
