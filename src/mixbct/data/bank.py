@@ -59,11 +59,13 @@ def normalise(
     norms = np.empty(len(rows), dtype=np.float32)
     with np.errstate(all="ignore"):
         for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            # torch converts float16 ten times as fast as NumPy; the copy is there since it may
-            # not see memory that is read-only
-            found = torch.from_numpy(np.array(features[start : start + _BLOCK]))
-            torch.from_numpy(block).copy_(found)
+            block, found = rows[start : start + _BLOCK], features[start : start + _BLOCK]
+            if found.dtype == np.float16:
+                # torch converts ten times as fast as NumPy; the copy is there since it may not
+                # see memory that is read-only
+                torch.from_numpy(block).copy_(torch.from_numpy(np.array(found)))
+            else:
+                block[...] = found
             norms[start : start + _BLOCK] = norms_of(block)
             block /= norms[start : start + _BLOCK, None]
     check_norms(norms, names, within)
