@@ -99,7 +99,9 @@ def test_what_is_missing_is_named(mixbct, arrays: Path) -> None:
     made = mixbct(*words[:at], *words[at + 2 :], cwd=arrays)
     assert "no classes" in made.stdout
     assert "next: mixbct adapt ridge --from NEW --to runs/new-bank" in made.stdout
-    assert "norm of the mean" in mixbct("data", "info", "runs/new-bank", cwd=arrays).stdout
+    looked_at = mixbct("data", "info", "runs/new-bank", cwd=arrays).stdout
+    assert "3,000 vectors, without labels" in looked_at
+    assert "norm of the mean" in looked_at
     for verb in (["denoise"], ["data", "split", "--out", "no"]):
         refused = mixbct(*verb, "runs/new-bank", cwd=arrays, expect=2)
         assert "no labels, which `mixbct adapt` does without" in refused.stderr

@@ -145,10 +145,11 @@ def info(data: Data, as_json: AsJson = False) -> None:
 
     def human() -> None:
         what = "image" if found.mean_norm is None else "vector"
-        typer.echo(
-            f"{found.images:,} {what}s, {found.classes:,} classes of {found.smallest_class} to "
-            f"{found.largest_class} {what}s (median {found.median_class:g})"
+        classes = (
+            f"{found.classes:,} classes of {found.smallest_class} to {found.largest_class} "
+            f"{what}s (median {found.median_class:g})"
         )
+        typer.echo(f"{found.images:,} {what}s, {classes if found.classes else 'without labels'}")
         if found.mean_norm is not None:
             typer.echo(
                 f"norm of the mean of the normalised vectors {found.mean_norm:.2f} (0: they lie "

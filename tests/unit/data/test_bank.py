@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_normalised_rows_do_not_hang_on_the_order_of_a_sum() -> None:
     np.testing.assert_array_equal(normalise(rows[:, order]), normalise(rows)[:, order])
 
 
+def test_normalising_takes_no_second_copy() -> None:
+    rows = np.ones((50_000, 64), np.float16)
+    tracemalloc.start()
+    normalise(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * 50_000 * 64 * 4
+
+
 def test_normalise_names_bad_rows() -> None:
     rows = np.ones((8, 2), np.float32)
     rows[[1, 2, 3, 4, 5, 6], 1] = np.nan
@@ -111,6 +121,19 @@ def test_normalise_names_bad_rows() -> None:
         normalise(rows, range(100, 108))
     with pytest.raises(FeatureError, match=r"\(k1, k2"):
         normalise(rows, [f"k{i}" for i in range(8)])
+    # over many blocks; what rows are called is asked for once one is bad, and not before
+    many = np.ones((5 * bank_module._BLOCK, 2), np.float16)
+    asked: list[str] = []
+
+    def names() -> list[str]:
+        asked.append("")
+        return [f"k{i}" for i in range(len(many))]
+
+    np.testing.assert_allclose(np.linalg.norm(normalise(many, names), axis=1), 1, rtol=1e-6)
+    assert not asked
+    many[[7, -1]] = np.inf
+    with pytest.raises(FeatureError, match=r"infinity in 2 of 10240 features \(k7, k10239\)"):
+        normalise(many, names)
     zero = np.array([[0, 0], [1, 0]], np.float32)
     with pytest.raises(FeatureError, match=r"zero vectors: 1 of 2 .*row 0"):
         normalise(zero)
