@@ -158,7 +158,7 @@ def test_files_of_vectors(tmp_path: Path) -> None:
         read_features(tmp_path / "objects.npy")
     with pytest.raises(DataError, match=r"objects\.npy holds Python objects"):
         read_names(tmp_path / "objects.npy", "labels")
-    with pytest.raises(FeatureError, match=r"there are no features at .*none\.npy"):
+    with pytest.raises(FeatureError, match=r"there is no file of features at .*none\.npy"):
         read_features(tmp_path / "none.npy")
     np.save(tmp_path / "narrow.npy", np.zeros((12, 0), np.float32))
     with pytest.raises(FeatureError, match=r"vectors without a number: \(12, 0\)"):
