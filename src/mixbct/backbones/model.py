@@ -32,6 +32,7 @@ from mixbct.schemas.model import (
     Contract,
     Input,
     ModelManifest,
+    OldPart,
     Preprocessing,
     QueryMap,
     VectorInput,
@@ -226,6 +227,7 @@ def save_model(
     classes: tuple[str, ...],
     data_digest: str,
     query_map: QueryMap | None = None,
+    old_part: OldPart | None = None,
 ) -> ModelManifest:
     """Write a model folder, whole or not at all, and return its manifest."""
     state = state_copy(backbone.state_dict())
@@ -237,6 +239,7 @@ def save_model(
         classes=classes,
         data_digest=data_digest,
         query_map=query_map,
+        old_part=old_part,
     )
     with folder_written_whole(path) as folder:
         save_file(state, folder / "backbone.safetensors")

@@ -18,14 +18,21 @@ from mixbct.cli.common import (
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
-from mixbct.data.foreign_bank import bank_of_vectors, read_features, read_names
+from mixbct.data.foreign_bank import (
+    bank_of_vectors,
+    declared_contract,
+    read_features,
+    read_names,
+)
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
+from mixbct.data.same_model import banks_beside
 from mixbct.data.source import Source, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
-from mixbct.errors import BadImageError, DataError
+from mixbct.errors import BadImageError
 
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split data."
@@ -75,42 +82,59 @@ def glyphs(
 def bank(
     features: Annotated[Path, typer.Option(help="A .npy file, one vector a row.")],
     keys: Annotated[Path, typer.Option(help="A name of each row: lines of text, or .npy.")],
-    contract: Annotated[str, typer.Option(help="What to call the model that made them.")],
+    contract: Annotated[
+        str,
+        typer.Option(
+            help="What to call the model that made them. The name is its identity: vectors of one "
+            "name are compared without question, so it changes whenever the model does."
+        ),
+    ],
     out: Out,
     labels: Annotated[
-        Path | None, typer.Option(help="The class of each row: lines of text, or .npy.")
+        Path | None,
+        typer.Option(help="The class of each row: lines of text, or .npy [`adapt` needs none]."),
     ] = None,
     dtype: Annotated[
         Literal["float16", "float32"], typer.Option(help="How features are stored.")
     ] = "float32",
+    like: Annotated[
+        Path | None,
+        typer.Option(help="A bank of the same model to compare with [those beside --out]."),
+    ] = None,
+    same_model: Annotated[
+        bool, typer.Option("--same-model", help="Do not compare with banks of the same name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a feature bank of vectors that came from elsewhere.
 
     Banks with the same keys and labels, in the same order, are of the same items, row by row.
     """
-    if labels is None:
-        raise DataError(
-            "training needs labels: give --labels. Without them, the maps of mixbct.adapters "
-            "(procrustes, ridge, mlp) need no more than vectors of the same items by both models: "
-            "ADAPTERS['procrustes'].fit(new, old).transform(queries)"
-        )
-    made: FeatureBank = bank_of_vectors(
-        read_features(features),
-        read_names(labels, "labels"),
+    vectors = read_features(features)
+    others: list[FeatureBank] = []
+    if not same_model:
+        declared = declared_contract(contract, vectors.shape[1])
+        others = [FeatureBank(like)] if like else banks_beside(out, declared)
+    made = bank_of_vectors(
+        vectors,
+        None if labels is None else read_names(labels, "labels"),
         read_names(keys, "keys"),
         contract,
         out,
         dtype,
+        others,
     )
 
     def human() -> None:
         manifest = made.manifest
         typer.echo(
             f"{manifest.rows:,} features of {manifest.dim} dimensions, "
-            f"{len(manifest.classes):,} classes, by {manifest.contract}, in {out}"
+            f"{len(manifest.classes) or 'no'} classes, by {manifest.contract}, in {out}"
         )
-        next_command("denoise", out)
+        if labels is None:
+            next_command("adapt", "ridge", "--from", "NEW", "--to", out, "--out", "MAP")
+        else:
+            next_command("denoise", out)
 
     result(made.manifest, as_json, human)
 
@@ -121,10 +145,17 @@ def info(data: Data, as_json: AsJson = False) -> None:
     found = summarise(open_source(data))
 
     def human() -> None:
-        typer.echo(
-            f"{found.images:,} images, {found.classes:,} classes of {found.smallest_class} to "
-            f"{found.largest_class} images (median {found.median_class:g})"
+        what = "image" if found.mean_norm is None else "vector"
+        classes = (
+            f"{found.classes:,} classes of {found.smallest_class} to {found.largest_class} "
+            f"{what}s (median {found.median_class:g})"
         )
+        typer.echo(f"{found.images:,} {what}s, {classes if found.classes else 'without labels'}")
+        if found.mean_norm is not None:
+            typer.echo(
+                f"norm of the mean of the normalised vectors {found.mean_norm:.2f} (0: they lie "
+                "around the origin; near 1: in a narrow cone)"
+            )
         if found.single_image_classes:
             typer.echo(f"{len(found.single_image_classes):,} classes have one image")
         if found.groups:
@@ -169,8 +200,14 @@ def verify(
         bool, typer.Option("--save-index", help="Keep the index of a .rec file that has none.")
     ] = False,
 ) -> None:
-    """Decode every image once and name those that cannot be read."""
+    """Decode every image once and name those that cannot be read; hold a bank to its digests."""
     source = open_source(data, skip_bad=True)
+    if isinstance(source, BankSource):
+        with progress_bar("read") as tick:
+            held = source.bank.verify(tick)
+        against = "are as they were written" if held else "can be read (it has no digests yet)"
+        typer.echo(f"all {len(source):,} vectors {against}")
+        return
     if save_index and isinstance(source, RecordSource):
         source.save_index()
     with progress_bar("decode") as tick:

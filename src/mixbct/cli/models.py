@@ -64,7 +64,7 @@ def fit_map(
     data: Annotated[Path, typer.Option(help="Images to fit on; they need no labels.")],
     out: Out,
     split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
-    part: Annotated[str, typer.Option(help="That part.")] = "new_train",
+    part: Annotated[str | None, typer.Option(help="That part [new_train].")] = None,
     adapter: Annotated[str, typer.Option(help="procrustes or ridge.")] = "procrustes",
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
     as_json: AsJson = False,

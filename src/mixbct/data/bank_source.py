@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.data.bank import FeatureBank
-from mixbct.data.source import Rows, Selection, Source
+from mixbct.data.source import Rows, Source, root_of
 from mixbct.errors import BankError
 from mixbct.schemas.model import Contract, VectorInput
 
@@ -72,5 +72,12 @@ class BankSource:
 
 def encoder_of(source: Source) -> Contract | None:
     """Return the contract of the vectors that a source holds, or None where it holds images."""
-    whole = source.source if isinstance(source, Selection) else source
+    whole = root_of(source)
     return whole.bank.manifest.contract if isinstance(whole, BankSource) else None
+
+
+def root_digest(source: Source) -> str:
+    """Return the digest of all that the rows of a source were chosen from, by whatever steps."""
+    root = root_of(source)
+    chosen_from = root.bank.manifest.source_digest if isinstance(root, BankSource) else None
+    return chosen_from or root.digest()

@@ -1,7 +1,8 @@
 """The source: what every data set looks like to the rest, and a selection of its rows."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ Images = UInt8[np.ndarray, "n h w c"]
 Items = Images | Float32[np.ndarray, "n d"]
 """Images, or vectors in their place."""
 Rows = Int64[np.ndarray, " n"]
+_NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
 
 
 @runtime_checkable
@@ -73,18 +75,27 @@ class EncodedSource(Source, Protocol):
 
 
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Return the SHA-256 over (key, class name, fingerprint of the image) of every row."""
+    """Return the SHA-256 over (key, class name, fingerprint of the image) of every row.
+
+    No two lists of rows are written alike: a row is a line of three fields, and one with a tab or
+    a line break in a field is an empty line, then each field behind its length.
+    """
     digest = hashlib.sha256()
-    for key, name, fingerprint in rows:
-        digest.update(f"{key}\t{name}\t{fingerprint}\n".encode())
+    for row in rows:
+        line = "\t".join(row) + "\n"
+        if line.count("\t") != 2 or line.count("\n") != 1:
+            line = "\n" + "".join(f"{len(field)}:{field}" for field in row)
+        digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
 class Selection:
     """Some rows of a source, as a source. Classes that lose every row disappear.
 
+    Rows chosen from a selection are rows of the source that it was chosen from.
+
     Attributes:
-        source: what the rows are chosen from.
+        source: what the rows are chosen from; never a selection itself.
         rows: [n] by their position in it.
     """
 
@@ -94,10 +105,12 @@ class Selection:
                 f"rows {int(rows.min())} to {int(rows.max())} were chosen, but {source} has "
                 f"{len(source)}: was the choice made from other data?"
             )
-        self.source = source
-        self.rows = rows
-        present, labels = np.unique(source.labels()[rows], return_inverse=True)
-        names = source.classes()
+        if isinstance(source, Selection):
+            rows = source.rows[rows]
+        self.source: Source = root_of(source)
+        self.rows: Rows = rows
+        present, labels = np.unique(self.source.labels()[rows], return_inverse=True)
+        names = self.source.classes()
         self._classes = tuple(names[i] for i in present)
         self._labels = labels.astype(np.int64)
 
@@ -161,11 +174,28 @@ def readable_rows(
     return rows, sorted(bad)
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
+def root_of(source: Source) -> Source:
+    """Return what a selection's rows were chosen from; any other source is its own root."""
+    return source.source if isinstance(source, Selection) else source
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write one string a line, for keys. A key must not hold a line break."""
-    if any("\n" in line or "\r" in line for line in lines):
-        raise DataError("a key holds a line break; rename that file")
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    check_names(lines, "key")
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """Refuse names that are no line of UTF-8 text.
+
+    Raises:
+        DataError: it quotes the first of them; `what` says what it should be ("key").
+    """
+    for name in names:
+        if _NO_LINE.search(name):
+            raise DataError(
+                f"the {what} {name[:80]!r} holds a line break, a NUL or half a character: rename it"
+            )
 
 
 def read_lines(path: Path) -> list[str]:

@@ -71,6 +71,24 @@ class QueryMap(Record):
     map: LinearMap
 
 
+class OldPart(Record):
+    """How much of the old model's bank took part in training."""
+
+    classes: int = Field(description="of the bank, that belong to a training class")
+    of_classes: int
+    features: int = Field(description="of the bank, of those classes, and credible where asked")
+    of_features: int
+    training_classes: int = Field(description="that have an old feature")
+    of_training_classes: int
+
+    def __str__(self) -> str:
+        return (
+            f"of the old bank's {self.of_classes:,} classes {self.classes:,} take part, with "
+            f"{self.features:,} of {self.of_features:,} features; they are "
+            f"{self.training_classes:,} of the {self.of_training_classes:,} training classes"
+        )
+
+
 class ModelManifest(Record):
     """`model.json` in a model folder."""
 
@@ -82,4 +100,5 @@ class ModelManifest(Record):
     classes: tuple[str, ...] = Field((), description="that it was trained on")
     data_digest: str = Field("", description="of the images that it was trained on")
     query_map: QueryMap | None = Field(None, exclude_if=absent)
+    old_part: OldPart | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)

@@ -22,7 +22,7 @@ def fit_query_map(
     out: Path,
     data: Path,
     split: Path | None = None,
-    part: str = "new_train",
+    part: str | None = None,
     *,
     adapter: str = "procrustes",
     device: str = "cpu",
@@ -36,7 +36,7 @@ def fit_query_map(
         out: the model folder to write.
         data: images; both models embed all of them.
         split: use only a part of it.
-        part: that part.
+        part: that part; none: `new_train`.
         adapter: `procrustes` or `ridge`.
         device: where to embed.
         stage: opens a stage of the progress display.

@@ -17,7 +17,7 @@ def open_rows(
     path: Path,
     wanted: Input | None,
     split: Path | None = None,
-    part: str = "new_train",
+    part: str | None = None,
     skip_bad: bool = False,
 ) -> tuple[Selection, list[str]]:
     """Open a part of a source (all of it where there is no split), with labels without gaps.
@@ -26,7 +26,7 @@ def open_rows(
         path: a folder of class folders, an image array, a record file or its folder, or a bank.
         wanted: what the model takes: images of a size, or an encoder's vectors; None to look only.
         split: a split folder.
-        part: which part of the split.
+        part: which part of the split; none: `new_train`.
         skip_bad: decode every image first and leave out those that cannot be read, and damaged
             records.
 
@@ -35,10 +35,12 @@ def open_rows(
     """
     source = open_source(path, wanted, skip_bad)
     skipped = source.skipped if isinstance(source, RecordSource) else []
+    if split is None and part is not None:
+        raise DataError(f"part {part!r} is one of a split: name the split as well, with --split")
     if split is None:
         rows = Selection(source, np.arange(len(source)))
     else:
-        rows = open_part(source, split, part)
+        rows = open_part(source, split, part or "new_train")
     if not skip_bad:
         return rows, []
     readable, bad = readable_rows(rows)
@@ -51,4 +53,5 @@ def open_training_rows(recipe: Recipe, skip_bad: bool = False) -> tuple[Selectio
     """Open what a recipe trains on; see `open_rows`. A bank brings its own kind of input."""
     data = recipe.data
     wanted = None if holds_vectors(data.path) else recipe.model.preprocessing()
-    return open_rows(data.path, wanted, data.split, data.part, skip_bad)
+    part = data.part if data.split else None
+    return open_rows(data.path, wanted, data.split, part, skip_bad)

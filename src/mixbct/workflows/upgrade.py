@@ -175,7 +175,8 @@ def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
 def _make_bank(
     old: EmbeddingModel, data: DataSettings, path: Path, resume: bool, stage: Stage
 ) -> None:
-    rows, _ = open_rows(data.path, old.preprocessing, data.split, data.part)
+    part = data.part if data.split else None
+    rows, _ = open_rows(data.path, old.preprocessing, data.split, part)
     with stage("extract the old model's bank") as tick:
         bank = extract(old, rows, path, resume=resume, progress=tick)
     if bank.credible() is None:
