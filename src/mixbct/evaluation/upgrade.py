@@ -77,7 +77,7 @@ def evaluate_upgrade(
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
     budget: int = BUDGET,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> UpgradeFigures:
     """Evaluate an upgrade from `old` to `new`.
 
@@ -94,7 +94,7 @@ def evaluate_upgrade(
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
         budget: bytes for a block of scores.
-        progress: called with the name of each combination before it is scored.
+        progress: called with (comparisons done, comparisons in all).
 
     Raises:
         FeatureError: queries differ in dimension from the old gallery that they search.
@@ -124,8 +124,6 @@ def evaluate_upgrade(
     fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
     judged: dict[str, _Judged] = {}
     for name, (query, gallery) in sides.items():
-        if progress is not None:
-            progress(name)
         comparison = compare(query, gallery, fars=fars, budget=budget)
         figures = replicate_metrics(comparison, weights)
         judged[name] = _Judged(
@@ -134,6 +132,8 @@ def evaluate_upgrade(
             describe(name, comparison, figures),
             figures,
         )
+        if progress is not None:
+            progress(len(judged), len(sides))
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
@@ -141,8 +141,6 @@ def evaluate_upgrade(
     if oracle is not None:
         pairs.append(("new/new", "independent/independent"))
     carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
-    if progress is not None:
-        progress("the carried-over threshold")
     return UpgradeFigures(
         combinations={name: each.combination for name, each in judged.items()},
         differences=tuple(_difference(judged, of, minus) for of, minus in pairs),
@@ -232,8 +230,8 @@ def _difference(judged: dict[str, _Judged], of: str, minus: str) -> Difference:
 def _update_gain(base: _Judged, cross: _Judged, oracle: _Judged | None) -> Estimate | None:
     """Return (M(new, old) − M(old, old)) / (M(new*, new*) − M(old, old)) of mAP.
 
-    None without an independent model, and where that model is no better than the old one; a
-    replicate in which it is no better has no gain either and is left out of the interval.
+    None without an independent model, and where that model is no better than the old one (in all
+    replicates, or over all); a replicate in which it is no better is left out of the interval.
     """
     if oracle is None:
         return None
@@ -244,5 +242,7 @@ def _update_gain(base: _Judged, cross: _Judged, oracle: _Judged | None) -> Estim
         return None
     starts, reaches, bests = (each.replicates["mAP"] for each in (base, cross, oracle))
     room = bests - starts
+    if not (room > 0).any():
+        return None
     gains = np.divide(reaches - starts, room, out=np.full_like(room, np.nan), where=room > 0)
     return estimate((reached - start) / (best - start), gains)

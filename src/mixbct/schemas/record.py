@@ -2,20 +2,23 @@
 
 Every file that one command writes and another reads has its model in this folder. All are frozen
 and refuse unknown keys, so that a file from another version fails with a reason, not silently.
+Numbers are finite: JSON has no NaN and no infinity, so a record that held one could not be read.
 """
 
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mixbct.errors import MixbctError
 from mixbct.reading import read_bytes, shown
 
 SCHEMA_VERSION: Final = 1
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""How many of something."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -33,7 +36,7 @@ def absent(value: object) -> bool:
 class Record(BaseModel):
     """Base of every record on disk."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def to_json(self) -> str:
         """Return the record as indented JSON that ends with a newline."""

@@ -31,8 +31,8 @@ def between(low, value, high):
 def test_figures_are_written_as_percentages():
     assert percent(0.75449) == "75.4"
     assert interval(between(0.741, 0.754, 0.766)) == "74.1 to 76.6"
-    assert points(between(0, 0.0764, 0)) == "+7.6"
-    assert points(between(0, -0.004, 0)) == "−0.4"
+    assert points(between(0, 0.0764, 1)) == "+7.6"
+    assert points(between(-1, -0.004, 0)) == "−0.4"
 
 
 @pytest.mark.parametrize(
