@@ -120,6 +120,16 @@ def verdict_line(outcome: GateOutcome, result: Result) -> str:
     return f"{verdict(outcome)}: {', '.join(parts)}"
 
 
+def remedies(outcome: GateOutcome) -> list[str]:
+    """Return what to try next, a line a remedy, with the checks that call for it."""
+    failed = [check for check in outcome.checks if not check.passed and check.remedy]
+    checks = {
+        remedy: ", ".join(check.name for check in failed if check.remedy == remedy)
+        for remedy in dict.fromkeys(check.remedy for check in failed)
+    }
+    return [f"try next, for {names}: {remedy}" for remedy, names in checks.items()]
+
+
 def verdict(outcome: GateOutcome) -> str:
     """Return the verdict in words."""
     return "Compatible" if outcome.passed else "Not compatible"
