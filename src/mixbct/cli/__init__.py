@@ -3,6 +3,7 @@
 Exit codes: 0 done or passed, 1 a gate failed, 2 bad usage or bad input, 3 stopped and resumable.
 """
 
+import io
 import signal
 import sys
 from types import FrameType
@@ -69,6 +70,10 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, on_terminate)
+    for stream in (sys.stdout, sys.stderr):
+        # whatever the locale: names may hold any character, and JSON is UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except MixbctError as error:

@@ -260,7 +260,7 @@ class BankWriter:
                 }
                 np.lib.format.write_array_header_1_0(file, header)
                 _reserve(file.fileno(), file.tell() + shape[0] * shape[1] * dtype.itemsize)
-            (folder / "plan.json").write_text(self.manifest.to_json())
+            (folder / "plan.json").write_text(self.manifest.to_json(), encoding="utf-8")
 
     def missing(self) -> list[range]:
         """Return the chunks of rows that are still to be written, in order."""

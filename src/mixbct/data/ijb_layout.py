@@ -90,10 +90,12 @@ def lay_out(
         listed = [(number, row) for number, (_, rows) in enumerate(templates, 1) for row in rows]
         meta = folder / META
         (meta / f"{PREFIX}_face_tid_mid.txt").write_text(
-            "".join(f"{names[row]} {number} {row + 1}\n" for number, row in listed)
+            "".join(f"{names[row]} {number} {row + 1}\n" for number, row in listed),
+            encoding="utf-8",
         )
         (meta / f"{PREFIX}_name_5pts_score.txt").write_text(
-            "".join(f"{names[row]} {points[row]} 1.0\n" for _, row in listed)
+            "".join(f"{names[row]} {points[row]} 1.0\n" for _, row in listed),
+            encoding="utf-8",
         )
         np.savetxt(meta / f"{PREFIX}_template_pair_label.txt", pairs, fmt="%d")
         ends = np.cumsum([0, len(enrolled[0]), len(enrolled[1]), len(probes)])
