@@ -17,7 +17,7 @@ from mixbct.cli.common import (
     progress_bar,
     result,
 )
-from mixbct.report.tables import remedies, results_table, verdict_line
+from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
 
 

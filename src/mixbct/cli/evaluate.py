@@ -25,7 +25,7 @@ from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
-from mixbct.report.tables import remedies, results_table, verdict_line
+from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import first_problem, read_record
 from mixbct.schemas.result import ModelCost, Result
