@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
-from mixbct.errors import MixbctError
+from mixbct.errors import DataError, MixbctError
 from mixbct.reading import read_bytes, shown
 
 SCHEMA_VERSION: Final = 1
@@ -39,12 +40,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def to_json(self) -> str:
-        """Return the record as indented JSON that ends with a newline."""
-        return self.model_dump_json(indent=1) + "\n"
+        """Return the record as indented JSON that ends with a newline.
+
+        Raises:
+            DataError: a name is no text.
+        """
+        return self._json(1) + "\n"
 
     def digest(self) -> str:
         """Return the hexadecimal SHA-256 of the record's canonical JSON."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self._json(None).encode()).hexdigest()
+
+    def _json(self, indent: int | None) -> str:
+        try:
+            return self.model_dump_json(indent=indent)
+        except PydanticSerializationError as problem:
+            raise DataError(
+                f"a name cannot be written down as text ({problem}): where it came from the "
+                "command line or from a file's name, run in a UTF-8 locale (LC_ALL=C.UTF-8)"
+            ) from None
 
 
 def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what: str) -> ModelT:
