@@ -73,8 +73,8 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
         settings: the defaults where it is None.
 
     Raises:
-        ResultError: the result lacks a combination, the paired difference, or a metric that is
-            asked for, or its figures contradict each other.
+        ResultError: the result lacks the paired difference, or a metric that is asked for, or its
+            figures contradict each other.
     """
     settings = settings or GateSettings()
     _refuse_contradictions(result)
@@ -142,12 +142,6 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
 
 def _refuse_contradictions(result: Result) -> None:
     """Refuse a result whose figures deny each other, as those of no evaluation do."""
-    for name in ("old/old", "new/old"):
-        if name not in result.combinations:
-            raise ResultError(
-                f"the result {result.title!r} has no combination {name!r} (it has "
-                f"{', '.join(result.combinations) or 'none'}); evaluate the upgrade again"
-            )
     figures = {name: one.metrics() for name, one in result.combinations.items()}
     for pair in result.differences:
         for metric, change in pair.metrics.items():

@@ -26,7 +26,7 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
     forms of the same character; without it the reader's system decides.
 
     Raises:
-        ResultError: the result lacks old/old or new/old, or the outcome is not about it.
+        ResultError: the outcome is not about this result.
     """
     if outcome.result_digest != result.digest():
         raise ResultError(
@@ -57,7 +57,7 @@ def write_report(path: Path, result: Result, outcome: GateOutcome) -> None:
     """Write the report to `path`, whole or not at all.
 
     Raises:
-        ResultError: the result lacks old/old or new/old, or the outcome is not about it.
+        ResultError: the outcome is not about this result.
         DiskFullError: there is no space left.
     """
     write_atomically(path, render_report(result, outcome))

@@ -215,6 +215,14 @@ class Result(Record):
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
 
+    @model_validator(mode="after")
+    def _compares(self) -> "Result":
+        for name in ("old/old", "new/old"):
+            if name not in self.combinations:
+                there = ", ".join(self.combinations) or "none"
+                raise ValueError(f"it has no combination {name!r}, but {there}; evaluate again")
+        return self
+
     def difference(self, of: str, minus: str) -> Difference | None:
         """Return the paired difference of two combinations, or None where it was not taken."""
         return next((d for d in self.differences if (d.of, d.minus) == (of, minus)), None)

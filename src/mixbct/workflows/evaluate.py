@@ -30,20 +30,19 @@ from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import rows_of
 
+FITTING = "new_train"
+"""The part on which the maps of the independent model are fitted."""
+
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """What models are compared on: a source, its split, and the names of the parts.
+    """What models are compared on: a source, and its split into queries, gallery and the rest.
 
     A source is opened once for all models that take the same input, and so is each part.
     """
 
     path: Path
     split: Path
-    query: str = "query"
-    gallery: str = "gallery"
-    fitting: str = "new_train"
-    """The part on which the maps of the independent model are fitted."""
     skip_bad: bool = False
     """Leave out images that cannot be read; `left_out` then names them."""
     other_classes: bool = False
@@ -67,7 +66,7 @@ class HeldOutSet:
 
     def facts(self, model: Embedder, replicates: int) -> dict[str, str | int]:
         """Return what a result says of the set that it was measured on."""
-        query, gallery = self.part(model, self.query), self.part(model, self.gallery)
+        query, gallery = self.part(model, "query"), self.part(model, "gallery")
         facts: dict[str, str | int] = {
             "source": str(self.path),
             "query digest": query.digest(),
@@ -90,7 +89,7 @@ class HeldOutSet:
     def _standing(self, role: str, model: Embedder) -> Standing:
         if isinstance(model, StoredVectors) or not model.manifest.classes:
             return "unknown"
-        parts = [self.part(model, name) for name in (self.query, self.gallery)]
+        parts = [self.part(model, name) for name in ("query", "gallery")]
         tested = {name for part in parts for name in part.classes()}
         known = sorted(tested & set(model.manifest.classes))
         if known and not self.other_classes:
@@ -180,7 +179,7 @@ def evaluate_models(
             replicates=replicates,
             progress=tick,
         )
-    query, gallery = data.part(new, data.query), data.part(new, data.gallery)
+    query, gallery = data.part(new, "query"), data.part(new, "gallery")
     searching = cross or pairs["new"].query
     return Result(
         title=title,
@@ -212,7 +211,7 @@ def versions() -> dict[str, str]:
 def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
     """Return what a model makes of the queries and of the gallery; both know classes alike."""
     sides = []
-    for name in (data.query, data.gallery):
+    for name in ("query", "gallery"):
         part = data.part(model, name)
         with stage(f"embed {name} ({role})") as tick:
             features = embed_source(model, part, progress=tick)
@@ -244,14 +243,14 @@ def _map_queries(
     vectors of them were not stored.
     """
     for model in (independent, old):
-        if isinstance(model, StoredVectors) and not model.holds(data.part(model, data.fitting)):
+        if isinstance(model, StoredVectors) and not model.holds(data.part(model, FITTING)):
             return {}
-    if len(data.part(old, data.fitting)) < max(independent.contract.dim, old.contract.dim):
+    if len(data.part(old, FITTING)) < max(independent.contract.dim, old.contract.dim):
         return {}
     features = {}
     for role, model in (("independent", independent), ("old", old)):
-        part = data.part(model, data.fitting)
-        with stage(f"embed {data.fitting} ({role}, for the maps)") as tick:
+        part = data.part(model, FITTING)
+        with stage(f"embed {FITTING} ({role}, for the maps)") as tick:
             features[role] = normalise(embed_source(model, part, progress=tick), part.keys())
     mapped = {}
     for name in adapters:

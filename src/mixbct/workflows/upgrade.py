@@ -116,7 +116,7 @@ def switch_gallery(
     The gallery is written to `out`/gallery; one that is there is replaced.
     """
     shutil.rmtree(out / "gallery", ignore_errors=True)
-    items = data.part(old, data.gallery)
+    items = data.part(old, "gallery")
     names = [items.classes()[label] for label in items.labels()]
     with (
         Gallery.create(out / "gallery", old.contract, out / "old" / "model") as gallery,
@@ -139,7 +139,7 @@ def switch_gallery(
 
 def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
     """Return the share of queries whose nearest gallery row has their label."""
-    queries = data.part(model, data.query)
+    queries = data.part(model, "query")
     hits = gallery.search(embed_source(model, queries), model.contract, k=1)
     found = [hits.of(query)[0].label for query in range(len(queries))]
     wanted = [queries.classes()[label] for label in queries.labels()]

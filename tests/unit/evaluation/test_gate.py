@@ -168,16 +168,10 @@ def test_the_outcome_says_what_is_known_of_the_training(standings, says):
     assert says in judge(result(trained_apart=standings)).training
 
 
-def without(found, *names):
-    return {name: one for name, one in found.combinations.items() if name not in names}
-
-
 def test_a_result_that_contradicts_itself_is_refused():
     good = result()
     wrong = good.combinations["new/old"].model_copy(update={"rank1": figure(0.9)})
     cases = [
-        {"combinations": without(good, "new/old")},
-        {"combinations": without(good, "old/old")},
         {"combinations": good.combinations | {"new/old": wrong}},
         {"differences": (*good.differences, Difference(
             of="lens/old", minus="old/old", metrics={"mAP": figure(0.1)}))},
@@ -186,7 +180,7 @@ def test_a_result_that_contradicts_itself_is_refused():
             metrics={"TAR@1e-9": figure(0.1), **good.differences[0].metrics}),)},
     ]  # fmt: skip
     for case in cases:
-        with pytest.raises(ResultError, match=r"contradicts itself|has no combination"):
+        with pytest.raises(ResultError, match="contradicts itself"):
             judge(good.model_copy(update=case))
 
 
@@ -194,6 +188,8 @@ def test_a_result_that_contradicts_itself_is_refused():
     "refused",
     [
         lambda: figure(0.5, 0.6, 0.7),
+        lambda: result(combinations={"old/old": result().combinations["old/old"]}),
+        lambda: result(combinations={"new/old": result().combinations["new/old"]}),
         lambda: figure(0.5, 0.6, 0.4),
         lambda: figure(float("nan")),
         lambda: figure(0.5, 0.4, float("inf")),
