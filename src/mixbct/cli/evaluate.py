@@ -1,10 +1,9 @@
 """`mixbct eval`, `mixbct gate` and `mixbct report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from mixbct.adapters import ADAPTERS
@@ -27,7 +26,7 @@ from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.schemas.gate import GateOutcome
-from mixbct.schemas.record import first_problem, read_record
+from mixbct.schemas.record import made_of, read_record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.verdict import beside, decide
@@ -118,11 +117,9 @@ def gate(
     Writes gate.json beside the result, and edge.json if it passed; for a result that is not
     called result.json, NAME.gate.json and NAME.edge.json.
     """
-    given = {"self_test_loss": self_test_loss, "far_tolerance": far_tolerance}
-    try:
-        settings = GateSettings.model_validate(given | ({"gains": tuple(gain)} if gain else {}))
-    except ValidationError as problem:
-        raise RecipeError(f"the gate cannot be asked for that: {first_problem(problem)}") from None
+    asked: dict[str, Any] = {"self_test_loss": self_test_loss, "far_tolerance": far_tolerance}
+    asked |= {"gains": gain} if gain else {}
+    settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
 

@@ -8,7 +8,7 @@ Numbers are finite: JSON has no NaN and no infinity, so a record that held one c
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -67,6 +67,16 @@ def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what:
         return model.model_validate_json(read_bytes(path, what, error))
     except (ValidationError, RecursionError) as problem:
         raise error(f"{shown(path)} is not a readable {what}: {first_problem(problem)}") from None
+
+
+def made_of(
+    model: type[ModelT], error: type[MixbctError], what: str, content: dict[str, Any]
+) -> ModelT:
+    """Return the record of what a person asked for; raise `error` where it cannot be."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as problem:
+        raise error(f"{what} cannot be so: {first_problem(problem)}") from None
 
 
 def first_problem(problem: Exception) -> str:

@@ -130,3 +130,21 @@ def test_mutations_of_a_verdict_end_in_named_errors(make_result, make_outcome, t
     for _ in range(60):
         (tmp_path / "gate.json").write_text(json.dumps(mutated(content, rng)))
         tried(report, tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"self_test_loss": -1.0}, "self_test_loss: Input should be greater than or equal to 0"),
+        ({"self_test_loss": math.nan}, "self_test_loss: Input should be a finite number"),
+        ({"far_tolerance": 0.0}, "far_tolerance: Input should be greater than 0"),
+        ({"far_tolerance": math.inf}, "far_tolerance: Input should be a finite number"),
+        ({"gain": ["mAPP"]}, "no metric 'mAPP'; it has mAP, rank-1"),
+    ],
+)
+def test_what_the_gate_cannot_be_asked_for(make_result, tmp_path, asked, says):
+    path = tmp_path / "result.json"
+    path.write_text(make_result().to_json())
+    with pytest.raises(MixbctError, match=says):
+        gate(path, **({"gain": None, "as_json": True} | asked))
+    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]

@@ -6,7 +6,7 @@ import pytest
 
 from mixbct.errors import BankError, DataError, ModelError
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import made_of, read_record
 from mixbct.schemas.result import tar_name
 
 CONTRACT = Contract(
@@ -114,3 +114,10 @@ def test_numbers_are_finite(tmp_path: Path, number: str) -> None:
         read_record(path, ModelManifest, ModelError, "model")
     with pytest.raises(ValueError, match="finite"):
         Preprocessing(size=1, channels=1, std=float("inf"))
+
+
+@pytest.mark.parametrize("wrong", [{"mean": float("nan")}, {"std": 0.0}, {"size": -1}])
+def test_what_a_person_asks_for_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ModelError, match=rf"the input cannot be so: {name}: Input should be"):
+        made_of(Preprocessing, ModelError, "the input", {"size": 1, "channels": 3} | wrong)
