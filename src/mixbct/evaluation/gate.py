@@ -10,8 +10,8 @@ from pydantic import Field
 
 from mixbct.errors import ContractError, ResultError
 from mixbct.schemas.gate import Edge, GateCheck, GateOutcome
-from mixbct.schemas.record import Record
-from mixbct.schemas.result import ROUNDING, Difference, Estimate, Result, Standing, tar_name
+from mixbct.schemas.record import Record, one_line
+from mixbct.schemas.result import ROUNDING, Estimate, Result, Standing, tar_name
 
 _TRAINING: Mapping[Standing, str] = {
     "apart": "no test class has the name of one that {} was trained on",
@@ -83,8 +83,14 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
         raise ResultError(
             "the result holds no paired difference of new/old and old/old; evaluate it again"
         )
-    checks = [_gain(name, _metric(difference, name)) for name in settings.gains]
-    checks += [_not_worse(name, _metric(difference, name)) for name in settings.strict]
+    for name in (*settings.gains, *settings.strict):
+        if name not in difference.metrics:
+            raise ResultError(
+                f"the result has no metric {name!r}; it has "
+                f"{one_line(', '.join(difference.metrics))}"
+            )
+    checks = [_gain(name, difference.metrics[name]) for name in settings.gains]
+    checks += [_not_worse(name, difference.metrics[name]) for name in settings.strict]
     checks += _self_test(result, settings.self_test_loss)
     checks.append(_carried_threshold(result, settings.far_tolerance))
     checks += _too_few_pairs(result, (*settings.gains, *settings.strict))
@@ -128,7 +134,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
     if missing:
         raise ResultError(
             f"the result names no contract of the {' and the '.join(missing)} model; it has "
-            f"{', '.join(result.models) or 'none'}"
+            f"{one_line(', '.join(result.models)) or 'none'}"
         )
     return Edge(
         from_contract=result.models["new"],
@@ -149,31 +155,18 @@ def _refuse_contradictions(result: Result) -> None:
             of, minus = (None if side is None else side.value for side in sides)
             if of is None or minus is None or abs(of - minus - change.value) > ROUNDING:
                 raise ResultError(
-                    f"the result contradicts itself: {metric} of {pair.of} − {pair.minus} is said "
-                    f"to be {change.value:g}, and the two to be {of} and {minus}; evaluate the "
-                    "upgrade again"
+                    "the result contradicts itself: "
+                    f"{one_line(f'{metric} of {pair.of} − {pair.minus}')} is said to be "
+                    f"{change.value:g}, and the two to be {of} and {minus}; evaluate the upgrade "
+                    "again"
                 )
-
-
-def _metric(difference: Difference, name: str) -> Estimate:
-    if name not in difference.metrics:
-        raise ResultError(
-            f"the result has no metric {name!r}; it has {', '.join(difference.metrics)}"
-        )
-    return difference.metrics[name]
 
 
 def _check(
     name: str, value: float, bound: float, passed: bool, says: str, remedy: str
 ) -> GateCheck:
-    return GateCheck(
-        name=name,
-        value=value,
-        bound=bound,
-        passed=passed,
-        says=says,
-        remedy=None if passed else remedy,
-    )
+    said = {"says": says, "remedy": None if passed else remedy}
+    return GateCheck(name=name, value=value, bound=bound, passed=passed, **said)
 
 
 def _gain(name: str, gain: Estimate) -> GateCheck:

@@ -7,6 +7,7 @@ Combinations are named query/gallery: old/old, new/old (the cross-test), new/new
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -46,6 +47,10 @@ class UpgradeFigures:
     negative_flips: float
     carried_threshold: CarriedThreshold
     replicates: dict[str, dict[str, Replicates]] = field(compare=False)
+
+    def content(self) -> dict[str, Any]:
+        """Return what a `Result` holds of it, by name."""
+        return {name: value for name, value in vars(self).items() if name != "replicates"}
 
 
 def evaluate_upgrade(

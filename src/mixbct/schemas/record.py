@@ -85,4 +85,9 @@ def first_problem(problem: Exception) -> str:
         return "it is nested too deep"
     first = problem.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    return one_line(f"{place}: {first['msg']}" if place else first["msg"])
+
+
+def one_line(text: str) -> str:
+    """Return foreign text for a message: on one line, without anything that cannot be printed."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])

@@ -184,11 +184,7 @@ def evaluate_models(
     return Result(
         title=title,
         **known,
-        combinations=figures.combinations,
-        differences=figures.differences,
-        update_gain=figures.update_gain,
-        negative_flips=figures.negative_flips,
-        carried_threshold=figures.carried_threshold,
+        **figures.content(),
         costs=costs or {},
         examples=()
         if encoder_of(gallery) is not None

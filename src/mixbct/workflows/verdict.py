@@ -26,15 +26,16 @@ def decide(path: Path, result: Result, settings: GateSettings | None = None) -> 
     a kill or a full disk falls.
 
     Raises:
-        ResultError: see `judge`.
+        ResultError: see `judge` and `edge_from`; nothing is written then.
         DiskFullError: there is no space left.
     """
     outcome = judge(result, settings)
-    edge = beside(path, "edge.json")
-    if edge.exists():
-        edge.unlink()
-        sync_file(edge.parent)
+    edge = edge_from(result, outcome) if outcome.passed else None
+    edge_path = beside(path, "edge.json")
+    if edge_path.exists():
+        edge_path.unlink()
+        sync_file(edge_path.parent)
     write_atomically(beside(path, "gate.json"), outcome.to_json())
-    if outcome.passed:
-        write_atomically(edge, edge_from(result, outcome).to_json())
+    if edge is not None:
+        write_atomically(edge_path, edge.to_json())
     return outcome

@@ -15,7 +15,8 @@ from mixbct.schemas.result import Result
 
 ODD = [
     *(None, True, "", "x", "Infinity", "-1", [], {}, [[]], 0, -1, 1, 2, 0.5, 1e308, -1e308, 5e-324),
-    *(10**30, 10**400, -(10**30), math.nan, math.inf, -math.inf, 2**63, "\ud800", "\u202e\0"),
+    *(10**30, 10**400, -(10**30), math.nan, math.inf, -math.inf, 2**63),
+    *("\ud800", "\u202e\0", "a\nb\x85"),
 ]  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def mutated(content, rng):
         case 1 if isinstance(parent, list):
             parent.insert(last, parent[last])
         case 2 if isinstance(parent, dict):
-            parent[rng.choice(["surprise", "", "new/old"])] = parent[last]
+            parent[rng.choice(["surprise", "", "new/old", "a\nb"])] = parent[last]
         case 3 if isinstance(parent[last], int | float) and not isinstance(parent[last], bool):
             parent[last] = parent[last] * rng.choice([-1, 0, 1e-9, 1.5, 1e9, 1e300])
         case _:
