@@ -6,7 +6,7 @@ from pydantic import Field
 
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, now
-from mixbct.schemas.result import DifferenceEstimate, Share, ShareEstimate, Standing
+from mixbct.schemas.result import DifferenceEstimate, Share, ShareEstimate, Standings
 
 
 class VersionPair(Record):
@@ -50,11 +50,8 @@ class GenerationsResult(Record):
     mapped: tuple[bool, ...] = Field(
         description="whether a version's queries reach the version before through a query map"
     )
-    trained_apart: dict[str, Standing] = Field(
-        {},
-        exclude_if=lambda standings: not standings,
-        description="by version (v1, …): as in a result of an upgrade",
-    )
+    trained_apart: Standings = Field({})
+    """By version: v1, v2, …"""
     pairs: tuple[VersionPair, ...]
     summary: dict[str, Summary] = Field(description="by metric")
 

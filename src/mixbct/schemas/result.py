@@ -27,6 +27,10 @@ Standing = Literal["apart", "head", "declared", "unknown"]
 """How the classes that a model was trained on stand to those that it is tested on: none of one
 name; so for a head, over an encoder of which nobody can know; some of one name that a person
 declared to be others; not known, since its vectors or weights came from elsewhere."""
+Standings = Annotated[
+    dict[str, Standing],
+    Field(exclude_if=lambda found: not found, description="by role; none: not looked at"),
+]
 
 
 class Estimate(Record):
@@ -201,12 +205,7 @@ class Result(Record):
     query_map: LinearMap | None = Field(
         None, exclude_if=absent, description="that new queries went through to the old gallery"
     )
-    trained_apart: dict[str, Standing] = Field(
-        {},
-        exclude_if=lambda standings: not standings,
-        description="by role: whether the model was trained on other classes than those tested "
-        "on; none: that was not looked at",
-    )
+    trained_apart: Standings = Field({})
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
