@@ -245,7 +245,7 @@ def save_model(
         save_file(state, folder / "backbone.safetensors")
         if head:
             save_file(state_copy(head), folder / "head.safetensors")
-        (folder / "model.json").write_text(manifest.to_json())
+        (folder / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -267,7 +267,7 @@ def save_with_query_map(path: Path, out: Path, query_map: QueryMap) -> ModelMani
     with folder_written_whole(out) as partial:
         for file in folder.iterdir():
             shutil.copyfile(file, partial / file.name)
-        (partial / "model.json").write_text(mapped.to_json())
+        (partial / "model.json").write_text(mapped.to_json(), encoding="utf-8")
     return mapped
 
 

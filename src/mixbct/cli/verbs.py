@@ -1,6 +1,7 @@
 """The verbs by name, imported when they are called, and how each of them ends."""
 
 import errno
+import io
 import os
 import platform
 import shlex
@@ -102,8 +103,9 @@ def run(ready: Callable[[], None]) -> int:
         ready: called once a verb is imported and can be interrupted by an exception.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show ends no run
-            stream.reconfigure(errors="backslashreplace")
+        # whatever the locale: names may hold any character, and JSON is UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = app(standalone_mode=False, obj=ready)
         sys.stdout.flush()

@@ -32,11 +32,12 @@ def compare_generations(
 
     Raises:
         ContractError: a version's query map leads to another model than the version before.
-        DataError: there are fewer than two versions.
+        DataError: there are fewer than two versions, or one was trained on classes of the test set.
         FeatureError: neighbouring versions differ in dimension and have no map.
     """
     if len(models) < 2:
         raise DataError(f"name at least 2 versions, the oldest first, not {len(models)}")
+    standings = data.standings({f"v{n}": model for n, model in enumerate(models, 1)})
     maps = [map_to(new, old) for old, new in pairwise(models)]
     pairs = [
         embed_pair(data, model, f"version {number}", stage)
@@ -44,11 +45,11 @@ def compare_generations(
     ]
     with stage("compare every pair of versions") as tick:
         figures = evaluate_generations(pairs, maps, seed=seed, replicates=replicates, progress=tick)
-    query, gallery = data.part(models[0], data.query), data.part(models[0], data.gallery)
     return GenerationsResult(
         versions=versions(),
         seed=seed,
-        data=data.facts(query, gallery, replicates),
+        data=data.facts(models[0], replicates),
+        trained_apart=standings,
         models=tuple(model.contract for model in models),
         mapped=(False, *(down is not None for down in maps)),
         pairs=figures.pairs,

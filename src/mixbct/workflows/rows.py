@@ -6,7 +6,7 @@ import numpy as np
 
 from mixbct.data import holds_vectors, open_source
 from mixbct.data.records import RecordSource
-from mixbct.data.source import Selection, readable_rows
+from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.data.split import open_part
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
@@ -33,7 +33,13 @@ def open_rows(
     Returns:
         The rows, and what was left out: keys of images, and a line a damaged record.
     """
-    source = open_source(path, wanted, skip_bad)
+    return rows_of(open_source(path, wanted, skip_bad), split, part, skip_bad)
+
+
+def rows_of(
+    source: Source, split: Path | None, part: str | None, skip_bad: bool = False
+) -> tuple[Selection, list[str]]:
+    """Return a part of a source that is open already; see `open_rows`."""
     skipped = source.skipped if isinstance(source, RecordSource) else []
     if split is None and part is not None:
         raise DataError(f"part {part!r} is one of a split: name the split as well, with --split")
@@ -45,7 +51,7 @@ def open_rows(
         return rows, []
     readable, bad = readable_rows(rows)
     if not len(readable):
-        raise DataError(f"none of the {len(rows)} images of {path} can be read")
+        raise DataError(f"none of the {len(rows)} images of {source} can be read")
     return (Selection(rows, readable) if bad else rows), [*skipped, *bad]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixbct.backbones.model import build_backbone, save_model
-from mixbct.cli import app
+from mixbct.cli.verbs import app
 from mixbct.data import bank_writer
 from mixbct.data.bank import FeatureBank
 from mixbct.errors import BadImageError, BankError, DataError, FeatureError
