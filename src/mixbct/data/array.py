@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.source import Images, Rows, digest_rows, read_lines, write_lines
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows, read_lines, write_lines
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
 from mixbct.schemas.data import ArrayManifest
 from mixbct.schemas.record import read_record
 
 
-class ArraySource:
+class ArraySource(ListedSource):
     """An image array, open for reading.
 
     Raises:
@@ -39,20 +39,24 @@ class ArraySource:
         self._images = self._load(
             "images.npy", np.uint8, (count, size, size, self.manifest.channels)
         )
-        self._labels = self._load("labels.npy", np.int64, (count,))
-        self._check_indices("labels.npy", self._labels, self.manifest.classes)
-        self._groups: np.ndarray | None = None
-        if self.manifest.groups:
-            self._groups = self._load("groups.npy", np.int64, (count,))
-            self._check_indices("groups.npy", self._groups, self.manifest.groups)
+        labels = self._load("labels.npy", np.int64, (count,))
+        self._check_indices("labels.npy", labels, self.manifest.classes)
+        groups: list[str] | None = None
+        if names := self.manifest.groups:
+            places = self._load("groups.npy", np.int64, (count,))
+            self._check_indices("groups.npy", places, names)
+            groups = [names[i] for i in places]
         try:
-            self._keys = read_lines(path / "keys.txt")
+            keys = read_lines(path / "keys.txt")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the image array {path} is damaged: keys.txt: {error}") from error
-        if len(self._keys) != count:
+        if len(keys) != count:
             raise DataError(
-                f"the image array {path} is damaged: {len(self._keys)} keys for {count} images"
+                f"the image array {path} is damaged: {len(keys)} keys for {count} images"
             )
+        super().__init__(
+            f"image array {path}", keys, np.asarray(labels), self.manifest.classes, groups
+        )
 
     def _load(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
         try:
@@ -72,31 +76,6 @@ class ArraySource:
                 f"the image array {self.path} is damaged: {name} holds {values.min()} to "
                 f"{values.max()}, its manifest has {len(names)} names for them"
             )
-
-    def __len__(self) -> int:
-        return self.manifest.images
-
-    def __str__(self) -> str:
-        return f"image array {self.path}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; a class may have none."""
-        return np.asarray(self._labels)
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes; `labels()` point into it."""
-        return self.manifest.classes
-
-    def keys(self) -> list[str]:
-        """Return the key of every row."""
-        return self._keys
-
-    def groups(self) -> list[str]:
-        """Return the group of every row, '' without groups."""
-        if self._groups is None:
-            return [""] * len(self)
-        names = self.manifest.groups
-        return [names[i] for i in self._groups]
 
     def read(self, rows: Rows) -> Images:
         """Return the images of `rows`, in that order, as a copy."""

@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from mixbct.data.decoding import Decoder
 from mixbct.data.images import SUFFIXES
-from mixbct.data.source import Images, Rows, digest_rows
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows
 from mixbct.errors import BadImageError, DataError
 from mixbct.schemas.model import Preprocessing
 
@@ -18,7 +17,7 @@ _EXPECTED = (
 )
 
 
-class FolderSource:
+class FolderSource(ListedSource):
     """Images in `path/CLASS/FILE`, decoded when they are read.
 
     Classes are the folders' names and rows go by class, then file, both in the order of their
@@ -38,44 +37,21 @@ class FolderSource:
         self, path: Path, preprocessing: Preprocessing, workers: int | None = None
     ) -> None:
         self.path = path
-        self._classes = _class_folders(path)
-        files = [_image_files(path / name) for name in self._classes]
-        empty = [name for name, found in zip(self._classes, files, strict=True) if not found]
+        classes = _class_folders(path)
+        files = [_image_files(path / name) for name in classes]
+        empty = [name for name, found in zip(classes, files, strict=True) if not found]
         if empty:
             raise DataError(
                 f"{path}: {len(empty)} of {len(files)} class folders have no image: "
                 f"{_some(empty)}; delete them or add images ({', '.join(SUFFIXES)})"
             )
-        self._keys = [
-            f"{name}/{file}"
-            for name, found in zip(self._classes, files, strict=True)
-            for file in found
+        keys = [
+            f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found
         ]
-        self._labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
+        labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
+        super().__init__(f"folder {path}", keys, labels, classes)
         self._digest: str | None = None
         self._decoder = Decoder(str(self), preprocessing, workers)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __str__(self) -> str:
-        return f"folder {self.path}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; every class has one."""
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the class folders, sorted."""
-        return self._classes
-
-    def keys(self) -> list[str]:
-        """Return `CLASS/FILE` of every row."""
-        return self._keys
-
-    def groups(self) -> list[str]:
-        """Return '' for every row: a folder knows no families."""
-        return [""] * len(self)
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.

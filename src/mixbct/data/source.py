@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -28,19 +29,15 @@ class Source(Protocol):
 
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return the label of every row."""
-        ...
 
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes; `labels()` point into it."""
-        ...
 
     def keys(self) -> list[str]:
         """Return a name of every row, unique within the source."""
-        ...
 
     def groups(self) -> list[str]:
         """Return the family of every row that a split must keep on one side ('' for none)."""
-        ...
 
     def read(self, rows: Rows) -> Items:
         """Return the images, or normalised vectors, of `rows`, in that order.
@@ -48,7 +45,6 @@ class Source(Protocol):
         Raises:
             BadImageError: an image cannot be decoded; it names each.
         """
-        ...
 
     def digest(self) -> str:
         """Return what changes when the keys, the labels or the images change.
@@ -56,7 +52,6 @@ class Source(Protocol):
         Vectors are known by the images that they were extracted from, so that banks of several
         models can be told to be of the same images, row by row.
         """
-        ...
 
 
 @runtime_checkable
@@ -69,7 +64,42 @@ class EncodedSource(Source, Protocol):
         Raises:
             BadImageError: they cannot be read.
         """
-        ...
+
+
+@dataclass(eq=False, repr=False)
+class ListedSource(Source):
+    """What most sources share: name, keys, labels, classes and groups, as they are given.
+
+    Abstract: `read` and `digest` are each source's own. None for groups: no row has one.
+    """
+
+    _name: str
+    _keys: list[str]
+    _labels: Int64[np.ndarray, " n"]
+    _classes: tuple[str, ...]
+    _groups: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the label of every row; a class may have none."""
+        return self._labels
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; `labels()` point into it."""
+        return self._classes
+
+    def keys(self) -> list[str]:
+        """Return the key of every row."""
+        return self._keys
+
+    def groups(self) -> list[str]:
+        """Return the group of every row, '' without groups."""
+        return self._groups or [""] * len(self)
 
 
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -80,8 +110,8 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
     return digest.hexdigest()
 
 
-class Selection:
-    """Some rows of a source, as a source. Classes that lose every row disappear.
+class Selection(ListedSource):
+    """Some rows of a source, as a source: labels have no gaps, classes without a row disappear.
 
     Attributes:
         source: what the rows are chosen from.
@@ -98,22 +128,9 @@ class Selection:
         self.rows = rows
         present, labels = np.unique(source.labels()[rows], return_inverse=True)
         names = source.classes()
-        self._classes = tuple(names[i] for i in present)
-        self._labels = labels.astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        return f"{len(self)} rows of {self.source}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return labels without gaps: indices into `classes()`."""
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes that have a row."""
-        return self._classes
+        chosen = tuple(names[i] for i in present)
+        # keys and groups are looked up when they are asked for
+        super().__init__(f"{len(rows)} rows of {source}", [], labels.astype(np.int64), chosen)
 
     def keys(self) -> list[str]:
         """Return the keys of the selected rows."""
