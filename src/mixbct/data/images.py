@@ -1,4 +1,13 @@
-"""From an image file to pixels: decode, turn upright, bring to size and number of channels."""
+"""From an image file to pixels: decode, turn upright, bring to size and number of channels.
+
+The same bytes give the same pixels whether simplejpeg, which is faster, or Pillow decodes them. So
+simplejpeg is given only what both decode alike: a JPEG in grey or YCbCr whose metadata name no
+orientation, without a flaw. A JPEG that is at least four times as large as what is wanted is
+reduced while it is decoded, by the largest of 2, 4 and 8 that leaves twice the size; both do that
+bit by bit alike. Whether an image can be read is for Pillow to say.
+
+An image is turned as its EXIF orientation says or, where EXIF has none, that in its XMP.
+"""
 
 import contextlib
 import io
@@ -10,9 +19,10 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixbct.errors import BadImageError
+from mixbct.errors import BadImageError, DataError
+from mixbct.reading import read_bytes
 from mixbct.schemas.model import Preprocessing
 
 try:
@@ -20,9 +30,11 @@ try:
 except ImportError:  # no wheel for this machine: Pillow decodes, more slowly
     simplejpeg = None
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp")
 MOST_PIXELS = 100_000_000
+_MOST_BYTES = 2**30
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_KIND = "JPEG, PNG, BMP or WebP image"
 
 
 class _QuietPillow:
@@ -57,17 +69,25 @@ class _QuietPillow:
 _quiet_pillow = _QuietPillow()
 
 
+def read_image(path: Path, key: str) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        BadImageError: it cannot be read. `keys` is `key`.
+    """
+    try:
+        return read_bytes(path, _KIND, DataError, most=_MOST_BYTES)
+    except DataError as error:
+        raise BadImageError(str(error), [key]) from error
+
+
 def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
     """Read one JPEG, PNG, BMP or WebP file; see `decode_bytes`.
 
     Raises:
         BadImageError: the file cannot be read, or see `decode_bytes`. `keys` is the path.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadImageError(f"{path} cannot be read: {error.strerror}", [str(path)]) from error
-    return decode_bytes(data, preprocessing, str(path))
+    return decode_bytes(read_image(path, str(path)), preprocessing, str(path))
 
 
 def decode_bytes(
@@ -78,7 +98,7 @@ def decode_bytes(
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decode the content of one JPEG, PNG, BMP or WebP file.
 
-    The image is turned as its EXIF orientation says, laid over white where it is transparent,
+    The image is turned as its orientation says, laid over white where it is transparent,
     reduced to 8 bits, and scaled (bilinear, antialiased, aspect ratio not kept) to the size that
     `preprocessing` asks for. One channel is luma, three are RGB. Of an animation, the first frame.
 
@@ -96,20 +116,12 @@ def decode_bytes(
             `keys` is `name`.
     """
     size, channels = preprocessing.size, preprocessing.channels
-    try:
-        pixels = _decode_plain_jpeg(data, preprocessing, out)
-        if pixels is None:
-            with _quiet_pillow():
-                pixels = np.asarray(_decode_any(data, preprocessing))
-        pixels = pixels.reshape(*pixels.shape[:2], channels)
+    with _named(name, data):
+        pixels = _pixels(data, preprocessing, out)
         if pixels.shape[:2] != (size, size):
             image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
             resized = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized).reshape(size, size, channels)
-    # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
     if out is None or out is pixels:
         return pixels
     out[...] = pixels
@@ -128,19 +140,19 @@ def suffix_of(data: bytes) -> str:
 
 
 def to_png(data: bytes, name: str) -> bytes:
-    """Return the first frame of an image file as a PNG with the same pixels.
+    """Return the first frame of an image file, upright, as a PNG with the same pixels.
 
     Raises:
         BadImageError: it cannot be decoded. `keys` is `name`.
     """
     out = io.BytesIO()
-    try:
-        with _quiet_pillow(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            _refuse_bomb(opened.height, opened.width)
-            opened.save(out, "PNG")
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
+    with (
+        _named(name, data),
+        _quiet_pillow(),
+        Image.open(io.BytesIO(data), formats=_FORMATS) as opened,
+    ):
+        _refuse_bomb(opened.height, opened.width)
+        ImageOps.exif_transpose(opened).save(out, "PNG")
     return out.getvalue()
 
 
@@ -150,18 +162,25 @@ def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h
     Raises:
         BadImageError: see `decode`.
     """
-    # so large that no decoder halves the image on its way
-    unscaled = Preprocessing(size=MOST_PIXELS, channels=channels)
+    data = read_image(path, str(path))
+    with _named(str(path), data):
+        # so large that no decoder halves the image on its way
+        return _pixels(data, Preprocessing(size=MOST_PIXELS, channels=channels))
+
+
+@contextlib.contextmanager
+def _named(name: str, data: bytes) -> Iterator[None]:
+    """Turn whatever goes wrong with an image's content into an error that names the image."""
     try:
-        data = path.read_bytes()
-        pixels = _decode_plain_jpeg(data, unscaled, None)
-        if pixels is None:
-            with _quiet_pillow():
-                pixels = np.asarray(_decode_any(data, unscaled))
+        yield
+    # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise BadImageError(f"{path} is not a readable image: {reason}", [str(path)]) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it begins with {data[:8]!r}; expected a {_KIND}"
+        if not data:
+            reason = "it is empty"
+        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
 
 
 def _refuse_bomb(height: int, width: int) -> None:
@@ -172,39 +191,51 @@ def _refuse_bomb(height: int, width: int) -> None:
         )
 
 
+def _pixels(
+    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "size size c"] | None = None
+) -> UInt8[np.ndarray, "h w c"]:
+    """Decode an image, reduced where it is a large JPEG; `out` is taken if it happens to fit."""
+    pixels = _decode_plain_jpeg(data, preprocessing, out)
+    if pixels is None:
+        with _quiet_pillow():
+            pixels = np.asarray(_decode_any(data, preprocessing))
+    return pixels.reshape(*pixels.shape[:2], preprocessing.channels)
+
+
 def _decode_plain_jpeg(
     data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "size size c"] | None
-) -> UInt8[np.ndarray, "h w c"] | None:
+) -> np.ndarray | None:
     """Decode a JPEG that needs nothing special; None where Pillow has to look at it.
 
     One that has the size that is wanted is decoded into `out`, if that is given.
     """
-    # orientation is in the EXIF block; a false alarm only costs the slower path
-    if simplejpeg is None or not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
+    # orientation is in EXIF or XMP; a false alarm only costs the slower path
+    if (
+        simplejpeg is None
+        or not data.startswith(b"\xff\xd8")
+        or b"Exif\0" in data
+        or b"tiff:Orientation" in data
+    ):
         return None
+    wanted = preprocessing.size
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    _refuse_bomb(height, width)
-    # the decoder may halve, quarter … a large image on its way; twice the size that is wanted
-    # stays, so that the last step still averages
-    least = 2 * preprocessing.size
-    colours = "GRAY" if preprocessing.channels == 1 else "RGB"
-    try:
-        if out is not None and height == width == preprocessing.size:
-            simplejpeg.decode_jpeg(data, colours, buffer=out)
-            return out
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        if space not in ("Gray", "YCbCr"):
+            return None
+        _refuse_bomb(height, width)
+        # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
+        factor = next((f for f in (8, 4, 2) if min(height, width) // (2 * wanted) >= f), 1)
+        fits = out is not None and height == width == wanted
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             data,
-            colours,
-            min_height=least,
-            min_width=least,
-            min_factor=2,
+            "GRAY" if preprocessing.channels == 1 else "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+            buffer=out if fits else None,
         )
     except ValueError:
         return None
-    return pixels
+    return out if fits else pixels
 
 
 def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:
