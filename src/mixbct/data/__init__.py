@@ -1,6 +1,8 @@
 """Data sources: what can be trained on and searched, from image files to banks of vectors."""
 
+import functools
 import json
+import logging
 from pathlib import Path
 
 from mixbct.data.array import ArraySource
@@ -10,6 +12,7 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
+from mixbct.reading import read_bytes, reason, shown
 from mixbct.schemas.model import Input, Preprocessing, VectorInput
 
 
@@ -28,13 +31,7 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
             wanted.
         BankError: a bank is damaged, or of another encoder than the one that is wanted.
     """
-    if not path.exists():
-        raise DataError(
-            f"there is no data at {path}; expected a folder of class folders, a folder with "
-            "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
-        )
-    manifest = path / "manifest.json"
-    kind = _kind(manifest) if manifest.exists() else "folder"
+    kind = _kind(path)
     if isinstance(wanted, VectorInput):
         if kind != "feature-bank":
             raise DataError(
@@ -42,10 +39,13 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
                 "this encoder made (`mixbct extract`)"
             )
         return BankSource(FeatureBank(path), wanted)
-    if path.suffix == ".rec" or any(path.glob("*.rec")):
+    if kind == "records":
         return RecordSource(path, wanted or Preprocessing(size=112, channels=3), skip_bad=skip_bad)
     if kind == "folder":
-        return FolderSource(path, wanted or Preprocessing(size=32, channels=3))
+        folder = FolderSource(path, wanted or Preprocessing(size=32, channels=3))
+        if folder.passed_over:
+            _say_once(f"{folder}: {folder.remark()}")
+        return folder
     if kind == "feature-bank" and wanted is None:
         return BankSource(FeatureBank(path))
     if kind != "image-array":
@@ -65,14 +65,31 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
 
 def holds_vectors(path: Path) -> bool:
     """Return whether `path` is a feature bank."""
+    return (path / "manifest.json").exists() and _kind(path) == "feature-bank"
+
+
+def _kind(path: Path) -> str:
+    """Return what lies at a path: `records`, a `folder`, or what its manifest says."""
     manifest = path / "manifest.json"
-    return manifest.exists() and _kind(manifest) == "feature-bank"
-
-
-def _kind(manifest: Path) -> str:
     try:
-        content = json.loads(manifest.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{manifest} cannot be read: {error}") from error
+        path.stat()
+        if path.suffix.lower() == ".rec" or any(path.glob("*.rec")):
+            return "records"
+        if not manifest.exists():
+            return "folder"
+        content = json.loads(read_bytes(manifest, "manifest", DataError))
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no data at {shown(path)}; expected a folder of class folders, a folder with "
+            "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{shown(path)} cannot be read: {reason(error)}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     return kind if isinstance(kind, str) else "manifest of an unknown kind"
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Warn of something once a process, however often the same data are opened."""
+    logging.getLogger(__name__).warning(text)

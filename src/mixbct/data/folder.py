@@ -1,20 +1,25 @@
 """A folder of class folders with image files as a source."""
 
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from mixbct.data.decoding import Decoder
-from mixbct.data.images import SUFFIXES
+from mixbct.data.images import SUFFIXES, read_image
 from mixbct.data.source import Images, ListedSource, Rows, digest_rows
-from mixbct.errors import BadImageError, DataError
+from mixbct.errors import DataError
+from mixbct.reading import reason, shown
 from mixbct.schemas.model import Preprocessing
 
 _EXPECTED = (
     "expected one folder a class with its images in it, such as CLASS/1.jpg "
     f"({', '.join(SUFFIXES)})"
 )
+# keys are lines of UTF-8 text; whatever else a name holds is the person's own affair
+_NO_LINE = re.compile("[\n\r\ud800-\udfff]")
 
 
 class FolderSource(ListedSource):
@@ -28,30 +33,59 @@ class FolderSource(ListedSource):
         preprocessing: the size and number of channels that images are brought to.
         workers: number of threads that decode, see `Decoder`.
 
+    Attributes:
+        passed_over: suffix → number of files that have it and are no image by it.
+
     Raises:
         DataError: the folder is missing, has images outside class folders or folders inside
-            them, no class folder, or a class folder without an image.
+            them, no class folder, a class folder without an image, or a name that is no line of
+            text.
     """
 
     def __init__(
         self, path: Path, preprocessing: Preprocessing, workers: int | None = None
     ) -> None:
         self.path = path
-        classes = _class_folders(path)
-        files = [_image_files(path / name) for name in classes]
+        classes, loose, passed_over = _listing(path)
+        if loose:
+            raise DataError(
+                f"{shown(path)}: {len(loose)} images lie outside a class folder "
+                f"({_some(loose)}); {_EXPECTED}"
+            )
+        if not classes:
+            raise DataError(f"{shown(path)} holds no class folder; {_EXPECTED}")
+        files: list[list[str]] = []
+        for name in classes:
+            nested, images, others = _listing(path / name)
+            if nested:
+                raise DataError(
+                    f"{shown(path / name)} is a class folder with folders in it "
+                    f"({_some(nested)}); {_EXPECTED}"
+                )
+            files.append(images)
+            passed_over += others
+        suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in passed_over)
+        self.passed_over = dict(suffixes.most_common())
         empty = [name for name, found in zip(classes, files, strict=True) if not found]
         if empty:
             raise DataError(
-                f"{path}: {len(empty)} of {len(files)} class folders have no image: "
+                f"{shown(path)}: {len(empty)} of {len(files)} class folders have no image: "
                 f"{_some(empty)}; delete them or add images ({', '.join(SUFFIXES)})"
+                + (f" ({self.remark()})" if self.passed_over else "")
             )
         keys = [
             f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found
         ]
         labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
-        super().__init__(f"folder {path}", keys, labels, classes)
+        super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
         self._digest: str | None = None
         self._decoder = Decoder(str(self), preprocessing, workers)
+
+    def remark(self) -> str:
+        """Return how many files were passed over, in words."""
+        count = sum(self.passed_over.values())
+        suffixes = ", ".join(f"{suffix} {of:,}" for suffix, of in [*self.passed_over.items()][:8])
+        return f"{count:,} files were passed over that are no images by their suffix: {suffixes}"
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
@@ -67,11 +101,7 @@ class FolderSource(ListedSource):
         Raises:
             BadImageError: the file cannot be read.
         """
-        key = self._keys[row]
-        try:
-            return (self.path / key).read_bytes()
-        except OSError as error:
-            raise BadImageError(f"{key} cannot be read: {error.strerror}", [key]) from error
+        return read_image(self.path / self._keys[row], self._keys[row])
 
     def digest(self) -> str:
         """Return the SHA-256 over key, class and size in bytes of every file.
@@ -99,43 +129,31 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder and not hidden, by name."""
+def _listing(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of a folder's folders, images and other files, sorted; none is hidden."""
+    folders: list[str] = []
+    images: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(path) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    is_image = entry.name.lower().endswith(SUFFIXES)
+                    kind = folders if _is_folder(entry) else images if is_image else others
+                    kind.append(entry.name)
     except OSError as error:
-        raise DataError(f"{path} is not a readable folder: {error.strerror}") from error
-    unfit = [e.name for e in found if not e.name.isprintable()]
-    if unfit:  # keys are lines of UTF-8 text
+        raise DataError(f"{shown(path)} is not a readable folder: {reason(error)}") from error
+    unfit = [name for name in (*folders, *images) if _NO_LINE.search(name)]
+    if unfit:
         raise DataError(
-            f"{path}: names that are not printable UTF-8 text: {unfit[:5]}; rename them"
+            f"{shown(path)}: names that hold a line break or are not UTF-8: {unfit[:5]}; "
+            "rename them"
         )
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted(folders), sorted(images), sorted(others)
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()
-
-
-def _class_folders(path: Path) -> tuple[str, ...]:
-    entries = _entries(path)
-    loose = [entry.name for entry in entries if _is_image(entry)]
-    if loose:
-        raise DataError(
-            f"{path}: {len(loose)} images lie outside a class folder ({_some(loose)}); {_EXPECTED}"
-        )
-    folders = tuple(entry.name for entry in entries if entry.is_dir())
-    if not folders:
-        raise DataError(f"{path} holds no class folder; {_EXPECTED}")
-    return folders
-
-
-def _image_files(path: Path) -> list[str]:
-    entries = _entries(path)
-    nested = [entry.name for entry in entries if entry.is_dir()]
-    if nested:
-        raise DataError(
-            f"{path} is a class folder with folders in it ({_some(nested)}); {_EXPECTED}"
-        )
-    return [entry.name for entry in entries if _is_image(entry)]
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that go round in a circle
+        return False

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mixbct.data.folder import FolderSource
 from mixbct.data.source import Source
 from mixbct.schemas.record import Record
 
@@ -17,6 +18,7 @@ class DataInfo(Record):
     single_image_classes: tuple[str, ...]
     empty_classes: tuple[str, ...]
     groups: dict[str, int]
+    passed_over: dict[str, int]
     data_digest: str
 
 
@@ -35,5 +37,6 @@ def info(source: Source) -> DataInfo:
         single_image_classes=tuple(names[i] for i in np.flatnonzero(counts == 1)),
         empty_classes=tuple(names[i] for i in np.flatnonzero(counts == 0)),
         groups={str(g): int(s) for g, s in zip(groups, sizes, strict=True)},
+        passed_over=source.passed_over if isinstance(source, FolderSource) else {},
         data_digest=source.digest(),
     )
