@@ -123,9 +123,10 @@ def open_array(
         shape: the shape that is expected, exactly.
     """
     try:
+        # before it is opened, since opening a pipe waits for a writer
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise error(f"{path} is no regular file; expected {what} as a .npy file")
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise error(f"{path} is no regular file; expected {what} as a .npy file")
             start = file.read(len(_NPY))
             size = os.fstat(file.fileno()).st_size
             if not size:
@@ -142,7 +143,9 @@ def open_array(
             offset = file.tell()
     except FileNotFoundError:
         raise error(f"there are no {what} at {path}") from None
-    except (OSError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as problem:
+    except MixbctError:
+        raise
+    except Exception as problem:  # NumPy's reader of headers raises anything, tokenize's errors too
         raise error(f"{shown(path)} cannot be read as {what}: {reason(problem)}") from problem
     count = 1
     for length in found:

@@ -84,7 +84,7 @@ def _kind(path: Path) -> str:
             "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{shown(path)} cannot be read: {reason(error)}") from error
+        raise DataError(f"{shown(manifest)} cannot be read: {reason(error)}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     return kind if isinstance(kind, str) else "manifest of an unknown kind"
 

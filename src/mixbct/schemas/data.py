@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 
 
 class ArrayManifest(Record):
@@ -14,14 +14,15 @@ class ArrayManifest(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["image-array"] = "image-array"
     name: str
-    images: int
-    size: int
+    images: int = Field(gt=0)
+    size: int = Field(gt=0)
     channels: Literal[1, 3]
     classes: tuple[str, ...]
     groups: tuple[str, ...] = Field(
         (), description="families of instances that must not be split, e.g. of typefaces"
     )
     content_digest: str
+    groups_digest: str | None = Field(None, exclude_if=absent)
     origin: dict[str, str] = Field({}, description="where it came from, for people")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from record_files import jpeg
+from test_mutations import mutate
 
 from mixbct.data.images import decode_bytes
 from mixbct.data.pairs import read_pairs_text
@@ -186,3 +187,24 @@ def test_names_with_other_blanks_are_one_word(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text(f"1\n{name} 1 2\n{name} 1 {name} 2\n", encoding="utf-8")
     found = read_pairs_text(tmp_path / "pairs.txt", tmp_path / "p", RGB8)
     assert found.pairs.tolist() == [[0, 1], [0, 1]]
+
+
+def test_mutated_lists_are_read_or_refused_by_line(tmp_path: Path) -> None:
+    folder = people(tmp_path / "p")
+    rng = np.random.default_rng(6)
+    read = 0
+    for number in range(300):
+        lines = LIST.encode().split(b"\n")
+        if number % 2:  # whole lines and words in other places
+            i, j = rng.integers(0, len(lines), 2)
+            lines[i], lines[j] = lines[j], lines[i][: rng.integers(20)]
+        (tmp_path / "pairs.txt").write_bytes(mutate(b"\n".join(lines), rng))
+        try:
+            found = read_pairs_text(tmp_path / "pairs.txt", folder, RGB8)
+        except DataError as error:
+            assert "pairs.txt" in str(error)  # noqa: PT017
+        else:
+            assert found.pairs.shape == (len(found.same), 2)
+            assert 0 <= found.pairs.min() <= found.pairs.max() < len(found.images)
+            read += 1
+    assert 0 < read < 300
