@@ -16,13 +16,14 @@ from mixbct.cli.common import (
     result,
 )
 from mixbct.data import open_source
+from mixbct.data.array import ArraySource
 from mixbct.data.bank import FeatureBank
 from mixbct.data.convert import convert as convert_source
 from mixbct.data.foreign_bank import bank_of_vectors, read_features, read_names
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
-from mixbct.data.source import Source, readable_rows
+from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError, DataError
 
@@ -117,7 +118,8 @@ def bank(
 @app.command()
 def info(data: Data, as_json: AsJson = False) -> None:
     """Count images, classes and groups."""
-    found = summarise(open_source(data))
+    source = open_source(data)
+    found = summarise(source)
 
     def human() -> None:
         typer.echo(
@@ -126,9 +128,14 @@ def info(data: Data, as_json: AsJson = False) -> None:
         )
         if found.single_image_classes:
             typer.echo(f"{len(found.single_image_classes):,} classes have one image")
+        if found.passed_over:
+            suffixes = ", ".join(f"{s} ({n:,})" for s, n in found.passed_over.items())
+            typer.echo(f"passed over, since they are no images by their suffix: {suffixes}")
         if found.groups:
             groups = ", ".join(f"{name} ({count:,})" for name, count in found.groups.items())
             typer.echo(f"groups: {groups}")
+        if isinstance(source, EncodedSource):
+            typer.echo("no image was decoded: `data verify` and `data split` look at each")
         next_command("data", "split", data, "--out", "SPLIT")
 
     result(found, as_json, human)
@@ -148,17 +155,13 @@ def convert(
     source = open_source(data, skip_bad=skip_bad)
     with progress_bar("convert") as tick:
         done = convert_source(source, out, skip_bad=skip_bad, progress=tick)
-    name_skipped([*_skipped(source), *done.skipped])
+    name_skipped([*left_out(source), *done.skipped])
 
     def human() -> None:
         typer.echo(f"{done.images:,} images of {done.classes:,} classes, in {out}")
         next_command("data", "info", out)
 
     result(done, as_json, human)
-
-
-def _skipped(source: Source) -> list[str]:
-    return source.skipped if isinstance(source, RecordSource) else []
 
 
 @app.command()
@@ -168,20 +171,30 @@ def verify(
         bool, typer.Option("--save-index", help="Keep the index of a .rec file that has none.")
     ] = False,
 ) -> None:
-    """Decode every image once and name those that cannot be read."""
+    """Decode every image once and name those that cannot be read; hold an array to its digests."""
     source = open_source(data, skip_bad=True)
     if save_index and isinstance(source, RecordSource):
         source.save_index()
+    bad = [*left_out(source), *_unreadable(source)]
+    if bad:
+        count = len(left_out(source)) + len(source)
+        lines = "\n  ".join(bad)
+        raise BadImageError(f"{len(bad)} of {count} images cannot be read:\n  {lines}", bad)
+    typer.echo(f"all {len(source):,} images can be read")
+
+
+def _unreadable(source: Source) -> list[str]:
+    """Look at every image and return the keys of those that cannot be read.
+
+    Raises:
+        DataError: an image array was changed after it was written.
+    """
+    if isinstance(source, ArraySource):
+        source.verify()
+    if not isinstance(source, EncodedSource):
+        return []
     with progress_bar("decode") as tick:
-        rows, bad = readable_rows(source, progress=tick)
-    damaged = _skipped(source)
-    if damaged or bad:
-        lines = "\n  ".join([*damaged, *bad])
-        count = len(damaged) + len(source)
-        raise BadImageError(
-            f"{len(damaged) + len(bad)} of {count} images cannot be read:\n  {lines}", bad
-        )
-    typer.echo(f"all {len(rows):,} images can be read")
+        return readable_rows(source, progress=tick)[1]
 
 
 @app.command()
@@ -209,15 +222,27 @@ def split(
         list[str] | None, typer.Option(help="A group that only queries come from.")
     ] = None,
     skip_bad: SkipBad = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Do not look at every image first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose test classes and divide the others between the old and the new model."""
+    """Choose test classes and divide the others between the old and the new model.
+
+    Every image is decoded first. What --skip-bad leaves out here stays out of all that follows.
+    """
+    if skip_bad and unchecked:
+        raise typer.BadParameter("--skip-bad looks at every image; leave out --unchecked")
     source = open_source(data, skip_bad=skip_bad)
-    bad: list[str] = []
-    if skip_bad:
-        with progress_bar("decode") as tick:
-            _, bad = readable_rows(source, progress=tick)
-        name_skipped([*_skipped(source), *bad])
+    bad = [] if unchecked else _unreadable(source)
+    if bad and not skip_bad:
+        some = ", ".join(bad[:10]) + (" …" if len(bad) > 10 else "")
+        raise BadImageError(
+            f"{len(bad)} of {len(source)} images of {source} cannot be read: {some}; repair or "
+            "delete them, or leave them out here and in all that follows with --skip-bad",
+            bad,
+        )
+    name_skipped([*left_out(source), *bad])
     manifest = make_split(
         source,
         out,
@@ -234,6 +259,8 @@ def split(
 
     def human() -> None:
         typer.echo(manifest.rule)
+        if unchecked:
+            typer.echo("no image was looked at: `mixbct data verify` finds what cannot be read")
         typer.echo(", ".join(f"{part} {rows:,}" for part, rows in manifest.parts.items()))
         words = ["--set", f"data.path={data}", "--set", f"data.split={out}"]
         next_command("train", "recipes/old.toml", *words)

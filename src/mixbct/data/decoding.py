@@ -17,7 +17,7 @@ _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
 _ADVICE = (
     "\n`mixbct data verify` finds all of them; repair or delete them, or leave them out with "
-    "--skip-bad (of `train`, `extract` or `data split`)"
+    "--skip-bad: given to `data split`, it holds for all that follows"
 )
 
 

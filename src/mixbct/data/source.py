@@ -1,7 +1,7 @@
 """The source: what every data set looks like to the rest, and a selection of its rows."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -176,6 +176,12 @@ def readable_rows(
             progress(stop, len(source))
     rows = np.array([i for i, key in enumerate(keys) if key not in bad], dtype=np.int64)
     return rows, sorted(bad)
+
+
+def left_out(source: Source) -> Sequence[str]:
+    """Return what a source left out when it was opened: a line a damaged record."""
+    skipped: Sequence[str] = getattr(source, "skipped", ())
+    return skipped
 
 
 def write_lines(path: Path, lines: list[str]) -> None:

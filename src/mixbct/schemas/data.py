@@ -36,7 +36,9 @@ class SplitManifest(Record):
     rule: str
     seed: int
     parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
-    skipped: tuple[str, ...] = Field((), description="keys left out since they cannot be read")
+    skipped: tuple[str, ...] = Field(
+        (), description="keys, and damaged records, that were left out"
+    )
 
 
 class BankManifest(Record):
