@@ -50,17 +50,15 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
         return BankSource(FeatureBank(path))
     if kind != "image-array":
         raise DataError(f"{path} holds a {kind}, not images; name the folder that holds the images")
-    source = ArraySource(path)
-    if wanted is None:
-        return source
-    has = (source.manifest.size, source.manifest.channels)
-    asked = (wanted.size, wanted.channels)
-    if has != asked:
+    array = ArraySource(path)
+    size, channels = array.manifest.size, array.manifest.channels
+    if wanted is not None and (size, channels) != (wanted.size, wanted.channels):
         raise DataError(
-            f"{path} holds images of size {has[0]} with {has[1]} channels, but size {asked[0]} "
-            f"with {asked[1]} channels is asked for; set model.size and model.channels to match"
+            f"{path} holds images of size {size} with {channels} channels, but size {wanted.size} "
+            f"with {wanted.channels} channels is asked for; set model.size and model.channels to "
+            "match"
         )
-    return source
+    return array
 
 
 def holds_vectors(path: Path) -> bool:

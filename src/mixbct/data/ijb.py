@@ -242,12 +242,12 @@ class IjbImages(ListedSource):
         """
         return self._decoder.fill(rows, self._align, self._layout.names.__getitem__)
 
-    def _align(self, row: int, out: UInt8[np.ndarray, "h w c"]) -> None:
+    def _align(self, row: int) -> UInt8[np.ndarray, "h w c"]:
         wanted = self._decoder.preprocessing
         path = self._layout.path / IMAGES / self._layout.names[row]
         image = decode_unscaled(path, wanted.channels)
         try:
-            out[...] = align(image, self._layout.points[row], wanted.size)
+            return align(image, self._layout.points[row], wanted.size)
         except DataError as error:
             raise BadImageError(f"{path}: {error}", [self._layout.names[row]]) from error
 

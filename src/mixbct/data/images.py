@@ -91,10 +91,7 @@ def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c
 
 
 def decode_bytes(
-    data: bytes,
-    preprocessing: Preprocessing,
-    name: str,
-    out: UInt8[np.ndarray, "h w c"] | None = None,
+    data: bytes, preprocessing: Preprocessing, name: str
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decode the content of one JPEG, PNG, BMP or WebP file.
 
@@ -106,10 +103,9 @@ def decode_bytes(
         data: the file's content.
         preprocessing: the size and number of channels that are wanted.
         name: what the image is called, for errors.
-        out: where to put the pixels; None for a new array.
 
     Returns:
-        [size, size, channels] uint8; `out`, if it was given.
+        [size, size, channels] uint8.
 
     Raises:
         BadImageError: the image is truncated or damaged, or has more than `MOST_PIXELS` pixels.
@@ -117,26 +113,20 @@ def decode_bytes(
     """
     size, channels = preprocessing.size, preprocessing.channels
     with _named(name, data):
-        pixels = _pixels(data, preprocessing, out)
+        pixels = _pixels(data, preprocessing)
         if pixels.shape[:2] != (size, size):
             image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
             resized = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized).reshape(size, size, channels)
-    if out is None or out is pixels:
-        return pixels
-    out[...] = pixels
-    return out
+    return pixels
 
 
 def suffix_of(data: bytes) -> str:
     """Return the suffix of a file with this content, of `SUFFIXES`; '' for none of them."""
-    if data.startswith(b"\xff\xd8"):
-        return ".jpg"
-    if data.startswith(b"\x89PNG"):
-        return ".png"
-    if data.startswith(b"BM"):
-        return ".bmp"
-    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+    if data[:4] == b"RIFF":
+        return ".webp" if data[8:12] == b"WEBP" else ""
+    starts = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp"}
+    return next((suffix for start, suffix in starts.items() if data.startswith(start)), "")
 
 
 def to_png(data: bytes, name: str) -> bytes:
@@ -191,24 +181,17 @@ def _refuse_bomb(height: int, width: int) -> None:
         )
 
 
-def _pixels(
-    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "size size c"] | None = None
-) -> UInt8[np.ndarray, "h w c"]:
-    """Decode an image, reduced where it is a large JPEG; `out` is taken if it happens to fit."""
-    pixels = _decode_plain_jpeg(data, preprocessing, out)
+def _pixels(data: bytes, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
+    """Decode an image, reduced where it is a large JPEG."""
+    pixels = _decode_plain_jpeg(data, preprocessing)
     if pixels is None:
         with _quiet_pillow():
             pixels = np.asarray(_decode_any(data, preprocessing))
     return pixels.reshape(*pixels.shape[:2], preprocessing.channels)
 
 
-def _decode_plain_jpeg(
-    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "size size c"] | None
-) -> np.ndarray | None:
-    """Decode a JPEG that needs nothing special; None where Pillow has to look at it.
-
-    One that has the size that is wanted is decoded into `out`, if that is given.
-    """
+def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray | None:
+    """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
     # orientation is in EXIF or XMP; a false alarm only costs the slower path
     if (
         simplejpeg is None
@@ -225,17 +208,15 @@ def _decode_plain_jpeg(
         _refuse_bomb(height, width)
         # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
         factor = next((f for f in (8, 4, 2) if min(height, width) // (2 * wanted) >= f), 1)
-        fits = out is not None and height == width == wanted
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             data,
             "GRAY" if preprocessing.channels == 1 else "RGB",
             min_height=-(-height // factor),
             min_width=-(-width // factor),
-            buffer=out if fits else None,
         )
     except ValueError:
         return None
-    return out if fits else pixels
+    return pixels
 
 
 def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:
