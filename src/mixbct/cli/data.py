@@ -128,9 +128,6 @@ def info(data: Data, as_json: AsJson = False) -> None:
         )
         if found.single_image_classes:
             typer.echo(f"{len(found.single_image_classes):,} classes have one image")
-        if found.passed_over:
-            suffixes = ", ".join(f"{s} ({n:,})" for s, n in found.passed_over.items())
-            typer.echo(f"passed over, since they are no images by their suffix: {suffixes}")
         if found.groups:
             groups = ", ".join(f"{name} ({count:,})" for name, count in found.groups.items())
             typer.echo(f"groups: {groups}")
@@ -210,11 +207,12 @@ def split(
     seed: Annotated[int, typer.Option(help="Of the seeded order.")] = 0,
     old_share: Annotated[float, typer.Option(help="The old model's share.")] = 0.3,
     test_classes: Annotated[
-        str, typer.Option(help="How many classes to test on (0: none), or a share of all.")
-    ] = "0.2",
+        float,
+        typer.Option(min=0, help="How many classes to test on (0: none), or a share of all."),
+    ] = 0.2,
     validation_classes: Annotated[
-        str, typer.Option(help="The same, to choose settings on before the test.")
-    ] = "0",
+        float, typer.Option(min=0, help="The same, to choose settings on before the test.")
+    ] = 0,
     query_share: Annotated[
         float, typer.Option(help="Share of a test class's images that are queries.")
     ] = 0.3,
@@ -250,8 +248,8 @@ def split(
         order=order,
         seed=seed,
         old_share=old_share,
-        test_classes=_number(test_classes),
-        validation_classes=_number(validation_classes),
+        test_classes=_count_or_share(test_classes),
+        validation_classes=_count_or_share(validation_classes),
         query_share=query_share,
         held_out_groups=hold_out or (),
         skipped=bad,
@@ -268,8 +266,5 @@ def split(
     result(manifest, as_json, human)
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        raise typer.BadParameter(f"expected a number, found {text!r}") from None
+def _count_or_share(number: float) -> int | float:
+    return int(number) if number.is_integer() else number

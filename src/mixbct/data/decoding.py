@@ -64,7 +64,6 @@ class Decoder:
             rows,
             lambda row: decode_bytes(encoded(row), self.preprocessing, name(row)),
             name,
-            _ADVICE,
         )
 
     def fill(
@@ -72,12 +71,11 @@ class Decoder:
         rows: Rows,
         make: Callable[[int], UInt8[np.ndarray, "h w c"]],
         name: Callable[[int], str],
-        advice: str = "",
     ) -> Images:
         """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
 
         Raises:
-            BadImageError: `make` raised it; it counts and names every row, and ends with `advice`.
+            BadImageError: `make` raised it; it counts and names every row.
         """
         size, channels = self.preprocessing.size, self.preprocessing.channels
         images = np.empty((len(rows), size, size, channels), np.uint8)
@@ -100,7 +98,7 @@ class Decoder:
             raise BadImageError(
                 f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
                 + "\n".join(f"  {problem}" for problem in problems.values())
-                + advice,
+                + _ADVICE,
                 list(problems),
             )
         return images

@@ -37,36 +37,31 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _KIND = "JPEG, PNG, BMP or WebP image"
 
 
-class _QuietPillow:
+_lock = threading.Lock()
+_inside: list[None] = []
+_filters = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
     """Ignore Pillow's warnings while at least one thread decodes.
 
     `warnings.catch_warnings` changes the whole process, so threads that enter and leave it in
     turn would restore each other's filters; here the first one in sets them and the last one out
     restores them.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = contextlib.ExitStack()
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._saved.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._saved.close()
-
-
-_quiet_pillow = _QuietPillow()
+    with _lock:
+        if not _inside:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                _filters.close()
 
 
 def read_image(path: Path, key: str) -> bytes:

@@ -220,7 +220,8 @@ def _class_order(
 
 
 def _class_count(what: str, wanted: int | float, classes: int, testable: int) -> int:
-    count = wanted if isinstance(wanted, int) else round(wanted * classes)
+    share = 0 if isinstance(wanted, int) or not 0 < wanted < 1 else wanted
+    count = wanted if isinstance(wanted, int) else round(share * classes)
     if isinstance(wanted, int) and not wanted:
         return 0
     if not _FEWEST_CLASSES <= count <= testable:

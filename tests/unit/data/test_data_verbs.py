@@ -115,16 +115,26 @@ def test_a_changed_array_is_neither_verified_nor_split(tmp_path: Path, data: Ver
 
 
 def test_info_says_what_was_passed_over_and_that_nobody_looked(
-    tmp_path: Path, make_folder: Verb, data: Verb
+    tmp_path: Path, make_folder: Verb, data: Verb, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = photos(tmp_path, make_folder)
     for name in ("a/1.heic", "a/2.heic", "b/notes.txt"):
         (path / name).touch()
     said = data("info", path)
-    assert "passed over, since they are no images by their suffix: .heic (2), .txt (1)" in said
+    passed = "3 files were passed over that are no images by their suffix: .heic 2, .txt 1"
+    assert passed in caplog.text
     assert "no image was decoded: `data verify` and `data split` look at each" in said
     assert json.loads(data("info", path, "--json"))["passed_over"] == {".heic": 2, ".txt": 1}
     with pytest.raises(BadImageError, match=r"1 of 20 images cannot be read:\n  c/2\.png"):
         data("verify", path)
     faces(tmp_path / "faces", (3, 2), "insightface")
     assert "passed over" not in data("info", tmp_path / "faces")
+
+
+@pytest.mark.parametrize("number", ["inf", "1.5", "0.0001", "7"])
+def test_numbers_of_test_classes_that_cannot_be(
+    tmp_path: Path, make_folder: Verb, data: Verb, number: str
+) -> None:
+    path = make_folder(tmp_path / "photos", dict.fromkeys("abcde", 4))
+    with pytest.raises(DataError, match="test classes, of 5 classes"):
+        data("split", path, "--out", tmp_path / "split", "--test-classes", number)
