@@ -187,22 +187,16 @@ def _pixels(data: bytes, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w
 
 def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray | None:
     """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
-    # orientation is in EXIF or XMP; a false alarm only costs the slower path
-    if (
-        simplejpeg is None
-        or not data.startswith(b"\xff\xd8")
-        or b"Exif\0" in data
-        or b"tiff:Orientation" in data
-    ):
+    if simplejpeg is None or not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None
-    wanted = preprocessing.size
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("Gray", "YCbCr"):
             return None
         _refuse_bomb(height, width)
         # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
-        factor = next((f for f in (8, 4, 2) if min(height, width) // (2 * wanted) >= f), 1)
+        ratio = min(height, width) // (2 * preprocessing.size)
+        factor = 8 if ratio >= 8 else 4 if ratio >= 4 else 2 if ratio >= 2 else 1
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             data,
             "GRAY" if preprocessing.channels == 1 else "RGB",
@@ -212,6 +206,21 @@ def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray 
     except ValueError:
         return None
     return pixels
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Return whether a JPEG's metadata name an orientation, or its segments are out of order."""
+    at = 2
+    while at + 4 < len(data) and data[at] == 0xFF and 0xC0 <= data[at + 1] < 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xDA:  # what follows are pixels
+            return False
+        if marker == 0xE1 and (
+            data.startswith(b"Exif", at + 4) or data.find(b"tiff:Orientation", at, end) >= 0
+        ):
+            return True
+        at = end
+    return True
 
 
 def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:

@@ -117,6 +117,10 @@ def pictures() -> dict[str, bytes]:
         "EXIF and XMP": with_segments(plain, exif(8), segment(0xE1, ATTRIBUTE)),
         "EXIF without it, XMP": with_segments(plain, exif(None), segment(0xE1, ATTRIBUTE)),
         "a comment about it": with_segments(plain, segment(0xFE, b"Exif\0 tiff:Orientation")),
+        "EXIF behind fill bytes": plain[:2] + b"\xff\xff" + exif(6) + plain[2:],
+        "EXIF behind a profile": with_segments(
+            plain, segment(0xE2, b"ICC_PROFILE\0\1\1" + b"\xff\xda" * 99), exif(6)
+        ),
         "multi-picture": multi.getvalue(),
         "bytes behind": plain + b"\0" * 1000 + plain,
         "truncated at its end": plain[:-2],
@@ -189,6 +193,8 @@ def test_both_decoders_refuse_the_same_damaged_files(
     [
         ("EXIF", -1),
         ("EXIF little-endian", 1),
+        ("EXIF behind fill bytes", -1),
+        ("EXIF behind a profile", -1),
         ("XMP", -1),
         ("XMP element", -1),
         ("EXIF and XMP", 1),
