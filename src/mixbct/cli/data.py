@@ -229,10 +229,9 @@ def split(
 
     Every image is decoded first. What --skip-bad leaves out here stays out of all that follows.
     """
-    if skip_bad and unchecked:
-        raise typer.BadParameter("--skip-bad looks at every image; leave out --unchecked")
     source = open_source(data, skip_bad=skip_bad)
-    bad = [] if unchecked else _unreadable(source)
+    looked = skip_bad or not unchecked
+    bad = _unreadable(source) if looked else []
     if bad and not skip_bad:
         some = ", ".join(bad[:10]) + (" …" if len(bad) > 10 else "")
         raise BadImageError(
@@ -257,7 +256,7 @@ def split(
 
     def human() -> None:
         typer.echo(manifest.rule)
-        if unchecked:
+        if not looked:
             typer.echo("no image was looked at: `mixbct data verify` finds what cannot be read")
         typer.echo(", ".join(f"{part} {rows:,}" for part, rows in manifest.parts.items()))
         words = ["--set", f"data.path={data}", "--set", f"data.split={out}"]

@@ -1,8 +1,6 @@
 """Data sources: what can be trained on and searched, from image files to banks of vectors."""
 
-import functools
 import json
-import logging
 from pathlib import Path
 
 from mixbct.data.array import ArraySource
@@ -42,10 +40,7 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
     if kind == "records":
         return RecordSource(path, wanted or Preprocessing(size=112, channels=3), skip_bad=skip_bad)
     if kind == "folder":
-        folder = FolderSource(path, wanted or Preprocessing(size=32, channels=3))
-        if folder.passed_over:
-            _say_once(f"{folder}: {folder.remark()}")
-        return folder
+        return FolderSource(path, wanted or Preprocessing(size=32, channels=3))
     if kind == "feature-bank" and wanted is None:
         return BankSource(FeatureBank(path))
     if kind != "image-array":
@@ -85,9 +80,3 @@ def _kind(path: Path) -> str:
         raise DataError(f"{shown(manifest)} cannot be read: {reason(error)}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     return kind if isinstance(kind, str) else "manifest of an unknown kind"
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    """Warn of something once a process, however often the same data are opened."""
-    logging.getLogger(__name__).warning(text)

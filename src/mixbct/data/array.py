@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from mixbct.data.source import Images, ListedSource, Rows, digest_rows, write_lines
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
-from mixbct.reading import open_array, read_bytes
+from mixbct.reading import open_array, read_bytes, shown
 from mixbct.schemas.data import ArrayManifest
 from mixbct.schemas.record import read_record
 
@@ -53,7 +53,7 @@ class ArraySource(ListedSource):
                 f"the image array {path} is damaged: it has {count} images, {len(keys)} keys "
                 f"({len(set(keys))} different ones), {len(classes)} classes ({len(set(classes))})"
             )
-        super().__init__(f"image array {path}", keys, labels, classes, groups)
+        super().__init__(f"image array {shown(path)}", keys, labels, classes, groups)
 
     def _indices(self, what: str, names: tuple[str, ...]) -> Int64[np.ndarray, " n"]:
         """Open `labels.npy` or `groups.npy`."""

@@ -1,5 +1,7 @@
 """A folder of class folders with image files as a source."""
 
+import functools
+import logging
 import os
 import re
 from collections import Counter
@@ -26,7 +28,8 @@ class FolderSource(ListedSource):
     """Images in `path/CLASS/FILE`, decoded when they are read.
 
     Classes are the folders' names and rows go by class, then file, both in the order of their
-    code points. Hidden files and files with other suffixes are passed over.
+    code points. Hidden files are passed over, and so are files with other suffixes, of which a
+    warning is logged once.
 
     Args:
         path: the folder that holds the class folders.
@@ -66,12 +69,17 @@ class FolderSource(ListedSource):
             passed_over += others
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in passed_over)
         self.passed_over = dict(suffixes.most_common())
+        if passed_over:
+            named = ", ".join(f"{suffix} {count:,}" for suffix, count in suffixes.most_common(8))
+            _say_once(
+                f"folder {shown(path)}: {len(passed_over):,} files were passed over that are no "
+                f"images by their suffix: {named}"
+            )
         empty = [name for name, found in zip(classes, files, strict=True) if not found]
         if empty:
             raise DataError(
                 f"{shown(path)}: {len(empty)} of {len(files)} class folders have no image: "
                 f"{_some(empty)}; delete them or add images ({', '.join(SUFFIXES)})"
-                + (f" ({self.remark()})" if self.passed_over else "")
             )
         keys = [
             f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found
@@ -80,12 +88,6 @@ class FolderSource(ListedSource):
         super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
         self._digest: str | None = None
         self._decoder = Decoder(str(self), preprocessing, workers)
-
-    def remark(self) -> str:
-        """Return how many files were passed over, in words."""
-        count = sum(self.passed_over.values())
-        suffixes = ", ".join(f"{suffix} {of:,}" for suffix, of in [*self.passed_over.items()][:8])
-        return f"{count:,} files were passed over that are no images by their suffix: {suffixes}"
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
@@ -116,6 +118,12 @@ class FolderSource(ListedSource):
                 for key, name in zip(self._keys, names, strict=True)
             )
         return self._digest
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Warn of something once a process, however often the same data are opened."""
+    logging.getLogger(__name__).warning(text)
 
 
 def _bytes_in(path: Path) -> str:
