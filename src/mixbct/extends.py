@@ -19,7 +19,7 @@ def read_extended(
     Raises:
         RecipeError: a file is missing or not TOML, or the recipes extend each other in a circle.
     """
-    wanted = f"recipe (which {above[-1]} extends)" if above else "recipe"
+    wanted = f"recipe that {above[-1]} extends" if above else "recipe"
     content = read_toml(path, wanted, RecipeError)
     if "extends" not in content:
         return content, (path,)

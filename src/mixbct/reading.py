@@ -5,7 +5,6 @@ array. Whatever is read here is checked against the file's size before memory is
 nothing of it is ever executed.
 """
 
-import os
 import re
 import stat
 import tomllib
@@ -32,18 +31,27 @@ def read_bytes(path: Path, what: str, error: type[MixbctError], most: int | None
         error: raised where it cannot be read.
         most: bytes; a longer file is refused.
     """
+    size = file_size(path, what, error)
+    if most is not None and size > most:
+        raise error(f"{path} has {size:,} bytes, too many for a {what} ({most:,})")
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise error(f"{path} cannot be read as a {what}: {reason(problem)}") from problem
+
+
+def file_size(path: Path, what: str, error: type[MixbctError]) -> int:
+    """Return the bytes of a regular file; nothing else is ever opened, since a pipe may hang."""
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise error(f"{path} is {kind}; expected a {what}")
-        if most is not None and found.st_size > most:
-            raise error(f"{path} has {found.st_size:,} bytes, too many for a {what} ({most:,})")
-        return path.read_bytes()
     except FileNotFoundError:
         raise error(f"there is no {what} at {path}") from None
     except (OSError, ValueError) as problem:
         raise error(f"{shown(path)} cannot be read as a {what}: {reason(problem)}") from problem
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise error(f"{path} cannot be read as a {what}: it is {kind}")
+    return found.st_size
 
 
 def read_lines_of(path: Path, what: str, error: type[MixbctError] = DataError) -> list[str]:
@@ -87,7 +95,7 @@ def read_toml(path: Path, what: str, error: type[MixbctError]) -> dict[str, Any]
     try:
         return parse_toml(content.decode("utf-8-sig"))
     except ValueError as problem:
-        raise error(f"{path} is not valid TOML: {problem}") from problem
+        raise error(f"{path} is not valid TOML, which a {what} must be: {problem}") from problem
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -122,13 +130,10 @@ def open_array(
         ndim: the number of dimensions that is expected.
         shape: the shape that is expected, exactly.
     """
+    size = file_size(path, f"file of {what}", error)
     try:
-        # before it is opened, since opening a pipe waits for a writer
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise error(f"{path} is no regular file; expected {what} as a .npy file")
         with path.open("rb") as file:
             start = file.read(len(_NPY))
-            size = os.fstat(file.fileno()).st_size
             if not size:
                 raise error(f"{path} is empty; expected {what} as a .npy file")
             if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -141,11 +146,9 @@ def open_array(
             file.seek(0)
             found, dtype = _header(file)
             offset = file.tell()
-    except FileNotFoundError:
-        raise error(f"there are no {what} at {path}") from None
     except MixbctError:
         raise
-    except Exception as problem:  # NumPy's reader of headers raises anything, tokenize's errors too
+    except Exception as problem:  # NumPy parses the header as Python text, which fails in many ways
         raise error(f"{shown(path)} cannot be read as {what}: {reason(problem)}") from problem
     count = 1
     for length in found:
@@ -169,6 +172,7 @@ def open_array(
         opened: np.ndarray = np.load(path, "r" if count else None, max_header_size=_LONGEST_HEADER)
     except (OSError, ValueError) as problem:
         raise error(f"{path} cannot be read as {what}: {reason(problem)}") from problem
+    opened.flags.writeable = False
     return opened
 
 

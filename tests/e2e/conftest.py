@@ -70,9 +70,20 @@ def write_photos(folder: Path) -> None:
             picture.save(target / f"{image}.{'jpg' if image % 2 else 'png'}")
 
 
+def lay_out(folder: Path) -> Path:
+    """Write `photos` into a folder, and the project's `recipes` beside them."""
+    write_photos(folder / "photos")
+    (folder / "recipes").symlink_to(Path(__file__).parents[2] / "recipes")
+    return folder
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Return a folder in which `photos` and the project's `recipes` lie."""
-    write_photos(tmp_path / "photos")
-    (tmp_path / "recipes").symlink_to(Path(__file__).parents[2] / "recipes")
-    return tmp_path
+    return lay_out(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return such a folder for all tests of a module."""
+    return lay_out(tmp_path_factory.mktemp("shared"))

@@ -451,12 +451,12 @@ def test_recipes_that_extend_nothing_good(path: Path, tmp_path: Path) -> None:
         typo='extends = "tiny.toml"\n[train]\nepoch = 3\n',
     )
     none = refusal(tmp_path / "none.toml")
-    assert none == f"there is no recipe at {tmp_path}/gone.toml, which {tmp_path}/none.toml extends"
+    assert none == (f"there is no recipe that {tmp_path}/none.toml extends at {tmp_path}/gone.toml")
     assert "extends: expected the path of a recipe, found 3" in refusal(tmp_path / "number.toml")
     assert "in a circle" in refusal(tmp_path / "itself.toml")
     circle = refusal(tmp_path / "a.toml")
     assert f"in a circle: {tmp_path}/a.toml → {tmp_path}/b.toml → " in circle
-    assert "broken.toml, which " in refusal(tmp_path / "bad.toml")
+    assert "bad.toml extends must be" in refusal(tmp_path / "bad.toml")
     typo = refusal(tmp_path / "typo.toml")
     assert f"typo.toml (with {tmp_path}/tiny.toml) is not a valid recipe" in typo
     assert "did you mean 'epochs'" in typo

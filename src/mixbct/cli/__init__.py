@@ -1,79 +1,54 @@
 """The command line: parsing, printing and exit codes, nothing else.
 
-Exit codes: 0 done or passed, 1 a gate failed, 2 bad usage or bad input, 3 stopped and resumable.
+Exit codes: 0 done or passed, 1 a gate failed, 2 bad usage or bad input, 3 stopped and resumable,
+4 a fault of mixbct itself.
+
+What is imported before a verb is known is little, so that help and a stop come at once.
 """
 
+import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
-import typer
-
-import mixbct
-from mixbct.cli import (
-    adapt,
-    bench,
-    data,
-    demo,
-    evaluate,
-    features,
-    gallery,
-    generations,
-    models,
-    protocols,
-    train,
-)
-from mixbct.cli.common import say
-from mixbct.errors import MixbctError
-
-app = typer.Typer(
-    name="mixbct",
-    rich_markup_mode=None,
-    help="Upgrade an embedding model without re-indexing: train, prove, deploy, measure.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("demo")(demo.demo)
-data.app.command("ijb-layout")(protocols.ijb_layout)
-app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.command("bench")(bench.bench)
-app.command("import-model")(models.import_model)
-app.command("fit-map")(models.fit_map)
-app.command("extract")(features.extract)
-app.command("denoise")(features.denoise)
-app.command("adapt")(adapt.adapt)
-app.command("eval")(evaluate.evaluate)
-app.command("eval-pairs")(protocols.eval_pairs)
-app.command("eval-ijb")(protocols.eval_ijb)
-app.command("generations")(generations.generations)
-app.command("gate")(evaluate.gate)
-app.add_typer(gallery.app, name="gallery")
-app.command("report")(evaluate.report)
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
-) -> None:
-    if version:
-        typer.echo(mixbct.__version__)
-        raise typer.Exit
+_STOPPED = "stopped: run the same command again, with --resume where it has that"
+_STOPS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def main() -> None:
-    """Run the command line; a named error becomes one line and its exit code."""
+    """Run the command line; whatever ends it becomes one line and an exit code."""
+    # before a verb runs there is nothing to save, and libraries that are being imported may swallow
+    # an exception
+    _on_stop(_leave)
+    from mixbct.cli.verbs import run
 
-    def on_terminate(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, on_terminate)
     try:
-        app(standalone_mode=True)
-    except MixbctError as error:
-        say(f"error: {error}" if error.exit_code == 2 else str(error))
-        sys.exit(error.exit_code)
+        code = run(lambda: _on_stop(_interrupt))
+        _on_stop(signal.SIG_IGN)  # what is done is done
     except KeyboardInterrupt:
-        say("stopped: run the same command again, with --resume where it has that")
-        sys.exit(3)
+        code = stopped()
+    sys.exit(code)
+
+
+def stopped() -> int:
+    """Say that the run was stopped and return its exit code."""
+    print(_STOPPED, file=sys.stderr, flush=True)
+    return 3
+
+
+def _on_stop(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in _STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & set it
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"{_STOPPED}\n".encode())
+    os._exit(3)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from mixbct.cli.common import (
     progress_bar,
     result,
 )
+from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
 from mixbct.data.array import ArraySource
 from mixbct.data.bank import FeatureBank
@@ -267,3 +268,6 @@ def split(
 
 def _count_or_share(number: float) -> int | float:
     return int(number) if number.is_integer() else number
+
+
+app.command("ijb-layout")(ijb_layout)

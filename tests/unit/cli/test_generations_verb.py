@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixbct.backbones.model import load_model, save_with_query_map
-from mixbct.cli import app
+from mixbct.cli.verbs import app
 from mixbct.errors import ContractError, DataError, FeatureError, ModelError
 from mixbct.evaluation.gate import edge_from, judge
 from mixbct.features.extract import extract

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import typer
 
-from mixbct.cli import app
+from mixbct.cli.verbs import app
 from mixbct.data.split import Scenario
 from mixbct.methods import METHODS
 from mixbct.recipe import load_recipe

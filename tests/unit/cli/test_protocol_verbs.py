@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from mixbct.adapters import ADAPTERS, load_adapter
 from mixbct.backbones.model import build_backbone, load_model, save_model
-from mixbct.cli import app
 from mixbct.cli.adapt import Kind
+from mixbct.cli.verbs import app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.ijb import IjbImages, read_layout

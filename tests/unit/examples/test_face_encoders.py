@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from mixbct.backbones.model import load_model
-from mixbct.cli import app
+from mixbct.cli.verbs import app
 from mixbct.errors import ModelError
 
 ROOT = Path(__file__).parents[3]

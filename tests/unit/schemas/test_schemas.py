@@ -82,10 +82,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_record_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model at"):
         read_record(tmp_path / "model.json", ModelManifest, ModelError, "model")
-    with pytest.raises(ModelError, match="is not a readable model"):
+    with pytest.raises(ModelError, match="cannot be read as a model: it is a folder"):
         read_record(tmp_path, ModelManifest, ModelError, "model")
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match="is not a readable model"):
+    with pytest.raises(ModelError, match="cannot be read as a model"):
         read_record(tmp_path / "file" / "model.json", ModelManifest, ModelError, "model")
 
 

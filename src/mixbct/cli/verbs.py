@@ -1,0 +1,167 @@
+"""The verbs by name, imported when they are called, and how each of them ends."""
+
+import errno
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+import mixbct
+from mixbct.cli import stopped
+from mixbct.errors import MixbctError
+
+VERBS = {
+    "demo": ("demo", "Train an old, a compatible and an independent model, and prove the upgrade."),
+    "data": ("data:app", "Make, look at, check and split data."),
+    "train": ("train", "Train the model that a recipe describes."),
+    "bench": ("bench", "Hold methods against each other."),
+    "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),
+    "fit-map": ("models:fit_map", "Give a finished model a fitted map into an old model's space."),
+    "extract": ("features:extract", "Embed images, or a bank's vectors, into a feature bank."),
+    "denoise": ("features:denoise", "Mark the credible features of a bank."),
+    "adapt": ("adapt", "Fit a map from one model's space into another's on two feature banks."),
+    "eval": ("evaluate", "Compare old and new on the split's queries and gallery."),
+    "eval-pairs": ("protocols:eval_pairs", "Verify pairs of images."),
+    "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
+    "generations": ("generations", "Compare every version's queries with all earlier galleries."),
+    "gate": ("evaluate:gate", "Decide whether the new model may search the old gallery."),
+    "gallery": ("gallery:app", "Enrol, search, and switch the query model over stored vectors."),
+    "report": ("evaluate:report", "Write the offline HTML page of a result."),
+}
+"""Name → module (and the name in it, where that is another one), and what it does."""
+
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
+class Verbs(TyperGroup):
+    """A group whose members are imported when they are called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(VERBS)  # type: ignore[assignment]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a verb and return its command, or None where there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        verb = getattr(import_module(f"mixbct.cli.{module}"), attribute or module)
+        if not isinstance(verb, typer.Typer):
+            alone = _typer()
+            alone.command(cmd_name)(verb)
+            verb = alone
+        command = typer.main.get_command(verb)
+        command.name = cmd_name
+        (ctx.find_root().obj or _nothing)()
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of verbs, of which none is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in VERBS.items()])
+
+
+def _nothing() -> None: ...
+
+
+def _typer(**settings: Any) -> typer.Typer:
+    return typer.Typer(
+        rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False, **settings
+    )
+
+
+app = _typer(
+    cls=Verbs,
+    name="mixbct",
+    help="Upgrade an embedding model without re-indexing: train, prove, deploy, measure.",
+    no_args_is_help=True,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(mixbct.__version__)
+        raise typer.Exit
+
+
+def run(ready: Callable[[], None]) -> int:
+    """Run the command of this process and return its exit code.
+
+    Args:
+        ready: called once a verb is imported and can be interrupted by an exception.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show ends no run
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(standalone_mode=False, obj=ready)
+        sys.stdout.flush()
+    except MixbctError as error:
+        _say(f"error: {error}" if error.exit_code == 2 else str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return stopped()
+    except SystemExit as end:
+        # typer's answer to a pipe that nobody reads any more
+        return 141 if end.code == 1 else int(end.code or 0)
+    except Exception as error:
+        return _ended_by(error)
+    return stopped() if code == 130 else int(code or 0)  # typer's answer to a KeyboardInterrupt
+
+
+def _ended_by(error: Exception) -> int:
+    """Say why a verb ended and return the exit code: 2 where the person can mend it, else 4."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # wrong usage, in typer's words
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
+        return 141
+    if isinstance(error, MemoryError) or any(w in str(error) for w in _OUT_OF_MEMORY):
+        _say(f"error: not enough memory ({error}); use smaller batches, or a machine with more")
+        return 2
+    if isinstance(error, OSError) and error.errno is not None:
+        place = "" if error.filename is None else f"{os.fspath(error.filename)!s:.300}: "
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _say(f"error: {place}{error.strerror}{'; free some space' if full else ''}")
+        return 2
+    _say(f"a fault of mixbct: {type(error).__name__}: {str(error)[:500]}")
+    _say(f"please report it with {_written(error)}, which holds versions, command and traceback")
+    return 4
+
+
+def _written(error: Exception) -> str:
+    """Write what a report of a fault needs to a file, and return its name."""
+    text = (
+        f"mixbct {mixbct.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"command: mixbct {shlex.join(sys.argv[1:])}\n" + "".join(traceback.format_exception(error))
+    )
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            prefix="mixbct-fault-",
+            suffix=".txt",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as file:
+            file.write(text)
+    except OSError:
+        _say(text)
+        return "the lines above"
+    return file.name
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,128 @@
+"""A signal at any moment of any verb: exit 3, one line, and the same command then finishes.
+
+A process that has imported everything forks once a command, since importing takes longer than what
+is tested here.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+NURSERY = """
+import json, os, signal, sys
+import mixbct.cli.verbs as verbs
+from mixbct import cli
+from importlib import import_module
+for place, _ in verbs.VERBS.values():
+    import_module("mixbct.cli." + place.partition(":")[0])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+print("ready", flush=True)
+for line in sys.stdin:
+    words, folder = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        sys.argv = ["mixbct", *words]
+        os.dup2(os.open("stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        cli._on_stop(cli._leave)  # as the first line of main does, before a signal may come
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
+        cli.main()
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+Run = Callable[..., tuple[int, str]]
+MOMENTS = (0.0, 0.03, 0.1, 0.4)
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Run a command, with a signal after so many seconds; return its exit code and its errors."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    send, receive = process.stdin, process.stdout
+    assert receive.readline() == "ready\n"
+
+    def run(
+        folder: Path, *words: str, number: int | None = None, after: float = 0.0
+    ) -> tuple[int, str]:
+        send.write(json.dumps([words, str(folder)]) + "\n")
+        send.flush()
+        child = int(receive.readline())
+        if number is not None:
+            time.sleep(after)
+            os.kill(child, number)  # not waited for yet, so the number is still its own
+        code = int(receive.readline())
+        return code, (folder / "stderr").read_text(encoding="utf-8")
+
+    yield run
+    send.close()
+    receive.close()
+    process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run, shared_photos: Path) -> Path:
+    """Return the folder of photographs with a split, a model and a bank."""
+    tiny = ["--set", "data.path=photos", "--set", "model.channels=3", "--set", "train.batch=16"]
+    for words in (
+        ["data", "split", "photos", "--out", "split"],
+        ["train", "recipes/tiny.toml", *tiny, "--set", "train.epochs=1", "--out", "model"],
+        ["extract", "model", "--data", "photos", "--out", "bank"],
+    ):
+        code, said = run(shared_photos, *words)
+        assert code == 0, said
+    return shared_photos
+
+
+VERBS = {
+    "data split": ["data", "split", "photos", "--out", "OUT"],
+    "data convert": ["data", "convert", "photos", "OUT"],
+    "extract": ["extract", "model", "--data", "photos", "--batch", "16", "--out", "OUT"],
+    "denoise": ["denoise", "bank"],
+    "eval": [
+        *["eval", "--old", "model", "--new", "model", "--data", "photos", "--split", "split"],
+        *["--out", "OUT.json"],
+    ],
+    "gallery enrol": ["gallery", "enrol", "OUT", "--bank", "bank"],
+}
+AGAIN = {"extract": ["--resume"], "eval": ["--resume"], "gallery enrol": ["--replace"]}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_stop_at_any_moment(run: Run, trained: Path, name: str) -> None:
+    codes = []
+    for place, after in enumerate(MOMENTS):
+        words = [word.replace("OUT", f"{name.split()[-1]}-{place}") for word in VERBS[name]]
+        if name == "gallery enrol":
+            assert (
+                run(trained, "gallery", "init", f"{name.split()[-1]}-{place}", "--model", "model")[
+                    0
+                ]
+                == 0
+            )
+        number = (signal.SIGTERM, signal.SIGINT)[place % 2]
+        code, said = run(trained, *words, number=number, after=after)
+        assert code in (0, 3), said
+        assert "Traceback" not in said
+        codes.append(code)
+        if code == 3:
+            assert "run the same command again" in said
+            code, said = run(trained, *words, *AGAIN.get(name, []))
+            assert code == 0, said
+    assert 3 in codes
