@@ -4,6 +4,8 @@
 that stopped and can be resumed, 1 is kept for a gate that failed.
 """
 
+from collections.abc import Sequence
+
 
 class MixbctError(Exception):
     """Root of every error that this package raises on purpose."""
@@ -22,9 +24,9 @@ class DataError(MixbctError):
 class BadImageError(DataError):
     """One or more images cannot be decoded. `keys` names them."""
 
-    def __init__(self, message: str, keys: list[str]) -> None:
+    def __init__(self, message: str, keys: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.keys = keys
+        self.keys = list(keys)
 
 
 class RecordError(BadImageError):

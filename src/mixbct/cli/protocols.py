@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from mixbct.backbones.model import load_model
-from mixbct.cli.common import AsJson, next_command, progress_bar, result
+from mixbct.backbones.model import EmbeddingModel, load_model
+from mixbct.cli.common import AsJson, SkipBad, next_command, progress_bar, result, say
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
 from mixbct.schemas.model import Preprocessing
-from mixbct.schemas.protocols import Verification
+from mixbct.schemas.protocols import IjbResult, PairsResult
 from mixbct.schemas.result import tar_name
 from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
 
@@ -49,24 +48,17 @@ def eval_pairs(
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
     found = evaluate_pairs(
         pairs,
-        load_model(model, device),
-        load_model(gallery_model, device) if gallery_model else None,
+        *_load(model, gallery_model, device),
         data=data,
         query_map=query_map,
         flip=flip,
         stage=progress_bar,
     )
-    _write(out, found)
-
-    def human() -> None:
-        typer.echo(
-            f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
-            f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
-        )
-        _print_figures(_tar_figures(found.verification))
-        next_command("eval-pairs", "--model", "NEW", "--gallery-model", "OLD", "--pairs", pairs)
-
-    result(found, as_json, human)
+    head = (
+        f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
+        f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
+    )
+    _tell(found, out, as_json, head, {}, "eval-pairs", "--pairs", pairs)
 
 
 def eval_ijb(
@@ -75,6 +67,7 @@ def eval_ijb(
     gallery_model: GalleryModel = None,
     query_map: QueryMap = None,
     flip: Flip = False,
+    skip_bad: SkipBad = False,
     out: ResultOut = None,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -82,18 +75,45 @@ def eval_ijb(
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""
     found = evaluate_ijb(
         data,
-        load_model(model, device),
-        load_model(gallery_model, device) if gallery_model else None,
+        *_load(model, gallery_model, device),
         query_map=query_map,
         flip=flip,
+        skip_bad=skip_bad,
         stage=progress_bar,
+        say=say,
     )
-    _write(out, found)
+    searched = found.identification
+    head = f"{found.data['templates']:,} templates of {found.data['images']:,} images"
+    _tell(found, out, as_json, head, searched.tpir | searched.ranks, "eval-ijb", "--data", data)
+
+
+def _load(
+    model: Path, gallery_model: Path | None, device: str
+) -> tuple[EmbeddingModel, EmbeddingModel | None]:
+    return load_model(model, device), load_model(gallery_model, device) if gallery_model else None
+
+
+def _tell(
+    found: PairsResult | IjbResult,
+    out: Path | None,
+    as_json: bool,
+    head: str,
+    more: dict[str, float],
+    verb: str,
+    *words: str | Path,
+) -> None:
+    """Write and print a result: a line, its TAR at FAR and `more` as a table, the next command."""
+    if out is not None:
+        write_atomically(out, found.to_json())
 
     def human() -> None:
-        searched = found.identification
-        _print_figures(_tar_figures(found.verification) | searched.tpir | searched.ranks)
-        next_command("eval-ijb", "--model", "NEW", "--gallery-model", "OLD", "--data", data)
+        typer.echo(head)
+        table = Table("figure", "value")
+        points = {tar_name(point.wanted): point.rate for point in found.verification.points}
+        for name, value in (points | more).items():
+            table.add_row(name, f"{value:.4f}")
+        Console().print(table)
+        next_command(verb, "--model", "NEW", "--gallery-model", "OLD", *words)
 
     result(found, as_json, human)
 
@@ -113,15 +133,9 @@ def ijb_layout(
     """Lay out a labelled face folder like IJB-C: templates, two galleries, probes, pairs."""
     # the images are copied as they are; no preprocessing is used
     faces = FolderSource(source, Preprocessing(size=112, channels=3))
+    settings = {"seed": seed, "template_images": template_images, "impostors": impostors}
     with progress_bar("copy the images") as tick:
-        found = lay_out(
-            faces,
-            out,
-            seed=seed,
-            template_images=template_images,
-            impostors=impostors,
-            progress=tick,
-        )
+        found = lay_out(faces, out, **settings, progress=tick)
 
     def human() -> None:
         first, second = found.galleries
@@ -133,19 +147,3 @@ def ijb_layout(
         next_command("eval-ijb", "--model", "MODEL", "--data", out)
 
     result(found, as_json, human)
-
-
-def _write(out: Path | None, found: BaseModel) -> None:
-    if out is not None:
-        write_atomically(out, found.model_dump_json(indent=1) + "\n")
-
-
-def _tar_figures(found: Verification) -> dict[str, float]:
-    return {tar_name(point.wanted): point.rate for point in found.points}
-
-
-def _print_figures(figures: dict[str, float]) -> None:
-    table = Table("figure", "value")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(table)

@@ -1,6 +1,7 @@
 """Folder ⇄ RecordIO: the same images in the other layout."""
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mixbct.files import folder_written_whole
 from mixbct.schemas.record import Record
 
 _KEPT = (".jpg", ".png")
+_NO_NAME = re.compile(r"^\.|^$|[/\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
 class Converted(Record):
@@ -57,13 +59,13 @@ def convert(
     if encoder_of(source) is not None:
         raise DataError(f"{source} holds vectors, not images: there is nothing to convert")
     bad: list[str] = []
-    labels = source.labels()
+    labels, keys = source.labels(), source.keys()
 
     def images() -> Iterator[tuple[int, bytes]]:
         """Yield (row, bytes) of every image that can be read."""
         for row in range(len(source)):
             try:
-                yield row, _encoded(source, row)
+                yield row, _encoded(source, row, keys[row])
             except BadImageError as error:
                 if not skip_bad:
                     raise
@@ -73,7 +75,7 @@ def convert(
 
     with folder_written_whole(out) as folder:
         if isinstance(source, RecordSource):
-            rows = _write_folders(folder, source, images())
+            rows = _write_folders(folder, source, keys, images())
         else:
             rows = _write_records(folder, source, images())
         if not rows:
@@ -81,12 +83,12 @@ def convert(
     return Converted(images=len(rows), classes=len(np.unique(labels[rows])), skipped=tuple(bad))
 
 
-def _encoded(source: Source, row: int) -> bytes:
+def _encoded(source: Source, row: int, key: str) -> bytes:
     if isinstance(source, EncodedSource):
         data = source.encoded(row)
         if suffix_of(data) in _KEPT:
             return data
-        return to_png(data, source.keys()[row])
+        return to_png(data, key)
     pixels = source.read(np.array([row]))[0]
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
@@ -94,12 +96,13 @@ def _encoded(source: Source, row: int) -> bytes:
 
 
 def _write_folders(
-    folder: Path, source: RecordSource, images: Iterator[tuple[int, bytes]]
+    folder: Path, source: RecordSource, keys: list[str], images: Iterator[tuple[int, bytes]]
 ) -> list[int]:
-    names, labels, keys = source.classes(), source.labels(), source.keys()
+    names, labels = source.classes(), source.labels()
     for name in names:
-        if name.startswith(".") or "/" in name or not name.isprintable() or not name:
-            raise DataError(f"the class name {name!r} cannot be a folder's; rename it")
+        # any other character may be in a name: blanks of all kinds, joiners
+        if _NO_NAME.search(name) or len(name.encode()) > 255:
+            raise DataError(f"the class name {name[:80]!r} cannot be a folder's; rename it")
     width = len(keys[-1])
     rows = []
     for row, data in images:

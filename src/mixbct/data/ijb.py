@@ -11,8 +11,10 @@ meta/PREFIX_1N_probe_mixed.csv         the same
 PREFIX is `ijbb` or `ijbc`.
 """
 
+import contextlib
 import csv
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from mixbct.data.images import decode_unscaled
 from mixbct.data.source import Images, ListedSource, Rows, digest_rows
 from mixbct.data.tables import read_integers
 from mixbct.errors import BadImageError, DataError
+from mixbct.reading import read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing
 
 IMAGES = "loose_crop"
@@ -61,6 +64,8 @@ class IjbLayout:
         same: [p] whether a pair is of one subject.
         galleries: the two galleries by name.
         probes: the probes of the 1:N protocol.
+        skipped: names of images that were left out.
+        lost: templates that no image is left of; they take part in nothing.
     """
 
     path: Path
@@ -73,147 +78,202 @@ class IjbLayout:
     same: Bool[np.ndarray, " p"]
     galleries: dict[str, Subjects]
     probes: Subjects
+    skipped: tuple[str, ...] = ()
+    lost: tuple[int, ...] = ()
+
+    def keep(self, rows: Int64[np.ndarray, " k"]) -> "IjbLayout":
+        """Return the layout of some of its images (rows, ascending), without unscored templates.
+
+        Raises:
+            DataError: there is none.
+        """
+        if len(rows) == len(self.names):
+            return self
+        rows = rows[_in_scored(self.templates[rows], self.scores[rows])]
+        if not len(rows):
+            raise DataError(f"none of the {len(self.names)} images of {self.path} can be used")
+        left = np.unique(self.templates[rows])
+        gone = np.delete(np.arange(len(self.names)), rows)
+        paired = np.isin(self.pairs, left).all(axis=1)
+
+        def some(of: Subjects) -> Subjects:
+            chosen = np.isin(of.templates, left)
+            return Subjects(of.templates[chosen], of.subjects[chosen])
+
+        return replace(
+            self,
+            names=tuple(self.names[row] for row in rows),
+            templates=self.templates[rows],
+            media=self.media[rows],
+            points=self.points[rows],
+            scores=self.scores[rows],
+            pairs=self.pairs[paired],
+            same=self.same[paired],
+            galleries={name: some(each) for name, each in self.galleries.items()},
+            probes=some(self.probes),
+            skipped=(*self.skipped, *(self.names[row] for row in gone)),
+            lost=(*self.lost, *np.setdiff1d(self.templates, left).tolist()),
+        )
 
 
-def read_layout(path: Path) -> IjbLayout:
+def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     """Read the files in `path/meta`; images are read later (`IjbImages`).
 
+    Args:
+        path: the folder.
+        skip_bad: leave out images in which the detector found no face: their score is negative,
+            or 0 as all others of the template, their points are all 0, or one is no number.
+
     Raises:
-        DataError: a file is missing or has a line that does not fit, or the files name different
-            images or templates; it says which file and line.
+        DataError: a file is missing or has a line that does not fit, the files name different
+            images or templates, or no face was found; it says which file and line.
     """
     meta = path / META
-    prefix = next((p for p in _GALLERIES if (meta / f"{p}_face_tid_mid.txt").exists()), None)
-    if prefix is None:
+    tables = {p: meta / f"{p}_face_tid_mid.txt" for p in _GALLERIES}
+    # the path's own method raises where a name is too long
+    here = (p for p, table in tables.items() if os.path.exists(table))  # noqa: PTH110
+    if (prefix := next(here, None)) is None:
         raise DataError(
-            f"{meta} holds neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid.txt; expected the "
-            "layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
+            f"{shown(meta)} holds no ijbb_face_tid_mid.txt and no ijbc_face_tid_mid.txt; expected "
+            "the layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
         )
-    images = meta / f"{prefix}_face_tid_mid.txt"
-    names, ids = _read_named(images, 2)
-    templates, media = (_whole(images, column) for column in ids.T)
-    faces = meta / f"{prefix}_name_5pts_score.txt"
-    names_too, numbers = _read_named(faces, 11)
-    if names != names_too:
-        both = zip(names, names_too, strict=False)
-        line = next((i for i, (a, b) in enumerate(both) if a != b), min(len(names), len(names_too)))
+    images = _Named(
+        tables[prefix],
+        2,
+        "an image's name and 2 numbers, its template and its media, whole and from 0",
+    )
+    ids = images.numbers
+    images.check((ids >= 0) & (ids < 2**53) & (ids == np.floor(ids)))
+    images.check(np.array([n[0] != "/" and ".." not in n.split("/") for n in images.names]))
+    faces = _Named(
+        meta / f"{prefix}_name_5pts_score.txt",
+        11,
+        "an image's name and 11 numbers, five points and the detector's score, above 0",
+    )
+    if images.names != faces.names:
+        both = zip(images.names, faces.names, strict=False)
+        fewer = min(len(images.names), len(faces.names))
+        line = next((i for i, (a, b) in enumerate(both) if a != b), fewer)
         raise DataError(
-            f"{faces}, line {line + 1}: expected the image that stands on that line of "
-            f"{images.name} (they have {len(names_too)} and {len(names)} lines)"
+            f"{faces.path}, line {line + 1}: expected the image that stands on that line of "
+            f"{images.path.name} (they have {len(faces.names)} and {len(images.names)} lines)"
         )
+    with np.errstate(over="ignore"):
+        numbers = faces.numbers.astype(np.float32)
+    templates, media = ids.astype(np.int64).T
     known = np.unique(templates)
+    found = np.isfinite(numbers).all(axis=1) & numbers[:, :10].any(axis=1) & (numbers[:, 10] >= 0)
+    found &= _in_scored(templates, np.where(found, numbers[:, 10], 0))
+    if not skip_bad:
+        faces.check(
+            found,
+            f" ({int((~found).sum())} such lines: no face was found there, or none in the whole "
+            "template; leave such images out with --skip-bad)",
+        )
     pair_file = meta / f"{prefix}_template_pair_label.txt"
-    table = read_integers(pair_file, 3)
-    _check_lines(pair_file, table[:, 2] > 1, table[:, 2], "a label of 0 or 1")
-    for side in (0, 1):
-        _check_known(pair_file, table[:, side], known, first_line=1)
-    return IjbLayout(
+    table = read_integers(pair_file, 3, "3 numbers, two templates and a label of 0 or 1,")
+    for good, expected in (
+        (table[2] <= 1, "a label of 0 or 1"),
+        *((np.isin(side, known), f"two templates of {images.path.name}") for side in table[:2]),
+    ):
+        if not good.all():
+            line = int(np.argmin(good))
+            words = " ".join(map(str, table[:, line].tolist()))
+            raise DataError(wrong_line(pair_file, line + 1, expected, words))
+    if not table.size:
+        raise DataError(f"{pair_file} is empty; expected two templates and 0 or 1 a line")
+    layout = IjbLayout(
         path=path,
-        names=names,
+        names=images.names,
         templates=templates,
         media=media,
-        points=numbers[:, :10].reshape(-1, 5, 2).astype(np.float32),
-        scores=numbers[:, 10].astype(np.float32),
-        pairs=np.ascontiguousarray(table[:, :2]),
-        same=table[:, 2] == 1,
+        points=numbers[:, :10].reshape(-1, 5, 2),
+        scores=numbers[:, 10],
+        pairs=np.ascontiguousarray(table[:2].T),
+        same=table[2] == 1,
         galleries={
             name: _read_subjects(meta / f"{prefix}_1N_gallery_{name}.csv", known)
             for name in _GALLERIES[prefix]
         },
         probes=_read_subjects(meta / f"{prefix}_1N_probe_mixed.csv", known),
     )
+    return layout.keep(np.flatnonzero(found))
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def _in_scored(
+    templates: Int64[np.ndarray, " n"], scores: Float32[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Return which images are of a template that has a score above 0; others' vectors are 0."""
+    _, places = np.unique(templates, return_inverse=True)
+    return np.asarray((np.bincount(places, scores > 0) > 0)[places])
 
 
-def _read_named(path: Path, columns: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """Read lines of an image's name and `columns` numbers; [n, columns] float64."""
-    words = [line.split() for line in _text(path).splitlines()]
-    what = f"an image's name and {columns} numbers"
-    for number, line in enumerate(words, start=1):
-        if len(line) != columns + 1:
-            raise DataError(f"{path}, line {number}: expected {what}, found {' '.join(line)!r}")
-    if not words:
-        raise DataError(f"{path} is empty; expected lines of {what}")
-    try:
-        numbers = np.array([line[1:] for line in words], dtype=np.float64)
-        bad = ~np.isfinite(numbers).all(axis=1)
-    except ValueError:
-        bad = np.array([not _all_numbers(line[1:]) for line in words])
-    if bad.any():
-        number = int(np.argmax(bad))
-        raise DataError(
-            f"{path}, line {number + 1}: expected {what}, found {' '.join(words[number])!r}"
-        )
-    return tuple(line[0] for line in words), numbers
+class _Named:
+    """A table of images' names with `columns` numbers each; `numbers` is [n, columns] float64."""
+
+    def __init__(self, path: Path, columns: int, what: str) -> None:
+        self.path, self._what = path, what
+        self._lines = read_lines_of(path, "table of images")
+        words = [line.split() for line in self._lines]
+        if not words:
+            raise DataError(f"{path} is empty; expected lines of {what}")
+        self.check(np.array([len(line) == columns + 1 for line in words]))
+        try:
+            self.numbers = np.array([line[1:] for line in words], np.float64)
+        except ValueError:
+            self.check(np.array([_are_numbers(line[1:]) for line in words]))
+            raise
+        self.names = tuple(line[0] for line in words)
+
+    def check(self, good: Bool[np.ndarray, "n ..."], advice: str = "") -> None:
+        """Refuse the first line for which `good` is not true."""
+        if not good.all():
+            line = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
+            message = wrong_line(self.path, line + 1, self._what, self._lines[line])
+            raise DataError(message + advice)
 
 
-def _all_numbers(words: list[str]) -> bool:
-    try:
-        return bool(np.isfinite([float(word) for word in words]).all())
-    except ValueError:
-        return False
-
-
-def _whole(path: Path, numbers: np.ndarray) -> Int64[np.ndarray, " n"]:
-    bad = (numbers != np.floor(numbers)) | (np.abs(numbers) >= 2**53)
-    _check_lines(path, bad, numbers, "whole numbers as ids")
-    return np.asarray(numbers.astype(np.int64))
-
-
-def _check_lines(path: Path, bad: np.ndarray, values: np.ndarray, expected: str) -> None:
-    if bad.any():
-        line = int(np.argmax(bad))
-        raise DataError(f"{path}, line {line + 1}: expected {expected}, found {values[line]}")
-
-
-def _check_known(path: Path, ids: np.ndarray, known: np.ndarray, first_line: int) -> None:
-    """Refuse template ids that no image has; `known` is ascending."""
-    present = np.isin(ids, known)
-    if not present.all():
-        row = int(np.argmin(present))
-        raise DataError(
-            f"{path}, line {row + first_line}: template {ids[row]} has no image in face_tid_mid.txt"
-        )
+def _are_numbers(words: list[str]) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(np.array(words, np.float64).size)
+    return False
 
 
 def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
     """Read a gallery's or the probes' table; a template may have many lines, one an image."""
-    lines = csv.reader(_text(path).splitlines())
-    header = [name.strip().lower() for name in next(lines, [])]
-    if not {"template_id", "subject_id"} <= set(header):
-        raise DataError(
-            f"{path}, line 1: expected a header with TEMPLATE_ID and SUBJECT_ID, found {header}"
-        )
-    places = header.index("template_id"), header.index("subject_id")
+    text = read_lines_of(path, "table of templates and subjects")
+    lines = csv.reader(text)
+    ids = set(known.tolist())
     found: dict[int, int] = {}
-    for number, row in enumerate(lines, start=2):
-        try:
-            template, subject = (int(row[place]) for place in places)
-        except (ValueError, IndexError):
-            raise DataError(
-                f"{path}, line {number}: expected whole numbers as TEMPLATE_ID and SUBJECT_ID, "
-                f"found {row[:4]}"
-            ) from None
-        if found.setdefault(template, subject) != subject:
-            raise DataError(
-                f"{path}, line {number}: template {template} is of subject {subject} here and of "
-                f"subject {found[template]} above"
-            )
-    templates = np.array(list(found), np.int64)
-    unknown = templates[~np.isin(templates, known)]
-    if not len(templates) or len(unknown):
-        raise DataError(
-            f"{path}: template {unknown[0]} has no image in face_tid_mid.txt"
-            if len(unknown)
-            else f"{path} names no template"
-        )
-    return Subjects(templates, np.array(list(found.values()), np.int64))
+    whole = "whole numbers from 0 as TEMPLATE_ID and SUBJECT_ID"
+    try:
+        header = [name.strip().lower() for name in next(lines, [])]
+        expected = "a header with TEMPLATE_ID and SUBJECT_ID"
+        places = header.index("template_id"), header.index("subject_id")
+        expected = whole
+        for row in lines:
+            template, subject = (_id(row[place]) for place in places)
+            expected = "a template that has an image in face_tid_mid.txt"
+            if template not in ids:
+                raise ValueError
+            expected = f"template {template} to be of one subject, {found.get(template)} as above"
+            if found.setdefault(template, subject) != subject:
+                raise ValueError
+            expected = whole
+    except (ValueError, IndexError, csv.Error):
+        line = max(lines.line_num, 1)
+        there = text[line - 1] if text else ""
+        raise DataError(wrong_line(path, line, expected, there)) from None
+    if not found:
+        raise DataError(f"{path} names no template")
+    return Subjects(np.array(list(found), np.int64), np.array(list(found.values()), np.int64))
+
+
+def _id(word: str) -> int:
+    word = word.strip()
+    if not (word.isascii() and word.isdigit() and len(word) <= 18):
+        raise ValueError
+    return int(word)
 
 
 class IjbImages(ListedSource):

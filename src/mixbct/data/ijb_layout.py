@@ -5,7 +5,6 @@ the images make probe templates. A person with one image is a probe that neither
 """
 
 import csv
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,11 @@ from PIL import Image
 from mixbct.data.alignment import reference_points
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import IMAGES, META
+from mixbct.data.source import write_lines
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
+from mixbct.reading import reason
 from mixbct.schemas.protocols import LayoutCounts
 
 PREFIX = "ijbc"
@@ -89,11 +90,13 @@ def lay_out(
         points = [_points(folder / IMAGES / name, keys[row]) for row, name in enumerate(names)]
         listed = [(number, row) for number, (_, rows) in enumerate(templates, 1) for row in rows]
         meta = folder / META
-        (meta / f"{PREFIX}_face_tid_mid.txt").write_text(
-            "".join(f"{names[row]} {number} {row + 1}\n" for number, row in listed)
+        write_lines(
+            meta / f"{PREFIX}_face_tid_mid.txt",
+            [f"{names[row]} {number} {row + 1}" for number, row in listed],
         )
-        (meta / f"{PREFIX}_name_5pts_score.txt").write_text(
-            "".join(f"{names[row]} {points[row]} 1.0\n" for _, row in listed)
+        write_lines(
+            meta / f"{PREFIX}_name_5pts_score.txt",
+            [f"{names[row]} {points[row]} 1.0" for _, row in listed],
         )
         np.savetxt(meta / f"{PREFIX}_template_pair_label.txt", pairs, fmt="%d")
         ends = np.cumsum([0, len(enrolled[0]), len(enrolled[1]), len(probes)])
@@ -105,7 +108,9 @@ def lay_out(
                 for number in range(start, stop)
                 for row in templates[number][1]
             ]
-            (meta / f"{PREFIX}_1N_{part}.csv").write_text(_table(rows), encoding="utf-8")
+            with (meta / f"{PREFIX}_1N_{part}.csv").open("w", encoding="utf-8", newline="") as file:
+                lines = csv.writer(file, lineterminator="\n")
+                lines.writerows([("TEMPLATE_ID", "SUBJECT_ID", "FILENAME"), *rows])
     genuine = int(pairs[:, 2].sum())
     return LayoutCounts(
         images=len(names),
@@ -131,18 +136,18 @@ def _pairs(
 ) -> Int64[np.ndarray, "p 3"]:
     """Pair each probe with its subject's gallery template and with some of others.
 
-    The first `galleries` templates are those of the galleries; ids count from 1.
+    The first `galleries` templates are those of the galleries, one a subject; ids count from 1.
     """
     found = []
-    enrolled = subjects[:galleries]
-    for probe in range(galleries, len(subjects)):
-        same = enrolled == subjects[probe]
-        others = np.flatnonzero(~same)
-        count = min(impostors, len(others))
-        chosen = row_rng(seed, probe).choice(others, count, replace=False)
-        first = np.concatenate([np.flatnonzero(same), np.sort(chosen)])
-        found.append(np.column_stack([first + 1, np.full(len(first), probe + 1), same[first]]))
-    return np.concatenate(found).astype(np.int64)
+    own = np.full(subjects.max() + 1, galleries)  # behind the last one for who is not enrolled
+    own[subjects[:galleries]] = np.arange(galleries)
+    for probe, mate in enumerate(own[subjects[galleries:]].tolist(), galleries):
+        mates = [mate] if mate < galleries else []
+        others = galleries - len(mates)
+        chosen = row_rng(seed, probe).choice(others, min(impostors, others), replace=False)
+        first = np.array([*mates, *np.sort(chosen + (chosen >= mate))])  # the mate is passed over
+        found.append(np.column_stack([first + 1, np.full(len(first), probe + 1), first == mate]))
+    return np.concatenate(found)
 
 
 def _copy(
@@ -163,18 +168,10 @@ def _points(path: Path, key: str) -> str:
     try:
         with Image.open(path) as image:
             width, height = image.size
-    except OSError as error:
-        raise DataError(f"{key} is not a readable image: {error}") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{key} is not a readable image: {reason(error)}") from error
     if width != height:
         raise DataError(
             f"{key} has {width} × {height} pixels; expected square images that are aligned already"
         )
     return " ".join(f"{value:.4f}" for value in reference_points(width).ravel())
-
-
-def _table(rows: list[tuple[int, int, str]]) -> str:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(("TEMPLATE_ID", "SUBJECT_ID", "FILENAME"))
-    lines.writerows(rows)
-    return text.getvalue()

@@ -10,6 +10,7 @@ from mixbct.data.pairs import PairSet
 from mixbct.data.plain_pickle import read_plain_pickle
 from mixbct.data.source import Images, ListedSource, Rows, digest_rows
 from mixbct.errors import DataError
+from mixbct.reading import read_bytes
 from mixbct.schemas.model import Preprocessing
 
 
@@ -57,6 +58,16 @@ class EncodedImages(ListedSource):
         )
 
 
+_REMEDY = (
+    ". Where you have images (encoded, two a pair) and same in Python, write it as "
+    "`pickle.dump(([bytes(i) for i in images], [bool(s) for s in same]), file)`"
+)
+
+
+def _list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)
+
+
 def read_pairs_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
     """Read a `.bin` verification set: a pickled (list of 2P encoded images, list of P booleans).
 
@@ -66,23 +77,24 @@ def read_pairs_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
         DataError: the file cannot be read, is damaged, or asks for anything but plain data, which
             is named.
     """
+    data = read_bytes(path, "verification set", DataError)
+    if not data:
+        raise DataError(f"{path} is empty; expected a verification set, fetch it again")
     try:
-        content = read_plain_pickle(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        content = read_plain_pickle(data)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}{_REMEDY}") from error
+    problem, images, same = "", (), ()
     if not (isinstance(content, tuple | list) and len(content) == 2):
-        raise DataError(f"{path}: expected a pair (images, whether the same), found other data")
-    images, same = content
-    if not isinstance(images, list | tuple) or not all(isinstance(i, bytes) for i in images):
-        raise DataError(f"{path}: the first of the two is not a list of encoded images")
-    if not isinstance(same, list | tuple) or not all(
-        isinstance(value, int) and value in (0, 1) for value in same
-    ):
-        raise DataError(f"{path}: the second of the two is not a list of booleans")
-    if not same or len(images) != 2 * len(same):
-        raise DataError(f"{path}: {len(images)} images for {len(same)} pairs; expected two a pair")
+        problem = "expected a pair (images, whether the same), found other data"
+    elif not _list_of(bytes, images := content[0]):
+        problem = "the first of the two is not a list of encoded images"
+    elif not _list_of(int, same := content[1]) or not set(same) <= {0, 1}:
+        problem = "the second of the two is not a list of booleans"
+    elif not same or len(images) != 2 * len(same):
+        problem = f"{len(images)} images for {len(same)} pairs; expected two a pair"
+    if problem:
+        raise DataError(f"{path}: {problem}{_REMEDY}")
     return PairSet(
         EncodedImages(f"verification set {path}", list(images), preprocessing),
         np.arange(len(images)).reshape(-1, 2),

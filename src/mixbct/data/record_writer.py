@@ -1,6 +1,7 @@
 """Write a record file and its index, whole or not at all."""
 
 import contextlib
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from mixbct.data.record_index import write_index
 from mixbct.data.recordio import (
+    EXACT,
     FIRST,
     IMAGE_HEADER,
     LAST,
@@ -36,8 +38,14 @@ class RecordWriter:
         """Append an image: one label is written as a number, several as an array.
 
         Raises:
-            DataError: the record is larger than the format can hold.
+            DataError: the record is larger than the format can hold, or the class is a number that
+                its float32 cannot.
         """
+        if image and labels[0] >= EXACT:
+            raise DataError(
+                f"class number {labels[0]}: record files hold classes as float32, which tells them "
+                f"apart up to {EXACT - 1:,}; number the classes from 0"
+            )
         record = frame(_image_header(key, labels) + image)
         self.keys.append(key)
         self.offsets.append(self._file.tell())
@@ -92,10 +100,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def _cut(payload: bytes) -> list[bytes]:
-    parts, start, at = [], 0, payload.find(MAGIC_BYTES)
-    while at >= 0:
-        if at % 4 == 0:
-            parts.append(payload[start:at])
-            start = at + 4
-        at = payload.find(MAGIC_BYTES, at + 4 if at % 4 == 0 else at + 1)
-    return [*parts, payload[start:]]
+    words = (found.start() for found in re.finditer(re.escape(MAGIC_BYTES), payload))
+    ends = [at for at in words if at % 4 == 0]
+    starts = [0, *(at + 4 for at in ends)]
+    return [payload[a:b] for a, b in zip(starts, [*ends, len(payload)], strict=True)]

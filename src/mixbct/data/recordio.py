@@ -14,13 +14,15 @@ the word always begins a part. An image's payload (mxnet, `IRHeader`) is
     float32 × flag     the labels, where flag > 0; the first one is the class
     the image's bytes
 
-All numbers are little-endian. The map has no position that moves, so any number of threads and
-forked processes may read at once. (A file that is cut while it is mapped ends the process: no
-reader of memory maps can prevent that.)
+The id is the record's key; some programs leave it 0 in every record, and then only an index knows
+the keys. All numbers are little-endian. The map has no position that moves, so any number of
+threads and forked processes may read at once. (A file that is cut while it is mapped ends the
+process: no reader of memory maps can prevent that.)
 """
 
 import mmap
 import struct
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +31,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import RecordError
+from mixbct.reading import reason, shown
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -41,13 +44,16 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 _HEAD_SIZE = PART.size + IMAGE_HEADER.size
 # rows whose heads are looked at together
 _CHUNK = 1 << 18
+EXACT = 1 << 24
+"""From here on not every whole number is a float32."""
+_MOST_IDS = 10**18  # that an index can hold
 
 
 class ImageRecord(NamedTuple):
-    """What an image's payload holds: the first label, how many there are, the image's bytes."""
+    """What an image's payload holds: its id, the first of its labels, the image's bytes."""
 
+    number: int
     label: float
-    labels: int
     image: bytes
 
 
@@ -73,15 +79,19 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("there is no such file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise RecordError(f"{path} cannot be read as a record file: {error}", []) from error
+            raise RecordError(
+                f"{shown(path)} cannot be read as a record file: {reason(error)}"
+            ) from error
         self.size = len(self._map)
         self._words = np.frombuffer(self._map, "<u4", self.size // 4)
 
-    def payload(self, offset: int, key: int) -> bytes:
-        """Return the payload of the record at `offset`; `key` is for errors.
+    def payload(self, offset: int, key: int | None) -> bytes:
+        """Return the payload of the record at `offset`; `key` is for errors, where it is known.
 
         Raises:
             RecordError: no record begins there, or it does not end as it says.
@@ -91,7 +101,7 @@ class RecordFile:
             return self._map[slice(*parts[0])]
         return MAGIC_BYTES.join(self._map[slice(*part)] for part in parts)
 
-    def _parts(self, offset: int, key: int) -> list[tuple[int, int]]:
+    def _parts(self, offset: int, key: int | None) -> list[tuple[int, int]]:
         """Return where the payload of each part of a record begins and ends."""
         length, kind = self._part(offset, key)
         if kind not in (WHOLE, FIRST):
@@ -107,7 +117,7 @@ class RecordFile:
             parts.append((start, start + length))
         return parts
 
-    def _part(self, offset: int, key: int) -> tuple[int, int]:
+    def _part(self, offset: int, key: int | None) -> tuple[int, int]:
         """Return (length of the payload, kind) of the part at `offset`."""
         if offset % 4 or not 0 <= offset <= self.size - PART.size:
             raise self.error(
@@ -125,12 +135,15 @@ class RecordFile:
             )
         return length, kind
 
-    def error(self, key: int, offset: int, what: str) -> RecordError:
+    def error(self, key: int | None, offset: int, what: str) -> RecordError:
         """Return the error that names file, key and byte offset."""
-        return RecordError(f"{self.path}, key {key}, byte {offset}: {what}", [str(key)])
+        named = "" if key is None else f", key {key}"
+        return RecordError(
+            f"{self.path}{named}, byte {offset}: {what}", [] if key is None else [str(key)]
+        )
 
-    def record(self, offset: int, key: int) -> ImageRecord:
-        """Return label and image bytes of the record at `offset`.
+    def record(self, offset: int, key: int | None) -> ImageRecord:
+        """Return id, label and image bytes of the record at `offset`.
 
         Raises:
             RecordError: see `payload`; or the payload is shorter than its header says.
@@ -138,16 +151,16 @@ class RecordFile:
         payload = self.payload(offset, key)
         if len(payload) < IMAGE_HEADER.size:
             raise self.error(key, offset, f"{len(payload)} bytes are too few for an image's header")
-        flag, label, _, _ = IMAGE_HEADER.unpack_from(payload)
+        flag, label, number, _ = IMAGE_HEADER.unpack_from(payload)
         start = IMAGE_HEADER.size + 4 * flag
         if start > len(payload):
             raise self.error(key, offset, f"{flag} labels do not fit into {len(payload)} bytes")
         if flag:
             (label,) = _LABEL.unpack_from(payload, IMAGE_HEADER.size)
-        return ImageRecord(label, flag or 1, payload[start:])
+        return ImageRecord(number, label, payload[start:])
 
     def image_record(self, offset: int, key: int) -> ImageRecord:
-        """Return label and image bytes of the record at `offset`.
+        """Return what the record at `offset` holds.
 
         Raises:
             RecordError: see `record`; or there is no image, or its label is no class.
@@ -155,27 +168,42 @@ class RecordFile:
         record = self.record(offset, key)
         if not record.image:
             raise self.error(key, offset, "the record holds no image")
-        if not is_class(record.label):
-            raise self.error(key, offset, f"{record.label} is no class number")
+        if _class_of(np.array(record.label, np.float32)) < 0:
+            what = f"{record.label} is no class number"
+            if record.label >= EXACT:
+                what += (
+                    f": from {EXACT:,} on a float32 does not tell one class from the next; number "
+                    "the classes from 0 and pack the images anew"
+                )
+            raise self.error(key, offset, what)
         return record
 
     def labels(self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]) -> Labels:
         """Return the class of every record: one look at each record's head, in file order at best.
 
         A cold file is read once for this wherever its records are smaller than what the disk
-        reads ahead.
+        reads ahead. On the way the records' ids are held against their keys. Where the ids do not
+        number the records (all are 0, or some are alike), there is nothing to hold.
         """
-        values = np.empty(len(offsets), np.int64)
+        values, numbers = np.empty((2, len(offsets)), np.int64)
         for start in range(0, len(offsets), _CHUNK):
             part = slice(start, start + _CHUNK)
-            values[part] = self._plain(offsets[part])[:, 0]
+            values[part], _, _, numbers[part] = self._plain(offsets[part]).T
         faults: dict[int, str] = {}
         for row in np.flatnonzero(values < 0).tolist():  # in parts, or damaged
             try:
                 record = self.image_record(int(offsets[row]), int(keys[row]))
                 values[row] = int(record.label)
+                numbers[row] = record.number % 2**63
             except RecordError as error:
                 faults[row] = str(error)
+                numbers[row] = 0
+        others = np.flatnonzero((numbers != keys) & (numbers != 0))
+        if len(others) and len(np.unique(some := numbers[numbers != 0])) == len(some):
+            for row in others.tolist():
+                what = f"the record there says that it is number {numbers[row]}"
+                faults[row] = str(self.error(int(keys[row]), int(offsets[row]), what))
+            values[others] = -1
         return Labels(values, faults)
 
     def images(
@@ -189,19 +217,19 @@ class RecordFile:
         plain = self._plain(offsets).tolist()
 
         def image(place: int) -> bytes:
-            label, start, stop = plain[place]
+            label, start, stop, _ = plain[place]
             if label < 0:  # in parts, or damaged
                 return self.image_record(int(offsets[place]), int(keys[place])).image
             return self._map[start:stop]
 
         return image
 
-    def _plain(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 3"]:
-        """Return the class of each record that is whole and sound, and where its image lies.
+    def _plain(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 4"]:
+        """Return the class of each record that is whole and sound, where its image lies, its id.
 
-        Columns are class, first byte and the one behind the last; all −1 for the other records.
+        Columns are class, first byte, the one behind the last, and id; all −1 for the others.
         """
-        values = np.full((len(offsets), 3), -1, np.int64)
+        values = np.full((len(offsets), 4), -1, np.int64)
         fits = (offsets >= 0) & (offsets % 4 == 0) & (offsets <= self.size - _HEAD_SIZE)
         rows = np.flatnonzero(fits)
         words = offsets[rows] // 4
@@ -217,36 +245,45 @@ class RecordFile:
         at = words + np.where(count > 0, _HEAD_SIZE // 4, 3)
         values[rows, 0] = _class_of(self._words[at].view("<f4").astype(np.float32))
         values[rows, 1], values[rows, 2] = start[sound], stop[sound]
+        low, high = self._words[words + 4].astype(np.int64), self._words[words + 5]
+        values[rows, 3] = low | (high & 0x7FFFFFFF).astype(np.int64) << 32
         return values
 
-    def scan(self, skip_bad: bool = False) -> tuple[Int64[np.ndarray, " n"], list[str]]:
-        """Find where records begin by walking from one to the next.
+    def scan(self, skip_bad: bool = False) -> tuple[Int64[np.ndarray, "2 n"], list[str]]:
+        """Find the records by walking from one to the next.
 
         Args:
             skip_bad: pass over damaged places, to the next magic word.
 
         Returns:
-            The offsets, ascending, and what was passed over, a line each.
+            The id of every record and where it begins, in the file's order; and what was passed
+            over, a line for each place.
 
         Raises:
-            RecordError: a record is damaged, and `skip_bad` is not given. Its key is the number
-                of records before it.
+            RecordError: a record is damaged, and `skip_bad` is not given.
         """
-        offsets: list[int] = []
+        found = array("q")
         problems: list[str] = []
-        at = 0
+        at, sound = 0, True
         while at < self.size:
             try:
-                end = _padded(self._parts(at, len(offsets))[-1][1])
+                (start, stop), *more = self._parts(at, None)
+                if more or stop - start < IMAGE_HEADER.size:
+                    number = self.record(at, None).number
+                else:
+                    _, _, number, _ = IMAGE_HEADER.unpack_from(self._map, start)
+                if number >= _MOST_IDS:
+                    raise self.error(None, at, f"no record has the number {number}")
             except RecordError as error:
                 if not skip_bad:
                     raise
-                problems.append(str(error))
-                at = self._next_magic(at + 4)
+                if sound:
+                    problems.append(str(error))
+                at, sound = self._next_magic(at + 4), False
             else:
-                offsets.append(at)
-                at = end
-        return np.array(offsets, np.int64), problems
+                found.extend((number, at))
+                at, sound = _padded((more or [(start, stop)])[-1][1]), True
+        return np.array(found, np.int64).reshape(-1, 2).T, problems
 
     def _next_magic(self, start: int) -> int:
         while (start := self._map.find(MAGIC_BYTES, start)) % 4 and start >= 0:
@@ -258,13 +295,8 @@ def _padded(length: int) -> int:
     return -(-length // 4) * 4
 
 
-def is_class(label: float) -> bool:
-    """Return whether a label is a class number: whole, not negative, below 2³¹."""
-    return 0 <= label < 2**31 and label.is_integer()
-
-
-def _class_of(labels: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Return labels as class numbers, −1 for those that `is_class` refuses."""
+def _class_of(labels: Float32[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
+    """Return labels as class numbers; −1 where one is not whole, below 0, or from 2²⁴ on."""
     with np.errstate(invalid="ignore"):
-        fits = (labels >= 0) & (labels < 2**31) & (labels == np.floor(labels))
+        fits = (labels >= 0) & (labels < EXACT) & (labels == np.floor(labels))
     return np.where(fits, labels, -1).astype(np.int64)

@@ -1,20 +1,19 @@
 """A RecordIO face set (`train.rec`, `train.idx`) as a source."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from mixbct.data.decoding import Decoder
-from mixbct.data.record_index import RecordIndex, read_index, write_index
-from mixbct.data.recordio import ImageRecord, RecordFile, is_class
-from mixbct.data.source import Images, Rows, read_lines
+from mixbct.data.record_index import REPAIR, RecordIndex, in_order, read_index, write_index
+from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
+from mixbct.data.source import Images, Rows
 from mixbct.errors import DataError, RecordError
+from mixbct.reading import read_lines_of
 from mixbct.schemas.model import Preprocessing
-
-# from here on not every whole number is a float32
-_EXACT = 1 << 24
 
 
 class RecordSource:
@@ -30,7 +29,7 @@ class RecordSource:
     Args:
         path: a `.rec` file, or a folder with one (with `train.rec`, if it has several). Without
             an `.idx` file beside it, the records are found by walking through the file, and
-            their keys are their places in it.
+            their keys are the ids in their headers.
         preprocessing: the size and number of channels that images are brought to.
         skip_bad: leave out damaged lines of the index, records that it lacks, and records whose
             frame or label is damaged; `skipped` lists them. (Images that cannot be decoded are
@@ -57,21 +56,21 @@ class RecordSource:
         self.skipped = index.problems
         first, stop = self._image_keys(index, skip_bad)
         self._keys, self._offsets = index.keys[first:stop], index.offsets[first:stop]
-        self._check_ends(skip_bad)
         self._classes: tuple[str, ...] | None = None
         self._labels: np.ndarray | None = None
         self._decoder = Decoder(str(self), preprocessing, workers)
         if skip_bad:
             self._load_labels(skip_bad=True)
         if not len(self):
-            raise DataError(f"{self.path} holds no image")
+            reason = f": {self.skipped[0]}" if self.skipped else ""
+            raise DataError(f"{self.path} holds no image{reason}")
 
     def _index(self, skip_bad: bool) -> RecordIndex:
         path = self.path.with_suffix(".idx")
         if path.exists():
             return read_index(path, skip_bad)
-        offsets, problems = self._file.scan(skip_bad)
-        return RecordIndex(np.arange(len(offsets)), offsets, problems)
+        found, problems = self._file.scan(skip_bad)
+        return in_order(self.path, found, problems, skip_bad, _NO_NUMBERS)
 
     def save_index(self) -> None:
         """Write the index if there is none, as it was rebuilt.
@@ -81,8 +80,7 @@ class RecordSource:
         """
         path = self.path.with_suffix(".idx")
         if not path.exists():
-            offsets, _ = self._file.scan()
-            write_index(path, np.arange(len(offsets)), offsets)
+            write_index(path, *self._index(skip_bad=False)[:2])
 
     def _image_keys(self, index: RecordIndex, skip_bad: bool) -> tuple[int, int]:
         """Return the first row of the index that is an image, and the one behind the last."""
@@ -90,12 +88,12 @@ class RecordSource:
         if header is None:
             return 0, len(index.keys)
         end = header.label
-        if not (is_class(end) and end >= 1):
+        if not (1 <= end < 2**31 and end.is_integer()):
             raise self._file.error(
                 0, int(index.offsets[0]), f"the header gives {end} as the key behind the last image"
             )
         stop = int(np.searchsorted(index.keys, int(end)))
-        if end > _EXACT:  # the number was rounded: the last ones may be records of another kind
+        if end > EXACT:  # the number was rounded: the last ones may be records of another kind
             spacing = int(np.spacing(np.float32(end)))
             while (
                 stop > 1
@@ -109,11 +107,11 @@ class RecordSource:
             gaps = np.flatnonzero(index.keys[1:stop] != np.arange(1, stop))
             key = int(gaps[0]) + 1 if len(gaps) else stop
             problem = (
-                f"{self.path.with_suffix('.idx')} lacks {missing} of the {int(end) - 1} images "
-                f"that the header of {self.path.name} counts; the first is key {key}"
+                f"the index of {self.path} lacks {missing} of the {int(end) - 1} images that its "
+                f"header counts; the first is key {key}"
             )
             if not skip_bad:
-                raise RecordError(f"{problem}; {_ADVICE}", [str(key)])
+                raise RecordError(f"{problem}; {REPAIR}", [str(key)])
             self.skipped.append(problem)
         return 1, stop
 
@@ -135,18 +133,6 @@ class RecordSource:
             return None
         return None if record.image else record
 
-    def _check_ends(self, skip_bad: bool) -> None:
-        """Refuse an index that points past the end, before the labels are looked at."""
-        past = self._offsets >= self._file.size
-        if past.any() and not skip_bad:
-            row = int(np.flatnonzero(past)[0])
-            raise RecordError(
-                f"{self.path.with_suffix('.idx')}, key {self._keys[row]}: byte "
-                f"{self._offsets[row]} is past the end of {self.path}, which has "
-                f"{self._file.size} bytes; was it cut off? {_ADVICE}",
-                [str(key) for key in self._keys[past]],
-            )
-
     def _load_labels(self, skip_bad: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
         """Read the class of every record, once."""
         if self._labels is not None and self._classes is not None:
@@ -154,9 +140,9 @@ class RecordSource:
         numbers, faults = self._file.labels(self._offsets, self._keys)
         if faults and not skip_bad:
             raise RecordError(
-                f"{len(faults)} of {len(numbers)} records of {self.path} are damaged:\n  "
+                f"{len(faults)} of {len(numbers)} records of {self.path} cannot be used:\n  "
                 + "\n  ".join(list(faults.values())[:10])
-                + f"\n{_ADVICE}",
+                + f"\n{REPAIR}",
                 [str(self._keys[row]) for row in faults],
             )
         if faults:
@@ -174,10 +160,7 @@ class RecordSource:
         path = class_names_path(self.path)
         if not path.exists():
             return tuple(map(str, numbers.tolist()))
-        try:
-            lines = read_lines(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
+        lines = read_lines_of(path, "list of class names")
         if len(set(lines)) != len(lines) or (len(numbers) and numbers[-1] >= len(lines)):
             raise DataError(
                 f"{path} has {len(lines)} lines ({len(set(lines))} different ones) for classes up "
@@ -246,9 +229,9 @@ class RecordSource:
         return digest.hexdigest()
 
 
-_ADVICE = (
-    "fetch the files again, leave such records out with --skip-bad, or delete the index (.idx): "
-    "it is then rebuilt from the record file"
+_NO_NUMBERS = (
+    "the ids in the records' headers do not tell them apart, and without an index (.idx) nobody "
+    "knows their keys: fetch the index again, or pack the images anew"
 )
 
 
@@ -258,7 +241,7 @@ def record_path(path: Path) -> Path:
     Raises:
         DataError: there is none, or several and no `train.rec`.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 (which raises where a name is too long)
         return path
     found = sorted(path.glob("*.rec"))
     if len(found) == 1:

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.roc import at_most, rate_point, trials
+from mixbct.evaluation.roc import at_most, rate_point
 from mixbct.evaluation.scores import Embeddings, pair_blocks
+from mixbct.evaluation.thresholds import trials
 from mixbct.schemas.protocols import GallerySearch, Identification
 from mixbct.schemas.result import tar_name
 

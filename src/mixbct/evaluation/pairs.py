@@ -67,17 +67,12 @@ def best_threshold(scores: Float32[np.ndarray, " p"], same: Bool[np.ndarray, " p
     Exact: every distinct score is tried, and one just below them all. Of thresholds that are
     equally good the highest is taken, which accepts the fewest impostors.
     """
-    order = np.argsort(scores, kind="stable")
-    ascending, genuine = scores[order], same[order]
-    # right when everything up to a place is refused, and everything after it accepted
-    refused = np.concatenate([[0], np.cumsum(~genuine)])
-    right = refused + genuine.sum() - np.concatenate([[0], np.cumsum(genuine)])
-    # equal scores are accepted or refused together
-    whole = np.concatenate([[True], np.diff(ascending) > 0, [True]])
-    best = int(np.flatnonzero(whole & (right == right[whole].max()))[-1])
-    if best == 0:
-        return float(np.nextafter(ascending[0], np.float32(-np.inf), dtype=np.float32))
-    return float(ascending[best - 1])
+    below_all = np.nextafter(scores.min(), np.float32(-np.inf), dtype=np.float32)
+    values = np.unique(np.append(scores, below_all))
+    # genuine pairs at or below a threshold are lost there, impostors gained
+    genuine, impostor = (np.sort(scores[which]) for which in (same, ~same))
+    right = np.searchsorted(impostor, values, "right") - np.searchsorted(genuine, values, "right")
+    return float(values[np.flatnonzero(right == right.max())[-1]])
 
 
 def fold_accuracies(

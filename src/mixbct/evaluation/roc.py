@@ -5,62 +5,17 @@ with a mated probe for a genuine trial and a non-mated one for an impostor (`ide
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
 
-from mixbct.errors import DataError
-from mixbct.evaluation.thresholds import Threshold, allowed_impostors
+from mixbct.evaluation.thresholds import Threshold, Trials, allowed_impostors, trials
 from mixbct.schemas.protocols import RatePoint, Verification
 from mixbct.schemas.result import Curve
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 _CURVE_POINTS = 200
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Scores of genuine and impostor trials, each ascending; made by `trials`.
-
-    Args:
-        genuine: [g]; −inf for one that no threshold accepts.
-        impostor: [i].
-    """
-
-    genuine: Float32[np.ndarray, " g"]
-    impostor: Float32[np.ndarray, " i"]
-
-    def accepted(self, value: float) -> tuple[int, int]:
-        """Return how many genuine and how many impostor trials score above `value`."""
-        at = np.float32(value)
-        genuine = len(self.genuine) - int(np.searchsorted(self.genuine, at, "right"))
-        return genuine, len(self.impostor) - int(np.searchsorted(self.impostor, at, "right"))
-
-    def below_all(self) -> float:
-        """Return a threshold just below every score that is finite."""
-        finite = self.genuine[np.searchsorted(self.genuine, -np.inf, "right") :]
-        lowest = min([self.impostor[0], *finite[:1]])
-        return float(np.nextafter(lowest, np.float32(-np.inf), dtype=np.float32))
-
-
-def trials(genuine: Float32[np.ndarray, " g"], impostor: Float32[np.ndarray, " i"]) -> Trials:
-    """Sort the scores of genuine and of impostor trials.
-
-    Raises:
-        DataError: there is none of one kind, or a score is NaN.
-    """
-    if not len(genuine) or not len(impostor):
-        raise DataError(
-            f"{len(genuine)} genuine and {len(impostor)} impostor trials: at least one of each is "
-            "needed for rates"
-        )
-    found = Trials(np.sort(genuine), np.sort(impostor))
-    # NaN sorts last
-    if np.isnan(found.genuine[-1]) or np.isnan(found.impostor[-1]):
-        raise DataError("scores that are not numbers; are the features finite?")
-    return found
 
 
 def at_most(scores: Trials, far: float) -> Threshold:

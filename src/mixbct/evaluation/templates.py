@@ -37,8 +37,10 @@ class Templates:
         """Return the row of each id.
 
         Raises:
-            DataError: an id is not there.
+            DataError: an id is not there, or there is none.
         """
+        if not len(ids):
+            raise DataError("there is no template to compare")
         highest = max(int(ids.max()), int(self.ids[-1]))
         if highest < _TABLE and min(int(ids.min()), int(self.ids[0])) >= 0:
             table = np.full(highest + 1, -1, np.int32)
@@ -77,6 +79,7 @@ def pool_templates(
 
     Raises:
         FeatureError: the counts differ, or a template's vector is zero or not finite.
+        DataError: a score is negative, or all of a template are 0.
     """
     if not len(features) == len(templates) == len(media) > 0:
         raise FeatureError(
@@ -89,16 +92,26 @@ def pool_templates(
     new_media = new_template | np.concatenate([[True], medium[1:] != medium[:-1]])
     of_media = np.cumsum(new_media) - 1
     weights = 1 / np.bincount(of_media)[of_media]
+    starts = np.flatnonzero(new_template)
     if scores is not None:
         weights = weights * scores[order]
+        # a template's least score is not below 0, its highest above
+        good = (np.minimum.reduceat(weights, starts) >= 0) & (
+            np.maximum.reduceat(weights, starts) > 0
+        )
+        if not good.all():
+            raise DataError(
+                "a detector's score is negative or no number, or all of a template are 0 (template "
+                f"{template[starts][~good][0]}): leave out images in which no face was found"
+            )
     sums = F.embedding_bag(
         torch.from_numpy(order),
         torch.from_numpy(np.require(features, np.float32, ["C", "W"])),
-        torch.from_numpy(np.flatnonzero(new_template)),
+        torch.from_numpy(starts),
         mode="sum",
         per_sample_weights=torch.from_numpy(weights.astype(np.float32)),
     )
-    ids = template[new_template]
+    ids = template[starts]
     # summing is linear, so the views may be added last
     return Templates(ids, normalise(sum_views(sums.numpy(), views), [f"template {i}" for i in ids]))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from mixbct.errors import DataError
 from mixbct.evaluation.scores import BUDGET, Embeddings, genuine_counts, pair_blocks
 
 
@@ -30,6 +31,49 @@ class Threshold:
     genuine: int
     impostors: int
     resolved: bool
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Scores of genuine and impostor trials, each ascending; made by `trials`.
+
+    Args:
+        genuine: [g]; −inf for one that no threshold accepts.
+        impostor: [i].
+    """
+
+    genuine: Float32[np.ndarray, " g"]
+    impostor: Float32[np.ndarray, " i"]
+
+    def accepted(self, value: float) -> tuple[int, int]:
+        """Return how many genuine and how many impostor trials score above `value`."""
+        at = np.float32(value)
+        genuine = len(self.genuine) - int(np.searchsorted(self.genuine, at, "right"))
+        return genuine, len(self.impostor) - int(np.searchsorted(self.impostor, at, "right"))
+
+    def below_all(self) -> float:
+        """Return a threshold just below every score that is finite."""
+        finite = self.genuine[np.searchsorted(self.genuine, -np.inf, "right") :]
+        lowest = min([self.impostor[0], *finite[:1]])
+        return float(np.nextafter(lowest, np.float32(-np.inf), dtype=np.float32))
+
+
+def trials(genuine: Float32[np.ndarray, " g"], impostor: Float32[np.ndarray, " i"]) -> Trials:
+    """Sort the scores of genuine and of impostor trials.
+
+    Raises:
+        DataError: there is none of one kind, or a score is NaN.
+    """
+    if not len(genuine) or not len(impostor):
+        raise DataError(
+            f"{len(genuine)} genuine and {len(impostor)} impostor trials: at least one of each is "
+            "needed for rates"
+        )
+    found = Trials(np.sort(genuine), np.sort(impostor))
+    # NaN sorts last
+    if np.isnan(found.genuine[-1]) or np.isnan(found.impostor[-1]):
+        raise DataError("scores that are not numbers; are the features finite?")
+    return found
 
 
 def allowed_impostors(far: float, pairs: int) -> int:
@@ -69,28 +113,28 @@ def exact_thresholds(
     allowed = [allowed_impostors(far, pairs) for far in fars]
     # the first edge above which no more than allowed lie; the threshold is at most that high
     upper = [int(np.argmax(impostor_above <= k)) for k in allowed]
-    brackets = [(edges[i - 1], edges[i]) for i in upper]
-    lowest = float(min(low for low, _ in brackets))
-    genuine: list[list[np.ndarray]] = [[] for _ in fars]
-    impostors: list[list[np.ndarray]] = [[] for _ in fars]
+    lowest = float(edges[min(upper) - 1])
+    held: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in fars]
     for block in pair_blocks(query, gallery, budget):
-        for scores, kept in ((block.genuine, genuine), (block.impostor, impostors)):
+        for kind, scores in enumerate((block.genuine, block.impostor)):
             candidates = scores[scores > lowest].numpy()
-            for (low, high), inside in zip(brackets, kept, strict=True):
+            for i, kept in zip(upper, held, strict=True):
                 # ties at the upper edge may be most of the pairs: counted below, not kept
-                inside.append(candidates[(candidates > low) & (candidates < high)])
+                inside = (candidates > edges[i - 1]) & (candidates < edges[i])
+                kept[kind].append(candidates[inside])
     found = []
-    for far, k, i, ours, others in zip(fars, allowed, upper, genuine, impostors, strict=True):
-        between = np.sort(np.concatenate(others))[::-1]
-        at_least = int(impostor_above[i - 1]) - len(between)
-        if k < at_least:
-            value, impostor, accepted = edges[i], int(impostor_above[i]), int(genuine_above[i])
-        else:
-            value = between[k - at_least]
-            impostor = at_least + int((between > value).sum())
-            own = np.concatenate(ours)
-            accepted = int(genuine_above[i - 1]) - int((own <= value).sum())
-        found.append(Threshold(far, float(value), accepted, impostor, far * pairs >= 1))
+    for far, k, i, kept in zip(fars, allowed, upper, held, strict=True):
+        between = Trials(*(np.sort(np.concatenate(some)) for some in kept))
+        genuine, impostors = int(genuine_above[i]), int(impostor_above[i])
+        value = float(edges[i])
+        # what lies at the edge itself is accepted by any threshold below it
+        at_least = int(impostor_above[i - 1]) - len(between.impostor)
+        if k >= at_least:
+            value = float(between.impostor[at_least - k - 1])
+            own, others = between.accepted(value)
+            genuine = int(genuine_above[i - 1]) - len(between.genuine) + own
+            impostors = at_least + others
+        found.append(Threshold(far, value, genuine, impostors, far * pairs >= 1))
     return tuple(found)
 
 

@@ -6,7 +6,9 @@ the rest is the model's: the cross-test of an upgrade. Without one it is a self-
 model's space.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,10 +17,10 @@ from mixbct.adapters import load_adapter
 from mixbct.adapters.adapter import Adapter
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
-from mixbct.data.ijb import IjbImages, read_layout
+from mixbct.data.ijb import IjbImages, IjbLayout, read_layout
 from mixbct.data.pairs import PairSet, read_pairs_text
 from mixbct.data.pairs_bin import read_pairs_bin
-from mixbct.data.source import Selection, Source
+from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
@@ -27,7 +29,7 @@ from mixbct.evaluation.templates import Templates, pool_templates
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
 from mixbct.files import sha256_file
-from mixbct.schemas.model import Contract, Preprocessing
+from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import IjbResult, PairsResult
 from mixbct.workflows.evaluate import versions
 from mixbct.workflows.progress import Stage, silent
@@ -64,24 +66,22 @@ def evaluate_pairs(
     into_gallery = _open_map(query_map, model, gallery_model)
     found = open_pairs(pairs, data, model.preprocessing)
     used, places = np.unique(found.pairs, return_inverse=True)
-    views = 1 + flip
-    second = sum_views(_embed(model, Selection(found.images, used), "images", flip, stage), views)
-    first = second
+
+    def side(of: EmbeddingModel, images: Source, what: str) -> Float32[np.ndarray, "n d"]:
+        return sum_views(_embed(of, Selection(images, used), what, flip, stage), 1 + flip)
+
+    first = second = side(model, found.images, "images")
     if gallery_model is not None:
-        source = open_pairs(pairs, data, gallery_model.preprocessing).images
-        images = Selection(source, used)
-        first = sum_views(_embed(gallery_model, images, "images (gallery)", flip, stage), views)
+        images = open_pairs(pairs, data, gallery_model.preprocessing).images
+        first = side(gallery_model, images, "images (gallery)")
     if into_gallery is not None:
         second = into_gallery.transform(normalise(second))
     scores = pair_similarities(first, second, places.reshape(-1, 2))
     folds = fold_accuracies(scores, found.same, found.folds)
     accuracies = [fold.accuracy for fold in folds]
     return PairsResult(
-        versions=versions(),
+        **_said(model, gallery_model, query_map, flip),
         data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
-        models=_contracts(model, gallery_model),
-        flip=flip,
-        query_map=query_map and sha256_file(query_map),
         accuracy=float(np.mean(accuracies)),
         accuracy_deviation=float(np.std(accuracies)),
         folds=folds,
@@ -95,7 +95,7 @@ def open_pairs(pairs: Path, data: Path | None, preprocessing: Preprocessing) -> 
     Raises:
         DataError: a list of pairs comes without its folder of images, or cannot be read.
     """
-    if pairs.suffix == ".bin":
+    if pairs.suffix.lower() == ".bin":
         return read_pairs_bin(pairs, preprocessing)
     if data is None:
         raise DataError(f"{pairs} is a list of pairs; name the folder of the images with --data")
@@ -109,7 +109,9 @@ def evaluate_ijb(
     *,
     query_map: Path | None = None,
     flip: bool = False,
+    skip_bad: bool = False,
     stage: Stage = silent,
+    say: Callable[[str], object] = lambda text: None,
 ) -> IjbResult:
     """Return the 1:1 and 1:N figures of a set in the layout of IJB-B or IJB-C.
 
@@ -119,7 +121,10 @@ def evaluate_ijb(
         gallery_model: of the galleries and of the first template of each pair.
         query_map: the file of an adapter from the model's to the gallery model's space.
         flip: sum features with those of the flipped image.
+        skip_bad: leave out images without a face or that cannot be read, and templates that lose
+            all of theirs; the result counts them.
         stage: opens a stage of the progress display.
+        say: is told what was left out.
 
     Raises:
         DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
@@ -129,35 +134,49 @@ def evaluate_ijb(
     """
     into_gallery = _open_map(query_map, model, gallery_model)
     with stage("read the layout"):
-        layout = read_layout(data)
-    sides: list[Templates] = []
-    for side, each in (("probe", model), ("gallery", gallery_model)):
-        if each is None:
-            sides.append(sides[0])
-            continue
-        images = IjbImages(layout, each.preprocessing)
-        features = _embed(each, images, f"images ({side} model)", flip, stage)
-        sides.append(
-            pool_templates(features, layout.templates, layout.media, layout.scores, views=1 + flip)
+        layout = read_layout(data, skip_bad)
+    if skip_bad:
+        with stage("decode") as tick:
+            images = IjbImages(layout, model.preprocessing)
+            layout = layout.keep(readable_rows(images, progress=tick)[0])
+        _say_skipped(layout, say)
+
+    def side(of: EmbeddingModel, what: str) -> Templates:
+        images = IjbImages(layout, of.preprocessing)
+        features = _embed(of, images, f"images ({what} model)", flip, stage)
+        return pool_templates(
+            features, layout.templates, layout.media, layout.scores, views=1 + flip
         )
-    probe, gallery = sides
+
+    probe = gallery = side(model, "probe")
+    if gallery_model is not None:
+        gallery = side(gallery_model, "gallery")
     if into_gallery is not None:
         probe = Templates(probe.ids, into_gallery.transform(probe.features))
     with stage("compare templates"):
         return IjbResult(
-            versions=versions(),
+            **_said(model, gallery_model, query_map, flip),
             data={
                 "layout": str(data),
                 "images": len(layout.names),
                 "templates": len(probe.ids),
                 "digest": IjbImages(layout, model.preprocessing).digest(),
+                "images_left_out": len(layout.skipped),
+                "templates_left_out": len(layout.lost),
             },
-            models=_contracts(model, gallery_model),
-            flip=flip,
-            query_map=query_map and sha256_file(query_map),
             verification=verify_templates(gallery, probe, layout.pairs, layout.same),
             identification=identify_templates(gallery, probe, layout.galleries, layout.probes),
         )
+
+
+def _say_skipped(layout: IjbLayout, say: Callable[[str], object]) -> None:
+    for what, found in (
+        ("images without a face or that cannot be read", layout.skipped),
+        ("templates, with their pairs and searches, since no image is left of them", layout.lost),
+    ):
+        if found:
+            more = " …" if len(found) > 10 else ""
+            say(f"left out {len(found)} {what}: {', '.join(map(str, found[:10]))}{more}")
 
 
 def _open_map(
@@ -186,14 +205,20 @@ def _open_map(
     return found
 
 
-def _contracts(model: EmbeddingModel, gallery_model: EmbeddingModel | None) -> dict[str, Contract]:
-    return {"gallery": (gallery_model or model).contract, "query": model.contract}
+def _said(
+    model: EmbeddingModel, gallery_model: EmbeddingModel | None, query_map: Path | None, flip: bool
+) -> dict[str, Any]:
+    """Return what every protocol's result says of the models."""
+    return {
+        "versions": versions(),
+        "models": {"gallery": (gallery_model or model).contract, "query": model.contract},
+        "flip": flip,
+        "query_map": query_map and sha256_file(query_map),
+    }
 
 
 def _embed(
     model: EmbeddingModel, source: Source, what: str, flip: bool, stage: Stage
 ) -> Float32[np.ndarray, "n w"]:
     with stage(f"embed {what}") as tick:
-        if flip:
-            return embed_with_flip(model, source, progress=tick)
-        return embed_source(model, source, progress=tick)
+        return (embed_with_flip if flip else embed_source)(model, source, progress=tick)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import get_args
@@ -106,6 +107,35 @@ def test_ijb_self_and_cross(made: Path, layout: Path) -> None:
     assert cross.verification.auc < ours.verification.auc - 0.1
     swapped = evaluate_ijb(layout, load_model(made / "old"), load_model(made / "new"), flip=True)
     assert swapped.verification != cross.verification
+
+
+def test_images_without_a_face_are_refused_or_left_out_and_counted(
+    made: Path, layout: Path, tmp_path: Path
+) -> None:
+    """A negative score turned its vector round before."""
+    shutil.copytree(layout, tmp_path / "ijb")
+    path = tmp_path / "ijb" / "meta" / "ijbc_name_5pts_score.txt"
+    table = (layout / "meta" / "ijbc_face_tid_mid.txt").read_text().splitlines()
+    templates = [line.split()[1] for line in table]
+    lost = next(t for t in templates if templates.count(t) == 2)
+    several = next(t for t in templates if templates.count(t) == 3)
+    lines = path.read_text().splitlines()
+    one, two, _ = (row for row, template in enumerate(templates) if template == several)
+    for row in (one, *(row for row, template in enumerate(templates) if template == lost)):
+        lines[row] = " ".join([*lines[row].split()[:11], "-0.9"])
+    path.write_text("\n".join(lines) + "\n")
+    (tmp_path / "ijb" / "loose_crop" / lines[two].split()[0]).write_bytes(b"broken")
+    words = ["eval-ijb", "--model", made / "new", "--data", tmp_path / "ijb"]
+    with pytest.raises(DataError, match=r"5pts_score\.txt, line \d+: .*--skip-bad"):
+        run(*words)
+    found = CliRunner().invoke(app, [*map(str, words), "--skip-bad", "--json"])
+    assert found.exit_code == 0
+    result = IjbResult.model_validate_json(found.stdout)
+    assert (result.data["images_left_out"], result.data["templates_left_out"]) == (4, 1)
+    assert result.data["images"] == PERSONS * IMAGES - 4
+    assert result.verification.auc > 0.9
+    assert "left out 4 images without a face or that cannot be read: " in found.stderr
+    assert re.search(rf"left out 1 templates, .*: {lost}\n", found.stderr)
 
 
 def test_one_cross_pair_score_by_hand(made: Path, layout: Path) -> None:

@@ -49,13 +49,14 @@ def faces(folder: Path, counts: Sequence[int] = (3, 1, 2), header: str = "insigh
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     images = {key: part(payload(label, jpeg(key), key)) for key, label in enumerate(labels, 1)}
     end = len(labels) + 1
-    if header == "none":
-        return write(folder, {key - 1: image for key, image in images.items()})
+    if header == "none":  # as im2rec counts, from 0
+        rows = enumerate(labels)
+        return write(folder, {i: part(payload(label, jpeg(i + 1), i)) for i, label in rows})
     if header == "others":
         return write(folder, {0: part(payload([end, len(counts)], b"")), **images})
     starts = np.cumsum([1, *counts])
     people = {
-        end + i: part(payload([float(starts[i]), float(starts[i + 1])], b""))
+        end + i: part(payload([float(starts[i]), float(starts[i + 1])], b"", end + i))
         for i in range(len(counts))
     }
     first = {0: part(payload([end, end + len(counts)], b""))}

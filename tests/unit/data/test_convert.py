@@ -88,10 +88,29 @@ def test_bad_images_stop_it_or_are_skipped(tmp_path: Path) -> None:
         convert(RecordSource(tmp_path / "bad", RGB8), tmp_path / "x", skip_bad=True)
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "a\tb"])
+@pytest.mark.parametrize("name", ["佐藤\u3000花", "a\u00a0b", "9\u202fpm", "👩\u200d🔬"])
+def test_blanks_and_joiners_of_all_kinds_may_be_in_class_names(tmp_path: Path, name: str) -> None:
+    faces(tmp_path / "r", (2, 1))
+    (tmp_path / "r/train.classes.txt").write_text(f"{name}\nb\n", encoding="utf-8")
+    convert(RecordSource(tmp_path / "r", RGB8), tmp_path / "f")
+    assert sorted(p.name for p in (tmp_path / "f" / name).iterdir()) == ["1.jpg", "2.jpg"]
+
+
+def test_the_keys_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = photos(tmp_path / "p")
+    for i in range(20):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / "Ann" / f"{i}.bmp")
+    listed = []
+    keys = FolderSource.keys
+    monkeypatch.setattr(FolderSource, "keys", lambda self: listed.append(1) or keys(self))
+    convert(FolderSource(folder, RGB8), tmp_path / "r")
+    assert len(listed) < 5
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "a\tb", "x" * 300])
 def test_class_names_do_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     faces(tmp_path / "r", (1, 1))
-    (tmp_path / "r/train.classes.txt").write_text(f"fine\n{name}\n")
+    (tmp_path / "r/train.classes.txt").write_text(f"{name}\nfine\n")
     with pytest.raises(DataError, match="cannot be a folder's"):
         convert(RecordSource(tmp_path / "r", RGB8), tmp_path / "f")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r"]

@@ -1,5 +1,6 @@
 """Reading the IJB layout, and laying out a folder like it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from PIL import Image
 
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import IjbImages, Subjects, read_layout
-from mixbct.data.ijb_layout import lay_out
+from mixbct.data.ijb_layout import _pairs, lay_out
 from mixbct.data.source import Source
+from mixbct.distributed import row_rng
 from mixbct.errors import BadImageError, DataError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import LayoutCounts
@@ -127,7 +129,15 @@ def test_headers_in_any_case_and_order(laid_out: Path) -> None:
     [
         ("face_tid_mid.txt", 2, "2.jpg 3", r"line 2: expected an image's name and 2 numbers"),
         ("face_tid_mid.txt", 2, "2.jpg x 3", r"line 2: expected an image's name and 2 numbers"),
-        ("face_tid_mid.txt", 2, "2.jpg 1.5 3", r"line 2: expected whole numbers as ids, found 1.5"),
+        (
+            "face_tid_mid.txt",
+            2,
+            "2.jpg 1.5 3",
+            r"line 2: expected .*, whole and from 0, found .2.jpg 1.5 3",
+        ),
+        ("face_tid_mid.txt", 2, "2.jpg -1 3", r"line 2: expected .*, whole and from 0, found"),
+        ("face_tid_mid.txt", 2, "../2.jpg 1 3", r"line 2: expected an image's name"),
+        ("face_tid_mid.txt", 2, "", r"line 2: expected an image's name .*, found ''"),
         (
             "name_5pts_score.txt",
             3,
@@ -135,13 +145,32 @@ def test_headers_in_any_case_and_order(laid_out: Path) -> None:
             "line 3: expected the im",
         ),
         ("name_5pts_score.txt", 3, "3.png 1 2 3 4 5 6 7 8 9 nan 1", "line 3: expected an image's"),
-        ("template_pair_label.txt", 4, "1 5 2", r"line 4: expected a label of 0 or 1, found 2"),
-        ("template_pair_label.txt", 4, "1 999 0", "line 4: template 999 has no image"),
-        ("template_pair_label.txt", 4, "1 5", "line 4: expected 3 whole numbers"),
+        (
+            "template_pair_label.txt",
+            4,
+            "1 5 2",
+            r"line 4: expected a label of 0 or 1, found .1 5 2",
+        ),
+        (
+            "template_pair_label.txt",
+            4,
+            "1 999 0",
+            r"line 4: expected two templates of \S+, found .1 999 0",
+        ),
+        ("template_pair_label.txt", 4, "1 5", "line 4: expected 3 numbers, two templates"),
+        ("template_pair_label.txt", 4, "-1 5 0", "line 4: expected 3 numbers, .*found '-1 5 0'"),
         ("1N_gallery_G1.csv", 1, "TEMPLATE,SUBJECT", "line 1: expected a header"),
-        ("1N_gallery_G2.csv", 2, "x,1,a.png", "line 2: expected whole numbers as TEMPLATE_ID"),
-        ("1N_gallery_G2.csv", 2, "7", "line 2: expected whole numbers as TEMPLATE_ID"),
-        ("1N_probe_mixed.csv", 2, "999,1,a.png", "template 999 has no image"),
+        (
+            "1N_gallery_G2.csv",
+            2,
+            "x,1,a.png",
+            "line 2: expected whole numbers from 0 as TEMPLATE_ID",
+        ),
+        ("1N_gallery_G2.csv", 2, "1,-1,a.png", "line 2: expected whole numbers from 0"),
+        ("1N_gallery_G2.csv", 2, "1," + "9" * 19, "line 2: expected whole numbers from 0"),
+        ("1N_gallery_G2.csv", 2, "x" * 200_000, "line 2: expected whole numbers from 0"),
+        ("1N_gallery_G2.csv", 2, "7", "line 2: expected whole numbers from 0 as TEMPLATE_ID"),
+        ("1N_probe_mixed.csv", 2, "999,1,a.png", "line 2: expected a template that has an image"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named(
@@ -161,19 +190,142 @@ def test_a_template_of_two_subjects(laid_out: Path) -> None:
     first = path.read_text().splitlines()[1].split(",")[0]
     with path.open("a") as file:
         file.write(f"{first},77,a.png\n")
-    with pytest.raises(DataError, match=f"template {first} is of subject 77 here"):
+    with pytest.raises(
+        DataError, match=f"expected template {first} to be of one subject, .*,77,a.png"
+    ):
         read_layout(laid_out)
 
 
 def test_missing_and_empty_files(tmp_path: Path, laid_out: Path) -> None:
-    with pytest.raises(DataError, match=r"neither ijbb_face_tid_mid.txt nor ijbc_face_tid_mid"):
+    with pytest.raises(DataError, match=r"no ijbb_face_tid_mid.txt and no ijbc_face_tid_mid"):
         read_layout(tmp_path)
+    with pytest.raises(DataError, match=r"no ijbb_face_tid_mid.txt and no"):
+        read_layout(tmp_path / ("x" * 5000))
     (laid_out / "meta" / "ijbc_1N_probe_mixed.csv").unlink()
-    with pytest.raises(DataError, match=r"probe_mixed.csv cannot be read"):
+    with pytest.raises(DataError, match=r"there is no table .*probe_mixed.csv"):
         read_layout(laid_out)
     (laid_out / "meta" / "ijbc_name_5pts_score.txt").write_text("")
     with pytest.raises(DataError, match=r"5pts_score.txt is empty"):
         read_layout(laid_out)
+
+
+def test_tables_of_other_editors(laid_out: Path) -> None:
+    """A byte order mark, carriage returns, blanks at the ends and blank lines behind it all."""
+    before = read_layout(laid_out)
+    for file in sorted((laid_out / "meta").iterdir()):
+        text = file.read_text().replace("\n", " \t\r\n")
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n \n\n")
+    after = read_layout(laid_out)
+    assert after.names == before.names
+    for name in ("templates", "media", "points", "scores", "pairs", "same"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    for name, each in before.galleries.items():
+        assert subjects(after.galleries[name]) == subjects(each)
+    assert subjects(after.probes) == subjects(before.probes)
+
+
+NO_FACE = {
+    "negative": lambda words: [*words[:11], "-1"],
+    "zero points": lambda words: [words[0], *["0"] * 10, words[11]],
+    "no number": lambda words: [words[0], *["nan"] * 10, words[11]],
+}
+
+
+def without_faces(laid_out: Path, how: str, lines: list[int]) -> list[str]:
+    """Change lines of the points' table; return the names of their images."""
+    path = laid_out / "meta" / "ijbc_name_5pts_score.txt"
+    rows = [line.split() for line in path.read_text().splitlines()]
+    for line in lines:
+        rows[line - 1] = NO_FACE[how](rows[line - 1])
+    path.write_text("".join(" ".join(row) + "\n" for row in rows))
+    return [rows[line - 1][0] for line in lines]
+
+
+@pytest.mark.parametrize("how", NO_FACE)
+def test_images_without_a_face_are_refused_by_line_or_left_out(laid_out: Path, how: str) -> None:
+    whole = read_layout(laid_out)
+    several = np.flatnonzero(np.bincount(whole.templates) == 3)[0]
+    line = int(np.flatnonzero(whole.templates == several)[1]) + 1
+    alone = int(np.flatnonzero(np.bincount(whole.templates) == 1)[0])
+    last = int(np.flatnonzero(whole.templates == alone)[0]) + 1
+    names = without_faces(laid_out, how, [line, last])
+    with pytest.raises(DataError) as caught:
+        read_layout(laid_out)
+    first = min(line, last)
+    says = rf"5pts_score\.txt, line {first}: expected .* above 0, .*\(2 such lines: .*--skip-bad"
+    assert re.search(says, str(caught.value))
+    found = read_layout(laid_out, skip_bad=True)
+    assert set(found.skipped) == set(names)
+    assert found.lost == (alone,)
+    assert len(found.names) == len(found.templates) == len(found.scores) == len(whole.names) - 2
+    assert not set(names) & set(found.names)
+    assert (found.scores > 0).all()
+    assert (found.templates == several).sum() == 2
+    assert alone not in found.pairs
+    assert len(found.pairs) == (whole.pairs != alone).all(axis=1).sum() == len(found.same)
+    every = [*found.galleries.values(), found.probes]
+    before = [*whole.galleries.values(), whole.probes]
+    for each, known in zip(every, before, strict=True):
+        assert subjects(each) == {t: s for t, s in subjects(known).items() if t != alone}
+
+
+def test_a_score_of_0_takes_out_an_image_but_not_a_whole_template(laid_out: Path) -> None:
+    whole = read_layout(laid_out)
+    several = np.flatnonzero(np.bincount(whole.templates) == 3)[0]
+    lines = (np.flatnonzero(whole.templates == several) + 1).tolist()
+    NO_FACE["zero score"] = lambda words: [*words[:11], "0"]
+    without_faces(laid_out, "zero score", lines[:2])
+    rest = read_layout(laid_out)
+    assert (rest.scores == 0).sum() == 2
+    # the one that had a score cannot be read: none is left
+    assert rest.keep(np.delete(np.arange(18), lines[2] - 1)).lost == (several,)
+    names = without_faces(laid_out, "zero score", lines[2:])
+    with pytest.raises(DataError, match=rf"line {lines[0]}: .*3 such lines: .*the whole template"):
+        read_layout(laid_out)
+    found = read_layout(laid_out, skip_bad=True)
+    assert (found.lost, len(found.skipped)) == ((several,), 3)
+    assert set(names) <= set(found.skipped)
+
+
+def slow_pairs(subjects: np.ndarray, galleries: int, impostors: int, seed: int) -> list[list[int]]:
+    """Look through all that is enrolled for each probe."""
+    found = []
+    for probe in range(galleries, len(subjects)):
+        mates = [g for g in range(galleries) if subjects[g] == subjects[probe]]
+        others = [g for g in range(galleries) if subjects[g] != subjects[probe]]
+        count = min(impostors, len(others))
+        chosen = row_rng(seed, probe).choice(np.array(others), count, replace=False)
+        found += [[g + 1, probe + 1, 1] for g in mates]
+        found += [[g + 1, probe + 1, 0] for g in sorted(chosen.tolist())]
+    return found
+
+
+@pytest.mark.parametrize("impostors", [1, 3, 1000])
+def test_pairs_against_a_slow_loop(impostors: int) -> None:
+    rng = np.random.default_rng(0)
+    subjects = np.concatenate([rng.permutation(30)[:20], rng.integers(0, 30, 50)])
+    found = _pairs(subjects, 20, impostors, seed=4)
+    assert found.tolist() == slow_pairs(subjects, 20, impostors, 4)
+
+
+def test_no_probe_goes_through_all_that_is_enrolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 people would be 4·10⁸ comparisons; each impostor is drawn by its number instead."""
+
+    class Drawn:
+        def choice(self, population: int, count: int, replace: bool) -> np.ndarray:
+            assert population == 19_999  # a number: no array of the others was made
+            return np.arange(count)
+
+    monkeypatch.setattr("mixbct.data.ijb_layout.row_rng", lambda *_: Drawn())
+    found = _pairs(np.tile(np.arange(20_000), 2), 20_000, 2, seed=0)
+    assert found.shape == (60_000, 3)
+    assert (found[:3, 0].tolist(), found[3:6, 0].tolist()) == ([1, 2, 3], [2, 1, 3])
+
+
+def test_nothing_is_left(laid_out: Path) -> None:
+    without_faces(laid_out, "negative", list(range(1, 19)))
+    with pytest.raises(DataError, match=r"none of the 18 images of .* can be used"):
+        read_layout(laid_out, skip_bad=True)
 
 
 def test_what_cannot_be_laid_out(tmp_path: Path, folder: FolderSource, make_folder) -> None:

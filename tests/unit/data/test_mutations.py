@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import re
 import resource
 import struct
 import tracemalloc
@@ -12,13 +13,17 @@ import numpy as np
 import pytest
 from record_files import MAGIC, faces, jpeg, part, payload, write
 
+from mixbct.data.folder import FolderSource
+from mixbct.data.ijb import IjbImages, read_layout
+from mixbct.data.ijb_layout import lay_out
 from mixbct.data.pairs_bin import read_pairs_bin
 from mixbct.data.records import RecordSource
 from mixbct.errors import BadImageError, MixbctError
+from mixbct.evaluation.templates import pool_templates
 from mixbct.schemas.model import Preprocessing
 
 RGB8 = Preprocessing(size=8, channels=3)
-RECORD_MUTANTS, BIN_MUTANTS = 250, 40  # each of three and of eight times
+RECORD_MUTANTS, BIN_MUTANTS, TABLE_MUTANTS = 250, 40, 60  # of three, of eight, of six files
 # what is taken whatever the file's size (an index is read in blocks of 1 MiB), and for each byte
 FIXED, PER_BYTE = 2_500_000, 60
 MARGIN = 1 << 28
@@ -94,13 +99,13 @@ def record_set(folder: Path) -> Path:
     faces(folder, (3, 2), "insightface")
     cut = struct.pack("<I", MAGIC)
     records = {
-        0: part(payload([6.0, 8.0], b"")),
         **{i: part(payload(i % 2, jpeg(i), i)) for i in (1, 2)},
-        3: part(payload([1.0, 7.0], jpeg(3))),
-        4: part(payload(0, b""), 1) + part(jpeg(4), 3),
-        5: part(payload(1, jpeg(5)), 0),
-        6: part(payload([1.0, 3.0], b"")),
-        7: part(payload([3.0, 6.0], b"") + cut[:3]),
+        0: part(payload([6.0, 8.0], b"")),
+        3: part(payload([1.0, 7.0], jpeg(3), 3)),
+        4: part(payload(0, b"", 4), 1) + part(jpeg(4), 3),
+        5: part(payload(1, jpeg(5), 5), 0),
+        6: part(payload([1.0, 3.0], b"", 6)),
+        7: part(payload([3.0, 6.0], b"", 7) + cut[:3]),
     }
     return write(folder, records)
 
@@ -174,3 +179,73 @@ def test_mutated_bin_files(tmp_path: Path, protocol: int, as_arrays: bool) -> No
         path.write_bytes(changed)
         fine += measured(use_bin, len(changed), number % TRACED < 2)
     assert 1 < fine < BIN_MUTANTS
+
+
+def mutate_text(data: bytes, rng: np.random.Generator) -> bytes:
+    """As `mutate`, half of the time; else put something else in the place of a word."""
+    if rng.random() < 0.5:
+        return mutate(data, rng)
+    words = [
+        b"-1",
+        b"9" * 30,
+        b"1e400",
+        b"nan",
+        b"",
+        b"\n",
+        b"1 2",
+        b"\xff",
+        b"\0",
+        b'"',
+        b"\xef\xbb\xbf",
+    ]
+    places = [match.span() for match in re.finditer(rb"[^\s,]+", data)]
+    start, stop = places[rng.integers(len(places))]
+    return data[:start] + words[rng.integers(len(words))] + data[stop:]
+
+
+TABLES = (
+    *("face_tid_mid.txt", "name_5pts_score.txt", "template_pair_label.txt"),
+    *("1N_gallery_G1.csv", "1N_gallery_G2.csv", "1N_probe_mixed.csv"),
+)
+
+
+@pytest.fixture(scope="module")
+def ijb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lay out five people with three images each."""
+    folder = tmp_path_factory.mktemp("ijb")
+    for person in range(5):
+        (folder / "faces" / str(person)).mkdir(parents=True)
+        for i in range(3):
+            (folder / "faces" / str(person) / f"{i}.jpg").write_bytes(jpeg(3 * person + i))
+    lay_out(FolderSource(folder / "faces", RGB8), folder / "ijb", impostors=2)
+    return folder / "ijb"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_mutated_ijb_tables(ijb: Path, table: str) -> None:
+    rng = np.random.default_rng(3)
+    path = ijb / "meta" / f"ijbc_{table}"
+    whole = path.read_bytes()
+
+    def use_layout(skip_bad: bool) -> None:
+        found = read_layout(ijb, skip_bad)
+        count = len(found.names)
+        assert 0 < count == len(found.templates) == len(found.media) == len(found.scores) <= 16
+        assert (found.scores > 0).all()
+        assert np.isfinite(found.points).all()
+        assert len(found.pairs) == len(found.same) <= 20
+        known = set(found.templates.tolist())
+        for ids in (found.pairs.ravel(), found.probes.templates):
+            assert set(ids.tolist()) <= known
+        pool_templates(np.ones((count, 4), np.float32), found.templates, found.media, found.scores)
+        IjbImages(found, RGB8).digest()
+
+    fine = 0
+    try:
+        for number in range(TABLE_MUTANTS):
+            path.write_bytes(mutate_text(whole, rng))
+            size = sum(file.stat().st_size for file in path.parent.iterdir())
+            fine += measured(lambda: use_layout(number % 2 == 1), size, number % TRACED < 2)  # noqa: B023
+    finally:
+        path.write_bytes(whole)
+    assert 0 < fine < TABLE_MUTANTS

@@ -66,8 +66,27 @@ def test_other_content_is_refused(tmp_path: Path, content: object, says: str) ->
     (tmp_path / "t.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(DataError, match=rf"t\.bin: .*{says}"):
         read_pairs_bin(tmp_path / "t.bin", RGB8)
-    with pytest.raises(DataError, match=r"none\.bin cannot be read"):
+    with pytest.raises(DataError, match=r"no verification set at .*none\.bin"):
         read_pairs_bin(tmp_path / "none.bin", RGB8)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [np.array([1, 0, 1]), [np.int64(1), np.int64(0), np.int64(1)], [1.0, 0.0, 1.0], [2, 0, 1]],
+)
+def test_other_labels_than_booleans_come_with_a_remedy(tmp_path: Path, same: object) -> None:
+    (tmp_path / "t.bin").write_bytes(pickle.dumps((IMAGES, same)))
+    with pytest.raises(DataError, match=r"t\.bin: .*`pickle\.dump.*\[bool\(s\) for s in same"):
+        read_pairs_bin(tmp_path / "t.bin", RGB8)
+    fixed = ([bytes(i) for i in IMAGES], [bool(s) for s in same])  # type: ignore[attr-defined]
+    (tmp_path / "t.bin").write_bytes(pickle.dumps(fixed))
+    assert read_pairs_bin(tmp_path / "t.bin", RGB8).same.tolist() == SAME
+
+
+def test_an_empty_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "t.bin").touch()
+    with pytest.raises(DataError, match=r"t\.bin is empty"):
+        read_pairs_bin(tmp_path / "t.bin", RGB8)
 
 
 def test_a_damaged_image_of_a_bin_file_is_named(tmp_path: Path) -> None:

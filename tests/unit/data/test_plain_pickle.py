@@ -1,6 +1,9 @@
+import contextlib
 import pickle
+import sys
 import tracemalloc
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +129,78 @@ def test_a_list_that_is_named_many_times_is_gone_through_once() -> None:
         data += b"](" + (b"h" + get) * 1000 + b"eq" + put
     found = read_plain_pickle(data + b".")  # 10¹² numbers if it were spread out
     assert found[5][7] is found[999][0]  # type: ignore[index]
+
+
+CALLS = (
+    *("os system", "posix system", "builtins eval", "builtins exec", "builtins __import__"),
+    *("subprocess Popen", "builtins getattr", "builtins open", "builtins bytes", "pickle loads"),
+    *("numpy load", "numpy.core.multiarray _reconstruct", "numpy dtype", "_codecs encode"),
+    *("numpy._core.numeric _frombuffer", "numpy.core.multiarray scalar", "__builtin__ bytes"),
+    *("mixbct.data.plain_pickle _FUNCTIONS", "numpy.core.multiarray _reconstruct.__globals__"),
+)
+WORDS = (
+    *(b"\x8c\x02u1", b"\x8c\x04true", b"C\x03abc", b"K\x07", b"M\xff\x7f", b"J\xff\xff\xff\x7f"),
+    *(b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"N", b"\x88", b"]", b")", b"(", b"S'touch x'\n"),
+    *(b"t", b"l", b"a", b"e", b"R", b"R", b"b", b"\x81", b"\x92", b"o", b"P1\n", b"Q", b"\x85"),
+    *(
+        b"\x86",
+        b"\x87",
+        b"\x93",
+        b"\x94",
+        b"h\x00",
+        b"q\x00",
+        b"r\xff\xff\xff\x7f",
+        b"0",
+        b"2",
+        b"}",
+    ),
+    *(
+        b"\x82\x01",
+        b"\x97",
+        b"\x96\x02" + bytes(7) + b"ab",
+        b"c" + b"os\nsystem\n",
+        b"ios\nsystem\n",
+    ),
+)
+
+
+def test_hostile_pickles_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5,050 programs: each call in each way to make it, and operations as they come."""
+    monkeypatch.chdir(tmp_path)
+    programs = []
+    for call in CALLS:
+        module, name = call.split()
+        known = f"c{module}\n{name}\n".encode()
+        stacked = b"".join(b"\x8c" + bytes([len(w)]) + w.encode() for w in (module, name)) + b"\x93"
+        for arguments in (
+            b"(S'touch x'\ntR",
+            b"(S'touch x'\no",
+            b")\x81",
+            b"J\xff\xff\xff\x7f\x85R",
+        ):
+            programs += [known + arguments + b".", stacked + arguments + b"."]
+    rng = np.random.default_rng(0)
+    heads = [f"c{call.replace(' ', chr(10))}\n".encode() for call in CALLS[11:17]]
+    while len(programs) < 5050:
+        words = [*WORDS, *heads * 3]
+        chosen = rng.integers(0, len(words), int(rng.integers(2, 20)))
+        programs.append(b"".join(words[place] for place in chosen) + b".")
+    seen: list[str] = []
+    watch = ("os.system", "os.exec", "subprocess.Popen", "exec", "compile", "import", "open")
+    ACTIVE.append(lambda event: seen.append(event) if event in watch else None)
+    plain = 0
+    try:
+        for program in programs:
+            with contextlib.suppress(DataError):
+                read_plain_pickle(program)
+                plain += 1
+    finally:
+        ACTIVE.clear()
+    assert seen == []
+    assert list(tmp_path.iterdir()) == []
+    assert 10 < plain < 2000
+
+
+ACTIVE: list[Callable[[str], object]] = []
+# a hook stays for ever; it listens while somebody is in the list
+sys.addaudithook(lambda event, _: [listen(event) for listen in ACTIVE] and None)

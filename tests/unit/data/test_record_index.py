@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.data import record_index
+from mixbct.data import tables
 from mixbct.data.record_index import read_index, write_index
 from mixbct.errors import RecordError
 
@@ -17,14 +17,14 @@ def index(path: Path, text: bytes) -> Path:
 def test_numbers_of_every_length_are_read(
     tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_index, "_BLOCK", block)
+    monkeypatch.setattr(tables, "_CHUNK", block)
     rng = np.random.default_rng(0)
     keys = np.unique([int(rng.integers(0, 10**d)) for d in range(1, 19) for _ in range(9)])
-    offsets = np.array([int(rng.integers(0, 10 ** rng.integers(1, 19))) for _ in keys])
+    offsets = rng.permutation(keys)
     write_index(tmp_path / "t.idx", keys, offsets)
     text = (tmp_path / "t.idx").read_text()
     assert text.splitlines() == [f"{k}\t{o}" for k, o in zip(keys, offsets, strict=True)]
-    for content in (text, text.replace("\n", "\r\n"), text.removesuffix("\n")):
+    for content in (text, text.replace("\n", "\r\n"), text.removesuffix("\n"), "\ufeff" + text):
         found = read_index(index(tmp_path, content.encode()))
         np.testing.assert_array_equal(found.keys, keys)
         np.testing.assert_array_equal(found.offsets, offsets)
@@ -38,13 +38,13 @@ def test_keys_in_any_order_are_sorted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"3 8",
         b"3\t",
         b"\t8",
         b"3\t8\t9",
         b"-3\t8",
         b"3\t8.0",
         b"x\t8",
+        b"\xff\t8",
         b"",
         b"3",
         b"3\t" + b"9" * 19,
@@ -52,7 +52,7 @@ def test_keys_in_any_order_are_sorted(tmp_path: Path) -> None:
 )
 def test_a_damaged_line_is_named_or_skipped(tmp_path: Path, line: bytes) -> None:
     path = index(tmp_path, b"0\t0\n1\t4\n" + line + b"\n5\t12\n")
-    with pytest.raises(RecordError, match=r"t\.idx, byte 8: .* is not a key, a tab and an offset"):
+    with pytest.raises(RecordError, match=r"t\.idx, line 3: expected a key and an offset"):
         read_index(path)
     found = read_index(path, skip_bad=True)
     assert (found.keys.tolist(), found.offsets.tolist()) == ([0, 1, 5], [0, 4, 12])
@@ -65,11 +65,24 @@ def test_a_key_that_occurs_twice_is_named_or_skipped(tmp_path: Path) -> None:
         read_index(path)
     assert caught.value.keys == ["2"]
     found = read_index(path, skip_bad=True)
-    assert (found.keys.tolist(), found.offsets.tolist()) == ([0, 1, 2], [0, 8, 4])
+    assert (found.keys.tolist(), found.offsets.tolist()) == ([0, 1], [0, 8])
     assert len(found.problems) == 1
 
 
-def test_an_empty_index_has_no_rows(tmp_path: Path) -> None:
-    assert read_index(index(tmp_path, b"")).keys.shape == (0,)
+def test_two_keys_of_one_place_are_named_or_skipped(tmp_path: Path) -> None:
+    path = index(tmp_path, b"0\t0\n2\t4\n1\t8\n3\t4\n")
+    with pytest.raises(RecordError, match=r"t\.idx: offset 4 .*keys 2 and 3"):
+        read_index(path)
+    found = read_index(path, skip_bad=True)
+    assert (found.keys.tolist(), found.offsets.tolist()) == ([0, 1], [0, 8])
+
+
+def test_an_empty_index_says_so(tmp_path: Path) -> None:
+    for content in (b"", b"\n", b"\xef\xbb\xbf"):
+        with pytest.raises(RecordError, match=r"t\.idx is empty; .*delete the index"):
+            read_index(index(tmp_path, content), skip_bad=True)
+    (tmp_path / "pipe").mkdir()
+    with pytest.raises(RecordError, match=r"pipe is no regular file"):
+        read_index(tmp_path / "pipe")
     with pytest.raises(RecordError, match=r"none\.idx cannot be read"):
         read_index(tmp_path / "none.idx")

@@ -149,6 +149,13 @@ def test_what_cannot_be_judged() -> None:
         pool_templates(np.zeros((2, 4), np.float32), np.array([7, 7]), np.array([0, 1]))
     with pytest.raises(FeatureError, match="2 features with 1 template and 2 media"):
         pool_templates(np.ones((2, 4), np.float32), np.array([7]), np.array([0, 1]))
+    for scores in ([1, 1, -0.5, 1], [1, 1, np.nan, 1], [1, 1, 0, 0]):
+        with pytest.raises(DataError, match=r"score is negative .* all of a template are 0 \(.*9"):
+            pool_templates(
+                np.ones((4, 4), np.float32), ids // 2 + 8, ids, np.array(scores, np.float32)
+            )
     side = random_templates(ids, 0)
+    with pytest.raises(DataError, match="there is no template to compare"):
+        side.rows(ids[:0])
     with pytest.raises(DataError, match="4 of 4 probes have their subject in gallery G1"):
         identify_templates(side, side, {"G1": Subjects(ids, ids)}, Subjects(ids, ids))

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from mixbct.errors import DataError
-from mixbct.evaluation.roc import area, at_most, curve, nearest, trials, verification
+from mixbct.evaluation.roc import area, at_most, curve, nearest, verification
+from mixbct.evaluation.thresholds import trials
 
 
 def scores(seed: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
