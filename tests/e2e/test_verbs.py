@@ -56,8 +56,32 @@ def test_bad_images_are_named_and_skipped_only_on_request(mixbct, photos: Path) 
     assert "class-03/1.jpg" in refused.stderr
     assert "class-03/1.jpg" in mixbct("data", "verify", "photos", cwd=photos, expect=2).stderr
     mixbct(*words, "--skip-bad", "--resume", cwd=photos)
-    split = mixbct("data", "split", "photos", "--out", "split", "--skip-bad", "--json", cwd=photos)
-    assert json.loads(split.stdout)["skipped"] == ["class-03/1.jpg"]
+    assert "no image was decoded" in mixbct("data", "info", "photos", cwd=photos).stdout
+
+
+def test_one_bad_image_costs_one_command(mixbct, photos: Path) -> None:
+    """A split that left it out is all that what follows needs to know."""
+    bad = photos / "photos/class-03/1.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    words = ["data", "split", "photos", "--out", "split", "--json"]
+    refused = mixbct(*words, cwd=photos, expect=2)
+    assert "1 of 192 images" in refused.stderr
+    assert "class-03/1.jpg" in refused.stderr
+    assert "--skip-bad" in refused.stderr
+    assert not (photos / "split").exists()
+    made = mixbct(*words, "--skip-bad", cwd=photos)
+    split = json.loads(made.stdout)
+    assert split["skipped"] == ["class-03/1.jpg"]
+    assert "left out 1 images" in made.stderr
+    on_split = ["--set", "data.split=split"]
+    mixbct("train", "recipes/tiny.toml", *TINY, *on_split, "--out", "run", cwd=photos)
+    extract = ["extract", "run", "--data", "photos", "--split", "split", "--json"]
+    digests = set()
+    for name, more in (("plain", []), ("skipping", ["--skip-bad"])):
+        bank = mixbct(*extract, "--out", name, *more, cwd=photos)
+        assert json.loads(bank.stdout)["rows"] == split["parts"]["new_train"]
+        digests.add(json.loads(bank.stdout)["data_digest"])
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(

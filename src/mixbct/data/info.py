@@ -3,6 +3,7 @@
 import numpy as np
 
 from mixbct.data.bank_source import encoder_of
+from mixbct.data.folder import FolderSource
 from mixbct.data.same_model import mean_norm, spread_rows
 from mixbct.data.source import Source
 from mixbct.schemas.record import Record
@@ -19,6 +20,7 @@ class DataInfo(Record):
     single_image_classes: tuple[str, ...]
     empty_classes: tuple[str, ...]
     groups: dict[str, int]
+    passed_over: dict[str, int]
     data_digest: str
     mean_norm: float | None = None
     """Of the mean of the normalised vectors, where the source holds vectors."""
@@ -42,6 +44,7 @@ def info(source: Source) -> DataInfo:
         single_image_classes=tuple(names[i] for i in np.flatnonzero(counts == 1)),
         empty_classes=tuple(names[i] for i in np.flatnonzero(counts == 0)),
         groups={str(g): int(s) for g, s in zip(groups, sizes, strict=True)},
+        passed_over=source.passed_over if isinstance(source, FolderSource) else {},
         data_digest=source.digest(),
         mean_norm=mean_norm(source.read(spread_rows(len(source)))) if vectors else None,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,19 +31,15 @@ class Source(Protocol):
 
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return the label of every row."""
-        ...
 
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes; `labels()` point into it."""
-        ...
 
     def keys(self) -> list[str]:
         """Return a name of every row, unique within the source."""
-        ...
 
     def groups(self) -> list[str]:
         """Return the family of every row that a split must keep on one side ('' for none)."""
-        ...
 
     def read(self, rows: Rows) -> Items:
         """Return the images, or normalised vectors, of `rows`, in that order.
@@ -50,7 +47,6 @@ class Source(Protocol):
         Raises:
             BadImageError: an image cannot be decoded; it names each.
         """
-        ...
 
     def digest(self) -> str:
         """Return what changes when the keys, the labels or the images change.
@@ -58,7 +54,6 @@ class Source(Protocol):
         Vectors are known by the images that they were extracted from, so that banks of several
         models can be told to be of the same images, row by row.
         """
-        ...
 
 
 @runtime_checkable
@@ -71,7 +66,42 @@ class EncodedSource(Source, Protocol):
         Raises:
             BadImageError: they cannot be read.
         """
-        ...
+
+
+@dataclass(eq=False, repr=False)
+class ListedSource(Source):
+    """What most sources share: name, keys, labels, classes and groups, as they are given.
+
+    Abstract: `read` and `digest` are each source's own. None for groups: no row has one.
+    """
+
+    _name: str
+    _keys: list[str]
+    _labels: Int64[np.ndarray, " n"]
+    _classes: tuple[str, ...]
+    _groups: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the label of every row; a class may have none."""
+        return self._labels
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; `labels()` point into it."""
+        return self._classes
+
+    def keys(self) -> list[str]:
+        """Return the key of every row."""
+        return self._keys
+
+    def groups(self) -> list[str]:
+        """Return the group of every row, '' without groups."""
+        return self._groups or [""] * len(self)
 
 
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -89,8 +119,8 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
     return digest.hexdigest()
 
 
-class Selection:
-    """Some rows of a source, as a source. Classes that lose every row disappear.
+class Selection(ListedSource):
+    """Some rows of a source, as a source: labels have no gaps, classes without a row disappear.
 
     Rows chosen from a selection are rows of the source that it was chosen from.
 
@@ -111,22 +141,10 @@ class Selection:
         self.rows: Rows = rows
         present, labels = np.unique(self.source.labels()[rows], return_inverse=True)
         names = self.source.classes()
-        self._classes = tuple(names[i] for i in present)
-        self._labels = labels.astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        return f"{len(self)} rows of {self.source}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return labels without gaps: indices into `classes()`."""
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes that have a row."""
-        return self._classes
+        chosen = tuple(names[i] for i in present)
+        # keys and groups are looked up when they are asked for
+        name = f"{len(rows)} rows of {self.source}"
+        super().__init__(name, [], labels.astype(np.int64), chosen)
 
     def keys(self) -> list[str]:
         """Return the keys of the selected rows."""
@@ -172,6 +190,12 @@ def readable_rows(
             progress(stop, len(source))
     rows = np.array([i for i, key in enumerate(keys) if key not in bad], dtype=np.int64)
     return rows, sorted(bad)
+
+
+def left_out(source: Source) -> Sequence[str]:
+    """Return what a source left out when it was opened: a line a damaged record."""
+    skipped: Sequence[str] = getattr(source, "skipped", ())
+    return skipped
 
 
 def root_of(source: Source) -> Source:

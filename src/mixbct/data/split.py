@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mixbct.data.source import Selection, Source
+from mixbct.data.source import Selection, Source, left_out
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
 from mixbct.reading import open_array
@@ -76,7 +76,8 @@ def make_split(
             classes, otherwise after them.
         query_share: share of a test class's images that are queries, in (0, 1).
         held_out_groups: groups that are kept for queries.
-        skipped: keys to leave out of every part, since they cannot be read.
+        skipped: keys to leave out of every part, since they cannot be read. (Records that the
+            source left out when it was opened are in the manifest as well.)
 
     Raises:
         DataError: too few classes, an unknown group or key, or a part without a row.
@@ -147,7 +148,7 @@ def make_split(
         rule=rule,
         seed=seed,
         parts={part: len(rows) for part, rows in parts.items()},
-        skipped=tuple(sorted(skipped)),
+        skipped=(*left_out(source), *sorted(skipped)),
     )
     if (out / "manifest.json").exists():
         there = read_record(out / "manifest.json", SplitManifest, DataError, "split")
@@ -162,6 +163,11 @@ def make_split(
             np.save(folder / f"{part}.npy", rows)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def skips_bad(split: Path) -> bool:
+    """Return whether a split was made with images left out: its source is opened as it was then."""
+    return bool(read_record(split / "manifest.json", SplitManifest, DataError, "split").skipped)
 
 
 def open_part(source: Source, split: Path, part: str) -> Selection:

@@ -14,14 +14,15 @@ class ArrayManifest(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["image-array"] = "image-array"
     name: str
-    images: int
-    size: int
+    images: int = Field(gt=0)
+    size: int = Field(gt=0)
     channels: Literal[1, 3]
     classes: tuple[str, ...]
     groups: tuple[str, ...] = Field(
         (), description="families of instances that must not be split, e.g. of typefaces"
     )
     content_digest: str
+    groups_digest: str | None = Field(None, exclude_if=absent)
     origin: dict[str, str] = Field({}, description="where it came from, for people")
 
 
@@ -35,7 +36,9 @@ class SplitManifest(Record):
     rule: str
     seed: int
     parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
-    skipped: tuple[str, ...] = Field((), description="keys left out since they cannot be read")
+    skipped: tuple[str, ...] = Field(
+        (), description="keys, and damaged records, that were left out"
+    )
 
 
 class BankManifest(Record):

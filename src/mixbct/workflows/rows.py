@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data import holds_vectors, open_source
-from mixbct.data.records import RecordSource
-from mixbct.data.source import Selection, Source, readable_rows
-from mixbct.data.split import open_part
+from mixbct.data.source import Selection, Source, left_out, readable_rows
+from mixbct.data.split import open_part, skips_bad
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
 from mixbct.schemas.model import Input
@@ -28,19 +27,19 @@ def open_rows(
         split: a split folder.
         part: which part of the split; none: `new_train`.
         skip_bad: decode every image first and leave out those that cannot be read, and damaged
-            records.
+            records. What a split left out when it was made stays out without this.
 
     Returns:
         The rows, and what was left out: keys of images, and a line a damaged record.
     """
-    return rows_of(open_source(path, wanted, skip_bad), split, part, skip_bad)
+    source = open_source(path, wanted, skip_bad or (split is not None and skips_bad(split)))
+    return rows_of(source, split, part, skip_bad)
 
 
 def rows_of(
     source: Source, split: Path | None, part: str | None, skip_bad: bool = False
 ) -> tuple[Selection, list[str]]:
     """Return a part of a source that is open already; see `open_rows`."""
-    skipped = source.skipped if isinstance(source, RecordSource) else []
     if split is None and part is not None:
         raise DataError(f"part {part!r} is one of a split: name the split as well, with --split")
     if split is None:
@@ -52,7 +51,7 @@ def rows_of(
     readable, bad = readable_rows(rows)
     if not len(readable):
         raise DataError(f"none of the {len(rows)} images of {source} can be read")
-    return (Selection(rows, readable) if bad else rows), [*skipped, *bad]
+    return (Selection(rows, readable) if bad else rows), [*left_out(source), *bad]
 
 
 def open_training_rows(recipe: Recipe, skip_bad: bool = False) -> tuple[Selection, list[str]]:
