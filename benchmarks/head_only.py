@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.measure import Figure, in_turn, rate_figure
 from mixbct.data import open_source
-from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Selection
 from mixbct.recipe import parse_recipe
 from mixbct.schemas.data import BankManifest

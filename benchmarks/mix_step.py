@@ -20,7 +20,7 @@ from benchmarks.data import CLASSES, DIM, clustered_vectors, demo_model, image_s
 from benchmarks.measure import Figure, in_turn, time_figure
 from mixbct.backbones.model import build_backbone
 from mixbct.data.array import ArraySource
-from mixbct.data.bank import BankWriter
+from mixbct.data.bank_writer import BankWriter
 from mixbct.features.denoise import denoise
 from mixbct.recipe import Recipe, SGDSettings, parse_recipe
 from mixbct.schemas.data import BankManifest

@@ -38,7 +38,7 @@ def device_name(name: str) -> str:
         return torch.cuda.get_device_name(device)
     described = Path("/proc/cpuinfo")
     if device.type == "cpu" and described.exists():
-        for line in described.read_text().splitlines():
+        for line in described.read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return str(device)

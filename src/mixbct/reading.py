@@ -126,7 +126,8 @@ def open_array(
         path: the file.
         what: what it should hold, for errors ("features").
         error: raised where it is missing, damaged or something else.
-        dtypes: names of the types that are expected; none: any but objects.
+        dtypes: names of the types that are expected, in this machine's byte order; none: any but
+            objects.
         ndim: the number of dimensions that is expected.
         shape: the shape that is expected, exactly.
     """
@@ -161,7 +162,7 @@ def open_array(
             f"{count * dtype.itemsize:,} bytes, but {size - offset:,} follow"
         )
     if (
-        (dtypes is not None and dtype.name not in dtypes)
+        (dtypes is not None and not (dtype.name in dtypes and dtype.isnative))
         or (ndim is not None and len(found) != ndim)
         or (shape is not None and found != shape)
     ):

@@ -1,6 +1,7 @@
 """From two arrays of vectors to a judged head, by the commands alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,11 +96,20 @@ def test_vectors_labels_and_nothing_else(mixbct, arrays: Path) -> None:
 def test_what_is_missing_is_named(mixbct, arrays: Path) -> None:
     words = bank_words("new")
     at = words.index("--labels")
-    refused = mixbct(*words[:at], *words[at + 2 :], cwd=arrays, expect=2)
-    assert "training needs labels" in refused.stderr
-    assert "ADAPTERS['procrustes'].fit(new, old)" in refused.stderr
+    made = mixbct(*words[:at], *words[at + 2 :], cwd=arrays)
+    assert "no classes" in made.stdout
+    assert "next: mixbct adapt ridge --from NEW --to runs/new-bank" in made.stdout
+    looked_at = mixbct("data", "info", "runs/new-bank", cwd=arrays).stdout
+    assert "3,000 vectors, without labels" in looked_at
+    assert "norm of the mean" in looked_at
+    for verb in (["denoise"], ["data", "split", "--out", "no"]):
+        refused = mixbct(*verb, "runs/new-bank", cwd=arrays, expect=2)
+        assert "no labels, which `mixbct adapt` does without" in refused.stderr
+    shutil.rmtree(arrays / "runs/new-bank")
     mixbct(*words, cwd=arrays)
     assert "already there" in mixbct(*words, cwd=arrays, expect=2).stderr
+    checked = mixbct("data", "verify", "runs/new-bank", cwd=arrays)
+    assert "vectors are as they were written" in checked.stdout
     shape = ["--set", "data.flip=true", "--set", "method={name='independent'}"]
     mixbct("data", "split", "runs/new-bank", "--out", "runs/split", cwd=arrays)
     refused = mixbct("train", "recipes/head.toml", *shape, cwd=arrays, expect=2)

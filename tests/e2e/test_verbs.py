@@ -56,8 +56,32 @@ def test_bad_images_are_named_and_skipped_only_on_request(mixbct, photos: Path) 
     assert "class-03/1.jpg" in refused.stderr
     assert "class-03/1.jpg" in mixbct("data", "verify", "photos", cwd=photos, expect=2).stderr
     mixbct(*words, "--skip-bad", "--resume", cwd=photos)
-    split = mixbct("data", "split", "photos", "--out", "split", "--skip-bad", "--json", cwd=photos)
-    assert json.loads(split.stdout)["skipped"] == ["class-03/1.jpg"]
+    assert "no image was decoded" in mixbct("data", "info", "photos", cwd=photos).stdout
+
+
+def test_one_bad_image_costs_one_command(mixbct, photos: Path) -> None:
+    """A split that left it out is all that what follows needs to know."""
+    bad = photos / "photos/class-03/1.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    words = ["data", "split", "photos", "--out", "split", "--json"]
+    refused = mixbct(*words, cwd=photos, expect=2)
+    assert "1 of 192 images" in refused.stderr
+    assert "class-03/1.jpg" in refused.stderr
+    assert "--skip-bad" in refused.stderr
+    assert not (photos / "split").exists()
+    made = mixbct(*words, "--skip-bad", cwd=photos)
+    split = json.loads(made.stdout)
+    assert split["skipped"] == ["class-03/1.jpg"]
+    assert "left out 1 images" in made.stderr
+    on_split = ["--set", "data.split=split"]
+    mixbct("train", "recipes/tiny.toml", *TINY, *on_split, "--out", "run", cwd=photos)
+    extract = ["extract", "run", "--data", "photos", "--split", "split", "--json"]
+    digests = set()
+    for name, more in (("plain", []), ("skipping", ["--skip-bad"])):
+        bank = mixbct(*extract, "--out", name, *more, cwd=photos)
+        assert json.loads(bank.stdout)["rows"] == split["parts"]["new_train"]
+        digests.add(json.loads(bank.stdout)["data_digest"])
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,18 +108,33 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
     short = ["train.epochs=2", "train.batch=16", "model.channels=3", "model.dim=64"]
     settings = [word for setting in short for word in ("--set", setting)]
     words = ["demo", "--data", "photos", "--out", "demo", *settings]
-    mixbct(*words, cwd=photos)
+    first = mixbct(*words, cwd=photos, expect=(0, 1))
+    verdict = json.loads((photos / "demo/gate.json").read_text())["passed"]
+    # the page is there whatever the gate said, and the exit code says what it said
+    assert first.code == (0 if verdict else 1)
     left = {path.name for path in (photos / "demo").iterdir()}
     assert {"report.html", "result.json", "gate.json", "old", "new", "independent", "bank"} <= left
     result = json.loads((photos / "demo/result.json").read_text())
     assert {"old/old", "new/old", "new/new", "procrustes/old"} <= set(result["combinations"])
+    assert result["trained_apart"] == dict.fromkeys(("old", "new", "independent"), "apart")
     assert "--resume" in mixbct(*words, cwd=photos, expect=2).stderr
     weights = photos / "demo/new/model/backbone.safetensors"
     before = weights.stat().st_mtime_ns
-    mixbct(*words, "--resume", cwd=photos)
+    mixbct(*words, "--resume", cwd=photos, expect=first.code)
     assert weights.stat().st_mtime_ns == before
-    verdict = json.loads((photos / "demo/gate.json").read_text())["passed"]
-    mixbct("gate", "demo/result.json", cwd=photos, expect=0 if verdict else 1)
+    gate = mixbct("gate", "demo/result.json", cwd=photos, expect=first.code)
+    assert ("try next, for" in gate.stdout) is not verdict
+
+
+def test_a_demo_leaves_out_what_cannot_be_read(mixbct, photos: Path) -> None:
+    bad = photos / "photos/class-03/1.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    short = ["train.epochs=1", "train.batch=16", "model.channels=3", "model.dim=64"]
+    settings = [word for setting in short for word in ("--set", setting)]
+    words = ["demo", "--data", "photos", "--out", "demo", *settings, "--skip-bad"]
+    mixbct(*words, cwd=photos, expect=(0, 1))
+    split = json.loads((photos / "demo/split/manifest.json").read_text())
+    assert split["skipped"] == ["class-03/1.jpg"]
 
 
 def test_a_record_set_from_photographs_to_a_split_and_back(mixbct, photos: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data.array import ArraySource, write_array
-from mixbct.data.bank import BankWriter
+from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Selection
 from mixbct.features.denoise import denoise
 from mixbct.recipe import parse_recipe

@@ -107,7 +107,7 @@ def test_modules_import_from_below_alone() -> None:
         ("training", "from mixbct.gallery.gallery import Gallery", False),
         ("heads", "from mixbct.methods import METHODS", False),
         ("recipe", "from mixbct.data.source import Source", False),
-        ("data", "def f():\n    from mixbct.cli import app", False),
+        ("data", "def f():\n    from mixbct.cli.verbs import app", False),
         ("data", "from mixbct.nowhere import x", False),
     ],
 )

@@ -83,7 +83,7 @@ def import_onnx(file: Path, out: Path, *, name: str, preprocessing: Preprocessin
     )
     with folder_written_whole(out) as folder:
         (folder / FILE).write_bytes(content)
-        (folder / "model.json").write_text(manifest.to_json())
+        (folder / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 

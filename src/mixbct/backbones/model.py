@@ -33,6 +33,7 @@ from mixbct.schemas.model import (
     Contract,
     Input,
     ModelManifest,
+    OldPart,
     Preprocessing,
     VectorInput,
 )
@@ -226,6 +227,7 @@ def save_model(
     classes: tuple[str, ...],
     data_digest: str,
     bridge_from: Callable[[Contract], Bridge | None] = lambda _: None,
+    old_part: OldPart | None = None,
 ) -> ModelManifest:
     """Write a model folder, whole or not at all, and return its manifest.
 
@@ -241,12 +243,13 @@ def save_model(
         classes=classes,
         data_digest=data_digest,
         bridge=bridge_from(contract),
+        old_part=old_part,
     )
     with folder_written_whole(path) as folder:
         save_file(state, folder / "backbone.safetensors")
         if head:
             save_file(state_copy(head), folder / "head.safetensors")
-        (folder / "model.json").write_text(manifest.to_json())
+        (folder / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -265,7 +268,7 @@ def save_with_bridge(path: Path, out: Path, bridge: Bridge) -> ModelManifest:
     with folder_written_whole(out) as partial:
         for file in folder.iterdir():
             shutil.copyfile(file, partial / file.name)
-        (partial / "model.json").write_text(mapped.to_json())
+        (partial / "model.json").write_text(mapped.to_json(), encoding="utf-8")
     return mapped
 
 

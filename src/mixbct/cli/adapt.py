@@ -27,7 +27,7 @@ def adapt(
         Path | None, typer.Option(help="Images that both embed; not needed for two banks.")
     ] = None,
     split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
-    part: Annotated[str, typer.Option(help="That part.")] = "new_train",
+    part: Annotated[str | None, typer.Option(help="That part [new_train].")] = None,
     shrinkage: Annotated[
         float | None, typer.Option(help="Of cca [.1], ridge_cca and whiten [.3], in (0, 1].")
     ] = None,

@@ -29,6 +29,16 @@ Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and name them.")
 ]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Of the bootstrap and the mixed galleries.")
+]
+Replicates = Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap replicates.")]
+OtherClasses = Annotated[
+    bool,
+    typer.Option(
+        "--other-classes", help="Equal class names mean other classes than in the training."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe."),

@@ -17,15 +17,23 @@ from mixbct.cli.common import (
 )
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
+from mixbct.data.array import ArraySource
 from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
-from mixbct.data.foreign_bank import bank_of_vectors, read_features, read_names
+from mixbct.data.foreign_bank import (
+    bank_of_vectors,
+    declared_contract,
+    read_features,
+    read_names,
+)
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
-from mixbct.data.source import Source, readable_rows
+from mixbct.data.same_model import banks_beside
+from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
-from mixbct.errors import BadImageError, DataError
+from mixbct.errors import BadImageError
 
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split data."
@@ -75,42 +83,59 @@ def glyphs(
 def bank(
     features: Annotated[Path, typer.Option(help="A .npy file, one vector a row.")],
     keys: Annotated[Path, typer.Option(help="A name of each row: lines of text, or .npy.")],
-    contract: Annotated[str, typer.Option(help="What to call the model that made them.")],
+    contract: Annotated[
+        str,
+        typer.Option(
+            help="What to call the model that made them. The name is its identity: vectors of one "
+            "name are compared without question, so it changes whenever the model does."
+        ),
+    ],
     out: Out,
     labels: Annotated[
-        Path | None, typer.Option(help="The class of each row: lines of text, or .npy.")
+        Path | None,
+        typer.Option(help="The class of each row: lines of text, or .npy [`adapt` needs none]."),
     ] = None,
     dtype: Annotated[
         Literal["float16", "float32"], typer.Option(help="How features are stored.")
     ] = "float32",
+    like: Annotated[
+        Path | None,
+        typer.Option(help="A bank of the same model to compare with [those beside --out]."),
+    ] = None,
+    same_model: Annotated[
+        bool, typer.Option("--same-model", help="Do not compare with banks of the same name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a feature bank of vectors that came from elsewhere.
 
     Banks with the same keys and labels, in the same order, are of the same items, row by row.
     """
-    if labels is None:
-        raise DataError(
-            "training needs labels: give --labels. Without them, a bridge needs no more than "
-            "vectors of the same items by both models: name each item as its own label, and fit "
-            "one with `mixbct adapt`"
-        )
-    made: FeatureBank = bank_of_vectors(
-        read_features(features),
-        read_names(labels, "labels"),
+    vectors = read_features(features)
+    others: list[FeatureBank] = []
+    if not same_model:
+        declared = declared_contract(contract, vectors.shape[1])
+        others = [FeatureBank(like)] if like else banks_beside(out, declared)
+    made = bank_of_vectors(
+        vectors,
+        None if labels is None else read_names(labels, "labels"),
         read_names(keys, "keys"),
         contract,
         out,
         dtype,
+        others,
     )
 
     def human() -> None:
         manifest = made.manifest
         typer.echo(
             f"{manifest.rows:,} features of {manifest.dim} dimensions, "
-            f"{len(manifest.classes):,} classes, by {manifest.contract}, in {out}"
+            f"{len(manifest.classes) or 'no'} classes, by {manifest.contract}, in {out}"
         )
-        next_command("denoise", out)
+        if labels is None:
+            next_command("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
+        else:
+            next_command("denoise", out)
 
     result(made.manifest, as_json, human)
 
@@ -118,18 +143,28 @@ def bank(
 @app.command()
 def info(data: Data, as_json: AsJson = False) -> None:
     """Count images, classes and groups."""
-    found = summarise(open_source(data))
+    source = open_source(data)
+    found = summarise(source)
 
     def human() -> None:
-        typer.echo(
-            f"{found.images:,} images, {found.classes:,} classes of {found.smallest_class} to "
-            f"{found.largest_class} images (median {found.median_class:g})"
+        what = "image" if found.mean_norm is None else "vector"
+        classes = (
+            f"{found.classes:,} classes of {found.smallest_class} to {found.largest_class} "
+            f"{what}s (median {found.median_class:g})"
         )
+        typer.echo(f"{found.images:,} {what}s, {classes if found.classes else 'without labels'}")
+        if found.mean_norm is not None:
+            typer.echo(
+                f"norm of the mean of the normalised vectors {found.mean_norm:.2f} (0: they lie "
+                "around the origin; near 1: in a narrow cone)"
+            )
         if found.single_image_classes:
             typer.echo(f"{len(found.single_image_classes):,} classes have one image")
         if found.groups:
             groups = ", ".join(f"{name} ({count:,})" for name, count in found.groups.items())
             typer.echo(f"groups: {groups}")
+        if isinstance(source, EncodedSource):
+            typer.echo("no image was decoded: `data verify` and `data split` look at each")
         next_command("data", "split", data, "--out", "SPLIT")
 
     result(found, as_json, human)
@@ -149,17 +184,13 @@ def convert(
     source = open_source(data, skip_bad=skip_bad)
     with progress_bar("convert") as tick:
         done = convert_source(source, out, skip_bad=skip_bad, progress=tick)
-    name_skipped([*_skipped(source), *done.skipped])
+    name_skipped([*left_out(source), *done.skipped])
 
     def human() -> None:
         typer.echo(f"{done.images:,} images of {done.classes:,} classes, in {out}")
         next_command("data", "info", out)
 
     result(done, as_json, human)
-
-
-def _skipped(source: Source) -> list[str]:
-    return source.skipped if isinstance(source, RecordSource) else []
 
 
 @app.command()
@@ -169,20 +200,36 @@ def verify(
         bool, typer.Option("--save-index", help="Keep the index of a .rec file that has none.")
     ] = False,
 ) -> None:
-    """Decode every image once and name those that cannot be read."""
+    """Decode every image once and name those that cannot be read; hold arrays to their digests."""
     source = open_source(data, skip_bad=True)
+    if isinstance(source, BankSource):
+        with progress_bar("read") as tick:
+            held = source.bank.verify(tick)
+        against = "are as they were written" if held else "can be read (it has no digests yet)"
+        typer.echo(f"all {len(source):,} vectors {against}")
+        return
     if save_index and isinstance(source, RecordSource):
         source.save_index()
+    bad = [*left_out(source), *_unreadable(source)]
+    if bad:
+        count = len(left_out(source)) + len(source)
+        lines = "\n  ".join(bad)
+        raise BadImageError(f"{len(bad)} of {count} images cannot be read:\n  {lines}", bad)
+    typer.echo(f"all {len(source):,} images can be read")
+
+
+def _unreadable(source: Source) -> list[str]:
+    """Look at every image and return the keys of those that cannot be read.
+
+    Raises:
+        DataError: an image array was changed after it was written.
+    """
+    if isinstance(source, ArraySource):
+        source.verify()
+    if not isinstance(source, EncodedSource):
+        return []
     with progress_bar("decode") as tick:
-        rows, bad = readable_rows(source, progress=tick)
-    damaged = _skipped(source)
-    if damaged or bad:
-        lines = "\n  ".join([*damaged, *bad])
-        count = len(damaged) + len(source)
-        raise BadImageError(
-            f"{len(damaged) + len(bad)} of {count} images cannot be read:\n  {lines}", bad
-        )
-    typer.echo(f"all {len(rows):,} images can be read")
+        return readable_rows(source, progress=tick)[1]
 
 
 @app.command()
@@ -198,11 +245,12 @@ def split(
     seed: Annotated[int, typer.Option(help="Of the seeded order.")] = 0,
     old_share: Annotated[float, typer.Option(help="The old model's share.")] = 0.3,
     test_classes: Annotated[
-        str, typer.Option(help="How many classes to test on (0: none), or a share of all.")
-    ] = "0.2",
+        float,
+        typer.Option(min=0, help="How many classes to test on (0: none), or a share of all."),
+    ] = 0.2,
     validation_classes: Annotated[
-        str, typer.Option(help="The same, to choose settings on before the test.")
-    ] = "0",
+        float, typer.Option(min=0, help="The same, to choose settings on before the test.")
+    ] = 0,
     query_share: Annotated[
         float, typer.Option(help="Share of a test class's images that are queries.")
     ] = 0.3,
@@ -210,15 +258,26 @@ def split(
         list[str] | None, typer.Option(help="A group that only queries come from.")
     ] = None,
     skip_bad: SkipBad = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Do not look at every image first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose test classes and divide the others between the old and the new model."""
+    """Choose test classes and divide the others between the old and the new model.
+
+    Every image is decoded first. What --skip-bad leaves out here stays out of all that follows.
+    """
     source = open_source(data, skip_bad=skip_bad)
-    bad: list[str] = []
-    if skip_bad:
-        with progress_bar("decode") as tick:
-            _, bad = readable_rows(source, progress=tick)
-        name_skipped([*_skipped(source), *bad])
+    looked = skip_bad or not unchecked
+    bad = _unreadable(source) if looked else []
+    if bad and not skip_bad:
+        some = ", ".join(bad[:10]) + (" …" if len(bad) > 10 else "")
+        raise BadImageError(
+            f"{len(bad)} of {len(source)} images of {source} cannot be read: {some}; repair or "
+            "delete them, or leave them out here and in all that follows with --skip-bad",
+            bad,
+        )
+    name_skipped([*left_out(source), *bad])
     manifest = make_split(
         source,
         out,
@@ -226,8 +285,8 @@ def split(
         order=order,
         seed=seed,
         old_share=old_share,
-        test_classes=_number(test_classes),
-        validation_classes=_number(validation_classes),
+        test_classes=_count_or_share(test_classes),
+        validation_classes=_count_or_share(validation_classes),
         query_share=query_share,
         held_out_groups=hold_out or (),
         skipped=bad,
@@ -235,6 +294,8 @@ def split(
 
     def human() -> None:
         typer.echo(manifest.rule)
+        if not looked:
+            typer.echo("no image was looked at: `mixbct data verify` finds what cannot be read")
         typer.echo(", ".join(f"{part} {rows:,}" for part, rows in manifest.parts.items()))
         words = ["--set", f"data.path={data}", "--set", f"data.split={out}"]
         next_command("train", "recipes/old.toml", *words)
@@ -242,11 +303,8 @@ def split(
     result(manifest, as_json, human)
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        raise typer.BadParameter(f"expected a number, found {text!r}") from None
+def _count_or_share(number: float) -> int | float:
+    return int(number) if number.is_integer() else number
 
 
 app.command("ijb-layout")(ijb_layout)

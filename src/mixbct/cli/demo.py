@@ -11,12 +11,13 @@ from mixbct.cli.common import (
     Out,
     Overrides,
     Resume,
+    SkipBad,
     default_font_cache,
     next_command,
     progress_bar,
     result,
 )
-from mixbct.report.tables import results_table, verdict_line
+from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
 
 
@@ -33,10 +34,11 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
     overrides: Overrides = None,
+    skip_bad: SkipBad = False,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train an old, a compatible and an independent model, and prove the upgrade.
+    """Train an old, a compatible and an independent model, and prove the upgrade. Exit 1: refuted.
 
     The data are kanji glyphs rendered from Debian's fonts, unless --fonts or --data says
     otherwise. Everything lands in --out: report.html, result.json, the models, the old model's
@@ -49,13 +51,15 @@ def demo(
         cache=cache or default_font_cache(),
         seed=seed,
         overrides=overrides,
+        skip_bad=skip_bad,
         resume=resume,
         stage=progress_bar,
     )
 
     def human() -> None:
         Console().print(results_table(upgrade.result))
-        typer.echo(verdict_line(upgrade.gate, upgrade.result))
+        for line in (verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)):
+            typer.echo(line)
         if (switch := upgrade.switch) is not None:
             untouched = "untouched" if switch.vectors_unchanged else "CHANGED"
             typer.echo(
@@ -64,6 +68,11 @@ def demo(
                 f"{switch.rank1_after:.1%}"
             )
         typer.echo(f"report: {out / 'report.html'}")
-        next_command("gate", out / "result.json")
+        if upgrade.gate.passed:
+            next_command("gallery", "status", out / "gallery")
+        else:
+            next_command("gate", out / "result.json")
 
     result(upgrade, as_json, human)
+    if not upgrade.gate.passed:
+        raise typer.Exit(1)

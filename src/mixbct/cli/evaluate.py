@@ -1,26 +1,36 @@
 """`mixbct eval`, `mixbct gate` and `mixbct report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from mixbct.adapters import OF_STRANGERS
-from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
+from mixbct.cli.common import (
+    AsJson,
+    OtherClasses,
+    Replicates,
+    Resume,
+    Seed,
+    SkipBad,
+    name_skipped,
+    next_command,
+    progress_bar,
+)
 from mixbct.cli.common import result as print_result
 from mixbct.errors import CheckpointError, RecipeError, ResultError
-from mixbct.evaluation.gate import GateSettings, judge
+from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
-from mixbct.report.tables import results_table, verdict_line
+from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import made_of, read_record
 from mixbct.schemas.result import ModelCost, Result
-from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
-from mixbct.workflows.upgrade import decide
+from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
+from mixbct.workflows.verdict import beside, decide
 
 ResultPath = Annotated[Path, typer.Argument(help="A result.json, as `mixbct eval` writes it.")]
 
@@ -50,47 +60,46 @@ def evaluate(
         typer.Option(help=f"Of the independent model's bridges [{', '.join(OF_STRANGERS)}]."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and the mixed galleries.")] = 0,
-    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
+    seed: Seed = 0,
+    replicates: Replicates = 1000,
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    other_classes: OtherClasses = False,
+    skip_bad: SkipBad = False,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare old and new on the split's queries and gallery, with intervals over classes."""
-    folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
-    models = {role: open_embedder(folder, device) for role, folder in folders.items()}
-    held_out = HeldOutSet(data, split)
+    """Compare old and new on the split's queries and gallery, with intervals over classes.
+
+    Refuses to where a model was trained on a test class, going by its name.
+    """
     adapters = adapter or list(OF_STRANGERS)
     if unknown := sorted(set(adapters).difference(OF_STRANGERS)):
         raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(OF_STRANGERS)}")
-    between = [open_embedder(folder, device) for folder in via or []]
-    used = load_bridge(bridge) if bridge else None
-    three = models["old"], models["new"], models.get("independent")
-    found = None
-    if resume:
-        found = earlier_result(out, held_out, *three, seed, replicates, adapters, between, used)
-    if found is None:
-        found = evaluate_models(
-            held_out,
-            *three,
-            title=data.name,
-            seed=seed,
-            replicates=replicates,
-            adapters=adapters,
-            via=between,
-            bridge=used,
-            costs={
-                role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
-                for role, folder in folders.items()
-                if (folder / "cost.json").exists()
-            },
-            stage=progress_bar,
-        )
-        write_atomically(out, found.to_json())
-    result = found
+    folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
+    result = evaluate_models(
+        held_out,
+        *(open_embedder(folder, device) for folder in folders.values()),
+        title=data.name,
+        seed=seed,
+        replicates=replicates,
+        adapters=adapters,
+        via=[open_embedder(folder, device) for folder in via or []],
+        bridge=load_bridge(bridge) if bridge else None,
+        costs={
+            role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
+            for role, folder in folders.items()
+            if (folder / "cost.json").exists()
+        },
+        earlier=out if resume else None,
+        stage=progress_bar,
+    )
+    write_atomically(out, result.to_json())
+    name_skipped(sorted(held_out.left_out))
 
     def human() -> None:
         Console().print(results_table(result))
+        typer.echo(training_says(result.trained_apart))
         next_command("gate", out)
 
     print_result(result, as_json, human)
@@ -111,20 +120,25 @@ def gate(
 ) -> None:
     """Decide whether the new model may search the old gallery. Exit 0: yes, 1: no.
 
-    Writes gate.json beside the result, and edge.json if it passed.
+    Writes gate.json beside the result, and edge.json if it passed; for a result that is not
+    called result.json, NAME.gate.json and NAME.edge.json.
     """
-    settings = GateSettings(self_test_loss=self_test_loss, far_tolerance=far_tolerance)
-    if gain:
-        settings = settings.model_copy(update={"gains": tuple(gain)})
+    asked: dict[str, Any] = {"self_test_loss": self_test_loss, "far_tolerance": far_tolerance}
+    asked |= {"gains": gain} if gain else {}
+    settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
 
     def human() -> None:
         for check in outcome.checks:
             typer.echo(f"{'pass' if check.passed else 'FAIL'}  {check.says}")
-        typer.echo(verdict_line(outcome, found))
+        for line in (outcome.training, verdict_line(outcome, found), *remedies(outcome)):
+            typer.echo(line)
         if outcome.passed:
-            edge = result.with_name("edge.json")
+            typer.echo(
+                "(a new gallery begins with `mixbct gallery init GALLERY --model OLD_MODEL`)"
+            )
+            edge = beside(result, "edge.json")
             next_command("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
         else:
             next_command("report", result)
@@ -143,10 +157,10 @@ def report(
 ) -> None:
     """Write the offline HTML page of a result."""
     found = read_record(result, Result, ResultError, "result")
-    page = out or result.with_name("report.html")
+    page = out or beside(result, "report.html")
     outcome = judge(found)
     # what the gate decided, perhaps under other settings, is what the page must say
-    if (decided := result.with_name("gate.json")).exists():
+    if (decided := beside(result, "gate.json")).exists():
         recorded = read_record(decided, GateOutcome, ResultError, "gate outcome")
         if recorded.result_digest == outcome.result_digest:
             outcome = recorded

@@ -30,7 +30,7 @@ def extract(
     ],
     out: Out,
     split: Annotated[Path | None, typer.Option(help="A split folder; none: all images.")] = None,
-    part: Annotated[str, typer.Option(help="Which part of the split.")] = "new_train",
+    part: Annotated[str | None, typer.Option(help="Which part of the split [new_train].")] = None,
     dtype: Annotated[
         Literal["float16", "float32"], typer.Option(help="How features are stored.")
     ] = "float16",
@@ -40,13 +40,16 @@ def extract(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images, or for a head a bank's vectors, into a feature bank. It can be resumed."""
+    """Embed images, or for a head a bank's vectors, into a feature bank. It can be resumed.
+
+    With --skip-bad it goes on with what a run began that met an image that cannot be read.
+    """
     loaded = load_model(model, device)
     rows, skipped = open_rows(data, loaded.takes, split, part, skip_bad)
     name_skipped(skipped)
     with progress_bar("extract") as tick:
         bank = extract_bank(
-            loaded, rows, out, dtype=dtype, batch=batch, resume=resume, progress=tick
+            loaded, rows, out, dtype=dtype, batch=batch, resume=resume or skip_bad, progress=tick
         )
 
     def human() -> None:

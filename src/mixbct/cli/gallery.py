@@ -65,7 +65,7 @@ def enrol(
         Path | None, typer.Option(help="Enrol these images, embedded by the query model.")
     ] = None,
     split: Annotated[Path | None, typer.Option(help="Only a part of this split of --data.")] = None,
-    part: Annotated[str, typer.Option(help="That part.")] = "gallery",
+    part: Annotated[str | None, typer.Option(help="That part [gallery].")] = None,
     device: Device = "cpu",
     skip_bad: SkipBad = False,
     replace: Annotated[
@@ -81,10 +81,11 @@ def enrol(
     with Gallery.open(gallery) as opened:
         if bank is not None:
             stored = FeatureBank(bank)
-            contract, vectors = stored.manifest.contract, stored.features
+            contract, vectors = stored.manifest.contract, stored.all()
             labels, classes, keys = stored.labels, stored.classes(), stored.keys()
         else:
             model = _load_query_model(opened, device)
+            part = part or ("gallery" if split else None)
             source, skipped = open_rows(data or Path(), model.takes, split, part, skip_bad)
             name_skipped(skipped)
             with progress_bar("embed") as tick:

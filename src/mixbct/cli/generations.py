@@ -7,7 +7,18 @@ import typer
 from rich.console import Console
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import AsJson, next_command, progress_bar, result
+from mixbct.cli.common import (
+    AsJson,
+    OtherClasses,
+    Replicates,
+    Seed,
+    SkipBad,
+    name_skipped,
+    next_command,
+    progress_bar,
+    result,
+)
+from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
 from mixbct.schemas.bridge import load_bridge
@@ -29,14 +40,17 @@ def generations(
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
         "generations.json"
     ),
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
+    seed: Seed = 0,
+    replicates: Replicates = 1000,
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    other_classes: OtherClasses = False,
+    skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare every version's queries with the galleries of all versions before it."""
+    held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
     found = compare_generations(
-        HeldOutSet(data, split),
+        held_out,
         [load_model(path, device) for path in models],
         [load_bridge(path) for path in bridge or []],
         seed=seed,
@@ -44,10 +58,12 @@ def generations(
         stage=progress_bar,
     )
     write_atomically(out, found.to_json())
+    name_skipped(sorted(held_out.left_out))
 
     def human() -> None:
         for metric in found.summary:
             Console().print(generations_table(found, metric))
+        typer.echo(training_says(found.trained_apart))
         old, new = models[-2:]
         next_command("eval", "--old", old, "--new", new, "--data", data, "--split", split)
 

@@ -7,7 +7,9 @@ import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.cli.common import AsJson, Out, next_command, result
+from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.record import made_of
 
 
 def import_model(
@@ -33,7 +35,8 @@ def import_model(
     """
     if channels not in (1, 3):
         raise typer.BadParameter("expected 1 or 3", param_hint="--channels")
-    preprocessing = Preprocessing(size=size, channels=1 if channels == 1 else 3, mean=mean, std=std)
+    asked = {"size": size, "channels": channels, "mean": mean, "std": std}
+    preprocessing = made_of(Preprocessing, ModelError, "the model's input", asked)
     called = name or weights.stem
     if weights.suffix == ".onnx":
         if backbone is not None or dim is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mixbct.backbones.model import read_manifest
 from mixbct.cli.common import (
     AsJson,
     Overrides,
@@ -51,6 +52,8 @@ def train(
             f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
             f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
         )
+        if part := read_manifest(folder)[1].old_part:
+            typer.echo(str(part))
         data: list[str | Path] = ["--data", settings.data.path]
         if settings.data.split is not None:
             data += ["--split", settings.data.split]

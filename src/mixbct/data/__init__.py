@@ -10,6 +10,7 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
+from mixbct.reading import read_bytes, reason, shown
 from mixbct.schemas.model import Input, Preprocessing, VectorInput
 
 
@@ -28,13 +29,7 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
             wanted.
         BankError: a bank is damaged, or of another encoder than the one that is wanted.
     """
-    if not path.exists():
-        raise DataError(
-            f"there is no data at {path}; expected a folder of class folders, a folder with "
-            "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
-        )
-    manifest = path / "manifest.json"
-    kind = _kind(manifest) if manifest.exists() else "folder"
+    kind = _kind(path)
     if isinstance(wanted, VectorInput):
         if kind != "feature-bank":
             raise DataError(
@@ -42,7 +37,7 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
                 "this encoder made (`mixbct extract`)"
             )
         return BankSource(FeatureBank(path), wanted)
-    if path.suffix == ".rec" or any(path.glob("*.rec")):
+    if kind == "records":
         return RecordSource(path, wanted or Preprocessing(size=112, channels=3), skip_bad=skip_bad)
     if kind == "folder":
         return FolderSource(path, wanted or Preprocessing(size=32, channels=3))
@@ -50,29 +45,38 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
         return BankSource(FeatureBank(path))
     if kind != "image-array":
         raise DataError(f"{path} holds a {kind}, not images; name the folder that holds the images")
-    source = ArraySource(path)
-    if wanted is None:
-        return source
-    has = (source.manifest.size, source.manifest.channels)
-    asked = (wanted.size, wanted.channels)
-    if has != asked:
+    array = ArraySource(path)
+    size, channels = array.manifest.size, array.manifest.channels
+    if wanted is not None and (size, channels) != (wanted.size, wanted.channels):
         raise DataError(
-            f"{path} holds images of size {has[0]} with {has[1]} channels, but size {asked[0]} "
-            f"with {asked[1]} channels is asked for; set model.size and model.channels to match"
+            f"{path} holds images of size {size} with {channels} channels, but size {wanted.size} "
+            f"with {wanted.channels} channels is asked for; set model.size and model.channels to "
+            "match"
         )
-    return source
+    return array
 
 
 def holds_vectors(path: Path) -> bool:
     """Return whether `path` is a feature bank."""
+    return (path / "manifest.json").exists() and _kind(path) == "feature-bank"
+
+
+def _kind(path: Path) -> str:
+    """Return what lies at a path: `records`, a `folder`, or what its manifest says."""
     manifest = path / "manifest.json"
-    return manifest.exists() and _kind(manifest) == "feature-bank"
-
-
-def _kind(manifest: Path) -> str:
     try:
-        content = json.loads(manifest.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{manifest} cannot be read: {error}") from error
+        path.stat()
+        if path.suffix.lower() == ".rec" or any(path.glob("*.rec")):
+            return "records"
+        if not manifest.exists():
+            return "folder"
+        content = json.loads(read_bytes(manifest, "manifest", DataError))
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no data at {shown(path)}; expected a folder of class folders, a folder with "
+            "train.rec and train.idx, or an image array such as `mixbct data glyphs` makes"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{shown(manifest)} cannot be read: {reason(error)}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     return kind if isinstance(kind, str) else "manifest of an unknown kind"

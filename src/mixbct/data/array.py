@@ -2,7 +2,7 @@
 
 A folder with
 
-    manifest.json   counts, size, class and group names, digest (`ArrayManifest`)
+    manifest.json   counts, size, class and group names, digests (`ArrayManifest`)
     images.npy      [N, H, W, C] uint8
     labels.npy      [N] int64, indices into the manifest's classes
     groups.npy      [N] int64, indices into the manifest's groups; not there without groups
@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.source import Images, Rows, digest_rows, read_lines, write_lines
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows, write_lines
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
+from mixbct.reading import open_array, read_bytes, shown
 from mixbct.schemas.data import ArrayManifest
 from mixbct.schemas.record import read_record
 
 
-class ArraySource:
+class ArraySource(ListedSource):
     """An image array, open for reading.
 
     Raises:
@@ -36,67 +37,34 @@ class ArraySource:
             path / "manifest.json", ArrayManifest, DataError, "image array's manifest"
         )
         count, size = self.manifest.images, self.manifest.size
-        self._images = self._load(
-            "images.npy", np.uint8, (count, size, size, self.manifest.channels)
-        )
-        self._labels = self._load("labels.npy", np.int64, (count,))
-        self._check_indices("labels.npy", self._labels, self.manifest.classes)
-        self._groups: np.ndarray | None = None
-        if self.manifest.groups:
-            self._groups = self._load("groups.npy", np.int64, (count,))
-            self._check_indices("groups.npy", self._groups, self.manifest.groups)
+        shape = (count, size, size, self.manifest.channels)
+        self._images = open_array(path / "images.npy", "images", DataError, ["uint8"], shape=shape)
+        labels = self._indices("labels", self.manifest.classes)
+        groups = None
+        if names := self.manifest.groups:
+            groups = [names[i] for i in self._indices("groups", names)]
         try:
-            self._keys = read_lines(path / "keys.txt")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"the image array {path} is damaged: keys.txt: {error}") from error
-        if len(self._keys) != count:
+            text = read_bytes(path / "keys.txt", "list of keys", DataError).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path / 'keys.txt'} is damaged: {error}") from error
+        keys, classes = text.split("\n")[:-1], self.manifest.classes
+        if not len(keys) == len(set(keys)) == count or len(set(classes)) != len(classes):
             raise DataError(
-                f"the image array {path} is damaged: {len(self._keys)} keys for {count} images"
+                f"the image array {path} is damaged: it has {count} images, {len(keys)} keys "
+                f"({len(set(keys))} different ones), {len(classes)} classes ({len(set(classes))})"
             )
+        super().__init__(f"image array {shown(path)}", keys, labels, classes, groups)
 
-    def _load(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-        try:
-            array: np.ndarray = np.load(self.path / name, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"the image array {self.path} is damaged: {name}: {error}") from error
-        if array.dtype != dtype or array.shape != shape:
+    def _indices(self, what: str, names: tuple[str, ...]) -> Int64[np.ndarray, " n"]:
+        """Open `labels.npy` or `groups.npy`."""
+        path = self.path / f"{what}.npy"
+        values = open_array(path, what, DataError, ["int64"], shape=(self.manifest.images,))
+        if not 0 <= values.min() <= values.max() < len(names):
             raise DataError(
-                f"the image array {self.path} is damaged: {name} holds {array.dtype} "
-                f"{array.shape}, its manifest says {np.dtype(dtype)} {shape}"
+                f"{path} is damaged: it holds {values.min()} to {values.max()}, its manifest has "
+                f"{len(names)} names for them"
             )
-        return array
-
-    def _check_indices(self, name: str, values: np.ndarray, names: tuple[str, ...]) -> None:
-        if len(values) and not 0 <= values.min() <= values.max() < len(names):
-            raise DataError(
-                f"the image array {self.path} is damaged: {name} holds {values.min()} to "
-                f"{values.max()}, its manifest has {len(names)} names for them"
-            )
-
-    def __len__(self) -> int:
-        return self.manifest.images
-
-    def __str__(self) -> str:
-        return f"image array {self.path}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; a class may have none."""
-        return np.asarray(self._labels)
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes; `labels()` point into it."""
-        return self.manifest.classes
-
-    def keys(self) -> list[str]:
-        """Return the key of every row."""
-        return self._keys
-
-    def groups(self) -> list[str]:
-        """Return the group of every row, '' without groups."""
-        if self._groups is None:
-            return [""] * len(self)
-        names = self.manifest.groups
-        return [names[i] for i in self._groups]
+        return np.asarray(values)
 
     def read(self, rows: Rows) -> Images:
         """Return the images of `rows`, in that order, as a copy."""
@@ -105,6 +73,40 @@ class ArraySource:
     def digest(self) -> str:
         """Return the digest over keys, classes and pixels that was taken at writing."""
         return self.manifest.content_digest
+
+    def verify(self) -> None:
+        """Hold what is stored against the digests that were taken at writing.
+
+        Raises:
+            DataError: a pixel, a label, a group or a key is not what was written.
+        """
+        found = _digests(self._images, self._labels, self._classes, self._keys, self.groups())
+        if changed := [
+            name for name in found if getattr(self.manifest, name) not in (None, found[name])
+        ]:
+            raise DataError(
+                f"the image array {self.path} was changed after it was written: its manifest has "
+                f"another {' and '.join(changed)}; make or fetch it again"
+            )
+
+
+def _digests(
+    images: Images,
+    labels: Int64[np.ndarray, " n"],
+    classes: Sequence[str],
+    keys: list[str],
+    groups: list[str],
+) -> dict[str, str | None]:
+    """Return the manifest's digests, by the names that they have there."""
+    content = (
+        (key, classes[label], hashlib.sha256(image.tobytes()).hexdigest())
+        for key, label, image in zip(keys, labels, images, strict=True)
+    )
+    families = ((key, group, "") for key, group in zip(keys, groups, strict=True))
+    return {
+        "content_digest": digest_rows(content),
+        "groups_digest": digest_rows(families) if any(groups) else None,
+    }
 
 
 def write_array(
@@ -152,10 +154,7 @@ def write_array(
         channels=channels,
         classes=tuple(classes),
         groups=tuple(str(group) for group in group_names) if any(groups) else (),
-        content_digest=digest_rows(
-            (key, classes[label], hashlib.sha256(image.tobytes()).hexdigest())
-            for key, label, image in zip(keys, labels, images, strict=True)
-        ),
+        **_digests(images, labels, classes, keys, groups or [""] * count),
         origin=origin,
     )
     with folder_written_whole(path) as folder:

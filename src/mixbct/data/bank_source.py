@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.data.bank import FeatureBank
-from mixbct.data.source import Rows, Selection, Source
+from mixbct.data.source import ListedSource, Rows, Source, root_of
 from mixbct.errors import BankError
 from mixbct.schemas.model import Contract, VectorInput
 
 
-class BankSource:
+class BankSource(ListedSource):
     """A feature bank to train a head on, to extract from, to split.
 
     Args:
@@ -33,29 +33,12 @@ class BankSource:
                 f"the model takes {wanted}, but the bank {bank.path} holds those of {contract}: "
                 "name a bank that this encoder made"
             )
-        self._keys = bank.keys()
-
-    def __len__(self) -> int:
-        return len(self.bank)
-
-    def __str__(self) -> str:
-        return f"feature bank {self.bank.path}"
+        rows = np.zeros(len(bank), np.int64)  # the labels are looked up when they are asked for
+        super().__init__(f"feature bank {bank.path}", bank.keys(), rows, bank.classes())
 
     def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; a class may have none."""
+        """Return the label of every row; see `FeatureBank.labels` for a bank that has none."""
         return self.bank.labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes; `labels()` point into it."""
-        return self.bank.classes()
-
-    def keys(self) -> list[str]:
-        """Return the key of every row."""
-        return self._keys
-
-    def groups(self) -> list[str]:
-        """Return '' for every row: a bank knows no groups."""
-        return [""] * len(self)
 
     def read(self, rows: Rows) -> Float32[np.ndarray, "n d"]:
         """Return the normalised vectors of `rows`, in that order.
@@ -72,5 +55,12 @@ class BankSource:
 
 def encoder_of(source: Source) -> Contract | None:
     """Return the contract of the vectors that a source holds, or None where it holds images."""
-    whole = source.source if isinstance(source, Selection) else source
+    whole = root_of(source)
     return whole.bank.manifest.contract if isinstance(whole, BankSource) else None
+
+
+def root_digest(source: Source) -> str:
+    """Return the digest of all that the rows of a source were chosen from, by whatever steps."""
+    root = root_of(source)
+    chosen_from = root.bank.manifest.source_digest if isinstance(root, BankSource) else None
+    return chosen_from or root.digest()

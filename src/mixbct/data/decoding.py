@@ -17,7 +17,7 @@ _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
 _ADVICE = (
     "\n`mixbct data verify` finds all of them; repair or delete them, or leave them out with "
-    "--skip-bad (of `train`, `extract` or `data split`)"
+    "--skip-bad: given to `data split`, it holds for all that follows"
 )
 
 
@@ -62,32 +62,30 @@ class Decoder:
         """
         return self.fill(
             rows,
-            lambda row, out: decode_bytes(encoded(row), self.preprocessing, name(row), out),
+            lambda row: decode_bytes(encoded(row), self.preprocessing, name(row)),
             name,
-            _ADVICE,
         )
 
     def fill(
         self,
         rows: Rows,
-        put: Callable[[int, UInt8[np.ndarray, "h w c"]], object],
+        make: Callable[[int], UInt8[np.ndarray, "h w c"]],
         name: Callable[[int], str],
-        advice: str = "",
     ) -> Images:
-        """Make the images of `rows`, in that order, by `put(row, where to)`, as `read` does.
+        """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
 
         Raises:
-            BadImageError: `put` raised it; it counts and names every row, and ends with `advice`.
+            BadImageError: `make` raised it; it counts and names every row.
         """
         size, channels = self.preprocessing.size, self.preprocessing.channels
         images = np.empty((len(rows), size, size, channels), np.uint8)
         wanted = rows.tolist()
 
-        def put_some(places: range) -> list[tuple[int, BadImageError]]:
+        def make_some(places: range) -> list[tuple[int, BadImageError]]:
             bad = []
             for place in places:
                 try:
-                    put(wanted[place], images[place])
+                    images[place] = make(wanted[place])
                 except BadImageError as error:
                     bad.append((wanted[place], error))
             return bad
@@ -95,12 +93,12 @@ class Decoder:
         least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * self._workers)))
         tasks = [range(s, min(s + least, len(rows))) for s in range(0, len(rows), least)]
         spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
-        problems = {name(row): error for bad in spread(put_some, tasks) for row, error in bad}
+        problems = {name(row): error for bad in spread(make_some, tasks) for row, error in bad}
         if problems:
             raise BadImageError(
                 f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
                 + "\n".join(f"  {problem}" for problem in problems.values())
-                + advice,
+                + _ADVICE,
                 list(problems),
             )
         return images

@@ -1,81 +1,93 @@
 """A folder of class folders with image files as a source."""
 
+import functools
+import logging
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from mixbct.data.decoding import Decoder
-from mixbct.data.images import SUFFIXES
-from mixbct.data.source import Images, Rows, digest_rows
-from mixbct.errors import BadImageError, DataError
+from mixbct.data.images import SUFFIXES, read_image
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows
+from mixbct.errors import DataError
+from mixbct.reading import reason, shown
 from mixbct.schemas.model import Preprocessing
 
 _EXPECTED = (
     "expected one folder a class with its images in it, such as CLASS/1.jpg "
     f"({', '.join(SUFFIXES)})"
 )
+# keys are lines of UTF-8 text; whatever else a name holds is the person's own affair
+_NO_LINE = re.compile("[\n\r\ud800-\udfff]")
 
 
-class FolderSource:
+class FolderSource(ListedSource):
     """Images in `path/CLASS/FILE`, decoded when they are read.
 
     Classes are the folders' names and rows go by class, then file, both in the order of their
-    code points. Hidden files and files with other suffixes are passed over.
+    code points. Hidden files are passed over, and so are files with other suffixes, of which a
+    warning is logged once.
 
     Args:
         path: the folder that holds the class folders.
         preprocessing: the size and number of channels that images are brought to.
         workers: number of threads that decode, see `Decoder`.
 
+    Attributes:
+        passed_over: suffix → number of files that have it and are no image by it.
+
     Raises:
         DataError: the folder is missing, has images outside class folders or folders inside
-            them, no class folder, or a class folder without an image.
+            them, no class folder, a class folder without an image, or a name that is no line of
+            text.
     """
 
     def __init__(
         self, path: Path, preprocessing: Preprocessing, workers: int | None = None
     ) -> None:
         self.path = path
-        self._classes = _class_folders(path)
-        files = [_image_files(path / name) for name in self._classes]
-        empty = [name for name, found in zip(self._classes, files, strict=True) if not found]
+        classes, loose, passed_over = _listing(path)
+        if loose:
+            raise DataError(
+                f"{shown(path)}: {len(loose)} images lie outside a class folder "
+                f"({_some(loose)}); {_EXPECTED}"
+            )
+        if not classes:
+            raise DataError(f"{shown(path)} holds no class folder; {_EXPECTED}")
+        files: list[list[str]] = []
+        for name in classes:
+            nested, images, others = _listing(path / name)
+            if nested:
+                raise DataError(
+                    f"{shown(path / name)} is a class folder with folders in it "
+                    f"({_some(nested)}); {_EXPECTED}"
+                )
+            files.append(images)
+            passed_over += others
+        suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in passed_over)
+        self.passed_over = dict(suffixes.most_common())
+        if passed_over:
+            named = ", ".join(f"{suffix} {count:,}" for suffix, count in suffixes.most_common(8))
+            _say_once(
+                f"folder {shown(path)}: {len(passed_over):,} files were passed over that are no "
+                f"images by their suffix: {named}"
+            )
+        empty = [name for name, found in zip(classes, files, strict=True) if not found]
         if empty:
             raise DataError(
-                f"{path}: {len(empty)} of {len(files)} class folders have no image: "
+                f"{shown(path)}: {len(empty)} of {len(files)} class folders have no image: "
                 f"{_some(empty)}; delete them or add images ({', '.join(SUFFIXES)})"
             )
-        self._keys = [
-            f"{name}/{file}"
-            for name, found in zip(self._classes, files, strict=True)
-            for file in found
+        keys = [
+            f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found
         ]
-        self._labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
+        labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
+        super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
         self._digest: str | None = None
         self._decoder = Decoder(str(self), preprocessing, workers)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __str__(self) -> str:
-        return f"folder {self.path}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; every class has one."""
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the class folders, sorted."""
-        return self._classes
-
-    def keys(self) -> list[str]:
-        """Return `CLASS/FILE` of every row."""
-        return self._keys
-
-    def groups(self) -> list[str]:
-        """Return '' for every row: a folder knows no families."""
-        return [""] * len(self)
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
@@ -91,11 +103,7 @@ class FolderSource:
         Raises:
             BadImageError: the file cannot be read.
         """
-        key = self._keys[row]
-        try:
-            return (self.path / key).read_bytes()
-        except OSError as error:
-            raise BadImageError(f"{key} cannot be read: {error.strerror}", [key]) from error
+        return read_image(self.path / self._keys[row], self._keys[row])
 
     def digest(self) -> str:
         """Return the SHA-256 over key, class and size in bytes of every file.
@@ -112,6 +120,12 @@ class FolderSource:
         return self._digest
 
 
+@functools.cache
+def _say_once(text: str) -> None:
+    """Warn of something once a process, however often the same data are opened."""
+    logging.getLogger(__name__).warning(text)
+
+
 def _bytes_in(path: Path) -> str:
     try:
         return str(path.stat().st_size)
@@ -123,43 +137,31 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder and not hidden, by name."""
+def _listing(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of a folder's folders, images and other files, sorted; none is hidden."""
+    folders: list[str] = []
+    images: list[str] = []
+    others: list[str] = []
     try:
         with os.scandir(path) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    is_image = entry.name.lower().endswith(SUFFIXES)
+                    kind = folders if _is_folder(entry) else images if is_image else others
+                    kind.append(entry.name)
     except OSError as error:
-        raise DataError(f"{path} is not a readable folder: {error.strerror}") from error
-    unfit = [e.name for e in found if not e.name.isprintable()]
-    if unfit:  # keys are lines of UTF-8 text
+        raise DataError(f"{shown(path)} is not a readable folder: {reason(error)}") from error
+    unfit = [name for name in (*folders, *images) if _NO_LINE.search(name)]
+    if unfit:
         raise DataError(
-            f"{path}: names that are not printable UTF-8 text: {unfit[:5]}; rename them"
+            f"{shown(path)}: names that hold a line break or are not UTF-8: {unfit[:5]}; "
+            "rename them"
         )
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted(folders), sorted(images), sorted(others)
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()
-
-
-def _class_folders(path: Path) -> tuple[str, ...]:
-    entries = _entries(path)
-    loose = [entry.name for entry in entries if _is_image(entry)]
-    if loose:
-        raise DataError(
-            f"{path}: {len(loose)} images lie outside a class folder ({_some(loose)}); {_EXPECTED}"
-        )
-    folders = tuple(entry.name for entry in entries if entry.is_dir())
-    if not folders:
-        raise DataError(f"{path} holds no class folder; {_EXPECTED}")
-    return folders
-
-
-def _image_files(path: Path) -> list[str]:
-    entries = _entries(path)
-    nested = [entry.name for entry in entries if entry.is_dir()]
-    if nested:
-        raise DataError(
-            f"{path} is a class folder with folders in it ({_some(nested)}); {_EXPECTED}"
-        )
-    return [entry.name for entry in entries if _is_image(entry)]
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that go round in a circle
+        return False

@@ -172,7 +172,13 @@ def _run(command: list[str], folder: Path) -> str:
     # in English, whatever the person's language, since the text goes into our error
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     ran = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if ran.returncode == 0:
         return ""

@@ -95,7 +95,7 @@ def build_glyphs(
     origin |= {f"font {t.family}/{t.name}": sha256_file(t.path) for t in typefaces}
     if (out / "manifest.json").exists():
         there = ArraySource(out).manifest
-        if _fonts_and_way(there.origin) == origin:
+        if {k: v for k, v in there.origin.items() if not k.startswith("left out ")} == origin:
             return there
 
     looked_at = chosen[:: -(-len(chosen) // _LOOKED_AT)]
@@ -187,10 +187,6 @@ def _choose(classes: int | None, seed: int) -> tuple[str, ...]:
         raise DataError(f"{classes} classes of kanji; expected 2 to {len(everything)}")
     chosen = np.random.default_rng(seed).permutation(len(everything))[:classes]
     return tuple(everything[i] for i in np.sort(chosen))
-
-
-def _fonts_and_way(origin: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in origin.items() if not key.startswith("left out ")}
 
 
 def _reason_against(glyphs: Glyphs, drawn: Bool[np.ndarray, " n"], kept: dict[str, Glyphs]) -> str:

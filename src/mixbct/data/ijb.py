@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from mixbct.data.alignment import align
 from mixbct.data.decoding import Decoder
 from mixbct.data.images import decode_unscaled
-from mixbct.data.source import Images, Rows, digest_rows
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows
 from mixbct.data.tables import read_integers
 from mixbct.errors import BadImageError, DataError
 from mixbct.reading import read_lines_of, shown, wrong_line
@@ -276,7 +276,7 @@ def _id(word: str) -> int:
     return int(word)
 
 
-class IjbImages:
+class IjbImages(ListedSource):
     """The images of a layout as a source, aligned by their five points; a class is a template.
 
     Args:
@@ -289,31 +289,10 @@ class IjbImages:
         self, layout: IjbLayout, preprocessing: Preprocessing, workers: int | None = None
     ) -> None:
         self._layout = layout
+        ids, labels = np.unique(layout.templates, return_inverse=True)
+        classes = tuple(str(i) for i in ids)
+        super().__init__(f"IJB layout {layout.path}", list(layout.names), labels, classes)
         self._decoder = Decoder(str(self), preprocessing, workers)
-        ids, self._labels = np.unique(layout.templates, return_inverse=True)
-        self._classes = tuple(str(i) for i in ids)
-
-    def __len__(self) -> int:
-        return len(self._layout.names)
-
-    def __str__(self) -> str:
-        return f"IJB layout {self._layout.path}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return which template of `classes()` each image belongs to."""
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the template ids, ascending."""
-        return self._classes
-
-    def keys(self) -> list[str]:
-        """Return the name of every image."""
-        return list(self._layout.names)
-
-    def groups(self) -> list[str]:
-        """Return '' for every row."""
-        return [""] * len(self)
 
     def read(self, rows: Rows) -> Images:
         """Decode and align the images of `rows`, in that order.
@@ -323,12 +302,12 @@ class IjbImages:
         """
         return self._decoder.fill(rows, self._align, self._layout.names.__getitem__)
 
-    def _align(self, row: int, out: UInt8[np.ndarray, "h w c"]) -> None:
+    def _align(self, row: int) -> UInt8[np.ndarray, "h w c"]:
         wanted = self._decoder.preprocessing
         path = self._layout.path / IMAGES / self._layout.names[row]
         image = decode_unscaled(path, wanted.channels)
         try:
-            out[...] = align(image, self._layout.points[row], wanted.size)
+            return align(image, self._layout.points[row], wanted.size)
         except DataError as error:
             raise BadImageError(f"{path}: {error}", [self._layout.names[row]]) from error
 

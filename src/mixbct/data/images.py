@@ -1,4 +1,13 @@
-"""From an image file to pixels: decode, turn upright, bring to size and number of channels."""
+"""From an image file to pixels: decode, turn upright, bring to size and number of channels.
+
+The same bytes give the same pixels whether simplejpeg, which is faster, or Pillow decodes them. So
+simplejpeg is given only what both decode alike: a JPEG in grey or YCbCr whose metadata name no
+orientation, without a flaw. A JPEG that is at least four times as large as what is wanted is
+reduced while it is decoded, by the largest of 2, 4 and 8 that leaves twice the size; both do that
+bit by bit alike. Whether an image can be read is for Pillow to say.
+
+An image is turned as its EXIF orientation says or, where EXIF has none, that in its XMP.
+"""
 
 import contextlib
 import io
@@ -10,9 +19,10 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixbct.errors import BadImageError
+from mixbct.errors import BadImageError, DataError
+from mixbct.reading import read_bytes
 from mixbct.schemas.model import Preprocessing
 
 try:
@@ -20,41 +30,50 @@ try:
 except ImportError:  # no wheel for this machine: Pillow decodes, more slowly
     simplejpeg = None
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp")
 MOST_PIXELS = 100_000_000
+_MOST_BYTES = 2**30
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_KIND = "JPEG, PNG, BMP or WebP image"
 
 
-class _QuietPillow:
+_lock = threading.Lock()
+_inside: list[None] = []
+_filters = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
     """Ignore Pillow's warnings while at least one thread decodes.
 
     `warnings.catch_warnings` changes the whole process, so threads that enter and leave it in
     turn would restore each other's filters; here the first one in sets them and the last one out
     restores them.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = contextlib.ExitStack()
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._saved.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._saved.close()
+    with _lock:
+        if not _inside:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                _filters.close()
 
 
-_quiet_pillow = _QuietPillow()
+def read_image(path: Path, key: str) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        BadImageError: it cannot be read. `keys` is `key`.
+    """
+    try:
+        return read_bytes(path, _KIND, DataError, most=_MOST_BYTES)
+    except DataError as error:
+        raise BadImageError(str(error), [key]) from error
 
 
 def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
@@ -63,22 +82,15 @@ def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c
     Raises:
         BadImageError: the file cannot be read, or see `decode_bytes`. `keys` is the path.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadImageError(f"{path} cannot be read: {error.strerror}", [str(path)]) from error
-    return decode_bytes(data, preprocessing, str(path))
+    return decode_bytes(read_image(path, str(path)), preprocessing, str(path))
 
 
 def decode_bytes(
-    data: bytes,
-    preprocessing: Preprocessing,
-    name: str,
-    out: UInt8[np.ndarray, "h w c"] | None = None,
+    data: bytes, preprocessing: Preprocessing, name: str
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decode the content of one JPEG, PNG, BMP or WebP file.
 
-    The image is turned as its EXIF orientation says, laid over white where it is transparent,
+    The image is turned as its orientation says, laid over white where it is transparent,
     reduced to 8 bits, and scaled (bilinear, antialiased, aspect ratio not kept) to the size that
     `preprocessing` asks for. One channel is luma, three are RGB. Of an animation, the first frame.
 
@@ -86,61 +98,46 @@ def decode_bytes(
         data: the file's content.
         preprocessing: the size and number of channels that are wanted.
         name: what the image is called, for errors.
-        out: where to put the pixels; None for a new array.
 
     Returns:
-        [size, size, channels] uint8; `out`, if it was given.
+        [size, size, channels] uint8.
 
     Raises:
         BadImageError: the image is truncated or damaged, or has more than `MOST_PIXELS` pixels.
             `keys` is `name`.
     """
     size, channels = preprocessing.size, preprocessing.channels
-    try:
-        pixels = _decode_plain_jpeg(data, preprocessing, out)
-        if pixels is None:
-            with _quiet_pillow():
-                pixels = np.asarray(_decode_any(data, preprocessing))
-        pixels = pixels.reshape(*pixels.shape[:2], channels)
+    with _named(name, data):
+        pixels = _pixels(data, preprocessing)
         if pixels.shape[:2] != (size, size):
             image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
             resized = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized).reshape(size, size, channels)
-    # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
-    if out is None or out is pixels:
-        return pixels
-    out[...] = pixels
-    return out
+    return pixels
 
 
 def suffix_of(data: bytes) -> str:
     """Return the suffix of a file with this content, of `SUFFIXES`; '' for none of them."""
-    if data.startswith(b"\xff\xd8"):
-        return ".jpg"
-    if data.startswith(b"\x89PNG"):
-        return ".png"
-    if data.startswith(b"BM"):
-        return ".bmp"
-    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+    if data[:4] == b"RIFF":
+        return ".webp" if data[8:12] == b"WEBP" else ""
+    starts = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp"}
+    return next((suffix for start, suffix in starts.items() if data.startswith(start)), "")
 
 
 def to_png(data: bytes, name: str) -> bytes:
-    """Return the first frame of an image file as a PNG with the same pixels.
+    """Return the first frame of an image file, upright, as a PNG with the same pixels.
 
     Raises:
         BadImageError: it cannot be decoded. `keys` is `name`.
     """
     out = io.BytesIO()
-    try:
-        with _quiet_pillow(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            _refuse_bomb(opened.height, opened.width)
-            opened.save(out, "PNG")
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
+    with (
+        _named(name, data),
+        _quiet_pillow(),
+        Image.open(io.BytesIO(data), formats=_FORMATS) as opened,
+    ):
+        _refuse_bomb(opened.height, opened.width)
+        ImageOps.exif_transpose(opened).save(out, "PNG")
     return out.getvalue()
 
 
@@ -150,18 +147,25 @@ def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h
     Raises:
         BadImageError: see `decode`.
     """
-    # so large that no decoder halves the image on its way
-    unscaled = Preprocessing(size=MOST_PIXELS, channels=channels)
+    data = read_image(path, str(path))
+    with _named(str(path), data):
+        # so large that no decoder halves the image on its way
+        return _pixels(data, Preprocessing(size=MOST_PIXELS, channels=channels))
+
+
+@contextlib.contextmanager
+def _named(name: str, data: bytes) -> Iterator[None]:
+    """Turn whatever goes wrong with an image's content into an error that names the image."""
     try:
-        data = path.read_bytes()
-        pixels = _decode_plain_jpeg(data, unscaled, None)
-        if pixels is None:
-            with _quiet_pillow():
-                pixels = np.asarray(_decode_any(data, unscaled))
+        yield
+    # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise BadImageError(f"{path} is not a readable image: {reason}", [str(path)]) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it begins with {data[:8]!r}; expected a {_KIND}"
+        if not data:
+            reason = "it is empty"
+        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
 
 
 def _refuse_bomb(height: int, width: int) -> None:
@@ -172,39 +176,51 @@ def _refuse_bomb(height: int, width: int) -> None:
         )
 
 
-def _decode_plain_jpeg(
-    data: bytes, preprocessing: Preprocessing, out: UInt8[np.ndarray, "size size c"] | None
-) -> UInt8[np.ndarray, "h w c"] | None:
-    """Decode a JPEG that needs nothing special; None where Pillow has to look at it.
+def _pixels(data: bytes, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
+    """Decode an image, reduced where it is a large JPEG."""
+    pixels = _decode_plain_jpeg(data, preprocessing)
+    if pixels is None:
+        with _quiet_pillow():
+            pixels = np.asarray(_decode_any(data, preprocessing))
+    return pixels.reshape(*pixels.shape[:2], preprocessing.channels)
 
-    One that has the size that is wanted is decoded into `out`, if that is given.
-    """
-    # orientation is in the EXIF block; a false alarm only costs the slower path
-    if simplejpeg is None or not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
+
+def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray | None:
+    """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
+    if simplejpeg is None or not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    _refuse_bomb(height, width)
-    # the decoder may halve, quarter … a large image on its way; twice the size that is wanted
-    # stays, so that the last step still averages
-    least = 2 * preprocessing.size
-    colours = "GRAY" if preprocessing.channels == 1 else "RGB"
-    try:
-        if out is not None and height == width == preprocessing.size:
-            simplejpeg.decode_jpeg(data, colours, buffer=out)
-            return out
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        if space not in ("Gray", "YCbCr"):
+            return None
+        _refuse_bomb(height, width)
+        # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
+        ratio = min(height, width) // (2 * preprocessing.size)
+        factor = 8 if ratio >= 8 else 4 if ratio >= 4 else 2 if ratio >= 2 else 1
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             data,
-            colours,
-            min_height=least,
-            min_width=least,
-            min_factor=2,
+            "GRAY" if preprocessing.channels == 1 else "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
         )
     except ValueError:
         return None
     return pixels
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Return whether a JPEG's metadata name an orientation, or its segments are out of order."""
+    at = 2
+    while at + 4 < len(data) and data[at] == 0xFF and 0xC0 <= data[at + 1] < 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xDA:  # what follows are pixels
+            return False
+        if marker == 0xE1 and (
+            data.startswith(b"Exif", at + 4) or data.find(b"tiff:Orientation", at, end) >= 0
+        ):
+            return True
+        at = end
+    return True
 
 
 def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:

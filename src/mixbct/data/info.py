@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from mixbct.data.bank_source import encoder_of
+from mixbct.data.folder import FolderSource
+from mixbct.data.same_model import mean_norm, spread_rows
 from mixbct.data.source import Source
 from mixbct.schemas.record import Record
 
@@ -17,23 +20,31 @@ class DataInfo(Record):
     single_image_classes: tuple[str, ...]
     empty_classes: tuple[str, ...]
     groups: dict[str, int]
+    passed_over: dict[str, int]
     data_digest: str
+    mean_norm: float | None = None
+    """Of the mean of the normalised vectors, where the source holds vectors."""
 
 
 def info(source: Source) -> DataInfo:
     """Count images a class and a group. Sizes are those of classes that have an image."""
     names = source.classes()
-    counts = np.bincount(source.labels(), minlength=len(names))
-    present = counts[counts > 0]
+    vectors = encoder_of(source) is not None
+    # a bank without labels has no names of classes
+    labels = source.labels() if names else np.zeros(0, np.int64)
+    counts = np.bincount(labels, minlength=len(names))
+    present = counts[counts > 0] if names else np.zeros(1, np.int64)
     groups, sizes = np.unique([group for group in source.groups() if group], return_counts=True)
     return DataInfo(
         images=len(source),
-        classes=len(present),
+        classes=int((counts > 0).sum()),
         smallest_class=int(present.min()),
         median_class=float(np.median(present)),
         largest_class=int(present.max()),
         single_image_classes=tuple(names[i] for i in np.flatnonzero(counts == 1)),
         empty_classes=tuple(names[i] for i in np.flatnonzero(counts == 0)),
         groups={str(g): int(s) for g, s in zip(groups, sizes, strict=True)},
+        passed_over=source.passed_over if isinstance(source, FolderSource) else {},
         data_digest=source.digest(),
+        mean_norm=mean_norm(source.read(spread_rows(len(source)))) if vectors else None,
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64
 from mixbct.data.folder import FolderSource
 from mixbct.data.source import Source
 from mixbct.errors import DataError
+from mixbct.reading import read_lines_of, wrong_line
 from mixbct.schemas.model import Preprocessing
 
 
@@ -45,45 +46,46 @@ def read_pairs_text(path: Path, images: Path, preprocessing: Preprocessing) -> P
         DataError: the list cannot be read, a line is not as it should be, or an image is missing;
             it names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    lines = read_lines_of(path, "list of pairs")
     folds, count = _header(path, lines)
     source = FolderSource(images, preprocessing)
-    rows = {key.rpartition(".")[0]: row for row, key in enumerate(source.keys())}
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(source.keys()):
+        rows.setdefault(key.rpartition(".")[0], []).append(row)
+
+    def row_of(name: str, number: str, line: int) -> int:
+        found = rows.get(f"{name}/{name}_{number.zfill(4)}", [])
+        if len(found) != 1:
+            keys = ", ".join(source.keys()[row] for row in found) or "none"
+            raise DataError(
+                f"{path}, line {line}: expected one image {number} of {name} in {images}, found "
+                f"{keys}"
+            )
+        return found[0]
+
     pairs = np.empty((len(lines) - 1, 2), np.int64)
     genuine = np.arange(len(pairs)) // count % 2 == 0
     for place, line in enumerate(lines[1:]):
-        pairs[place] = [
-            _row(rows, f"{path}, line {place + 2}", images, name, number)
-            for name, number in _two_images(f"{path}, line {place + 2}", line, bool(genuine[place]))
-        ]
+        # a name may hold blanks of other kinds, or, between tabs, any
+        words = [w for w in map(str.strip, line.split("\t" if "\t" in line else " ")) if w]
+        if len(words) != (3 if genuine[place] else 4):
+            form = "`name i j`" if genuine[place] else "`name i name j`"
+            raise DataError(wrong_line(path, place + 2, form, line))
+        pairs[place] = (
+            row_of(words[0], words[1], place + 2),
+            row_of(words[0 if genuine[place] else 2], words[-1], place + 2),
+        )
     return PairSet(source, pairs, genuine, np.repeat(np.arange(folds), 2 * count))
 
 
 def _header(path: Path, lines: list[str]) -> tuple[int, int]:
     words = lines[0].split() if lines else []
     if len(words) not in (1, 2) or not all(w.isdecimal() and 1 <= len(w) <= 9 for w in words):
-        raise DataError(f"{path}, line 1: expected the numbers of folds and of pairs, as `10 300`")
+        expected = "the numbers of folds and of pairs, as `10 300`"
+        raise DataError(wrong_line(path, 1, expected, " ".join(words)))
     folds, count = (1, *map(int, words))[-2:]
     if not count or len(lines) - 1 != 2 * folds * count:
         raise DataError(
             f"{path}: {len(lines) - 1} lines of pairs; line 1 says {folds} × 2 × {count}"
         )
     return folds, count
-
-
-def _two_images(where: str, line: str, genuine: bool) -> list[tuple[str, str]]:
-    words = line.split("\t") if "\t" in line else line.split()
-    if len(words) != (3 if genuine else 4):
-        form = "name i j" if genuine else "name i name j"
-        raise DataError(f"{where}: expected `{form}`, found {line[:100]!r}")
-    return [(words[0], words[1]), (words[0 if genuine else 2], words[-1])]
-
-
-def _row(rows: dict[str, int], where: str, folder: Path, name: str, number: str) -> int:
-    row = rows.get(f"{name}/{name}_{number.zfill(4)}")
-    if row is None:
-        raise DataError(f"{where}: there is no image {number} of {name} in {folder}")
-    return row

@@ -4,18 +4,17 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from mixbct.data.decoding import Decoder
 from mixbct.data.pairs import PairSet
 from mixbct.data.plain_pickle import read_plain_pickle
-from mixbct.data.source import Images, Rows, digest_rows
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import read_bytes
 from mixbct.schemas.model import Preprocessing
 
 
-class EncodedImages:
+class EncodedImages(ListedSource):
     """Encoded images in memory as a source. Who is in them is not known: one class for all.
 
     Args:
@@ -32,31 +31,12 @@ class EncodedImages:
         preprocessing: Preprocessing,
         workers: int | None = None,
     ) -> None:
-        self._name = name
+        count = len(images)
+        super().__init__(
+            name, list(map(str, range(count))), np.zeros(count, np.int64), ("unknown",)
+        )
         self._images = images
         self._decoder = Decoder(name, preprocessing, workers)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __str__(self) -> str:
-        return self._name
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return 0 for every row."""
-        return np.zeros(len(self), np.int64)
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the one class that stands for all."""
-        return ("unknown",)
-
-    def keys(self) -> list[str]:
-        """Return the number of every row, from 0."""
-        return list(map(str, range(len(self))))
-
-    def groups(self) -> list[str]:
-        """Return '' for every row."""
-        return [""] * len(self)
 
     def encoded(self, row: int) -> bytes:
         """Return the bytes of a row's image."""

@@ -1,7 +1,9 @@
 """The source: what every data set looks like to the rest, and a selection of its rows."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +16,7 @@ Images = UInt8[np.ndarray, "n h w c"]
 Items = Images | Float32[np.ndarray, "n d"]
 """Images, or vectors in their place."""
 Rows = Int64[np.ndarray, " n"]
+_NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
 
 
 @runtime_checkable
@@ -28,19 +31,15 @@ class Source(Protocol):
 
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return the label of every row."""
-        ...
 
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes; `labels()` point into it."""
-        ...
 
     def keys(self) -> list[str]:
         """Return a name of every row, unique within the source."""
-        ...
 
     def groups(self) -> list[str]:
         """Return the family of every row that a split must keep on one side ('' for none)."""
-        ...
 
     def read(self, rows: Rows) -> Items:
         """Return the images, or normalised vectors, of `rows`, in that order.
@@ -48,7 +47,6 @@ class Source(Protocol):
         Raises:
             BadImageError: an image cannot be decoded; it names each.
         """
-        ...
 
     def digest(self) -> str:
         """Return what changes when the keys, the labels or the images change.
@@ -56,7 +54,6 @@ class Source(Protocol):
         Vectors are known by the images that they were extracted from, so that banks of several
         models can be told to be of the same images, row by row.
         """
-        ...
 
 
 @runtime_checkable
@@ -69,22 +66,66 @@ class EncodedSource(Source, Protocol):
         Raises:
             BadImageError: they cannot be read.
         """
-        ...
+
+
+@dataclass(eq=False, repr=False)
+class ListedSource(Source):
+    """What most sources share: name, keys, labels, classes and groups, as they are given.
+
+    Abstract: `read` and `digest` are each source's own. None for groups: no row has one.
+    """
+
+    _name: str
+    _keys: list[str]
+    _labels: Int64[np.ndarray, " n"]
+    _classes: tuple[str, ...]
+    _groups: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __str__(self) -> str:
+        return self._name
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the label of every row; a class may have none."""
+        return self._labels
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; `labels()` point into it."""
+        return self._classes
+
+    def keys(self) -> list[str]:
+        """Return the key of every row."""
+        return self._keys
+
+    def groups(self) -> list[str]:
+        """Return the group of every row, '' without groups."""
+        return self._groups or [""] * len(self)
 
 
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Return the SHA-256 over (key, class name, fingerprint of the image) of every row."""
+    """Return the SHA-256 over (key, class name, fingerprint of the image) of every row.
+
+    No two lists of rows are written alike: a row is a line of three fields, and one with a tab or
+    a line break in a field is an empty line, then each field behind its length.
+    """
     digest = hashlib.sha256()
-    for key, name, fingerprint in rows:
-        digest.update(f"{key}\t{name}\t{fingerprint}\n".encode())
+    for row in rows:
+        line = "\t".join(row) + "\n"
+        if line.count("\t") != 2 or line.count("\n") != 1:
+            line = "\n" + "".join(f"{len(field)}:{field}" for field in row)
+        digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
-class Selection:
-    """Some rows of a source, as a source. Classes that lose every row disappear.
+class Selection(ListedSource):
+    """Some rows of a source, as a source: labels have no gaps, classes without a row disappear.
+
+    Rows chosen from a selection are rows of the source that it was chosen from.
 
     Attributes:
-        source: what the rows are chosen from.
+        source: what the rows are chosen from; never a selection itself.
         rows: [n] by their position in it.
     """
 
@@ -94,26 +135,16 @@ class Selection:
                 f"rows {int(rows.min())} to {int(rows.max())} were chosen, but {source} has "
                 f"{len(source)}: was the choice made from other data?"
             )
-        self.source = source
-        self.rows = rows
-        present, labels = np.unique(source.labels()[rows], return_inverse=True)
-        names = source.classes()
-        self._classes = tuple(names[i] for i in present)
-        self._labels = labels.astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        return f"{len(self)} rows of {self.source}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return labels without gaps: indices into `classes()`."""
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes that have a row."""
-        return self._classes
+        if isinstance(source, Selection):
+            rows = source.rows[rows]
+        self.source: Source = root_of(source)
+        self.rows: Rows = rows
+        present, labels = np.unique(self.source.labels()[rows], return_inverse=True)
+        names = self.source.classes()
+        chosen = tuple(names[i] for i in present)
+        # keys and groups are looked up when they are asked for
+        name = f"{len(rows)} rows of {self.source}"
+        super().__init__(name, [], labels.astype(np.int64), chosen)
 
     def keys(self) -> list[str]:
         """Return the keys of the selected rows."""
@@ -161,11 +192,34 @@ def readable_rows(
     return rows, sorted(bad)
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
+def left_out(source: Source) -> Sequence[str]:
+    """Return what a source left out when it was opened: a line a damaged record."""
+    skipped: Sequence[str] = getattr(source, "skipped", ())
+    return skipped
+
+
+def root_of(source: Source) -> Source:
+    """Return what a selection's rows were chosen from; any other source is its own root."""
+    return source.source if isinstance(source, Selection) else source
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write one string a line, for keys. A key must not hold a line break."""
-    if any("\n" in line or "\r" in line for line in lines):
-        raise DataError("a key holds a line break; rename that file")
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    check_names(lines, "key")
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """Refuse names that are no line of UTF-8 text.
+
+    Raises:
+        DataError: it quotes the first of them; `what` says what it should be ("key").
+    """
+    for name in names:
+        if _NO_LINE.search(name):
+            raise DataError(
+                f"the {what} {name[:80]!r} holds a line break, a NUL or half a character: rename it"
+            )
 
 
 def read_lines(path: Path) -> list[str]:

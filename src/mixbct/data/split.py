@@ -10,6 +10,7 @@ tested on), and `validation_query` and `validation_gallery` where classes are ke
 settings on. No class is in two of training, validation and test.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,9 +18,10 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mixbct.data.source import Selection, Source
+from mixbct.data.source import Selection, Source, left_out
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
+from mixbct.reading import open_array
 from mixbct.schemas.data import SplitManifest
 from mixbct.schemas.record import read_record
 
@@ -74,22 +76,22 @@ def make_split(
             classes, otherwise after them.
         query_share: share of a test class's images that are queries, in (0, 1).
         held_out_groups: groups that are kept for queries.
-        skipped: keys to leave out of every part, since they cannot be read.
+        skipped: keys to leave out of every part, since they cannot be read. (Records that the
+            source left out when it was opened are in the manifest as well.)
 
     Raises:
         DataError: too few classes, an unknown group or key, or a part without a row.
     """
-    if scenario not in get_args(Scenario):
-        raise DataError(f"scenario {scenario!r}: choose one of {', '.join(get_args(Scenario))}")
+    for what, value, known in (("scenario", scenario, Scenario), ("order", order, Order)):
+        if value not in get_args(known):
+            raise DataError(f"{what} {value!r}: choose one of {', '.join(get_args(known))}")
     for name, share in (("old_share", old_share), ("query_share", query_share)):
         if not 0 < share < 1:
             raise DataError(f"{name} is {share}; expected a number between 0 and 1")
     labels = source.labels()
-    held_out = _in_groups(source, held_out_groups)
-    usable = ~_with_keys(source, skipped)
+    held_out = _rows_of(source, "group", held_out_groups)
+    usable = ~_rows_of(source, "image", skipped)
 
-    if order not in get_args(Order):
-        raise DataError(f"order {order!r}: choose one of {', '.join(get_args(Order))}")
     classes = _class_order(labels[usable], order, seed)
     testable = classes
     if held_out_groups:
@@ -124,17 +126,29 @@ def make_split(
             parts[f"{prefix}query"] = np.flatnonzero(usable & chosen & is_query)
             parts[f"{prefix}gallery"] = np.flatnonzero(usable & chosen & ~is_query)
     for part, rows in parts.items():
-        _check_part(source, part, rows, labels)
+        found, fewest = len(np.unique(labels[rows])), 1 if "query" in part else _FEWEST_CLASSES
+        if found < fewest:
+            raise DataError(
+                f"too few classes in {source}: {part} would have {len(rows)} images of {found} "
+                f"classes, expected {fewest} classes at least; change the shares or add data"
+            )
 
+    rule = f"{scenario}: {old_share:.0%} for the old model, {len(train)} training classes"
+    if count and held_out_groups:
+        rule += f", {count} test classes, queries from the groups {', '.join(held_out_groups)}"
+    elif count:
+        rule += f", {count} test classes, {query_share:.0%} of each test class as queries"
+    if kept:
+        rule += f", {kept} validation classes"
+    if order == "record":
+        rule += ", in record order"
     manifest = SplitManifest(
         source=str(source),
         source_digest=source.digest(),
-        rule=_rule(
-            scenario, order, old_share, query_share, held_out_groups, len(train), len(test), kept
-        ),
+        rule=rule,
         seed=seed,
         parts={part: len(rows) for part, rows in parts.items()},
-        skipped=tuple(sorted(skipped)),
+        skipped=(*left_out(source), *sorted(skipped)),
     )
     if (out / "manifest.json").exists():
         there = read_record(out / "manifest.json", SplitManifest, DataError, "split")
@@ -151,6 +165,11 @@ def make_split(
     return manifest
 
 
+def skips_bad(split: Path) -> bool:
+    """Return whether a split was made with images left out: its source is opened as it was then."""
+    return bool(read_record(split / "manifest.json", SplitManifest, DataError, "split").skipped)
+
+
 def open_part(source: Source, split: Path, part: str) -> Selection:
     """Return the rows of one part of a split as a source.
 
@@ -165,42 +184,29 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
         )
     if part not in manifest.parts:
         raise DataError(f"{split} has no part {part!r}; choose one of {', '.join(manifest.parts)}")
-    try:
-        rows = np.load(split / f"{part}.npy")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"the split {split} is damaged: {part}.npy: {error}") from error
-    if rows.dtype != np.int64 or rows.shape != (manifest.parts[part],):
+    shape = (manifest.parts[part],)
+    rows = np.array(open_array(split / f"{part}.npy", "rows", DataError, ("int64",), shape=shape))
+    if not len(rows) or (np.diff(rows) <= 0).any():
         raise DataError(
-            f"the split {split} is damaged: {part}.npy holds {rows.dtype} {rows.shape}, its "
-            f"manifest says int64 {(manifest.parts[part],)}"
+            f"the split {split} is damaged: the rows of {part} are not in order; make it again "
+            "with `mixbct data split`"
         )
     return Selection(source, rows)
 
 
-def _in_groups(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+def _rows_of(
+    source: Source, what: Literal["group", "image"], chosen: Sequence[str]
+) -> Bool[np.ndarray, " n"]:
+    """Mark the rows of some groups, or of images that are named by their keys."""
     if not chosen:
         return np.zeros(len(source), np.bool_)
-    groups = source.groups()
-    known = sorted(set(groups) - {""})
-    unknown = [group for group in chosen if group not in known]
-    if unknown:
-        raise DataError(
-            f"{source} has no group {', '.join(map(repr, unknown))}; its groups are: "
-            f"{', '.join(known) or 'none'}"
-        )
-    wanted = set(chosen)
-    return np.array([group in wanted for group in groups], dtype=np.bool_)
-
-
-def _with_keys(source: Source, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
-    if not chosen:
-        return np.zeros(len(source), np.bool_)
-    keys = source.keys()
-    wanted = set(chosen)
-    unknown = sorted(wanted - set(keys))
-    if unknown:
-        raise DataError(f"{source} has no image {unknown[0]!r}, which was to be left out")
-    return np.array([key in wanted for key in keys], dtype=np.bool_)
+    names = source.groups() if what == "group" else source.keys()
+    wanted, known = set(chosen), set(names) - {""}
+    if unknown := sorted(wanted - known):
+        groups = ", ".join(sorted(known)) or "none"
+        more = f"; its groups are: {groups}" if what == "group" else ", which was to be left out"
+        raise DataError(f"{source} has no {what} {', '.join(map(repr, unknown[:5]))}{more}")
+    return np.array([name in wanted for name in names], dtype=np.bool_)
 
 
 def _class_order(
@@ -214,9 +220,11 @@ def _class_order(
 
 
 def _class_count(what: str, wanted: int | float, classes: int, testable: int) -> int:
-    count = wanted if isinstance(wanted, int) else round(wanted * classes)
     if isinstance(wanted, int) and not wanted:
         return 0
+    if not 0 < wanted < math.inf:
+        raise DataError(f"{wanted} {what} classes; expected a number, or a share between 0 and 1")
+    count = wanted if isinstance(wanted, int) else round(wanted * classes)
     if not _FEWEST_CLASSES <= count <= testable:
         raise DataError(
             f"{wanted} {what} classes, of {classes} classes ({testable} that can be tested), "
@@ -258,39 +266,3 @@ def _queries(
     for rows in _by_class(labels, among, seed):
         query[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return query
-
-
-def _check_part(
-    source: Source, part: str, rows: Int64[np.ndarray, " _"], labels: Int64[np.ndarray, " n"]
-) -> None:
-    count = len(np.unique(labels[rows]))
-    fewest = 1 if part.endswith("query") else _FEWEST_CLASSES
-    if count < fewest:
-        raise DataError(
-            f"too few classes in {source}: {part} would have {len(rows)} images of {count} "
-            f"classes, expected {fewest} classes at least; change the shares or add data"
-        )
-
-
-def _rule(
-    scenario: str,
-    order: str,
-    old_share: float,
-    query_share: float,
-    held_out_groups: Sequence[str],
-    train_classes: int,
-    test_classes: int,
-    validation_classes: int,
-) -> str:
-    if held_out_groups:
-        queries = f"queries from the groups {', '.join(held_out_groups)}"
-    else:
-        queries = f"{query_share:.0%} of each test class as queries"
-    tested = f", {test_classes} test classes, {queries}" if test_classes else ""
-    if validation_classes:
-        tested += f", {validation_classes} validation classes"
-    in_order = "" if order == "seeded" else ", in record order"
-    return (
-        f"{scenario}: {old_share:.0%} for the old model, {train_classes} training classes"
-        f"{tested}{in_order}"
-    )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from mixbct.distributed import row_rng
+from mixbct.errors import DataError
 from mixbct.evaluation.comparison import Comparison
 from mixbct.schemas.result import Estimate, tar_name
 
@@ -80,6 +81,14 @@ def estimate(value: float, replicates: Replicates) -> Estimate:
 
     The interval is widened to hold `value`: a TAR that hangs on the few highest impostor scores
     is never lower in a replicate, since a replicate can only lose these.
+
+    Raises:
+        DataError: no replicate has a figure.
     """
+    if np.isnan(replicates).all():
+        raise DataError(
+            f"none of {len(replicates)} bootstrap replicates has the figure {value:g}: the test "
+            "set has too few classes for an interval; add some"
+        )
     low, high = np.nanpercentile(replicates, _PERCENTILES)
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))

@@ -1,14 +1,63 @@
 """A comparison as the record that results hold: figures with intervals, curves, histogram."""
 
-import numpy as np
+from dataclasses import dataclass
 
-from mixbct.evaluation.bootstrap import Replicates, estimate
-from mixbct.evaluation.comparison import Comparison
-from mixbct.schemas.result import Combination, Curve, Histogram, OperatingPoint, tar_name
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from mixbct.evaluation.bootstrap import Replicates, estimate, replicate_metrics
+from mixbct.evaluation.comparison import Comparison, compare
+from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.thresholds import Threshold
+from mixbct.schemas.result import Combination, Curve, Estimate, Histogram, OperatingPoint, tar_name
 
 _CURVE_POINTS = 200
 _LOWEST_FAR = 1e-6
 _CMC_RANKS = 20
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is kept of one combination, once its pair counts are no longer needed."""
+
+    rank: Int64[np.ndarray, " n"]
+    thresholds: tuple[Threshold, ...]
+    combination: Combination
+    replicates: dict[str, Replicates]
+
+    def minus(self, other: "Judged") -> dict[str, Estimate]:
+        """Return the paired difference of every metric to another combination."""
+        theirs = other.combination.metrics()
+        return {
+            name: estimate(
+                figure.value - theirs[name].value, self.replicates[name] - other.replicates[name]
+            )
+            for name, figure in self.combination.metrics().items()
+        }
+
+
+def judge_sides(
+    name: str,
+    query: Embeddings,
+    gallery: Embeddings,
+    weights: Float64[np.ndarray, "r c"],
+    fars: tuple[float, ...],
+    budget: int,
+) -> Judged:
+    """Compare two sides and describe what came of it.
+
+    Args:
+        name: query/gallery, the roles of the query model and of the gallery.
+        query: n unit vectors.
+        gallery: g unit vectors.
+        weights: how often each query class is drawn, for the intervals.
+        fars: false-accept rates.
+        budget: bytes for a block of scores.
+    """
+    comparison = compare(query, gallery, fars=fars, budget=budget)
+    drawn = replicate_metrics(comparison, weights)
+    described = describe(name, comparison, drawn)
+    return Judged(comparison.rank, comparison.thresholds, described, drawn)
 
 
 def describe(name: str, comparison: Comparison, replicates: dict[str, Replicates]) -> Combination:

@@ -1,15 +1,40 @@
 """The gate: does a result prove that the new model may replace the old one?
 
 A pure function of a result. A gate that passed can write the edge that lets the new model's
-queries search vectors that the old model made.
+queries search vectors that the old model made; one that failed says what to try next.
 """
+
+from collections.abc import Mapping
 
 from pydantic import Field
 
 from mixbct.errors import ContractError, ResultError
 from mixbct.schemas.gate import Edge, GateCheck, GateOutcome
-from mixbct.schemas.record import Record
-from mixbct.schemas.result import Difference, Estimate, Result, tar_name
+from mixbct.schemas.record import Record, one_line
+from mixbct.schemas.result import ROUNDING, Estimate, Result, Standing, tar_name
+
+_TRAINING: Mapping[Standing, str] = {
+    "apart": "no test class has the name of one that {} was trained on",
+    "head": "no test class has the name of one that {} was trained on, as a head; what the encoder "
+    "below it saw cannot be known",
+    "declared": "test classes have names of classes that {} was trained on, and were declared to "
+    "be others",
+    "unknown": "what {} was trained on cannot be known, since its vectors or weights came from "
+    "elsewhere",
+}
+_CLOSER = (
+    "tie the new model closer to the old one (a higher method.ratio or method.weight), train "
+    "longer (train.epochs), or give it a bridge (`mixbct adapt`)"
+)
+_MORE = "add test classes or images: the gain is there, but its interval is too wide"
+_LOOSER = (
+    "tie the new model less to the old one (a lower method.ratio or method.weight), train longer "
+    "(train.epochs), or give it more dimensions (model.dim) with a method.query_map"
+)
+_STEADIER = (
+    "add test classes, so that the threshold is set and measured on more of them; if it stays so, "
+    "tie the new model closer to the old one"
+)
 
 
 class GateSettings(Record):
@@ -25,10 +50,13 @@ class GateSettings(Record):
         description="metrics on which new/old must not be significantly worse than old/old",
     )
     self_test_loss: float = Field(
-        0.015, ge=0, description="how much mAP new/new may lose against the independent model"
+        0.015, ge=0, le=1, description="how much mAP new/new may lose to the independent model"
     )
     far_tolerance: float = Field(
-        2.0, gt=0, description="how many times its rate the carried-over threshold may accept"
+        2.0,
+        gt=0,
+        le=1e6,
+        description="how many times its rate the carried-over threshold may accept",
     )
 
 
@@ -45,16 +73,24 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
         settings: the defaults where it is None.
 
     Raises:
-        ResultError: the result lacks the paired difference, or a metric that is asked for.
+        ResultError: the result lacks the paired difference, or a metric that is asked for, or its
+            figures contradict each other.
     """
     settings = settings or GateSettings()
+    _refuse_contradictions(result)
     difference = result.difference("new/old", "old/old")
     if difference is None:
         raise ResultError(
             "the result holds no paired difference of new/old and old/old; evaluate it again"
         )
-    checks = [_gain(name, _metric(difference, name)) for name in settings.gains]
-    checks += [_not_worse(name, _metric(difference, name)) for name in settings.strict]
+    for name in (*settings.gains, *settings.strict):
+        if name not in difference.metrics:
+            raise ResultError(
+                f"the result has no metric {name!r}; it has "
+                f"{one_line(', '.join(difference.metrics))}"
+            )
+    checks = [_gain(name, difference.metrics[name]) for name in settings.gains]
+    checks += [_not_worse(name, difference.metrics[name]) for name in settings.strict]
     checks += _self_test(result, settings.self_test_loss)
     checks.append(_carried_threshold(result, settings.far_tolerance))
     checks += _too_few_pairs(result, (*settings.gains, *settings.strict))
@@ -62,7 +98,21 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
         result_digest=result.digest(),
+        training=training_says(result.trained_apart),
     )
+
+
+def training_says(standings: Mapping[str, Standing]) -> str:
+    """Return what is known of the classes that each model (by role) saw in training."""
+    if not standings:
+        return "Whether a model saw the test classes in training was not looked at."
+    roles = {standing: [r for r, s in standings.items() if s == standing] for standing in _TRAINING}
+    found = [
+        _TRAINING[standing].format(f"{' and '.join(f'the {name}' for name in names)} model")
+        for standing, names in roles.items()
+        if names
+    ]
+    return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 
 def edge_from(result: Result, outcome: GateOutcome) -> Edge:
@@ -84,7 +134,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
     if missing:
         raise ResultError(
             f"the result names no contract of the {' and the '.join(missing)} model; it has "
-            f"{', '.join(result.models) or 'none'}"
+            f"{one_line(', '.join(result.models)) or 'none'}"
         )
     return Edge(
         from_contract=result.models["new"],
@@ -96,40 +146,46 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
     )
 
 
-def _metric(difference: Difference, name: str) -> Estimate:
-    if name not in difference.metrics:
-        raise ResultError(
-            f"the result has no metric {name!r}; it has {', '.join(difference.metrics)}"
-        )
-    return difference.metrics[name]
+def _refuse_contradictions(result: Result) -> None:
+    """Refuse a result whose figures deny each other, as those of no evaluation do."""
+    figures = {name: one.metrics() for name, one in result.combinations.items()}
+    for pair in result.differences:
+        for metric, change in pair.metrics.items():
+            sides = [figures.get(name, {}).get(metric) for name in (pair.of, pair.minus)]
+            of, minus = (None if side is None else side.value for side in sides)
+            if of is None or minus is None or abs(of - minus - change.value) > ROUNDING:
+                raise ResultError(
+                    "the result contradicts itself: "
+                    f"{one_line(f'{metric} of {pair.of} − {pair.minus}')} is said to be "
+                    f"{change.value:g}, and the two to be {of} and {minus}; evaluate the upgrade "
+                    "again"
+                )
+
+
+def _check(
+    name: str, value: float, bound: float, passed: bool, says: str, remedy: str
+) -> GateCheck:
+    said = {"says": says, "remedy": None if passed else remedy}
+    return GateCheck(name=name, value=value, bound=bound, passed=passed, **said)
 
 
 def _gain(name: str, gain: Estimate) -> GateCheck:
     passed = gain.low > 0
-    return GateCheck(
-        name=f"gain in {name}",
-        value=gain.low,
-        bound=0.0,
-        passed=passed,
-        says=(
-            f"{name} of new/old {'gains' if passed else 'does not surely gain'} on old/old: "
-            f"{_signed(gain)}, and the lower bound must be above 0."
-        ),
+    says = (
+        f"{name} of new/old {'gains' if passed else 'does not surely gain'} on old/old: "
+        f"{_signed(gain)}, and the lower bound must be above 0."
     )
+    remedy = _MORE if gain.value > 0 else _CLOSER
+    return _check(f"gain in {name}", gain.low, 0.0, passed, says, remedy)
 
 
 def _not_worse(name: str, change: Estimate) -> GateCheck:
     passed = change.high >= 0
-    return GateCheck(
-        name=f"no loss in {name}",
-        value=change.high,
-        bound=0.0,
-        passed=passed,
-        says=(
-            f"{name} of new/old {'does not fall' if passed else 'falls'} below old/old by more "
-            f"than its interval: {_signed(change)}, and the upper bound must not be below 0."
-        ),
+    says = (
+        f"{name} of new/old {'does not fall' if passed else 'falls'} below old/old by more "
+        f"than its interval: {_signed(change)}, and the upper bound must not be below 0."
     )
+    return _check(f"no loss in {name}", change.high, 0.0, passed, says, _CLOSER)
 
 
 def _self_test(result: Result, allowed: float) -> list[GateCheck]:
@@ -138,38 +194,26 @@ def _self_test(result: Result, allowed: float) -> list[GateCheck]:
     ours = result.combinations["new/new"].mean_average_precision.value
     theirs = result.combinations["independent/independent"].mean_average_precision.value
     passed = ours >= theirs - allowed
-    return [
-        GateCheck(
-            name="self-test",
-            value=ours,
-            bound=theirs - allowed,
-            passed=passed,
-            says=(
-                f"mAP of new/new is {ours:.1%}, {100 * (ours - theirs):+.1f} points against "
-                f"{theirs:.1%} of the independent model; it may lose no more than "
-                f"{100 * allowed:g} points"
-                f"{'.' if passed else ', and loses more.'}"
-            ),
-        )
-    ]
+    says = (
+        f"mAP of new/new is {ours:.1%}, {100 * (ours - theirs):+.1f} points against "
+        f"{theirs:.1%} of the independent model; it may lose no more than "
+        f"{100 * allowed:g} points{'.' if passed else ', and loses more.'}"
+    )
+    return [_check("self-test", ours, theirs - allowed, passed, says, _LOOSER)]
 
 
 def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
     carried = result.carried_threshold
     bound = tolerance * carried.far
     passed = carried.measured_far <= bound
-    return GateCheck(
-        name="carried-over threshold",
-        value=carried.measured_far,
-        bound=bound,
-        passed=passed,
-        says=(
-            f"At the threshold {carried.threshold:.4f}, set for a false-accept rate of "
-            f"{carried.far:g}, new/old accepts {carried.measured_far:.2e} of impostor pairs of "
-            f"other classes; {'at most' if passed else 'that is more than'} {bound:g} "
-            f"{'is' if passed else 'that is'} allowed."
-        ),
+    says = (
+        f"At the threshold {carried.threshold:.4f} (the old system's is "
+        f"{carried.old_threshold:.4f}), set for a false-accept rate of {carried.far:g}, new/old "
+        f"accepts {carried.measured_far:.2e} of impostor pairs of other classes; "
+        f"{'at most' if passed else 'that is more than'} {bound:g} "
+        f"{'is' if passed else 'that is'} allowed."
     )
+    return _check("carried-over threshold", carried.measured_far, bound, passed, says, _STEADIER)
 
 
 def _too_few_pairs(result: Result, names: tuple[str, ...]) -> list[GateCheck]:
@@ -180,16 +224,18 @@ def _too_few_pairs(result: Result, names: tuple[str, ...]) -> list[GateCheck]:
     needed = max([2 / result.carried_threshold.far, *(1 / far for far in fars)])
     if cross.impostor_pairs >= needed:
         return []
+    says = (
+        f"The test set has {cross.impostor_pairs:,} impostor pairs; the false-accept rates that "
+        f"are judged need {needed:,.0f} at least."
+    )
     return [
-        GateCheck(
-            name="impostor pairs",
-            value=cross.impostor_pairs,
-            bound=needed,
-            passed=False,
-            says=(
-                f"The test set has {cross.impostor_pairs:,} impostor pairs; the false-accept rates "
-                f"that are judged need {needed:,.0f} at least: add test classes or images."
-            ),
+        _check(
+            "impostor pairs",
+            float(cross.impostor_pairs),
+            needed,
+            False,
+            says,
+            "add test classes or images",
         )
     ]
 

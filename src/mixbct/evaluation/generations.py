@@ -11,20 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.bootstrap import (
-    REPLICATES,
-    Replicates,
-    class_weights,
-    estimate,
-    replicate_metrics,
-)
-from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
+from mixbct.evaluation.combination import Judged, judge_sides
 from mixbct.evaluation.scores import BUDGET
-from mixbct.evaluation.upgrade import Pair
+from mixbct.evaluation.upgrade import Pair, check_same_items
 from mixbct.schemas.generations import Summary, VersionPair
-from mixbct.schemas.result import tar_name
+from mixbct.schemas.result import Estimate, tar_name
 
 FAR = 1e-3
+METRICS = ("mAP", "rank-1", tar_name(FAR))
 
 
 @dataclass(frozen=True)
@@ -33,12 +28,6 @@ class GenerationFigures:
 
     pairs: tuple[VersionPair, ...]
     summary: dict[str, Summary]
-
-
-@dataclass(frozen=True)
-class _Judged:
-    values: Mapping[str, float]
-    replicates: Mapping[str, Replicates]
 
 
 def evaluate_generations(
@@ -67,7 +56,7 @@ def evaluate_generations(
     """
     _check(versions)
     weights = class_weights(len(versions[0].query.classes), replicates, seed)
-    judged: dict[tuple[int, int], _Judged] = {}
+    judged: dict[tuple[int, int], Judged] = {}
     total = len(versions) * (len(versions) + 1) // 2
     for newest in range(len(versions)):
         for gallery in range(newest, -1, -1):
@@ -79,47 +68,38 @@ def evaluate_generations(
                     f"with model.dim = {sides.gallery.dim}, or with method.query_map, or fit a "
                     "bridge (`mixbct adapt`)"
                 )
-            comparison = compare(sides.query, sides.gallery, fars=(FAR,), budget=budget)
-            values = {
-                "mAP": comparison.mean_average_precision(),
-                "rank-1": comparison.rank_rate(1),
-                tar_name(FAR): comparison.true_accept_rate(comparison.thresholds[0]),
-            }
-            judged[newest, gallery] = _Judged(
-                values, replicate_metrics(comparison, weights, ranks=(1,))
+            judged[newest, gallery] = judge_sides(
+                f"v{newest + 1}/v{gallery + 1}", sides.query, sides.gallery, weights, (FAR,), budget
             )
             if progress is not None:
                 progress(len(judged), total)
-    pairs = tuple(_pair(judged, *place) for place in sorted(judged))
-    names = pairs[0].metrics
-    return GenerationFigures(pairs, {name: _summary(judged, pairs, name) for name in names})
-
-
-def _pair(judged: Mapping[tuple[int, int], _Judged], query: int, gallery: int) -> VersionPair:
-    ours, theirs = judged[query, gallery], judged[gallery, gallery]
-    return VersionPair(
-        query=query + 1,
-        gallery=gallery + 1,
-        metrics={name: estimate(v, ours.replicates[name]) for name, v in ours.values.items()},
-        gains={
-            name: estimate(
-                value - theirs.values[name], ours.replicates[name] - theirs.replicates[name]
-            )
-            for name, value in ours.values.items()
-            if query != gallery
-        },
+    pairs = tuple(
+        VersionPair(
+            query=query + 1,
+            gallery=gallery + 1,
+            metrics=_of_interest(judged[query, gallery].combination.metrics()),
+            gains={}
+            if query == gallery
+            else _of_interest(judged[query, gallery].minus(judged[gallery, gallery])),
+        )
+        for query, gallery in sorted(judged)
     )
+    return GenerationFigures(pairs, {name: _summary(judged, pairs, name) for name in METRICS})
+
+
+def _of_interest(figures: dict[str, Estimate]) -> dict[str, Estimate]:
+    return {name: figures[name] for name in METRICS}
 
 
 def _summary(
-    judged: Mapping[tuple[int, int], _Judged], pairs: Sequence[VersionPair], metric: str
+    judged: Mapping[tuple[int, int], Judged], pairs: Sequence[VersionPair], metric: str
 ) -> Summary:
     across = [pair for pair in pairs if pair.query > pair.gallery]
 
     def mean(places: list[tuple[int, int]]) -> tuple[float, Replicates]:
         chosen = [judged[place] for place in places]
         return (
-            float(np.mean([one.values[metric] for one in chosen])),
+            float(np.mean([one.combination.metric(metric).value for one in chosen])),
             np.mean([one.replicates[metric] for one in chosen], axis=0),
         )
 
@@ -136,11 +116,9 @@ def _check(versions: Sequence[Pair]) -> None:
         raise DataError(f"generations need at least 2 versions to compare, not {len(versions)}")
     first = versions[0]
     for number, one in enumerate(versions[1:], 2):
-        for side in ("query", "gallery"):
-            labels, reference = getattr(one, side).labels, getattr(first, side).labels
-            if not np.array_equal(labels, reference):
-                raise DataError(
-                    f"the {side} items of version {number} ({len(labels)} rows) are not those of "
-                    f"version 1 in the same order ({len(reference)} rows), going by their labels; "
-                    "extract all from the same data"
-                )
+        check_same_items(
+            [
+                (f"query items of version {number}", one.query, first.query),
+                (f"gallery items of version {number}", one.gallery, first.gallery),
+            ]
+        )

@@ -5,26 +5,20 @@ Combinations are named query/gallery: old/old, new/old (the cross-test), new/new
 `10 % new` is the old gallery with that share of its rows enrolled again by the new model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.bootstrap import (
-    REPLICATES,
-    Replicates,
-    class_weights,
-    estimate,
-    replicate_metrics,
-)
+from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.carried import carry_threshold
-from mixbct.evaluation.combination import describe
-from mixbct.evaluation.comparison import FARS, compare
+from mixbct.evaluation.combination import Judged, judge_sides
+from mixbct.evaluation.comparison import FARS
 from mixbct.evaluation.scores import BUDGET, Embeddings
-from mixbct.evaluation.thresholds import Threshold
 from mixbct.schemas.result import CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
@@ -54,15 +48,9 @@ class UpgradeFigures:
     carried_threshold: CarriedThreshold
     replicates: dict[str, dict[str, Replicates]] = field(compare=False)
 
-
-@dataclass(frozen=True)
-class _Judged:
-    """What is kept of one combination, once its pair counts are no longer needed."""
-
-    rank: Int64[np.ndarray, " n"]
-    thresholds: tuple[Threshold, ...]
-    combination: Combination
-    replicates: dict[str, Replicates]
+    def content(self) -> dict[str, Any]:
+        """Return what a `Result` holds of it, by name."""
+        return {name: value for name, value in vars(self).items() if name != "replicates"}
 
 
 def evaluate_upgrade(
@@ -77,7 +65,7 @@ def evaluate_upgrade(
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
     budget: int = BUDGET,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> UpgradeFigures:
     """Evaluate an upgrade from `old` to `new`.
 
@@ -94,7 +82,7 @@ def evaluate_upgrade(
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
         budget: bytes for a block of scores.
-        progress: called with the name of each combination before it is scored.
+        progress: called with (comparisons done, comparisons in all).
 
     Raises:
         FeatureError: queries differ in dimension from the old gallery that they search.
@@ -102,7 +90,14 @@ def evaluate_upgrade(
     """
     mapped = mapped or {}
     cross = cross or Pair(new.query, old.gallery)
-    _check_same_items(old, new, independent, {"bridged": cross, **mapped})
+    pairs = {"new": new, **({"independent": independent} if independent else {}), **mapped}
+    pairs["bridged"] = cross
+    check_same_items(
+        [
+            *((f"{name} queries", pair.query, old.query) for name, pair in pairs.items()),
+            *((f"{name} gallery", pair.gallery, old.gallery) for name, pair in pairs.items()),
+        ]
+    )
     if cross.gallery.dim != cross.query.dim:
         raise FeatureError(
             f"the old model's vectors have dimension {cross.gallery.dim}, the new model's "
@@ -123,30 +118,24 @@ def evaluate_upgrade(
 
     weights = class_weights(len(old.query.classes), replicates, seed)
     fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
-    judged: dict[str, _Judged] = {}
+    judged: dict[str, Judged] = {}
     for name, (query, gallery) in sides.items():
+        judged[name] = judge_sides(name, query, gallery, weights, fars, budget)
         if progress is not None:
-            progress(name)
-        comparison = compare(query, gallery, fars=fars, budget=budget)
-        figures = replicate_metrics(comparison, weights)
-        judged[name] = _Judged(
-            comparison.rank,
-            comparison.thresholds,
-            describe(name, comparison, figures),
-            figures,
-        )
+            progress(len(judged), len(sides))
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
-    pairs = [(name, "old/old") for name in judged if name != "old/old"]
+    compared = [(name, "old/old") for name in judged if name != "old/old"]
     if oracle is not None:
-        pairs.append(("new/new", "independent/independent"))
+        compared.append(("new/new", "independent/independent"))
     carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
-    if progress is not None:
-        progress("the carried-over threshold")
     return UpgradeFigures(
         combinations={name: each.combination for name, each in judged.items()},
-        differences=tuple(_difference(judged, of, minus) for of, minus in pairs),
+        differences=tuple(
+            Difference(of=of, minus=minus, metrics=judged[of].minus(judged[minus]))
+            for of, minus in compared
+        ),
         update_gain=_update_gain(base, crossed, oracle),
         negative_flips=negative_flips(base.rank, crossed.rank),
         carried_threshold=carry_threshold(
@@ -190,48 +179,28 @@ def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n
     return float(((before == 1) & (after > 1)).sum() / (before > 0).sum())
 
 
-def _check_same_items(
-    old: Pair,
-    new: Pair,
-    independent: Pair | None,
-    mapped: Mapping[str, Pair],
-) -> None:
-    sides = [("new queries", new.query, old.query), ("new gallery", new.gallery, old.gallery)]
-    for name, both in mapped.items():
-        sides.append((f"{name} queries", both.query, old.query))
-        sides.append((f"{name} gallery", both.gallery, old.gallery))
-    if independent is not None:
-        sides.append(("independent queries", independent.query, old.query))
-        sides.append(("independent gallery", independent.gallery, old.gallery))
-    for name, side, reference in sides:
+def check_same_items(items: Iterable[tuple[str, Embeddings, Embeddings]]) -> None:
+    """Refuse sides that are not of the same items in the same order, going by their labels.
+
+    Args:
+        items: the name of a side, the side, and what it has to match.
+
+    Raises:
+        DataError: a side does not match.
+    """
+    for name, side, reference in items:
         if not np.array_equal(side.labels, reference.labels):
             raise DataError(
-                f"the {name} ({len(side)} rows) are not the old model's items in the same order "
-                f"({len(reference)} rows), going by their labels; extract both from the same data"
+                f"the {name} ({len(side)} rows) are not those of the first model in the same order "
+                f"({len(reference)} rows), going by their labels; extract all from the same data"
             )
 
 
-def _difference(judged: dict[str, _Judged], of: str, minus: str) -> Difference:
-    ours, theirs = judged[of], judged[minus]
-    reference = theirs.combination.metrics()
-    return Difference(
-        of=of,
-        minus=minus,
-        metrics={
-            name: estimate(
-                figure.value - reference[name].value,
-                ours.replicates[name] - theirs.replicates[name],
-            )
-            for name, figure in ours.combination.metrics().items()
-        },
-    )
-
-
-def _update_gain(base: _Judged, cross: _Judged, oracle: _Judged | None) -> Estimate | None:
+def _update_gain(base: Judged, cross: Judged, oracle: Judged | None) -> Estimate | None:
     """Return (M(new, old) − M(old, old)) / (M(new*, new*) − M(old, old)) of mAP.
 
-    None without an independent model, and where that model is no better than the old one; a
-    replicate in which it is no better has no gain either and is left out of the interval.
+    None without an independent model, and where that model is no better than the old one (in all
+    replicates, or over all); a replicate in which it is no better is left out of the interval.
     """
     if oracle is None:
         return None
@@ -242,5 +211,7 @@ def _update_gain(base: _Judged, cross: _Judged, oracle: _Judged | None) -> Estim
         return None
     starts, reaches, bests = (each.replicates["mAP"] for each in (base, cross, oracle))
     room = bests - starts
+    if not (room > 0).any():
+        return None
     gains = np.divide(reaches - starts, room, out=np.full_like(room, np.nan), where=room > 0)
     return estimate((reached - start) / (best - start), gains)

@@ -1,10 +1,11 @@
 """One side of a bridge: vectors, mapped and normalised again; and a bank's rows, read in blocks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from mixbct.data.bank import Names, normalise
 from mixbct.data.source import Rows
@@ -26,21 +27,27 @@ class Vectors(Protocol):
 
 
 @dataclass(frozen=True)
-class ChosenRows:
-    """Some rows of an array, for instance of a bank's memory-mapped features, in a given order."""
+class ReadRows:
+    """Some rows of what is read, for instance of a bank, in a given order.
 
-    features: Float[np.ndarray, "n d"]
+    Args:
+        read: gives rows by their numbers.
+        rows: these numbers.
+        dim: of what is read.
+    """
+
+    read: Callable[[Rows], np.ndarray]
     rows: Int64[np.ndarray, " k"]
+    dim: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Return how many rows there are, and their dimension."""
-        return len(self.rows), self.features.shape[1]
+        return len(self.rows), self.dim
 
     def __getitem__(self, rows: slice | Rows, /) -> np.ndarray:
-        """Return some of the chosen rows."""
-        block: np.ndarray = self.features[self.rows[rows]]
-        return block
+        """Read some of the rows."""
+        return self.read(self.rows[rows])
 
 
 def through(

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from mixbct.data.bank import DenoiseManifest, FeatureBank, check_norms
+from mixbct.data.bank import Bounds, FeatureBank, check_norms
 from mixbct.errors import FeatureError, RecipeError
+from mixbct.schemas.data import DenoiseManifest
 
 # rows; larger ones leave the processor's cache, smaller ones are mostly overhead
 CHUNK = 4096
@@ -37,6 +38,7 @@ def credible_rows(
     keep: float = 0.9,
     normalise_columns: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    within: Bounds | None = None,
 ) -> Bool[np.ndarray, " n"]:
     """Return which rows are among the ⌈keep·n⌉ nearest to their class mean.
 
@@ -49,9 +51,10 @@ def credible_rows(
         normalise_columns: divide each column by its norm over all rows, after the rows were
             normalised.
         progress: called with (rows read, rows to read) over all passes.
+        within: the least and the largest norm that a row can have.
 
     Raises:
-        FeatureError: a row is NaN, infinite or zero.
+        FeatureError: a row is NaN, infinite or zero, or its norm is not `within`.
         RecipeError: `keep` is out of range.
     """
     if not 0 < keep <= 1:
@@ -86,7 +89,7 @@ def credible_rows(
         means.index_add_(0, classes[chunk], rows)
         if normalise_columns:
             squares.add_(rows.double().square().sum(0))
-    check_norms(torch.empty(count).index_copy_(0, rows_at, norms).numpy())
+    check_norms(torch.empty(count).index_copy_(0, rows_at, norms).numpy(), within=within)
     # a column of zeros stays one
     scale = torch.where(squares > 0, squares, 1.0).rsqrt().float()
     means.div_(counts[:, None])
@@ -155,7 +158,9 @@ def denoise(
 ) -> DenoiseManifest:
     """Decide which rows of a bank are credible (see `credible_rows`) and record it in the bank."""
     try:
-        credible = credible_rows(bank.features, bank.labels, keep, normalise_columns, progress)
+        credible = credible_rows(
+            bank.features, bank.labels, keep, normalise_columns, progress, bank.manifest.norms
+        )
     except FeatureError as error:
         raise FeatureError(f"the feature bank {bank.path}: {error}") from error
     return bank.save_credible(credible, keep, normalise_columns)

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float32
 
 from mixbct.backbones.model import EmbeddingModel
-from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import root_digest
+from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Source
 from mixbct.features.stored import Embedder, StoredVectors
@@ -33,16 +35,19 @@ def extract(
 
     Chunks of 8,192 rows are written and marked one by one; after a kill the same call with
     `resume` goes on with the first chunk that has no mark. With `resume`, a finished bank of
-    the same model and data is returned as it is.
+    the same model and data is returned as it is, and an unfinished one of more rows (of which some
+    could not be read) hands over what is finished.
 
     Raises:
         BankError: see `BankWriter`.
-        FeatureError: the model gave NaN, infinity or a zero vector; it names the images.
+        FeatureError: the model gave NaN, infinity, a zero vector or one that `dtype` cannot hold;
+            it names the images.
         BadImageError: an image cannot be read.
     """
     manifest = BankManifest(
         contract=model.contract,
         data_digest=source.digest(),
+        source_digest=root_digest(source),
         rows=len(source),
         dim=model.contract.dim,
         dtype=dtype,
@@ -50,9 +55,7 @@ def extract(
     )
     if resume and (out / "manifest.json").exists():
         bank = FeatureBank(out)
-        if bank.manifest.model_dump(exclude={"created"}) == manifest.model_dump(
-            exclude={"created"}
-        ):
+        if plan_of(bank.manifest) == plan_of(manifest):
             return bank
     keys = source.keys()
     writer = BankWriter(out, manifest, source.labels(), keys, resume)

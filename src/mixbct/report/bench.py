@@ -14,8 +14,8 @@ from rich.text import Text
 from mixbct.files import write_atomically
 from mixbct.report.charts import Plot, percent_axis
 from mixbct.report.figures import Figure
-from mixbct.report.page import page_template
 from mixbct.report.tables import MARKS, Trend, interval, percent, points
+from mixbct.report.templates import render_page
 from mixbct.schemas.bench import METRICS, BenchRow, BenchSummary, BenchTable, Score
 
 INDEPENDENT = "independent"
@@ -316,7 +316,8 @@ def colour(summary: BenchSummary, table: BenchTable, row: BenchRow) -> str:
 
 def render_bench(summary: BenchSummary) -> str:
     """Return the page; it refers to nothing outside itself."""
-    return page_template("bench.html.j2").render(
+    return render_page(
+        "bench.html.j2",
         summary=summary,
         lead=_lead(summary).replace("*", ""),
         headings=headings(summary),

@@ -1,8 +1,7 @@
-"""Charts as inline SVG that the page's style sheet colours.
+"""Charts as inline SVG that the page's style sheet colours: where everything lies.
 
-A chart holds geometry and class names alone: lines take the colour of their class, text and
-axes that of the page, so that one drawing serves light, dark and print. Nothing depends on a
-clock, a font file or a hash, so that equal results give equal bytes.
+The shapes themselves are in `shapes.svg.j2`. Nothing depends on a clock, a font file or a hash,
+so that equal results give equal bytes.
 """
 
 import math
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from markupsafe import Markup
+
+from mixbct.report.templates import environment
 
 Tick = tuple[float, str]
 
@@ -75,52 +76,44 @@ class Plot:
     top: int = 12
     bottom: int = 44
 
+    @property
+    def end(self) -> int:
+        """Where the frame ends on the right."""
+        return self.width - self.right
+
+    @property
+    def floor(self) -> int:
+        """Where the frame ends below."""
+        return self.height - self.bottom
+
     def px(self, value: float) -> float:
         """Return the horizontal pixel of a value."""
-        return self.left + self.x.place(value) * (self.width - self.left - self.right)
+        return self.left + self.x.place(value) * (self.end - self.left)
 
     def py(self, value: float) -> float:
         """Return the vertical pixel of a value."""
-        return (
-            self.height - self.bottom - self.y.place(value) * (self.height - self.top - self.bottom)
-        )
+        return self.floor - self.y.place(value) * (self.floor - self.top)
 
     def svg(self, title: str, *layers: Markup) -> Markup:
         """Return the chart: axes below, then `layers` in order. `title` is read aloud."""
-        opening = '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">'
-        return (
-            Markup(opening).format(self.width, self.height, title)
-            + self._axes()
-            + Markup("").join(layers)
-            + Markup("</svg>")
-        )
+        return _draw("chart", self, title, layers)
 
     def line(self, colour: str, points: Iterable[tuple[float, float]], title: str) -> Markup:
-        """Draw a line through (x, y); values that are not finite are left out."""
-        path = _path(self._thin(points))
-        return Markup('<path class="line {}" d="{}"><title>{}</title></path>').format(
-            colour, path, title
-        )
+        """Draw a line through (x, y)."""
+        return _draw("line", colour, [(self.px(x), self.py(y)) for x, y in points], title)
 
     def steps(self, colour: str, edges: Sequence[float], heights: Sequence[float]) -> Markup:
         """Draw a filled histogram of `len(edges) - 1` bars, down to the axis' low end."""
-        low = self.y.low
-        corners = [(edges[0], low)]
-        for (left, right), height in zip(pairwise(edges), heights, strict=True):
-            corners += [(left, height), (right, height)]
-        corners.append((edges[-1], low))
-        pixels = ((self.px(x), self.py(y)) for x, y in corners)
-        return Markup('<path class="bars {}" d="{}Z"/>').format(colour, _path(pixels))
+        tops = zip(pairwise(edges), heights, strict=True)
+        corners = [(x, height) for sides, height in tops for x in sides]
+        ring = [(edges[0], self.y.low), *corners, (edges[-1], self.y.low)]
+        return _draw("steps", colour, [(self.px(x), self.py(y)) for x, y in ring])
 
     def whisker(
         self, colour: str, x: float, value: float, low: float, high: float, title: str
     ) -> Markup:
         """Draw a dot at (x, value) and its interval."""
-        here = f"{self.px(x):.1f}"
-        return Markup(
-            '<g class="whisker {}"><title>{}</title>'
-            '<path class="line" d="M{} {:.1f}V{:.1f}"/><circle cx="{}" cy="{:.1f}" r="4.5"/></g>'
-        ).format(colour, title, here, self.py(low), self.py(high), here, self.py(value))
+        return _draw("whisker", colour, self.px(x), *map(self.py, (value, low, high)), title)
 
     def dot(
         self,
@@ -132,85 +125,19 @@ class Plot:
         to_the_left: bool = False,
     ) -> Markup:
         """Draw a dot with its name beside it; `x` and `y` are (value, low, high)."""
-        (left, top), (x_low, x_high) = (self.px(x[0]), self.py(y[0])), map(self.px, x[1:])
-        side = "end" if to_the_left or left > self.width * 0.8 else "start"
-        return Markup(
-            '<g class="dot {}"><title>{}</title>'
-            '<path class="line" d="M{:.1f} {:.1f}H{:.1f}M{:.1f} {:.1f}V{:.1f}"/>'
-            '<circle cx="{:.1f}" cy="{:.1f}" r="4.5"/>'
-            '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text></g>'
-        ).format(
-            colour,
-            title,
-            *(x_low, top, x_high, left, self.py(y[1]), self.py(y[2])),
-            *(left, top, left + (-8 if side == "end" else 8), top - 6, side, text),
-        )
+        across, down = list(map(self.px, x)), list(map(self.py, y))
+        left = to_the_left or across[0] > self.width * 0.8
+        return _draw("dot", colour, across, down, text, title, left)
 
     def across(self, y: float, text: str) -> Markup:
         """Draw a level from side to side with its name above the right end."""
-        here = self.py(y)
-        return Markup(
-            '<path class="level" d="M{} {:.1f}H{}"/><text class="end" x="{}" y="{:.1f}">{}</text>'
-        ).format(self.left, here, self.width - self.right, self.width - self.right, here - 5, text)
+        return _draw("across", self, self.py(y), text)
 
     def upright(self, x: float, text: str = "") -> Markup:
         """Draw a vertical mark over the whole height, with its name at the foot."""
-        here, foot = self.px(x), self.height - self.bottom
-        mark = Markup('<path class="mark" d="M{:.1f} {}V{}"/>').format(here, self.top, foot)
-        if text:
-            mark += Markup('<text class="end" x="{:.1f}" y="{}">{}</text>').format(
-                here - 5, foot - 6, text
-            )
-        return mark
-
-    def _axes(self) -> Markup:
-        floor, end = self.height - self.bottom, self.width - self.right
-        parts = [
-            Markup('<path class="axis" d="M{} {}H{}"/>').format(self.left, floor, end),
-        ]
-        for value, text in self.x.ticks:
-            parts.append(
-                Markup('<text class="mid" x="{:.1f}" y="{}">{}</text>').format(
-                    self.px(value), floor + 16, text
-                )
-            )
-        for value, text in self.y.ticks:
-            here = self.py(value)
-            parts.append(
-                Markup(
-                    '<path class="grid" d="M{} {:.1f}H{}"/><text class="end" x="{}" y="{:.1f}">{}'
-                    "</text>"
-                ).format(self.left, here, end, self.left - 7, here + 4, text)
-            )
-        if self.x.title:
-            parts.append(
-                Markup('<text class="mid title" x="{}" y="{}">{}</text>').format(
-                    (self.left + end) / 2, self.height - 6, self.x.title
-                )
-            )
-        if self.y.title:
-            middle = (self.top + floor) / 2
-            parts.append(
-                Markup(
-                    '<text class="mid title" transform="rotate(-90 12 {})" x="12" y="{}">{}</text>'
-                ).format(middle, middle, self.y.title)
-            )
-        return Markup("").join(parts)
-
-    def _thin(self, points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-        """Return pixels without those that no eye could tell from the one before."""
-        kept: list[tuple[float, float]] = []
-        last: tuple[float, float] | None = None
-        for x, y in points:
-            if not (math.isfinite(x) and math.isfinite(y)):
-                continue
-            last = (self.px(x), self.py(y))
-            if not kept or math.dist(kept[-1], last) >= 0.75:
-                kept.append(last)
-        if last is not None and kept[-1] != last:
-            kept.append(last)
-        return kept
+        return _draw("upright", self, self.px(x), text)
 
 
-def _path(pixels: Iterable[tuple[float, float]]) -> str:
-    return "".join(f"{'L' if index else 'M'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(pixels))
+def _draw(shape: str, *content: object) -> Markup:
+    shapes = environment().get_template("shapes.svg.j2").module
+    return Markup(getattr(shapes, shape)(*content))

@@ -1,6 +1,6 @@
 """The report's figures: ROC, CMC, life after the upgrade, score histograms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -8,7 +8,7 @@ from markupsafe import Markup
 from mixbct.report.charts import Axis, Plot, decade_axis, percent_axis
 from mixbct.report.names import BASELINE, MAIN_FAR, Named
 from mixbct.report.tables import interval, percent
-from mixbct.schemas.result import Combination, Estimate, OperatingPoint, tar_name
+from mixbct.schemas.result import Combination, Curve, tar_name
 
 _CMC_RANKS = 20
 
@@ -22,11 +22,6 @@ class Figure:
     named: Named | None = None
 
 
-def main_point(one: Combination) -> OperatingPoint | None:
-    """Return the operating point at `MAIN_FAR`, or None where it was not measured."""
-    return next((p for p in one.operating_points if abs(p.far / MAIN_FAR - 1) < 1e-6), None)
-
-
 def curves(named: Sequence[Named]) -> list[Named]:
     """Return the combinations that ROC and CMC show: all but the mixed galleries."""
     return [one for one in named if not one.mixed]
@@ -37,20 +32,18 @@ def roc(named: Sequence[Named]) -> Figure:
     plot = Plot(
         decade_axis(-6, 0, "false-accept rate"), percent_axis([0.0, 1.0], "true-accept rate, %")
     )
-    lines = [
-        plot.line(one.colour, _above(one, plot.x.low), one.short) for one in reversed(curves(named))
-    ]
+
+    def points(one: Named) -> list[tuple[float, float]]:
+        found = _curve(one.data.roc)
+        # from the last one at or left of the frame on
+        left = sum(x <= plot.x.low for x, _ in found)
+        return found[max(left - 1, 0) :]
+
+    lines = [plot.line(one.colour, points(one), one.short) for one in reversed(curves(named))]
     return Figure(
         plot.svg("ROC: true-accept rate over false-accept rate", *lines),
         "ROC. How many genuine pairs pass, at each rate of impostors let through.",
     )
-
-
-def _above(one: Named, low: float) -> list[tuple[float, float]]:
-    """Return the curve's points from the last one at or left of `low` on."""
-    points = list(zip(one.data.roc.x, one.data.roc.y, strict=True))
-    left = sum(x <= low for x, _ in points)
-    return points[max(left - 1, 0) :]
 
 
 def cmc(named: Sequence[Named]) -> Figure:
@@ -60,16 +53,11 @@ def cmc(named: Sequence[Named]) -> Figure:
     they would press all others into one line; the caption names them.
     """
     shown = {
-        one.name: [
-            (rank, share)
-            for rank, share in zip(one.data.cmc.x, one.data.cmc.y, strict=True)
-            if rank <= _CMC_RANKS
-        ]
+        one.name: [(rank, share) for rank, share in _curve(one.data.cmc) if rank <= _CMC_RANKS]
         for one in curves(named)
     }
-    first = {name: points[0][1] for name, points in shown.items() if points}
-    bound = first.get(BASELINE, 0.0) / 2
-    off = [one for one in curves(named) if first.get(one.name, 0.0) < bound]
+    first = {name: points[0][1] if points else 0.0 for name, points in shown.items()}
+    off = [one for one in curves(named) if first[one.name] < first.get(BASELINE, 0.0) / 2]
     kept = [one for one in curves(named) if one not in off and shown[one.name]]
     shares = [share for one in kept for _, share in shown[one.name]]
     ticks = tuple((float(rank), str(rank)) for rank in (1, 5, 10, 15, 20))
@@ -80,70 +68,57 @@ def cmc(named: Sequence[Named]) -> Figure:
     lines = [plot.line(one.colour, shown[one.name], one.short) for one in reversed(kept)]
     caption = "CMC. How many queries have a right item among the first hits."
     if off:
-        below = ", ".join(
-            f"{one.short} ({percent(one.data.rank1.value)} % at rank 1)" for one in off
-        )
-        caption += f" Below the axis: {below}."
+        below = (f"{one.short} ({percent(one.data.rank1.value)} % at rank 1)" for one in off)
+        caption += f" Below the axis: {', '.join(below)}."
     return Figure(plot.svg("CMC: share of queries with a right hit, by rank", *lines), caption)
+
+
+def _curve(curve: Curve) -> list[tuple[float, float]]:
+    return list(zip(curve.x, curve.y, strict=True))
 
 
 def life(named: Sequence[Named]) -> list[Figure]:
     """Draw mAP and TAR against the share of the gallery that the new model has enrolled.
 
-    Nothing is drawn where no mixed gallery was measured.
+    Nothing is drawn where no mixed gallery was measured, nor a figure that one of them lacks.
     """
-    stations = sorted(
-        ((one.enrolled, one) for one in named if one.enrolled is not None), key=lambda s: s[0]
-    )
-    today = next(one for one in named if one.name == BASELINE)
     if not any(one.mixed for one in named):
         return []
-    figures = [_life("mAP", stations, today, lambda one: one.mean_average_precision)]
-    if all(main_point(one.data) for one in [today, *(one for _, one in stations)]):
-        figures.append(_life(tar_name(MAIN_FAR), stations, today, _main_tar))
-    return figures
+    return [
+        _life(metric, named)
+        for metric in ("mAP", tar_name(MAIN_FAR))
+        if all(metric in one.data.metrics() for one in named if _at_a_station(one))
+    ]
 
 
-def _main_tar(one: Combination) -> Estimate:
-    point = main_point(one)
-    assert point is not None
-    return point.tar
+def _at_a_station(one: Named) -> bool:
+    return one.enrolled is not None or one.name == BASELINE
 
 
-def _life(
-    figure: str,
-    stations: Sequence[tuple[float, Named]],
-    today: Named,
-    read: Callable[[Combination], Estimate],
-) -> Figure:
-    level = read(today.data).value
-    found = [(share, one, read(one.data)) for share, one in stations]
+def _life(metric: str, named: Sequence[Named]) -> Figure:
+    level = next(one.data.metric(metric).value for one in named if one.name == BASELINE)
+    stations = [(s, one) for one in named if (s := one.enrolled) is not None]
+    found = sorted(((s, one, one.data.metric(metric)) for s, one in stations), key=lambda f: f[0])
     ends = [end for _, _, estimate in found for end in (estimate.low, estimate.high)]
     # room at both sides, so that the first and the last dot stand clear of the frame
-    across = Axis(
-        -0.04, 1.04, tuple((s, f"{100 * s:g}") for s, _ in stations), "gallery enrolled by new, %"
-    )
-    plot = Plot(across, percent_axis([level, *ends], f"{figure}, %"), height=280)
+    ticks = tuple((share, f"{100 * share:g}") for share, _, _ in found)
+    across = Axis(-0.04, 1.04, ticks, "gallery enrolled by new, %")
+    plot = Plot(across, percent_axis([level, *ends], f"{metric}, %"), height=280)
     dots = [
         plot.whisker(
-            one.colour,
-            share,
-            estimate.value,
-            estimate.low,
-            estimate.high,
-            f"{one.name}: {percent(estimate.value)} % [{interval(estimate)}]",
+            *(one.colour, share, figure.value, figure.low, figure.high),
+            f"{one.name}: {percent(figure.value)} % [{interval(figure)}]",
         )
-        for share, one, estimate in found
+        for share, one, figure in found
     ]
-    trail = plot.line("trail", ((s, e.value) for s, _, e in found), figure)
     return Figure(
         plot.svg(
-            f"{figure} by the share of the gallery that the new model enrolled",
-            plot.across(level, f"{today.name} {percent(level)}"),
-            trail,
+            f"{metric} by the share of the gallery that the new model enrolled",
+            plot.across(level, f"{BASELINE} {percent(level)}"),
+            plot.line("trail", ((share, figure.value) for share, _, figure in found), metric),
             *dots,
         ),
-        f"{figure} of new queries, as the gallery fills with vectors of the new model.",
+        f"{metric} of new queries, as the gallery fills with vectors of the new model.",
     )
 
 
@@ -175,7 +150,7 @@ def _histogram(one: Named, scores: Axis) -> Figure:
         plot.steps(f"genuine {one.colour}", shown.edges, shown.genuine),
     ]
     caption = ""
-    if point := main_point(one.data):
+    if point := next((p for p in one.data.operating_points if p.far == MAIN_FAR), None):
         layers.append(plot.upright(point.threshold))
         caption = f"{percent(point.tar.value)} % of genuine pairs above {point.threshold:.3f}"
     drawing = plot.svg(f"Scores of genuine and impostor pairs, {one.name}", *layers)

@@ -1,10 +1,9 @@
 """What each combination is called, in which order it stands and which colour it keeps."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle
 
-from mixbct.errors import ResultError
 from mixbct.schemas.result import Combination, Result
 
 BASELINE = "old/old"
@@ -61,32 +60,19 @@ def named_combinations(result: Result) -> list[Named]:
 
     First those that have a name of their own, then any other, then the mixed galleries by the
     share that the new model enrolled.
-
-    Raises:
-        ResultError: old/old or new/old is missing, without which there is nothing to compare.
     """
-    for name in (BASELINE, CROSS):
-        if name not in result.combinations:
-            raise ResultError(
-                f"the result {result.title!r} has no combination {name!r} (it has "
-                f"{', '.join(result.combinations) or 'none'}); evaluate the upgrade again"
-            )
-    known = [name for name in _KNOWN if name in result.combinations]
     shares = {name: enrolled_share(one) for name, one in result.combinations.items()}
-    others = [name for name in result.combinations if name not in _KNOWN]
-    mixed = sorted((share, name) for name in others if (share := shares[name]) is not None)
+    others = [name for name in shares if name not in _KNOWN]
     free = [name for name in others if shares[name] is None]
-
-    found = [Named(name, *_KNOWN[name], result.combinations[name], shares[name]) for name in known]
-    for name, colour in zip(free, _cycle(_OTHER_COLOURS, len(free)), strict=True):
+    mixed = sorted(set(others) - set(free), key=lambda name: (shares[name] or 0.0, name))
+    said = {name: _KNOWN[name] for name in _KNOWN if name in shares}
+    for name, colour in zip(free, cycle(_OTHER_COLOURS), strict=False):
         one = result.combinations[name]
-        says = f"{one.query} queries, {one.gallery} gallery"
-        found.append(Named(name, name, says, colour, one, None))
-    for (share, name), colour in zip(mixed, _cycle(_MIXED_COLOURS, len(mixed)), strict=True):
-        short = f"{100 * share:g} % enrolled since"
-        says = "new queries; the rest of the gallery is old"
-        found.append(Named(name, short, says, colour, result.combinations[name], share))
-    return found
+        said[name] = (name, f"{one.query} queries, {one.gallery} gallery", colour)
+    for name, colour in zip(mixed, cycle(_MIXED_COLOURS), strict=False):
+        short = f"{100 * (shares[name] or 0.0):g} % enrolled since"
+        said[name] = (short, "new queries; the rest of the gallery is old", colour)
+    return [Named(name, *said[name], result.combinations[name], shares[name]) for name in said]
 
 
 def enrolled_share(combination: Combination) -> float | None:
@@ -100,7 +86,3 @@ def enrolled_share(combination: Combination) -> float | None:
         return float(combination.gallery == "new")
     percent = re.search(r"(\d+(?:\.\d+)?)\s*%", combination.gallery)
     return float(percent[1]) / 100 if percent else None
-
-
-def _cycle(colours: tuple[str, ...], count: int) -> Iterable[str]:
-    return [colours[index % len(colours)] for index in range(count)]

@@ -4,21 +4,17 @@ The page refers to nothing outside itself: figures are inline SVG, example image
 URIs, fonts are the reader's. Everything that comes from the result is escaped.
 """
 
-import functools
-import re
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mixbct.errors import ResultError
 from mixbct.files import write_atomically
 from mixbct.report import figures
 from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
-from mixbct.report.tables import MARKS, columns, interval, percent, points, rows, trend, verdict
+from mixbct.report.results import combinations_table, remedies, verdict
+from mixbct.report.tables import MARKS, percent
+from mixbct.report.templates import render_page
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.result import Estimate, Result, tar_name
-
-_PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 
 
 def render_report(result: Result, outcome: GateOutcome) -> str:
@@ -30,7 +26,7 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
     forms of the same character; without it the reader's system decides.
 
     Raises:
-        ResultError: the result lacks old/old or new/old, or the outcome is not about it.
+        ResultError: the outcome is not about this result.
     """
     if outcome.result_digest != result.digest():
         raise ResultError(
@@ -38,15 +34,15 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
             f"{result.digest()[:16]}; run the gate on this result"
         )
     named = named_combinations(result)
-    return page_template("page.html.j2").render(
+    return render_page(
+        "page.html.j2",
         result=result,
         outcome=outcome,
         verdict=verdict(outcome),
         lead=_lead(result, outcome),
         tiles=_tiles(result),
-        columns=columns(result),
-        rows=rows(result),
-        unresolved=any(cell and not cell.resolved for row in rows(result) for cell in row.cells),
+        remedies=remedies(outcome),
+        table=combinations_table(result),
         marks=MARKS,
         curves=figures.curves(named),
         curve_figures=[figures.roc(named), figures.cmc(named)],
@@ -61,34 +57,10 @@ def write_report(path: Path, result: Result, outcome: GateOutcome) -> None:
     """Write the report to `path`, whole or not at all.
 
     Raises:
-        ResultError: the result lacks old/old or new/old, or the outcome is not about it.
+        ResultError: the outcome is not about this result.
         DiskFullError: there is no space left.
     """
     write_atomically(path, render_report(result, outcome))
-
-
-@functools.cache
-def page_template(name: str) -> Template:
-    """Return a page's template, with the filters that write figures."""
-    environment = Environment(
-        loader=PackageLoader("mixbct.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "interval": interval,
-        "points": points,
-        "points_interval": _points_interval,
-        "trend": trend,
-        "rate": _rate,
-        "count": _count,
-        "png": _png,
-    }
-    return environment.get_template(name)
 
 
 def _lead(result: Result, outcome: GateOutcome) -> str:
@@ -119,25 +91,3 @@ def _tiles(result: Result) -> list[tuple[str, Estimate, Estimate, Estimate | Non
         for name in names
         if name in before and name in after
     ]
-
-
-def _points_interval(difference: Estimate) -> str:
-    return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}".replace("-", "−")
-
-
-def _rate(value: float) -> str:
-    """Return a rate as the field writes it: 0.00097 → `9.7e-4`."""
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
-def _count(value: int | str) -> str:
-    """Return a number with its thousands set apart; text stays as it is."""
-    return f"{value:,}" if isinstance(value, int) else value
-
-
-def _png(uri: str) -> str:
-    """Return a PNG data URI as it is and anything else, such as an address, as nothing."""
-    return uri if _PNG.fullmatch(uri) else ""

@@ -1,48 +1,101 @@
-"""The table of all combinations: as rows for the page, for the terminal and as Markdown.
+"""Tables of figures with intervals and paired differences, for pages and for terminals.
 
-Figures are percentages. A row's differences to old/old are the paired ones of the result, so
-they carry an interval of their own: `up` and `down` say that it excludes zero.
+Figures are percentages. A mark says where the interval of a difference lies: ▲ above zero, ▼ below,
+≈ around it.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from mixbct.report.names import BASELINE, CROSS, Named, named_combinations
-from mixbct.schemas.gate import GateOutcome
-from mixbct.schemas.result import Estimate, Result, tar_name
+from mixbct.schemas.result import Estimate
 
 Trend = Literal["up", "down", "level"]
 MARKS: dict[Trend, str] = {"up": "▲", "down": "▼", "level": "≈"}
-_RICH_STYLES: dict[Trend, str] = {"up": "green", "down": "red", "level": "dim"}
+_STYLES: dict[Trend, str] = {"up": "green", "down": "red", "level": "dim"}
+_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the table."""
+    """One figure: its text, its interval, its difference; what is missing is empty."""
 
-    estimate: Estimate
-    difference: Estimate | None
-    best: bool
-    """The highest in its column of those that search the untouched gallery."""
-    resolved: bool
-    """False for a TAR at a FAR that the number of impostor pairs cannot resolve."""
-
-    @property
-    def trend(self) -> Trend:
-        """Where the paired difference lies by its interval; `level` when it holds zero."""
-        return "level" if self.difference is None else trend(self.difference)
+    value: str
+    interval: str = ""
+    difference: str = ""
+    trend: Trend = "level"
+    best: bool = False
+    """To be set in bold."""
+    span: str = ""
+    """The interval of the difference."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One combination; a cell is None where the result lacks the figure."""
+    """Figures of one thing, with its name, what it is in short and at length, and its colour."""
 
-    named: Named
-    cells: tuple[Cell | None, ...]
+    name: str
+    cells: tuple[Cell, ...]
+    short: str = ""
+    note: str = ""
+    colour: str = ""
+    main: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, with the name of each column; `corner` names what the rows are."""
+
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    caption: str = ""
+    title: str | None = None
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return a table for a terminal: figure, interval and difference, one below the other."""
+    shown = RichTable(
+        title=table.title,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        caption=table.caption,
+        caption_justify="left",
+    )
+    shown.add_column(table.corner, overflow="fold", min_width=12)
+    for column in table.columns:
+        shown.add_column(visible(column), justify="right", no_wrap="\n" not in column)
+    for row in table.rows:
+        name = Text(visible(row.name), style="bold" if row.main else "")
+        name.append(f"\n{visible(row.short)}" if row.short else "", style="dim")
+        shown.add_row(name, *map(_rich_cell, row.cells))
+    return shown
+
+
+def _rich_cell(cell: Cell) -> Text:
+    text = Text(cell.value, style="bold" if cell.best else "")
+    if cell.interval:
+        text.append(f"\n{cell.interval.replace(' to ', '–')}", style="dim")
+    if cell.difference:
+        text.append(f"\n{MARKS[cell.trend]} {cell.difference}", style=_STYLES[cell.trend])
+    return text
+
+
+def figure_cell(figure: Estimate, difference: Estimate | None = None, best: bool = False) -> Cell:
+    """Return the cell of a figure, with its paired difference where there is one."""
+    cell = Cell(percent(figure.value), interval(figure), best=best)
+    if difference is None:
+        return cell
+    return Cell(
+        *(cell.value, cell.interval, points(difference), trend(difference), best),
+        span=points_interval(difference),
+    )
 
 
 def trend(difference: Estimate) -> Trend:
@@ -64,134 +117,22 @@ def interval(estimate: Estimate) -> str:
 
 def points(difference: Estimate) -> str:
     """Return a difference in percentage points with its sign: `+7.6`, `−0.4`."""
-    return f"{100 * difference.value:+.1f}".replace("-", "−")
+    return _signed(difference.value)
 
 
-def columns(result: Result) -> list[str]:
-    """Return the table's figures: mAP, rank-1, then TAR from the loosest FAR to the strictest."""
-    fars = {point.far for one in result.combinations.values() for point in one.operating_points}
-    return ["mAP", "rank-1", *(tar_name(far) for far in sorted(fars, reverse=True))]
+def points_interval(difference: Estimate) -> str:
+    """Return the 95 % interval of a difference in points: `+6.4 to +8.9`."""
+    return f"{_signed(difference.low)} to {_signed(difference.high)}"
 
 
-def rows(result: Result) -> list[Row]:
-    """Return the table, one row a combination, with cells in the order of `columns`."""
-    named = named_combinations(result)
-    figures = columns(result)
-    best = {
-        figure: max(one.data.metrics()[figure].value for one in named if _has(one, figure))
-        for figure in figures
-        if any(_has(one, figure) for one in named)
-    }
-    return [
-        Row(one, tuple(_cell(result, one, figure, best) for figure in figures)) for one in named
-    ]
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
 
 
-def _has(one: Named, figure: str) -> bool:
-    return one.cross and figure in one.data.metrics()
+def visible(text: str) -> str:
+    """Return a foreign text without controls: those of terminals, and those that turn text round.
 
-
-def _cell(result: Result, one: Named, figure: str, best: dict[str, float]) -> Cell | None:
-    estimate = one.data.metrics().get(figure)
-    if estimate is None:
-        return None
-    paired = result.difference(one.name, BASELINE)
-    unresolved = {tar_name(p.far) for p in one.data.operating_points if not p.resolved}
-    return Cell(
-        estimate=estimate,
-        difference=paired.metrics.get(figure) if paired else None,
-        best=one.cross and estimate.value == best[figure],
-        resolved=figure not in unresolved,
-    )
-
-
-def verdict_line(outcome: GateOutcome, result: Result) -> str:
-    """Return the verdict in one line of plain text, for the end of a command's output."""
-    before = result.combinations[BASELINE].mean_average_precision.value
-    after = result.combinations[CROSS].mean_average_precision.value
-    passed = sum(check.passed for check in outcome.checks)
-    parts = [
-        f"mAP {percent(before)} → {percent(after)} % on the untouched gallery",
-        f"{passed} of {len(outcome.checks)} checks passed",
-    ]
-    if result.update_gain is not None:
-        gain = f"update gain {percent(result.update_gain.value)} %"
-        parts.insert(1, f"{gain} [{interval(result.update_gain)}]")
-    return f"{verdict(outcome)}: {', '.join(parts)}"
-
-
-def verdict(outcome: GateOutcome) -> str:
-    """Return the verdict in words."""
-    return "Compatible" if outcome.passed else "Not compatible"
-
-
-def results_table(result: Result) -> Table:
-    """Return the table for a terminal: figure, interval, paired difference to old/old."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-        caption=_caption(result),
-        caption_justify="left",
-    )
-    table.add_column("query/gallery", overflow="fold", min_width=12)
-    for figure in columns(result):
-        table.add_column(figure, justify="right", no_wrap=True)
-    for row in rows(result):
-        name = Text(row.named.name, style="bold" if row.named.name == CROSS else "")
-        name.append(f"\n{row.named.short}", style="dim")
-        table.add_row(name, *(_rich_cell(cell) for cell in row.cells))
-    return table
-
-
-def _rich_cell(cell: Cell | None) -> Text:
-    if cell is None:
-        return Text("–", style="dim")
-    text = Text(_figure(cell), style="bold" if cell.best else "")
-    text.append(f"\n{percent(cell.estimate.low)}–{percent(cell.estimate.high)}", style="dim")
-    if cell.difference is not None:
-        text.append(
-            f"\n{MARKS[cell.trend]} {points(cell.difference)}", style=_RICH_STYLES[cell.trend]
-        )
-    return text
-
-
-def _figure(cell: Cell) -> str:
-    return percent(cell.estimate.value) + ("" if cell.resolved else " †")
-
-
-def _caption(result: Result) -> str:
-    says = "%, 95 % interval, paired difference to old/old (▲ ▼: its interval excludes zero)"
-    if any(not p.resolved for c in result.combinations.values() for p in c.operating_points):
-        says += "; †: too few impostor pairs for this FAR"
-    return says
-
-
-def to_markdown(result: Result, outcome: GateOutcome) -> str:
-    """Return verdict, checks and table as Markdown that ends with a newline."""
-    figures = columns(result)
-    lines = [f"## {_plain(result.title)}", "", f"**{_plain(verdict_line(outcome, result))}**", ""]
-    lines += [f"- {'✓' if check.passed else '✗'} {_plain(check.says)}" for check in outcome.checks]
-    lines += ["", f"| query/gallery | | {' | '.join(figures)} |"]
-    lines += [f"| --- | --- |{' ---: |' * len(figures)}"]
-    for row in rows(result):
-        cells = " | ".join(_markdown_cell(cell) for cell in row.cells)
-        lines.append(f"| {_plain(row.named.name)} | {_plain(row.named.short)} | {cells} |")
-    return "\n".join([*lines, "", _caption(result), ""])
-
-
-def _markdown_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "–"
-    figure = f"**{_figure(cell)}**" if cell.best else _figure(cell)
-    text = f"{figure} [{interval(cell.estimate)}]"
-    if cell.difference is None:
-        return text
-    return f"{text} {MARKS[cell.trend]} {points(cell.difference)}"
-
-
-def _plain(text: str) -> str:
-    """Return a string that cannot end a table cell, start a tag or break a line."""
-    flat = " ".join(text.split())
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    >>> visible("photo\\u202egpj.exe")
+    'photogpj.exe'
+    """
+    return _UNSEEN.sub("", text)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 
 
 class ArrayManifest(Record):
@@ -14,14 +14,15 @@ class ArrayManifest(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["image-array"] = "image-array"
     name: str
-    images: int
-    size: int
+    images: int = Field(gt=0)
+    size: int = Field(gt=0)
     channels: Literal[1, 3]
     classes: tuple[str, ...]
     groups: tuple[str, ...] = Field(
         (), description="families of instances that must not be split, e.g. of typefaces"
     )
     content_digest: str
+    groups_digest: str | None = Field(None, exclude_if=absent)
     origin: dict[str, str] = Field({}, description="where it came from, for people")
 
 
@@ -35,7 +36,9 @@ class SplitManifest(Record):
     rule: str
     seed: int
     parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
-    skipped: tuple[str, ...] = Field((), description="keys left out since they cannot be read")
+    skipped: tuple[str, ...] = Field(
+        (), description="keys, and damaged records, that were left out"
+    )
 
 
 class BankManifest(Record):
@@ -45,8 +48,28 @@ class BankManifest(Record):
     kind: Literal["feature-bank"] = "feature-bank"
     contract: Contract
     data_digest: str
+    source_digest: str | None = Field(
+        None, description="of the whole source that the rows were chosen from", exclude_if=absent
+    )
     rows: int = Field(gt=0)
     dim: int = Field(gt=0)
     dtype: Literal["float16", "float32"]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(description="none: the rows have no labels")
+    digests: dict[str, str] | None = Field(
+        None, description="SHA-256 of each file, once it was written", exclude_if=absent
+    )
+    norms: tuple[float, float] | None = Field(
+        None, description="the least and the largest of the stored rows", exclude_if=absent
+    )
     created: str = Field(default_factory=now)
+
+
+class DenoiseManifest(Record):
+    """`credible.json` in a feature bank: how `credible.npy` came about."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    keep: float = Field(gt=0, le=1)
+    normalise_columns: bool
+    credible: int
+    rows: int
+    sha256: str | None = Field(None, description="of credible.npy", exclude_if=absent)

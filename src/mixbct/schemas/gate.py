@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+from mixbct.schemas.result import Cosine, Rate
 
 
 class GateCheck(Record):
@@ -17,6 +18,9 @@ class GateCheck(Record):
     bound: float
     passed: bool
     says: str = Field(description="the condition and what was seen, in one sentence")
+    remedy: str | None = Field(
+        None, exclude_if=absent, description="what to try next where it failed"
+    )
 
 
 class GateOutcome(Record):
@@ -26,6 +30,15 @@ class GateOutcome(Record):
     passed: bool
     checks: tuple[GateCheck, ...]
     result_digest: str
+    training: str | None = Field(
+        None, exclude_if=absent, description="what is known of the classes that the models saw"
+    )
+
+    @model_validator(mode="after")
+    def _follows_from_its_checks(self) -> "GateOutcome":
+        if self.passed != all(check.passed for check in self.checks):
+            raise ValueError(f"passed is {self.passed}, but not by its checks")
+        return self
 
 
 class Edge(Record):
@@ -38,8 +51,8 @@ class Edge(Record):
     from_contract: Contract
     to_contract: Contract
     result_digest: str
-    threshold: float = Field(description="keeps the false-accept rate `far` across the edge")
-    far: float
+    threshold: Cosine = Field(description="keeps the false-accept rate `far` across the edge")
+    far: Rate
     bridge: Bridge | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, now
-from mixbct.schemas.result import Estimate
+from mixbct.schemas.result import DifferenceEstimate, Share, ShareEstimate, Standings
 
 
 class VersionPair(Record):
@@ -14,8 +14,8 @@ class VersionPair(Record):
 
     query: int = Field(gt=0, description="version, counted from 1")
     gallery: int = Field(gt=0, description="version, at most `query`")
-    metrics: dict[str, Estimate]
-    gains: dict[str, Estimate] = Field(
+    metrics: dict[str, ShareEstimate]
+    gains: dict[str, DifferenceEstimate] = Field(
         description="M(query, gallery) − M(gallery, gallery), paired; none on the diagonal"
     )
 
@@ -27,14 +27,14 @@ class VersionPair(Record):
 class Summary(Record):
     """What one metric says over all versions 1 … T (Biondi et al., "CoReS", TPAMI 2023)."""
 
-    compatible: float = Field(
+    compatible: Share = Field(
         description="share of the T(T − 1)/2 pairs i > j with M(i, j) > M(j, j)"
     )
-    surely_compatible: float = Field(
+    surely_compatible: Share = Field(
         description="share of them whose paired difference has its whole interval above 0"
     )
-    mean_cross: Estimate = Field(description="mean of M(i, j) over the pairs i > j")
-    mean: Estimate = Field(description="mean of M(i, j) over the T(T + 1)/2 pairs i ≥ j")
+    mean_cross: ShareEstimate = Field(description="mean of M(i, j) over the pairs i > j")
+    mean: ShareEstimate = Field(description="mean of M(i, j) over the T(T + 1)/2 pairs i ≥ j")
 
 
 class GenerationsResult(Record):
@@ -50,6 +50,8 @@ class GenerationsResult(Record):
     mapped: tuple[bool, ...] = Field(
         description="whether a version's queries reach the version before through a bridge"
     )
+    trained_apart: Standings = Field({})
+    """By version: v1, v2, …"""
     pairs: tuple[VersionPair, ...]
     summary: dict[str, Summary] = Field(description="by metric")
 

@@ -8,7 +8,25 @@ from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.contract import Contract, Input, Preprocessing, VectorInput
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 
-__all__ = ["Contract", "Input", "ModelManifest", "Preprocessing", "VectorInput"]
+__all__ = ["Contract", "Input", "ModelManifest", "OldPart", "Preprocessing", "VectorInput"]
+
+
+class OldPart(Record):
+    """How much of the old model's bank took part in training."""
+
+    classes: int = Field(description="of the bank, that belong to a training class")
+    of_classes: int
+    features: int = Field(description="of the bank, of those classes, and credible where asked")
+    of_features: int
+    training_classes: int = Field(description="that have an old feature")
+    of_training_classes: int
+
+    def __str__(self) -> str:
+        return (
+            f"of the old bank's {self.of_classes:,} classes {self.classes:,} take part, with "
+            f"{self.features:,} of {self.of_features:,} features; they are "
+            f"{self.training_classes:,} of the {self.of_training_classes:,} training classes"
+        )
 
 
 class ModelManifest(Record):
@@ -24,6 +42,7 @@ class ModelManifest(Record):
     bridge: Bridge | None = Field(
         None, exclude_if=absent, description="to the old model that it was made for"
     )
+    old_part: OldPart | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)
 
     @model_validator(mode="before")

@@ -5,16 +5,16 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, now
-from mixbct.schemas.result import Curve
+from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, now
+from mixbct.schemas.result import Curve, Share
 
 
 class RatePoint(Record):
     """What is accepted at one threshold: TAR at a FAR (1:1), or TPIR at an FPIR (1:N)."""
 
-    wanted: float = Field(description="the FAR or FPIR asked for")
-    measured: float = Field(description="the FAR or FPIR at the threshold")
-    rate: float = Field(description="the TAR or TPIR at the threshold")
+    wanted: Share = Field(description="the FAR or FPIR asked for")
+    measured: Share = Field(description="the FAR or FPIR at the threshold")
+    rate: Share = Field(description="the TAR or TPIR at the threshold")
     threshold: float = Field(description="accept a score above this")
     resolved: bool = Field(description="false where there are fewer than 1/wanted impostors")
 
@@ -22,9 +22,9 @@ class RatePoint(Record):
 class Verification(Record):
     """1:1 figures over genuine and impostor pairs."""
 
-    genuine_pairs: int
-    impostor_pairs: int
-    auc: float = Field(description="area under the ROC curve; ties count one half")
+    genuine_pairs: Count
+    impostor_pairs: Count
+    auc: Share = Field(description="area under the ROC curve; ties count one half")
     points: tuple[RatePoint, ...] = Field(
         description="the largest TAR whose measured FAR does not exceed the wanted one"
     )
@@ -38,26 +38,26 @@ class Fold(Record):
     """One fold: the threshold is the best one of the others."""
 
     threshold: float = Field(description="accept a score above this")
-    accuracy: float
+    accuracy: Share
 
 
 class GallerySearch(Record):
     """1:N figures of all probes against one gallery."""
 
     gallery: str
-    templates: int
-    mated_probes: int
-    non_mated_probes: int
+    templates: Count
+    mated_probes: Count
+    non_mated_probes: Count
     points: tuple[RatePoint, ...] = Field(description="TPIR at FPIR; FPIR of non-mated probes")
-    ranks: dict[str, float] = Field(description="rank-k → share of mated probes")
+    ranks: dict[str, Share] = Field(description="rank-k → share of mated probes")
 
 
 class Identification(Record):
     """1:N figures: each gallery's, and over both."""
 
     galleries: tuple[GallerySearch, ...]
-    tpir: dict[str, float] = Field(description="TPIR@FPIR, the mean over the galleries")
-    ranks: dict[str, float] = Field(description="rank-k, pooled over the galleries' mated probes")
+    tpir: dict[str, Share] = Field(description="TPIR@FPIR, the mean over the galleries")
+    ranks: dict[str, Share] = Field(description="rank-k, pooled over the galleries' mated probes")
 
 
 class ProtocolResult(Record):
@@ -81,7 +81,7 @@ class PairsResult(ProtocolResult):
     """A verification set: accuracy over folds."""
 
     kind: Literal["pairs"] = "pairs"
-    accuracy: float = Field(description="mean over the folds")
+    accuracy: Share = Field(description="mean over the folds")
     accuracy_deviation: float = Field(description="standard deviation over the folds")
     folds: tuple[Fold, ...]
 
@@ -96,9 +96,9 @@ class IjbResult(ProtocolResult):
 class LayoutCounts(Record):
     """What `mixbct data ijb-layout` wrote."""
 
-    images: int
-    subjects: int
-    galleries: tuple[int, int] = Field(description="templates, one a subject, of G1 and G2")
-    probes: int = Field(description="probe templates")
-    genuine_pairs: int
-    impostor_pairs: int
+    images: Count
+    subjects: Count
+    galleries: tuple[Count, Count] = Field(description="templates, one a subject, of G1 and G2")
+    probes: Count = Field(description="probe templates")
+    genuine_pairs: Count
+    impostor_pairs: Count

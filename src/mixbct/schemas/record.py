@@ -2,20 +2,24 @@
 
 Every file that one command writes and another reads has its model in this folder. All are frozen
 and refuse unknown keys, so that a file from another version fails with a reason, not silently.
+Numbers are finite: JSON has no NaN and no infinity, so a record that held one could not be read.
 """
 
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
-from mixbct.errors import MixbctError
+from mixbct.errors import DataError, MixbctError
 from mixbct.reading import read_bytes, shown
 
 SCHEMA_VERSION: Final = 1
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""How many of something."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -33,15 +37,28 @@ def absent(value: object) -> bool:
 class Record(BaseModel):
     """Base of every record on disk."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def to_json(self) -> str:
-        """Return the record as indented JSON that ends with a newline."""
-        return self.model_dump_json(indent=1) + "\n"
+        """Return the record as indented JSON that ends with a newline.
+
+        Raises:
+            DataError: a name is no text.
+        """
+        return self._json(1) + "\n"
 
     def digest(self) -> str:
         """Return the hexadecimal SHA-256 of the record's canonical JSON."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self._json(None).encode()).hexdigest()
+
+    def _json(self, indent: int | None) -> str:
+        try:
+            return self.model_dump_json(indent=indent)
+        except PydanticSerializationError as problem:
+            raise DataError(
+                f"a name cannot be written down as text ({problem}): where it came from the "
+                "command line or from a file's name, run in a UTF-8 locale (LC_ALL=C.UTF-8)"
+            ) from None
 
 
 def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what: str) -> ModelT:
@@ -52,10 +69,25 @@ def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what:
         raise error(f"{shown(path)} is not a readable {what}: {first_problem(problem)}") from None
 
 
+def made_of(
+    model: type[ModelT], error: type[MixbctError], what: str, content: dict[str, Any]
+) -> ModelT:
+    """Return the record of what a person asked for; raise `error` where it cannot be."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as problem:
+        raise error(f"{what} cannot be so: {first_problem(problem)}") from None
+
+
 def first_problem(problem: Exception) -> str:
     """Return the first thing that is wrong with a record, and where, in one line."""
     if not isinstance(problem, ValidationError):
         return "it is nested too deep"
     first = problem.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    return one_line(f"{place}: {first['msg']}" if place else first["msg"])
+
+
+def one_line(text: str) -> str:
+    """Return foreign text for a message: on one line, without anything that cannot be printed."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])

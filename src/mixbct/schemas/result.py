@@ -1,12 +1,36 @@
-"""What one evaluation of an upgrade says. Reports, gates and benches read nothing else."""
+"""What one evaluation of an upgrade says. Reports, gates and benches read nothing else.
 
-from typing import Any, Literal
+What one figure may be is checked here, when a result is made or read; whether the figures of a
+result agree with each other, by the gate.
+"""
 
-from pydantic import Field, model_validator
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
 
 from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
+
+ROUNDING = 1e-9
+"""Figures that differ by less than this are equal."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=1e-12, lt=1)]
+"""A false-accept rate that is asked for."""
+Cosine = Annotated[float, Field(ge=-2, le=2)]
+"""A cosine, or an edge of the bins that hold all of them."""
+Density = Annotated[float, Field(ge=0, le=1 / ROUNDING)]
+
+Standing = Literal["apart", "head", "declared", "unknown"]
+"""How the classes that a model was trained on stand to those that it is tested on: none of one
+name; so for a head, over an encoder of which nobody can know; some of one name that a person
+declared to be others; not known, since its vectors or weights came from elsewhere."""
+Standings = Annotated[
+    dict[str, Standing],
+    Field(exclude_if=lambda found: not found, description="by role; none: not looked at"),
+]
 
 
 class Estimate(Record):
@@ -16,14 +40,35 @@ class Estimate(Record):
     low: float
     high: float
 
+    @model_validator(mode="after")
+    def _in_order(self) -> "Estimate":
+        if not self.low <= self.value <= self.high:
+            raise ValueError(
+                f"{self.value} lies outside of its interval, {self.low} to {self.high}"
+            )
+        return self
+
+
+def _within(least: int) -> AfterValidator:
+    def check(figure: Estimate) -> Estimate:
+        if figure.low < least - ROUNDING or figure.high > 1 + ROUNDING:
+            raise ValueError(f"{figure.low} to {figure.high} is not within {least} to 1")
+        return figure
+
+    return AfterValidator(check)
+
+
+ShareEstimate = Annotated[Estimate, _within(0)]
+DifferenceEstimate = Annotated[Estimate, _within(-1)]
+
 
 class OperatingPoint(Record):
     """The largest TAR whose measured FAR does not exceed `far`, and where it was found."""
 
-    far: float
-    tar: Estimate
-    threshold: float = Field(description="accept a pair when its score is above this")
-    measured_far: float
+    far: Rate
+    tar: ShareEstimate
+    threshold: Cosine = Field(description="accept a pair when its score is above this")
+    measured_far: Share
     resolved: bool = Field(description="false where there are fewer than 1/far impostor pairs")
 
 
@@ -33,13 +78,29 @@ class Curve(Record):
     x: tuple[float, ...]
     y: tuple[float, ...]
 
+    @model_validator(mode="after")
+    def _as_many(self) -> "Curve":
+        if len(self.x) != len(self.y):
+            raise ValueError(f"a curve of {len(self.x)} x and {len(self.y)} y; expected as many")
+        return self
+
 
 class Histogram(Record):
     """Densities of genuine and impostor scores over the same bins."""
 
-    edges: tuple[float, ...]
-    genuine: tuple[float, ...]
-    impostor: tuple[float, ...]
+    edges: tuple[Cosine, ...] = Field(min_length=2)
+    genuine: tuple[Density, ...]
+    impostor: tuple[Density, ...]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "Histogram":
+        if not len(self.genuine) == len(self.impostor) == len(self.edges) - 1:
+            raise ValueError(
+                f"{len(self.genuine)} and {len(self.impostor)} bars between {len(self.edges)} edges"
+            )
+        if any(right - left < ROUNDING for left, right in pairwise(self.edges)):
+            raise ValueError("the edges of the bins do not ascend")
+        return self
 
 
 class Combination(Record):
@@ -47,12 +108,12 @@ class Combination(Record):
 
     query: str = Field(description="the query model's role")
     gallery: str = Field(description="the gallery's, e.g. old, new, new 50 %")
-    mean_average_precision: Estimate
-    rank1: Estimate
-    rank5: Estimate
+    mean_average_precision: ShareEstimate
+    rank1: ShareEstimate
+    rank5: ShareEstimate
     operating_points: tuple[OperatingPoint, ...]
-    genuine_pairs: int
-    impostor_pairs: int
+    genuine_pairs: Count
+    impostor_pairs: Count
     roc: Curve
     cmc: Curve
     histogram: Histogram
@@ -87,7 +148,7 @@ class Difference(Record):
 
     of: str
     minus: str
-    metrics: dict[str, Estimate]
+    metrics: dict[str, DifferenceEstimate]
 
 
 class CarriedThreshold(Record):
@@ -96,11 +157,11 @@ class CarriedThreshold(Record):
     It is set on one half of the query classes and measured on the other half.
     """
 
-    far: float
-    old_threshold: float = Field(description="where the old system reaches `far`")
-    far_at_old_threshold: float = Field(description="what new/old accepts there, all classes")
-    threshold: float = Field(description="where new/old reaches `far`, calibration half")
-    measured_far: float = Field(description="what new/old accepts there, the other half")
+    far: Rate
+    old_threshold: Cosine = Field(description="where the old system reaches `far`")
+    far_at_old_threshold: Share = Field(description="what new/old accepts there, all classes")
+    threshold: Cosine = Field(description="where new/old reaches `far`, calibration half")
+    measured_far: Share = Field(description="what new/old accepts there, the other half")
 
 
 class Match(Record):
@@ -108,7 +169,7 @@ class Match(Record):
 
     key: str
     label: str
-    score: float
+    score: Cosine
     image: str = Field(description="a PNG as a data URI, or empty")
 
 
@@ -125,9 +186,9 @@ class Example(Record):
 class ModelCost(Record):
     """What it took to train one model."""
 
-    seconds: float
-    images: int
-    steps: int
+    seconds: float = Field(ge=0)
+    images: Count
+    steps: Count
 
 
 class Result(Record):
@@ -144,10 +205,11 @@ class Result(Record):
     bridge: Bridge | None = Field(
         None, exclude_if=absent, description="that new queries searched the old gallery through"
     )
+    trained_apart: Standings = Field({})
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
-    negative_flips: float = Field(description="right at rank 1 under old/old, wrong under new/old")
+    negative_flips: Share = Field(description="right at rank 1 under old/old, wrong under new/old")
     carried_threshold: CarriedThreshold
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
@@ -165,6 +227,14 @@ class Result(Record):
         new, old = self.models.get("new"), self.models.get("old")
         if self.bridge and new and old and (problem := self.bridge.problem(new, old)):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _compares(self) -> "Result":
+        for name in ("old/old", "new/old"):
+            if name not in self.combinations:
+                there = ", ".join(self.combinations) or "none"
+                raise ValueError(f"it has no combination {name!r}, but {there}; evaluate again")
         return self
 
     def difference(self, of: str, minus: str) -> Difference | None:

@@ -59,7 +59,7 @@ def save_checkpoint(
         signed = manifest.model_copy(
             update={"tensors_digest": sha256_file(partial / "tensors.safetensors")}
         )
-        (partial / "manifest.json").write_text(signed.to_json())
+        (partial / "manifest.json").write_text(signed.to_json(), encoding="utf-8")
     for older in folder.glob("step-*"):
         if older != path:
             shutil.rmtree(older)

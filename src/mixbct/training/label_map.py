@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixbct.errors import DataError
+from mixbct.reading import read_lines_of, wrong_line
 
 
 def read_label_map(path: Path, old: Sequence[str], new: Sequence[str]) -> Mapping[str, str]:
@@ -22,23 +23,16 @@ def read_label_map(path: Path, old: Sequence[str], new: Sequence[str]) -> Mappin
         DataError: the file cannot be read or is empty, a line is not two names, a name is not
             among the bank's or the data's, or an old class is named twice; it has the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"there is no label map at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the label map {path} cannot be read: {error}") from error
+    lines = read_lines_of(path, "label map")
     found: dict[str, str] = {}
     known = (("the old bank", old, set(old)), ("the training data", new, set(new)))
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line:
             continue
-        names = line.split("\t")
+        names = [name.strip(" ") for name in line.split("\t")]
         if len(names) != 2:
-            raise DataError(
-                f"{path}, line {number}: expected an old class, one tab and a training class, "
-                f"found {line!r}"
-            )
+            form = "an old class, one tab and a training class"
+            raise DataError(wrong_line(path, number, form, line))
         for name, (where, there, quick) in zip(names, known, strict=True):
             if name not in quick:
                 close = difflib.get_close_matches(name, there, 1)

@@ -20,10 +20,10 @@ class StepLog:
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / "steps.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
-        self._file = path.open("a")
+        path.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
         self._board: Any = None
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter

@@ -1,5 +1,6 @@
 """The old model as the training set sees it: its bank, and what methods need of it."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 
 from mixbct.backbones.model import read_manifest
 from mixbct.data.bank import FeatureBank
-from mixbct.data.source import Rows, Selection, Source
+from mixbct.data.bank_source import root_digest
+from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
@@ -19,12 +21,14 @@ from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import OldPart
 from mixbct.training.label_map import read_label_map
 from mixbct.training.whitened_bank import whitened
 
 
-def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]:
-    """Return the old bank that a recipe names, and exactly what its method needs of it.
+def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task, OldPart | None]:
+    """Return the old bank that a recipe names, exactly what its method needs of it, and how much
+    of the bank that is.
 
     Raises:
         BankError: see `open_old_bank` and `open_old_classifier`.
@@ -32,7 +36,7 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
     """
     labels = source.labels()
     if not isinstance(recipe.method, CompatibleSettings):
-        return None, Task(labels, recipe.train.batch)
+        return None, Task(labels, recipe.train.batch), None
     needs = METHODS[recipe.method.name].needs
     dim = recipe.model.dim if recipe.method.query_map is None else None
     bank, old = open_old_bank(recipe.method.bank, source, dim, needs, recipe.method.label_map)
@@ -48,7 +52,11 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task]
     weights = None
     if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
         weights = open_old_classifier(recipe.method.old_model, bank, source, old.gallery_map)
-    return bank, Task(labels, recipe.train.batch, old, directions, stats, weights)
+    task = Task(labels, recipe.train.batch, old, directions, stats, weights)
+    part = _part(bank, old, len(source.classes()))
+    if part.classes < part.of_classes or part.training_classes < part.of_training_classes:
+        logging.getLogger(__name__).warning("%s", part)
+    return bank, task, part
 
 
 def open_old_classifier(
@@ -134,8 +142,7 @@ def open_old_bank(
                 "(with --keep 1 to keep every feature)"
             )
     rows = _rows_of_same_images(bank, source)
-    paired = rows is not None
-    if paired and label_map is not None:
+    if rows is not None and label_map is not None:
         raise BankError(
             f"the bank {path} is of the training images, row by row: leave method.label_map out"
         )
@@ -146,25 +153,52 @@ def open_old_bank(
             f"{', '.join(bank.classes()[:3])}, …; the data's are "
             f"{', '.join(source.classes()[:3])}, …; tie them with method.label_map"
         )
-    if "paired_old" in needs and not paired:
+    if "paired_old" in needs and rows is None:
         raise BankError(
             f"this method compares each image's new feature with its old one, but the bank {path} "
             "was not extracted from these training images: extract one from them, or choose a "
             "method that takes any bank, such as 'mixbct' with draw = 'bank'"
         )
     if rows is None:
-        return bank, OldRows(labels, paired, bank.read, credible)
+        return bank, OldRows(labels, False, bank.read, credible)
     kept = None if credible is None else credible[rows]
-    return bank, OldRows(labels[rows], paired, lambda chosen: bank.read(rows[chosen]), kept)
+    return bank, OldRows(labels[rows], True, lambda chosen: bank.read(rows[chosen]), kept)
+
+
+def _part(bank: FeatureBank, old: OldRows, training_classes: int) -> OldPart:
+    """Count what takes part of the bank: credible features of training classes."""
+    used = old.labels >= 0
+    if old.credible is not None:
+        used &= old.credible
+    met = np.unique(old.labels[used])
+    return OldPart(
+        # paired classes go by one name on both sides; of others several can be one training class
+        classes=len(met) if old.paired else len(np.unique(bank.labels[used])),
+        of_classes=len(np.unique(bank.labels)),
+        features=int(used.sum()),
+        of_features=len(bank),
+        training_classes=len(met),
+        of_training_classes=training_classes,
+    )
 
 
 def _rows_of_same_images(bank: FeatureBank, source: Source) -> Rows | None:
-    """Return the bank's row of each training row, or None where it is of other images."""
-    if bank.manifest.data_digest == source.digest():
+    """Return the bank's row of each training row, or None where it is not of all of them.
+
+    Images are told by their keys where bank and training set were chosen from the same source,
+    whatever was left out of each.
+    """
+    manifest = bank.manifest
+    if manifest.data_digest == source.digest():
         return np.arange(len(source))
-    if isinstance(source, Selection) and bank.manifest.data_digest == source.source.digest():
+    if isinstance(source, Selection) and manifest.data_digest == source.source.digest():
         return source.rows
-    return None
+    if (manifest.source_digest or manifest.data_digest) != root_digest(source):
+        return None
+    keys = source.keys()
+    row_of = {key: row for row, key in enumerate(bank.keys())}
+    rows = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+    return rows if rows.min() >= 0 else None
 
 
 def _training_classes(bank: FeatureBank, source: Source, label_map: Path | None) -> Rows:
@@ -172,8 +206,7 @@ def _training_classes(bank: FeatureBank, source: Source, label_map: Path | None)
     names: Sequence[str | None] = bank.classes()
     if label_map is not None:
         # a map may name classes of the data of which this part has no row
-        every = source.source.classes() if isinstance(source, Selection) else source.classes()
-        tied = read_label_map(label_map, bank.classes(), every)
+        tied = read_label_map(label_map, bank.classes(), root_of(source).classes())
         names = [tied.get(name) for name in bank.classes()]
     index = {name: i for i, name in enumerate(source.classes())}
     return np.array([-1 if n is None else index.get(n, -1) for n in names], dtype=np.int64)

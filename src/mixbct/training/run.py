@@ -76,6 +76,7 @@ def train(
             source.classes(),
             source.digest(),
             trainer.bridge_from,
+            trainer.old_part,
         )
     cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
     write_atomically(out / "cost.json", cost.to_json())

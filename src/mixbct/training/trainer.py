@@ -88,7 +88,7 @@ class Trainer:
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
         self.device = open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
-        self.bank, task = open_task(recipe, source)
+        self.bank, task, self.old_part = open_task(recipe, source)
         self.old = task.old
         self.inputs_digest = _inputs_digest(source, self.takes, self.bank, task)
         self.steps_per_epoch = task.steps_per_epoch

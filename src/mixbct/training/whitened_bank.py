@@ -5,7 +5,7 @@ being changed. A new model that is trained against the whitened rows searches th
 the same map, which therefore goes into its bridge.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,24 +13,8 @@ from jaxtyping import Float32
 from mixbct.adapters.whiten import whitening
 from mixbct.data.source import Rows
 from mixbct.errors import BankError, FeatureError
-from mixbct.features.bridged import through
+from mixbct.features.bridged import ReadRows, through
 from mixbct.methods import OldRows
-
-
-@dataclass(frozen=True)
-class _OfTrainingClasses:
-    """The old rows of training classes, read a block at a time."""
-
-    old: OldRows
-    rows: Rows
-    dim: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self.rows), self.dim
-
-    def __getitem__(self, rows: slice | Rows, /) -> np.ndarray:
-        return self.old.read(self.rows[rows])
 
 
 def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
@@ -46,7 +30,7 @@ def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
     """
     rows = np.flatnonzero(old.labels >= 0)
     try:
-        side = whitening(_OfTrainingClasses(old, rows, dim), old.labels[rows], shrinkage)
+        side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage)
     except FeatureError as error:
         raise BankError(f"method.whiten = {shrinkage:g}: {error}; leave it out") from error
 

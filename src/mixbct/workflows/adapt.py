@@ -10,23 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from mixbct.adapters.moments import Labels
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.bank_source import BankSource
-from mixbct.data.source import Rows
-from mixbct.data.split import open_part
 from mixbct.errors import BankError, ModelError
-from mixbct.features.bridged import ChosenRows, Vectors
+from mixbct.features.bridged import ReadRows, Vectors
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import open_embedder
 from mixbct.schemas.bridge import Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.choose import choose, fit_maps, told_apart
 from mixbct.workflows.progress import Stage, silent
-from mixbct.workflows.rows import open_rows
+from mixbct.workflows.rows import open_rows, rows_of
 
 CHOOSE = "choose"
 
@@ -51,7 +50,7 @@ def adapt(
     kind: str = CHOOSE,
     data: Path | None = None,
     split: Path | None = None,
-    part: str = "new_train",
+    part: str | None = None,
     shrinkage: float | None = None,
     model_out: Path | None = None,
     device: str = "cpu",
@@ -67,7 +66,7 @@ def adapt(
         data: images, or a bank, whose items both embed; needed unless both are banks, which by
             themselves give all items that they share.
         split: use only a part of the items.
-        part: that part.
+        part: that part; None: `new_train`.
         shrinkage: of cca and whiten; None: their own.
         model_out: also write a copy of the new model's folder that carries the bridge.
         device: where to embed.
@@ -132,7 +131,7 @@ def items_of_data(
     target: Path,
     data: Path,
     split: Path | None,
-    part: str,
+    part: str | None,
     device: str = "cpu",
     stage: Stage = silent,
 ) -> PairedItems:
@@ -149,7 +148,7 @@ def items_of_data(
 
 
 def items_of_banks(
-    source: FeatureBank, target: FeatureBank, split: Path | None = None, part: str = "new_train"
+    source: FeatureBank, target: FeatureBank, split: Path | None = None, part: str | None = None
 ) -> PairedItems:
     """Return the items that two banks share by their keys, in the order of the first.
 
@@ -157,13 +156,20 @@ def items_of_banks(
         BankError: there is none, or a key occurs twice in a bank.
     """
     banks = source, target
-    chosen = None if split is None else open_part(BankSource(source), split, part).rows
+    chosen = np.arange(len(source))
+    if split is not None or part is not None:
+        chosen = rows_of(BankSource(source), split, part)[0].rows
     rows = shared_rows(source, target, chosen)
-    labels = (told_apart(bank.labels[r]) for bank, r in zip(banks, rows, strict=True))
+    sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
+    labels = (
+        told_apart(bank.labels[side.rows])
+        for bank, side in zip(banks, sides, strict=True)
+        if bank.classes()
+    )
     return PairedItems(
         (source.manifest.contract, target.manifest.contract),
-        ChosenRows(source.features, rows[0]),
-        ChosenRows(target.features, rows[1]),
+        sides[0],
+        sides[1],
         next((found for found in labels if found is not None), None),
         str(source.path),
         source.manifest.data_digest,
@@ -171,21 +177,14 @@ def items_of_banks(
 
 
 def shared_rows(
-    first: FeatureBank, second: FeatureBank, chosen: Rows | None = None
-) -> tuple[Rows, Rows]:
-    """Return the rows of both banks that have the same keys, in the order of the first.
-
-    Args:
-        first: a bank.
-        second: another.
-        chosen: only these rows of the first.
+    first: FeatureBank, second: FeatureBank, chosen: Int64[np.ndarray, " k"]
+) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """Return, of `chosen` rows of a bank, those whose keys another has, and its rows of them.
 
     Raises:
         BankError: there is none, or a key occurs twice in a bank.
     """
     keys = first.keys(), second.keys()
-    if chosen is None:
-        chosen = np.arange(len(first))
     if keys[0] == keys[1]:
         return chosen, chosen
     for bank, names in zip((first, second), keys, strict=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import DEMO_QUERY_GROUPS, build_glyphs
-from mixbct.data.source import Source
+from mixbct.data.source import Source, readable_rows
 from mixbct.data.split import make_split
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
@@ -29,6 +29,7 @@ def run_demo(
     cache: Path,
     seed: int = 1,
     overrides: list[str] | None = None,
+    skip_bad: bool = False,
     resume: bool = False,
     stage: Stage = silent,
 ) -> Upgrade:
@@ -41,6 +42,7 @@ def run_demo(
         cache: where fetched fonts are kept.
         seed: of the choice of kanji, the split, the training and the bootstrap.
         overrides: `key=value` settings for all three recipes.
+        skip_bad: leave images that cannot be read out of every part of the split.
         resume: take up what an earlier run left.
         stage: opens a stage of the progress display.
     """
@@ -61,13 +63,14 @@ def run_demo(
                 progress=lambda what, done, total: tick(done, total),
             )
     if not (split / "manifest.json").exists():
-        source = open_source(source_path)
+        source = open_source(source_path, skip_bad=skip_bad)
         make_split(
             source,
             split,
             seed=seed,
             test_classes=TEST_CLASSES if data is None else 0.4,
             held_out_groups=_query_groups(source),
+            skipped=readable_rows(source)[1] if skip_bad else (),
         )
     return run_upgrade(
         recipes["old"],
@@ -94,7 +97,9 @@ def _recipes(
 ) -> dict[str, Recipe]:
     recipes = {}
     for name in ("old", "new", "independent"):
-        content = tomllib.loads((files("mixbct") / f"workflows/recipes/{name}.toml").read_text())
+        content = tomllib.loads(
+            (files("mixbct") / f"workflows/recipes/{name}.toml").read_text("utf-8")
+        )
         content["seed"] = seed
         content["data"] |= {"path": data, "split": split}
         if name == "new":

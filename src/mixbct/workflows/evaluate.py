@@ -1,60 +1,74 @@
 """From model folders and a split to a `Result`: embed, map, compare, describe."""
 
-import base64
-import io
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
-from PIL import Image
 
 import mixbct
 from mixbct.data import open_source
 from mixbct.data.bank import normalise
 from mixbct.data.bank_source import encoder_of
-from mixbct.data.source import Source
-from mixbct.data.split import open_part
-from mixbct.distributed import row_rng
-from mixbct.errors import ResultError
+from mixbct.data.source import Selection, Source
+from mixbct.errors import DataError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.bridge import Bridge
+from mixbct.schemas.model import Input, VectorInput
 from mixbct.schemas.record import read_record
-from mixbct.schemas.result import Example, Match, ModelCost, Result
+from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
 from mixbct.workflows.choose import fit_maps
+from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.rows import rows_of
 
-EXAMPLES = 12
-TOP = 5
+FITTING = "new_train"
+"""The part on which the maps of the independent model are fitted."""
 
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """What models are compared on: a source, its split, and the names of the parts."""
+    """What models are compared on: a source, and its split into queries, gallery and the rest.
+
+    A source is opened once for all models that take the same input, and so is each part.
+    """
 
     path: Path
     split: Path
-    query: str = "query"
-    gallery: str = "gallery"
-    fitting: str = "new_train"
-    """The part on which the maps of the independent model are fitted."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read; `left_out` then names them."""
+    other_classes: bool = False
+    """Class names of the set that a model was trained on mean other classes here."""
+    left_out: set[str] = field(default_factory=set, init=False, compare=False)
+    _sources: dict[Input | None, Source] = field(default_factory=dict, init=False, compare=False)
+    _parts: dict[tuple[Input | None, str], Selection] = field(
+        default_factory=dict, init=False, compare=False
+    )
 
     def part(self, model: Embedder, name: str) -> Source:
-        """Open a part as `model` wants its images, or vectors."""
-        return open_part(open_source(self.path, model.takes), self.split, name)
+        """Return a part as `model` wants its images, or vectors."""
+        wanted = model.takes
+        if (wanted, name) not in self._parts:
+            if wanted not in self._sources:
+                self._sources[wanted] = open_source(self.path, wanted, self.skip_bad)
+            rows, bad = rows_of(self._sources[wanted], self.split, name, self.skip_bad)
+            self.left_out.update(bad)
+            self._parts[wanted, name] = rows
+        return self._parts[wanted, name]
 
-    def facts(self, query: Source, gallery: Source, replicates: int) -> dict[str, str | int]:
+    def facts(self, model: Embedder, replicates: int) -> dict[str, str | int]:
         """Return what a result says of the set that it was measured on."""
-        return {
+        query, gallery = self.part(model, "query"), self.part(model, "gallery")
+        facts: dict[str, str | int] = {
             "source": str(self.path),
             "query digest": query.digest(),
             "gallery digest": gallery.digest(),
@@ -63,6 +77,33 @@ class HeldOutSet:
             "classes": len(query.classes()),
             "bootstrap replicates": replicates,
         }
+        return facts | ({"images left out": len(self.left_out)} if self.left_out else {})
+
+    def standings(self, models: Mapping[str, Embedder]) -> dict[str, Standing]:
+        """Return, by role, how the classes that a model was trained on stand to those tested on.
+
+        Raises:
+            DataError: a model was trained on some of them, going by their names.
+        """
+        return {role: self._standing(role, model) for role, model in models.items()}
+
+    def _standing(self, role: str, model: Embedder) -> Standing:
+        if isinstance(model, StoredVectors) or not model.manifest.classes:
+            return "unknown"
+        parts = [self.part(model, name) for name in ("query", "gallery")]
+        tested = {name for part in parts for name in part.classes()}
+        known = sorted(tested & set(model.manifest.classes))
+        if known and not self.other_classes:
+            raise DataError(
+                f"{len(known)} of the {len(tested)} test classes ({', '.join(known[:3])}"
+                f"{', …' if len(known) > 3 else ''}) are among those that {role} "
+                f"({model.contract}) was trained on, so it would be judged on what it has learned: "
+                "name the split that it was trained with, or, where these names mean other "
+                "classes than in its training, add --other-classes"
+            )
+        if known:
+            return "declared"
+        return "head" if isinstance(model.takes, VectorInput) else "apart"
 
 
 def evaluate_models(
@@ -79,6 +120,7 @@ def evaluate_models(
     via: Sequence[Embedder] = (),
     bridge: Bridge | None = None,
     costs: dict[str, ModelCost] | None = None,
+    earlier: Path | None = None,
     stage: Stage = silent,
 ) -> Result:
     """Compare an old and a new model, and an independent one where there is one, on a test set.
@@ -98,26 +140,39 @@ def evaluate_models(
             through theirs.
         bridge: between new and old, in the place of the one that `new` carries.
         costs: of the models, by role.
+        earlier: a result that is returned if the same evaluation by these versions would give it
+            again; there may be none.
         stage: opens a stage of the progress display.
+
+    Raises:
+        DataError: a model was trained on classes of the test set, or the set cannot be read.
+        ContractError: a bridge leads to another model than `old`, or from another than `new`.
+        ResultError: `earlier` cannot be read.
     """
-    pairs = {"old": embed_pair(data, old, "old", stage), "new": embed_pair(data, new, "new", stage)}
+    models = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    between = bridge_between(new, old, via, bridge)
+    known: dict[str, Any] = {
+        "versions": versions(),
+        "seed": seed,
+        "models": {role: model.contract for role, model in models.items()},
+        "bridge": between,
+        "trained_apart": data.standings(models),
+        "data": data.facts(new, replicates) | ({"language": language} if language else {}),
+    }
+    if earlier is not None and earlier.exists():
+        found = read_record(earlier, Result, ResultError, "result")
+        wanted = {f"{name}/old" for name in adapters} if independent else set()
+        if wanted <= found.combinations.keys() and all(
+            getattr(found, name) == value for name, value in known.items()
+        ):
+            return found
+    pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
     mapped: dict[str, Pair] = {}
     if independent is not None:
-        pairs["independent"] = embed_pair(data, independent, "independent", stage)
         sides = pairs["independent"].query, pairs["old"].gallery
         mapped = _bridged(data, adapters, *sides, independent, old, stage)
-    used = bridge_between(new, old, via, bridge)
-    cross = across([used] if used else [], pairs["new"].query, pairs["old"].gallery)
-    query, gallery = data.part(new, data.query), data.part(new, data.gallery)
+    cross = across([between] if between else [], pairs["new"].query, pairs["old"].gallery)
     with stage("compare every combination") as tick:
-        combinations = 7 + 2 * (independent is not None) + len(mapped)
-        started = 0
-
-        def on_combination(name: str) -> None:
-            nonlocal started
-            tick(started, combinations)
-            started += 1
-
         figures = evaluate_upgrade(
             pairs["old"],
             pairs["new"],
@@ -126,60 +181,18 @@ def evaluate_models(
             cross=cross,
             seed=seed,
             replicates=replicates,
-            progress=on_combination,
+            progress=tick,
         )
-        tick(started, started)
-    models = {"old": old.contract, "new": new.contract}
-    if independent is not None:
-        models["independent"] = independent.contract
+    query, gallery = data.part(new, "query"), data.part(new, "gallery")
     return Result(
         title=title,
-        versions=versions(),
-        seed=seed,
-        data=data.facts(query, gallery, replicates) | ({"language": language} if language else {}),
-        models=models,
-        bridge=used,
-        combinations=figures.combinations,
-        differences=figures.differences,
-        update_gain=figures.update_gain,
-        negative_flips=figures.negative_flips,
-        carried_threshold=figures.carried_threshold,
+        **known,
+        **figures.content(),
         costs=costs or {},
         examples=()
         if encoder_of(gallery) is not None
-        else _examples(query, gallery, pairs["old"], cross, seed),
+        else choose_examples(query, gallery, pairs["old"], cross, seed),
     )
-
-
-def earlier_result(
-    path: Path,
-    data: HeldOutSet,
-    old: Embedder,
-    new: Embedder,
-    independent: Embedder | None,
-    seed: int,
-    replicates: int = REPLICATES,
-    adapters: Sequence[str] = ("procrustes",),
-    via: Sequence[Embedder] = (),
-    bridge: Bridge | None = None,
-) -> Result | None:
-    """Return the result at `path` if the same evaluation by these versions would give it again."""
-    if not path.exists():
-        return None
-    result = read_record(path, Result, ResultError, "result")
-    models = {"old": old, "new": new} | ({"independent": independent} if independent else {})
-    same = (
-        {role: model.contract.id for role, model in models.items()}
-        == {role: contract.id for role, contract in result.models.items()}
-        and data.part(new, data.query).digest() == result.data.get("query digest")
-        and data.part(new, data.gallery).digest() == result.data.get("gallery digest")
-        and seed == result.seed
-        and replicates == result.data.get("bootstrap replicates")
-        and result.bridge == bridge_between(new, old, via, bridge)
-        and versions() == result.versions
-        and (independent is None or {f"{a}/old" for a in adapters} <= result.combinations.keys())
-    )
-    return result if same else None
 
 
 def versions() -> dict[str, str]:
@@ -197,7 +210,7 @@ def versions() -> dict[str, str]:
 def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
     """Return what a model makes of the queries and of the gallery; both know classes alike."""
     sides = []
-    for name in (data.query, data.gallery):
+    for name in ("query", "gallery"):
         part = data.part(model, name)
         with stage(f"embed {name} ({role})") as tick:
             features = embed_source(model, part, progress=tick)
@@ -230,7 +243,7 @@ def _bridged(
     vectors of them were not stored.
     """
     roles = {"independent": independent, "old": old}
-    parts = {role: data.part(model, data.fitting) for role, model in roles.items()}
+    parts = {role: data.part(model, FITTING) for role, model in roles.items()}
     for role, model in roles.items():
         if isinstance(model, StoredVectors) and not model.holds(parts[role]):
             return {}
@@ -238,7 +251,7 @@ def _bridged(
         return {}
     fitted_on = []
     for (role, model), part in zip(roles.items(), parts.values(), strict=True):
-        with stage(f"embed {data.fitting} ({role}, for the bridges)") as tick:
+        with stage(f"embed {FITTING} ({role}, for the bridges)") as tick:
             fitted_on.append(normalise(embed_source(model, part, progress=tick), part.keys()))
     mapped = {}
     for name in adapters:
@@ -254,69 +267,3 @@ def _bridged(
         )
         mapped[name] = across([bridge], queries, gallery)
     return mapped
-
-
-def _examples(
-    query: Source, gallery: Source, old: Pair, cross: Pair, seed: int
-) -> tuple[Example, ...]:
-    """Choose queries at random from those of which one of the top five is wrong, before or after.
-
-    At most one a class, so that the sheet shows many.
-    """
-    pool = row_rng(seed).permutation(len(query))[: 50 * EXAMPLES].astype(np.int64)
-    before = _top(old.query.features[pool], old.gallery.features)
-    after = _top(cross.query.features[pool], cross.gallery.features)
-    labels = old.query.labels[pool]
-    wrong = (old.gallery.labels[before[1]] != labels[:, None]).any(1)
-    wrong |= (old.gallery.labels[after[1]] != labels[:, None]).any(1)
-    mated = np.isin(labels, old.gallery.labels)
-    chosen: list[int] = []
-    seen: set[int] = set()
-    for place in np.flatnonzero(wrong & mated):
-        if len(chosen) < EXAMPLES and labels[place] not in seen:
-            seen.add(int(labels[place]))
-            chosen.append(int(place))
-    rows = np.unique(np.concatenate([before[1][chosen], after[1][chosen]]))
-    images = {int(r): data_uri(i) for r, i in zip(rows, gallery.read(rows), strict=True)}
-    gallery_keys, gallery_labels = gallery.keys(), gallery.labels()
-    query_keys, query_labels = query.keys(), query.labels()
-
-    def matches(found: tuple[np.ndarray, np.ndarray], place: int) -> tuple[Match, ...]:
-        return tuple(
-            Match(
-                key=gallery_keys[row],
-                label=gallery.classes()[gallery_labels[row]],
-                score=float(score),
-                image=images[int(row)],
-            )
-            for score, row in zip(found[0][place], found[1][place], strict=True)
-        )
-
-    return tuple(
-        Example(
-            key=query_keys[pool[place]],
-            label=query.classes()[query_labels[pool[place]]],
-            image=data_uri(query.read(pool[[place]])[0]),
-            before=matches(before, place),
-            after=matches(after, place),
-        )
-        for place in chosen
-    )
-
-
-def _top(
-    queries: Float32[np.ndarray, "q d"], gallery: Float32[np.ndarray, "g d"]
-) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
-    scores, rows = faiss.knn(
-        queries, gallery, min(TOP, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT
-    )
-    return scores, rows
-
-
-def data_uri(image: np.ndarray) -> str:
-    """Return an image [h, w, c] as a PNG data URI, at most 64 pixels wide."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((64, 64))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

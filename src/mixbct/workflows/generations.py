@@ -35,12 +35,13 @@ def compare_generations(
     Raises:
         ContractError: a version's bridge leads to another model than the version before, or one
             that was given ties no two of these models, or does so the wrong way round.
-        DataError: there are fewer than two versions.
+        DataError: there are fewer than two versions, or one was trained on classes of the test set.
         FeatureError: versions differ in dimension and have no bridge, or bridges do not follow
             each other.
     """
     if len(models) < 2:
         raise DataError(f"name at least 2 versions, the oldest first, not {len(models)}")
+    standings = data.standings({f"v{n}": model for n, model in enumerate(models, 1)})
     ways = _ways(models, bridges)
     pairs = [
         embed_pair(data, model, f"version {number}", stage)
@@ -54,11 +55,11 @@ def compare_generations(
             replicates=replicates,
             progress=tick,
         )
-    query, gallery = data.part(models[0], data.query), data.part(models[0], data.gallery)
     return GenerationsResult(
         versions=versions(),
         seed=seed,
-        data=data.facts(query, gallery, replicates),
+        data=data.facts(models[0], replicates),
+        trained_apart=standings,
         models=tuple(model.contract for model in models),
         mapped=tuple(i > 0 and bool(ways[i, i - 1]) for i in range(len(models))),
         pairs=figures.pairs,

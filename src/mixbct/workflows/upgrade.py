@@ -17,7 +17,7 @@ import numpy as np
 
 from mixbct.backbones.model import EmbeddingModel, load_model
 from mixbct.errors import RecipeError
-from mixbct.evaluation.gate import GateSettings, edge_from, judge
+from mixbct.evaluation.gate import edge_from
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
@@ -28,9 +28,10 @@ from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import Record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
-from mixbct.workflows.evaluate import HeldOutSet, earlier_result, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, open_training_rows
+from mixbct.workflows.verdict import decide
 
 
 class Switch(Record):
@@ -80,40 +81,25 @@ def run_upgrade(
     costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
     new, independent = load_model(out / "new"), load_model(out / "independent")
     seed = new_recipe.seed
-    result = None
-    if resume:
-        result = earlier_result(out / "result.json", data, old, new, independent, seed)
-    if result is None:
-        result = evaluate_models(
-            data,
-            old,
-            new,
-            independent,
-            title=title,
-            language=language,
-            seed=seed,
-            costs=costs,
-            stage=stage,
-        )
-        write_atomically(out / "result.json", result.to_json())
+    result = evaluate_models(
+        data,
+        old,
+        new,
+        independent,
+        title=title,
+        language=language,
+        seed=seed,
+        costs=costs,
+        earlier=out / "result.json" if resume else None,
+        stage=stage,
+    )
+    write_atomically(out / "result.json", result.to_json())
     outcome = decide(out / "result.json", result)
     switch = None
     if outcome.passed:
         switch = switch_gallery(data, old, new, result, outcome, out, stage)
     write_report(out / "report.html", result, outcome)
     return Upgrade(result=result, gate=outcome, switch=switch)
-
-
-def decide(path: Path, result: Result, settings: GateSettings | None = None) -> GateOutcome:
-    """Judge a result and write gate.json, and edge.json if it passed, beside it at `path`."""
-    outcome = judge(result, settings)
-    edge = path.with_name("edge.json")
-    # first, so that no kill and no full disk leaves it beside a gate that failed
-    edge.unlink(missing_ok=True)
-    write_atomically(path.with_name("gate.json"), outcome.to_json())
-    if outcome.passed:
-        write_atomically(edge, edge_from(result, outcome).to_json())
-    return outcome
 
 
 def switch_gallery(
@@ -130,7 +116,7 @@ def switch_gallery(
     The gallery is written to `out`/gallery; one that is there is replaced.
     """
     shutil.rmtree(out / "gallery", ignore_errors=True)
-    items = data.part(old, data.gallery)
+    items = data.part(old, "gallery")
     names = [items.classes()[label] for label in items.labels()]
     with (
         Gallery.create(out / "gallery", old.contract, out / "old" / "model") as gallery,
@@ -153,7 +139,7 @@ def switch_gallery(
 
 def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
     """Return the share of queries whose nearest gallery row has their label."""
-    queries = data.part(model, data.query)
+    queries = data.part(model, "query")
     hits = gallery.search(embed_source(model, queries), model.contract, k=1)
     found = [hits.of(query)[0].label for query in range(len(queries))]
     wanted = [queries.classes()[label] for label in queries.labels()]
@@ -175,7 +161,8 @@ def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
 def _make_bank(
     old: EmbeddingModel, data: DataSettings, path: Path, resume: bool, stage: Stage
 ) -> None:
-    rows, _ = open_rows(data.path, old.preprocessing, data.split, data.part)
+    part = data.part if data.split else None
+    rows, _ = open_rows(data.path, old.preprocessing, data.split, part)
     with stage("extract the old model's bank") as tick:
         bank = extract(old, rows, path, resume=resume, progress=tick)
     if bank.credible() is None:

@@ -6,7 +6,7 @@ import pytest
 from mixbct.adapters import ADAPTERS, SHRUNK, moments
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
-from mixbct.features.bridged import ChosenRows, through
+from mixbct.features.bridged import ReadRows, through
 from mixbct.schemas.linear_map import LinearMap
 
 DIMENSIONS = [(8, 8), (12, 8), (8, 12)]
@@ -64,7 +64,9 @@ def test_a_fit_is_deterministic_and_free_of_how_rows_are_read(
     back = np.argsort(order)
     scale = np.random.default_rng(1).uniform(0.5, 9, (300, 1))
     again = ADAPTERS[name](
-        ChosenRows((source * scale)[order], back), ChosenRows(target[order], back), labels
+        ReadRows((source * scale)[order].__getitem__, back, 8),
+        ReadRows(target[order].__getitem__, back, 8),
+        labels,
     )
     for one, other in zip(first, again, strict=True):
         assert (one is None) == (other is None)

@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
-from mixbct.data.bank import BankWriter, FeatureBank, normalise  # noqa: E402
+from mixbct.data.bank import FeatureBank, normalise  # noqa: E402
+from mixbct.data.bank_writer import BankWriter  # noqa: E402
 from mixbct.schemas.data import BankManifest  # noqa: E402
 from mixbct.schemas.model import Contract  # noqa: E402
 

@@ -1,6 +1,7 @@
 """Models of three generations and dimensions, as a person uses them: train, judge, switch."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ from typer.testing import CliRunner
 
 from mixbct.backbones.model import load_model, save_with_bridge
 from mixbct.cli.verbs import app
-from mixbct.errors import ContractError, DataError, FeatureError, ModelError, ResultError
+from mixbct.data import open_source
+from mixbct.data.source import Source
+from mixbct.errors import (
+    BadImageError,
+    ContractError,
+    DataError,
+    FeatureError,
+    ModelError,
+    ResultError,
+)
 from mixbct.evaluation.gate import edge_from, judge
 from mixbct.features.extract import extract
 from mixbct.schemas.bridge import load_bridge
@@ -260,3 +270,68 @@ def test_what_adapt_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(FeatureError, match=r"queries of 8 dimensions with rows of 12: fit cca"):
         run("adapt", "whiten", "--from", "v1.bank", "--to", "v2.bank", *out)
     assert not (tmp_path / "b.json").exists()
+
+
+def test_a_model_is_not_judged_on_classes_that_it_was_trained_on(
+    made: Path, tmp_path: Path
+) -> None:
+    run("data", "split", "data", "--out", tmp_path / "other", "--test-classes", "5", "--seed", "9")
+    other = ("--data", "data", "--split", tmp_path / "other")
+    out = tmp_path / "result.json"
+    known = r"\d of the 5 test classes \(class\d\d.* among those that (old|v1) \(v1 "
+    with pytest.raises(DataError, match=known):
+        run("eval", "--old", "v1", "--new", "v2", *other, "--out", out)
+    assert not out.exists()
+    with pytest.raises(DataError, match=known):
+        run("generations", "v1", "v2", *other, "--out", out)
+    words = ("eval", "--old", "v1", "--new", "v2", "--out", out)
+    assert "were declared to be others" in run(*words, *other, "--other-classes")
+    assert json.loads(out.read_text())["trained_apart"] == {"old": "declared", "new": "declared"}
+
+    # of a bank nobody knows it, and the gate says so
+    run("extract", "v1", "--data", "data", "--out", tmp_path / "bank")
+    said = run("eval", "--old", tmp_path / "bank", "--new", "v2", *TEST, "--out", out)
+    assert "what the old model was trained on cannot be known" in " ".join(said.split())
+    assert json.loads(out.read_text())["trained_apart"] == {"old": "unknown", "new": "apart"}
+    gate = " ".join(run("gate", out, expect=1).split())
+    assert "what the old model was trained on cannot be known" in gate
+    assert "try next, for impostor pairs" in gate
+    run("report", out)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "what the old model was trained on cannot be known" in page
+
+
+def test_skip_bad_leaves_the_same_images_out_of_every_comparison(
+    made: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree("data", data)
+    tested = open_rows(Path("data"), None, Path("split"), "query")[0].classes()[0]
+    bad = data / tested / "3.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    # made of what is there now, by someone who looked at no image
+    words = ("--out", tmp_path / "split", "--test-classes", "5", "--unchecked")
+    run("data", "split", data, *words)
+    words = ("eval", "--old", "v1", "--new", "v1", "--data", data, "--split", tmp_path / "split")
+    words = (*words, "--out", tmp_path / "result.json", "--replicates", 100)
+    with pytest.raises(BadImageError, match=r"3\.png"):
+        run(*words)
+    run(*words, "--skip-bad")
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["data"]["images left out"] == 1
+    assert found["data"]["queries"] + found["data"]["gallery"] == 5 * 6 - 1
+
+
+def test_a_source_is_opened_once_for_models_of_one_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def count(*arguments: object) -> Source:
+        opened.append(arguments)
+        return open_source(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("mixbct.workflows.evaluate.open_source", count)
+    out = ("--out", tmp_path / "result.json", "--replicates", 100)
+    run("eval", "--old", "v1", "--new", "v2", "--independent", "v2", *TEST, *out)
+    assert len(opened) == 1

@@ -342,7 +342,8 @@ def part_of(bank: Path, out: Path, order: np.ndarray) -> FeatureBank:
     np.save(out / "features.npy", whole.features[order])
     np.save(out / "labels.npy", whole.labels[order])
     write_lines(out / "keys.txt", [whole.keys()[row] for row in order])
-    manifest = whole.manifest.model_copy(update={"rows": len(order)})
+    update = {"rows": len(order), "digests": None, "norms": None}  # as an earlier version left it
+    manifest = whole.manifest.model_copy(update=update)
     (out / "manifest.json").write_text(manifest.to_json())
     return FeatureBank(out)
 

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mixbct.data import open_source
 from mixbct.data.folder import FolderSource
+from mixbct.data.info import info
+from mixbct.data.source import read_lines, write_lines
 from mixbct.errors import BadImageError, DataError
 from mixbct.schemas.model import Preprocessing
 
@@ -82,11 +85,100 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
             FolderSource(path, RGB8)
 
 
-@pytest.mark.parametrize("name", [b"bad\xff", b"line\nbreak"])
-def test_names_that_are_not_text_are_refused(tmp_path: Path, name: bytes) -> None:
+@pytest.mark.parametrize("name", [b"bad\xff", b"line\nbreak", b"line\rbreak"])
+@pytest.mark.parametrize("place", ["class", "image", "note"])
+def test_names_that_are_no_line_of_text_are_refused_where_they_are_used(
+    tmp_path: Path, make_folder, name: bytes, place: str
+) -> None:
+    make_folder(tmp_path / "s", {"a": 1, "b": 1})
+    folder = os.fsencode(tmp_path / "s" / ("" if place == "class" else "a"))
+    path = folder + b"/" + name + {"class": b"", "image": b".png", "note": b".txt"}[place]
     try:
-        os.mkdir(os.fsencode(tmp_path) + b"/" + name)  # noqa: PTH102
+        if place == "class":
+            os.mkdir(path)  # noqa: PTH102
+        else:
+            os.close(os.open(path, os.O_CREAT))
     except OSError:
         pytest.skip("this file system refuses the name itself")
-    with pytest.raises(DataError, match="not printable UTF-8"):
-        FolderSource(tmp_path, RGB8)
+    if place == "note":
+        assert len(FolderSource(tmp_path / "s", RGB8)) == 2
+        return
+    with pytest.raises(DataError, match=r"a line break or are not UTF-8.*\\(udcff|n|r).*rename"):
+        FolderSource(tmp_path / "s", RGB8)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no-break\u00a0space",
+        "Screenshot 2024-01-01 at 9.41.00\u202fAM",
+        "山田\u3000太郎",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "next\u0085line",
+        "line\u2028separator",
+        "عربي\u200f",
+        "tab\tstop",
+        " blanks ",
+    ],
+)
+def test_ordinary_names_are_taken_as_they_are(tmp_path: Path, make_folder, name: str) -> None:
+    path = make_folder(tmp_path / "s", {name: 2, "b": 1})
+    (path / name / "1.png").rename(path / name / f"{name}.png")
+    (path / name / "Icon\r").touch()
+    source = FolderSource(path, RGB8)
+    assert {f"{name}/0.png", f"{name}/{name}.png"} < set(source.keys())
+    assert source.read(np.arange(3)).shape == (3, 8, 8, 3)
+    write_lines(tmp_path / "keys.txt", source.keys())
+    assert read_lines(tmp_path / "keys.txt") == source.keys()
+
+
+def test_other_suffixes_are_counted_and_named(
+    tmp_path: Path, make_folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_folder(tmp_path / "s", {"a": 1, "b": 1})
+    (path / "a/0.png").rename(path / "a/0.JFIF")
+    for name in ("a/1.gif", "a/2.GIF", "b/3.tif", "b/4.heic", "README", ".hidden"):
+        (path / name).touch()
+    source = FolderSource(path, RGB8)
+    assert source.keys() == ["a/0.JFIF", "b/0.png"]
+    assert source.passed_over == {".gif": 2, ".tif": 1, ".heic": 1, "no suffix": 1}
+    for _ in range(3):
+        opened = open_source(path, RGB8)
+    said = "5 files were passed over that are no images by their suffix: .gif 2, "
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+    assert caplog.records[0].getMessage().startswith(f"{opened}: ")
+    found = info(opened)
+    assert found.passed_over == source.passed_over
+    (path / "b/0.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 class folders have no image: b;"):
+        FolderSource(path, RGB8)
+
+
+def test_odd_things_in_a_class_folder_never_stop_or_hang(tmp_path: Path, make_folder) -> None:
+    path = make_folder(tmp_path / "s", {"a": 1, "b": 1})
+    (path / "a/loop").symlink_to("loop")
+    (path / "a/loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(path / "b/pipe.png")
+    (path / "b/empty.webp").touch()
+    (path / "loop").symlink_to("loop")
+    source = FolderSource(path, RGB8)
+    assert source.keys() == ["a/0.png", "a/loop.jpg", "b/0.png", "b/empty.webp", "b/pipe.png"]
+    assert len(source.digest()) == 64
+    with pytest.raises(BadImageError) as caught:
+        source.read(np.arange(5))
+    assert caught.value.keys == ["a/loop.jpg", "b/empty.webp", "b/pipe.png"]
+    for says in ("symbolic links", "empty.webp is not a readable image: it is empty", "regular"):
+        assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["loop", "long", "pipe", "file", "missing"])
+def test_a_path_that_holds_no_data_is_a_named_error(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / ("x" * 5000 if kind == "long" else kind)
+    with pytest.raises(DataError) as caught:
+        open_source(path, RGB8)
+    assert len(str(caught.value)) < 600
+    with pytest.raises(DataError):
+        FolderSource(path, RGB8)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mixbct.data import images
-from mixbct.data.images import decode, decode_bytes
+from mixbct.data.images import decode
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
@@ -263,20 +263,3 @@ def test_no_warning_leaks_and_filters_are_restored(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert warnings.filters == before
-
-
-@pytest.mark.parametrize("size", [8, 16, 40])
-@pytest.mark.parametrize("preprocessing", [RGB8, GREY8])
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_decoding_into_an_array(
-    tmp_path: Path, size: int, preprocessing: Preprocessing, suffix: str
-) -> None:
-    """Whether the image has the size that is wanted, twice that, or much more."""
-    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
-    data = (tmp_path / f"a.{suffix}").read_bytes()
-    batch = np.full((3, 8, 8, preprocessing.channels), 7, np.uint8)
-    got = decode_bytes(data, preprocessing, "a", batch[1])
-    np.testing.assert_array_equal(got, decode(tmp_path / f"a.{suffix}", preprocessing))
-    np.testing.assert_array_equal(batch[1], got)
-    assert (batch[[0, 2]] == 7).all()

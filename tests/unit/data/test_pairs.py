@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from record_files import jpeg
+from test_mutations import mutate
 
 from mixbct.data.images import decode_bytes
 from mixbct.data.pairs import read_pairs_text
@@ -115,9 +116,20 @@ Bo\t1\tCy_D\t1
 """
 
 
-@pytest.mark.parametrize("text", [LIST, LIST.replace("\t", " "), LIST.replace("\n", "\r\n")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        LIST,
+        LIST.replace("\t", " "),
+        LIST.replace("\n", "\r\n"),
+        "\ufeff" + LIST,
+        LIST.replace("\n", " \t \n") + "\n \r\n\n",
+        LIST.replace("\t", " \t "),
+        LIST.replace("\t", "   ").rstrip(),
+    ],
+)
 def test_a_list_of_pairs(tmp_path: Path, text: str) -> None:
-    (tmp_path / "pairs.txt").write_text(text, newline="")
+    (tmp_path / "pairs.txt").write_text(text, newline="", encoding="utf-8")
     found = read_pairs_text(tmp_path / "pairs.txt", people(tmp_path / "p"), RGB8)
     keys = [Path(key).stem for key in found.images.keys()]  # noqa: SIM118
     named = [(keys[a], keys[b]) for a, b in found.pairs]
@@ -143,7 +155,10 @@ def test_a_list_of_pairs(tmp_path: Path, text: str) -> None:
         (LIST.replace("2\t2", "3\t2", 1), r"8 lines of pairs; line 1 says 3 × 2 × 2"),
         (LIST.replace("Bo\t1\t2", "Bo\t1"), "line 3: expected `name i j`"),
         (LIST.replace("Cy_D\t1\tBo\t2", "Cy_D\t1\t2"), "line 5: expected `name i name j`"),
-        (LIST.replace("Cy_D\t1\tBo\t2", "Cy_D\t1\tBo\t3"), "line 5: there is no image 3 of Bo"),
+        (
+            LIST.replace("Cy_D\t1\tBo\t2", "Cy_D\t1\tBo\t3"),
+            "line 5: expected one image 3 of Bo in .*found none",
+        ),
     ],
 )
 def test_a_damaged_list_names_the_line(tmp_path: Path, text: str, says: str) -> None:
@@ -167,3 +182,48 @@ def test_the_list_of_lfw(tmp_path: Path) -> None:
     assert np.bincount(found.folds).tolist() == [600] * 10
     labels = found.images.labels()[found.pairs]
     np.testing.assert_array_equal(labels[:, 0] == labels[:, 1], found.same)
+
+
+def test_two_images_of_one_number_are_told_apart_or_refused(tmp_path: Path) -> None:
+    """Which of `Bo_0001.jpg` and `Bo_0001.png` is meant, nobody can know."""
+    folder = people(tmp_path / "p")
+    (folder / "Cy_D/Cy_D_0002.jpg").write_bytes(jpeg(1))
+    (folder / "Cy_D/Cy_D_0002.png").write_bytes(jpeg(2))
+    (tmp_path / "pairs.txt").write_text(LIST, encoding="utf-8")
+    found = read_pairs_text(tmp_path / "pairs.txt", folder, RGB8)
+    assert len(found.images) == 8  # the list names neither
+    (folder / "Bo/Bo_0001.png").write_bytes(jpeg(9))
+    says = r"pairs\.txt, line 3: expected one image 1 of Bo .*found Bo/Bo_0001.jpg, Bo/Bo_0001.png"
+    with pytest.raises(DataError, match=says):
+        read_pairs_text(tmp_path / "pairs.txt", folder, RGB8)
+
+
+def test_names_with_other_blanks_are_one_word(tmp_path: Path) -> None:
+    name = "山田\u3000太郎\u00a0A"
+    (tmp_path / "p" / name).mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / "p" / name / f"{name}_000{number}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "pairs.txt").write_text(f"1\n{name} 1 2\n{name} 1 {name} 2\n", encoding="utf-8")
+    found = read_pairs_text(tmp_path / "pairs.txt", tmp_path / "p", RGB8)
+    assert found.pairs.tolist() == [[0, 1], [0, 1]]
+
+
+def test_mutated_lists_are_read_or_refused_by_line(tmp_path: Path) -> None:
+    folder = people(tmp_path / "p")
+    rng = np.random.default_rng(6)
+    read = 0
+    for number in range(300):
+        lines = LIST.encode().split(b"\n")
+        if number % 2:  # whole lines and words in other places
+            i, j = rng.integers(0, len(lines), 2)
+            lines[i], lines[j] = lines[j], lines[i][: rng.integers(20)]
+        (tmp_path / "pairs.txt").write_bytes(mutate(b"\n".join(lines), rng))
+        try:
+            found = read_pairs_text(tmp_path / "pairs.txt", folder, RGB8)
+        except DataError as error:
+            assert "pairs.txt" in str(error)  # noqa: PT017
+        else:
+            assert found.pairs.shape == (len(found.same), 2)
+            assert 0 <= found.pairs.min() <= found.pairs.max() < len(found.images)
+            read += 1
+    assert 0 < read < 300

@@ -31,7 +31,11 @@ def test_gaps_in_labels_are_closed(gappy: ArraySource) -> None:
 
 def test_selection_of_a_selection(gappy: ArraySource) -> None:
     inner = Selection(Selection(gappy, np.array([4, 3, 2, 1])), np.array([3, 0]))
+    assert inner.source is gappy
+    assert inner.digest() == Selection(gappy, np.array([1, 4])).digest()
     assert inner.keys() == ["k1", "k4"]
+    every = Selection(Selection(gappy, np.arange(5)), np.arange(5))
+    assert every.digest() == gappy.digest()
     assert [inner.classes()[i] for i in inner.labels()] == ["c", "a"]
 
 

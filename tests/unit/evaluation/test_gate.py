@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from mixbct.errors import ContractError, ResultError
 from mixbct.evaluation.gate import GateSettings, edge_from, judge
+from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.model import Contract, Preprocessing
 from mixbct.schemas.result import (
     CarriedThreshold,
@@ -32,18 +33,19 @@ def figure(value, low=None, high=None):
     )
 
 
-def combination(name, mean_average_precision, pairs):
+def combination(name, metrics, pairs):
     query, gallery = name.split("/")
     return Combination(
         query=query,
         gallery=gallery,
-        mean_average_precision=figure(mean_average_precision),
-        rank1=figure(0.9),
-        rank5=figure(0.95),
-        operating_points=(
+        mean_average_precision=figure(metrics["mAP"]),
+        rank1=figure(metrics["rank-1"]),
+        rank5=figure(metrics["rank-5"]),
+        operating_points=tuple(
             OperatingPoint(
-                far=1e-3, tar=figure(0.6), threshold=0.4, measured_far=1e-3, resolved=True
-            ),
+                far=far, tar=figure(metrics[tar]), threshold=0.4, measured_far=far, resolved=True
+            )
+            for tar, far in (("TAR@1e-3", 1e-3), ("TAR@1e-4", 1e-4))
         ),
         genuine_pairs=10,
         impostor_pairs=pairs,
@@ -59,12 +61,18 @@ def contract(name):
 
 
 def result(
-    changes=None, self_test=0.89, independent=0.9, measured_far=1.1e-3, pairs=2_000, **fields
+    changes=None, self_test=0.89, independent=0.9, measured_far=1.1e-3, pairs=10_000, **fields
 ):
-    combinations = {"old/old": 0.6, "new/old": 0.65, "new/new": self_test}
-    if independent is not None:
-        combinations["independent/independent"] = independent
     metrics = {name: figure(*values) for name, values in (GOOD | (changes or {})).items()}
+    before = dict.fromkeys(GOOD, 0.6)
+    after = {name: 0.6 + change.value for name, change in metrics.items()}
+    combinations = {
+        "old/old": before,
+        "new/old": after,
+        "new/new": before | {"mAP": self_test},
+    }
+    if independent is not None:
+        combinations["independent/independent"] = before | {"mAP": independent}
     content = {
         "title": "a test",
         "versions": {},
@@ -112,7 +120,7 @@ def test_a_good_result_passes():
         ({"changes": {"TAR@1e-4": (-0.05, -0.1, -0.01)}}, "no loss in TAR@1e-4", 0),
         ({"self_test": 0.88}, "self-test", 0.885),
         ({"measured_far": 2.1e-3}, "carried-over threshold", 2e-3),
-        ({"pairs": 1_999}, "impostor pairs", 2_000),
+        ({"pairs": 9_999}, "impostor pairs", 10_000),
     ],
 )
 def test_each_check_fails_by_itself(changed, name, bound):
@@ -122,6 +130,92 @@ def test_each_check_fails_by_itself(changed, name, bound):
     check = next(check for check in outcome.checks if not check.passed)
     assert check.bound == pytest.approx(bound)
     assert check.says.endswith(".")
+    # what to try next, for what failed alone
+    assert check.remedy
+    assert all(one.remedy is None for one in outcome.checks if one.passed)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ((0.05, 0.0, 0.1), "add test classes or images"),
+        ((0.0, -0.1, 0.1), "a higher method.ratio"),
+    ],
+)
+def test_a_gain_that_is_unsure_and_one_that_is_not_there_have_other_remedies(change, says):
+    assert says in judge(result(changes={"mAP": change})).checks[0].remedy
+
+
+def test_the_old_threshold_stands_beside_the_new_one():
+    (check,) = (c for c in judge(result()).checks if c.name == "carried-over threshold")
+    assert "At the threshold 0.4500 (the old system's is 0.5000)" in check.says
+
+
+@pytest.mark.parametrize(
+    ("standings", "says"),
+    [
+        ({}, "Whether a model saw the test classes in training was not looked at."),
+        (
+            {"old": "apart", "new": "apart"},
+            "No test class has the name of one that the old and the new model was trained on.",
+        ),
+        ({"old": "unknown", "new": "head"}, "as a head; what the encoder below it saw"),
+        ({"old": "unknown", "new": "head"}, "; what the old model was trained on cannot be known"),
+        ({"old": "apart", "new": "declared"}, "and were declared to be others."),
+    ],
+)
+def test_the_outcome_says_what_is_known_of_the_training(standings, says):
+    assert says in judge(result(trained_apart=standings)).training
+
+
+def test_a_result_that_contradicts_itself_is_refused():
+    good = result()
+    wrong = good.combinations["new/old"].model_copy(update={"rank1": figure(0.9)})
+    cases = [
+        {"combinations": good.combinations | {"new/old": wrong}},
+        {"differences": (*good.differences, Difference(
+            of="lens/old", minus="old/old", metrics={"mAP": figure(0.1)}))},
+        {"differences": (Difference(
+            of="new/old", minus="old/old",
+            metrics={"TAR@1e-9": figure(0.1), **good.differences[0].metrics}),)},
+    ]  # fmt: skip
+    for case in cases:
+        with pytest.raises(ResultError, match="contradicts itself"):
+            judge(good.model_copy(update=case))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: figure(0.5, 0.6, 0.7),
+        lambda: result(combinations={"old/old": result().combinations["old/old"]}),
+        lambda: result(combinations={"new/old": result().combinations["new/old"]}),
+        lambda: figure(0.5, 0.6, 0.4),
+        lambda: figure(float("nan")),
+        lambda: figure(0.5, 0.4, float("inf")),
+        lambda: Curve(x=(0, 1), y=(0,)),
+        lambda: Histogram(edges=(0, 1), genuine=(1, 1), impostor=(1,)),
+        lambda: Histogram(edges=(0, 0), genuine=(1,), impostor=(1,)),
+        lambda: Difference(of="a/b", minus="b/b", metrics={"mAP": figure(1.5)}),
+        lambda: combination("new/old", dict.fromkeys(GOOD, 1.5), 10),
+        lambda: result(measured_far=1.5),
+        lambda: result(measured_far=float("nan")),
+        lambda: result(negative_flips=-0.1),
+        lambda: GateSettings(self_test_loss=-1),
+        lambda: GateSettings(far_tolerance=float("nan")),
+        lambda: GateOutcome(passed=True, checks=judge(result(pairs=1)).checks, result_digest="a"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(refused):
+    with pytest.raises(ValidationError):
+        refused()
+
+
+@pytest.mark.parametrize("far", [0, 1, -1e-3, 1e-300, 2, float("inf")])
+def test_a_false_accept_rate_lies_between_0_and_1(far):
+    carried = result().carried_threshold.model_dump()
+    with pytest.raises(ValidationError):
+        CarriedThreshold(**(carried | {"far": far}))
 
 
 def test_settings_move_the_bounds():

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_writer import BankWriter
+from mixbct.data.foreign_bank import bank_of_vectors
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features import denoise as denoise_module
 from mixbct.features.denoise import credible_rows, denoise
@@ -202,3 +204,15 @@ def test_memory_is_bounded_by_the_chunk(tmp_path: Path, monkeypatch: pytest.Monk
     whole = rows * dim * 4  # the bank in float32: 7.7 MB
     a_row = 80  # a handful of 8-byte numbers
     assert peak < rows * a_row + 6 * 500 * dim * 4 < whole / 2
+
+
+def test_a_row_that_was_changed_since_is_refused(tmp_path: Path) -> None:
+    """One flipped bit makes a number of 10³⁸, which would move its class's mean to an axis."""
+    vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    labels, keys = ["a", "b", "c"] * 3, [f"k{i}" for i in range(9)]
+    path = bank_of_vectors(vectors, labels, keys, "net", tmp_path / "bank").path / "features.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(FeatureError, match=r"bank: norms that are not within .*1 of 9 .*row 8"):
+        denoise(FeatureBank(tmp_path / "bank"))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mixbct.backbones.model import EmbeddingModel, build_backbone, normalise_images
-from mixbct.data import bank as bank_module
+from mixbct.data import bank_writer as bank_module
 from mixbct.data.bank import FeatureBank
 from mixbct.errors import BankError, FeatureError
 from mixbct.features.extract import embed_source, extract

@@ -152,6 +152,33 @@ def test_hostile_strings_are_text(make_result, make_outcome):
     assert page.named("span")[-1].get("lang") in (None, HOSTILE)
 
 
+def test_no_name_turns_the_text_around_it_round(make_result, make_outcome):
+    odd = "\u202eevil\u2066\u200f\x1b[31m"
+    match = Match(key=odd, label=odd, score=0.5, image="")
+    plain = make_result()
+    result = make_result(
+        title=odd,
+        data={odd: odd},
+        models={odd: plain.models["new"].model_copy(update={"name": odd})},
+        examples=(Example(key=odd, label=odd, image="", before=(match,), after=()),),
+    )
+    html = render_report(result, make_outcome(result))
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200e\u200f\x1b]", html)
+    # what is left is a name in a script of its own direction, perhaps
+    assert html.count("<bdi>evil[31m</bdi>") == 6
+
+
+def test_what_is_known_of_the_training_and_what_to_try_next_are_there(make_result, make_outcome):
+    result = make_result()
+    outcome = make_outcome(result, False)
+    assert "was not looked at" in render_report(result, outcome)
+    last = outcome.checks[-1].model_copy(update={"remedy": "add test classes"})
+    update = {"checks": (*outcome.checks[:-1], last), "training": "Nobody can know."}
+    words = Page(render_report(result, outcome.model_copy(update=update))).words
+    assert "Every check must pass. Nobody can know." in words
+    assert "try next, for carried-over threshold: add test classes" in words
+
+
 def test_missing_parts_are_left_out(make_result, make_outcome):
     full = make_result()
     everything = render_report(full, make_outcome(full))
@@ -186,7 +213,7 @@ def test_a_rate_that_no_one_measured_is_a_dash(make_result, make_outcome):
         )
     result = make_result(combinations=combinations)
     html = render_report(result, make_outcome(result))
-    assert html.count("<td>–</td>") == 2
+    assert html.count('<span class="value">–</span></td>') == 2
     assert "TAR@1e-3, untouched gallery" not in html
     assert "mAP of new queries, as the gallery fills" in html
     assert "TAR@1e-3 of new queries, as the gallery fills" not in html
@@ -234,10 +261,9 @@ def test_an_outcome_about_another_result_is_refused(make_result, make_outcome):
 
 
 @pytest.mark.parametrize("missing", ["old/old", "new/old"])
-def test_a_result_with_nothing_to_compare_is_refused(make_result, make_outcome, missing):
-    result = make_result(names=tuple({"old/old", "new/old", "new/new"} - {missing}))
-    with pytest.raises(ResultError, match=missing):
-        render_report(result, make_outcome(result))
+def test_a_result_with_nothing_to_compare_is_refused(make_result, missing):
+    with pytest.raises(ValueError, match=f"it has no combination '{missing}', but "):
+        make_result(names=tuple({"old/old", "new/old", "new/new"} - {missing}))
 
 
 def test_write_report_writes_the_page(result, make_outcome, tmp_path):

@@ -4,17 +4,9 @@ import pytest
 from rich.console import Console
 
 from mixbct.report.names import enrolled_share, named_combinations
-from mixbct.report.tables import (
-    columns,
-    interval,
-    percent,
-    points,
-    results_table,
-    rows,
-    to_markdown,
-    trend,
-    verdict_line,
-)
+from mixbct.report.results import combinations_table, remedies, results_table, verdict_line
+from mixbct.report.tables import interval, percent, points, trend, visible
+from mixbct.schemas.gate import GateCheck, GateOutcome
 from mixbct.schemas.result import Difference, Estimate
 
 
@@ -24,6 +16,14 @@ def printed(result, width):
     return console.file.getvalue()
 
 
+def rows(result):
+    return combinations_table(result).rows
+
+
+def columns(result):
+    return list(combinations_table(result).columns)
+
+
 def between(low, value, high):
     return Estimate(value=value, low=low, high=high)
 
@@ -31,8 +31,8 @@ def between(low, value, high):
 def test_figures_are_written_as_percentages():
     assert percent(0.75449) == "75.4"
     assert interval(between(0.741, 0.754, 0.766)) == "74.1 to 76.6"
-    assert points(between(0, 0.0764, 0)) == "+7.6"
-    assert points(between(0, -0.004, 0)) == "−0.4"
+    assert points(between(0, 0.0764, 1)) == "+7.6"
+    assert points(between(-1, -0.004, 0)) == "−0.4"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_rows_stand_in_order_with_columns_from_loose_to_strict(make_result):
     known = {name: plain.combinations[name] for name in names if name in plain.combinations}
     lens = plain.combinations["procrustes/old"].model_copy(update={"query": "lens"})
     result = make_result(combinations={"lens/old": lens, **known})
-    assert [row.named.name for row in rows(result)] == [
+    assert [row.name for row in rows(result)] == [
         *("old/old", "new/old", "new/new", "independent/independent", "lens/old"),
         *("new/10 % new", "new/90 % new"),
     ]
@@ -89,7 +89,7 @@ def test_the_best_is_sought_among_cross_tests_of_the_old_gallery(make_result):
         update={"rank1": between(0.96, 0.97, 0.98)}
     )
     result = make_result(combinations=combinations)
-    best = {row.named.name: [cell.best for cell in row.cells] for row in rows(result)}
+    best = {row.name: [cell.best for cell in row.cells] for row in rows(result)}
     assert best.pop("new/old") == [True, False, True, True, True]
     assert best.pop("procrustes/old") == [False, True, False, False, False]
     assert not any(flag for flags in best.values() for flag in flags)
@@ -101,8 +101,8 @@ def test_only_differences_to_old_old_are_shown(make_result):
     other = Difference(of="new/new", minus="independent/independent", metrics=gaps)
     wanted = Difference(of="new/old", minus="old/old", metrics=gaps)
     result = make_result(combinations=plain.combinations, differences=(other, wanted))
-    cells = {row.named.name: row.cells for row in rows(result)}
-    assert all(cell.difference is None for cell in cells["new/new"])
+    cells = {row.name: row.cells for row in rows(result)}
+    assert all(cell.difference == "" for cell in cells["new/new"])
     assert [cell.trend for cell in cells["new/old"]] == ["down", "down", "level", "level", "level"]
 
 
@@ -139,21 +139,26 @@ def test_the_verdict_in_one_line(make_result, make_outcome):
     )
 
 
-def test_markdown_has_one_row_a_combination_and_equal_columns(result, make_outcome):
-    text = to_markdown(result, make_outcome(result, False))
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(result.combinations)
-    assert {line.count("|") for line in table} == {8}
-    assert "| new/old | After the switch | **75.4** [74.3 to 76.5] ▲ +7.6 |" in text
-    assert text.count("- ✓ ") == 3
-    assert text.count("- ✗ ") == 1
-    assert text.endswith("\n")
+def test_remedies_are_said_once_with_the_checks_that_call_for_them():
+    checks = [
+        GateCheck(name=name, value=0, bound=0, passed=not remedy, says=".", remedy=remedy)
+        for name, remedy in (("a", "tie"), ("b", None), ("c", "tie"), ("d", "add"))
+    ]
+    outcome = GateOutcome(passed=False, checks=tuple(checks), result_digest="x")
+    assert remedies(outcome) == ["try next, for a, c: tie", "try next, for d: add"]
 
 
-def test_markdown_escapes_what_would_break_it(make_result, make_outcome):
+def test_hidden_controls_are_left_out_and_names_of_all_scripts_stay():
+    assert visible("a\u202eb\u2066c\u200fd\x1b[31m\x85") == "abcd[31m"
+    kept = "亜 שלום مرحبا é\u00a0👩\u200d🔬"
+    assert visible(kept) == kept
+
+
+def test_names_cannot_turn_the_terminal_round(make_result):
     plain = make_result()
-    odd = plain.combinations["new/new"].model_copy(update={"query": "a|b"})
-    result = make_result(title="<b>\n# x", combinations={**plain.combinations, "a|b\n<i>/new": odd})
-    text = to_markdown(result, make_outcome(result))
-    assert text.startswith("## &lt;b> # x\n")
-    assert "| a\\|b &lt;i>/new |" in text
+    odd = plain.combinations["procrustes/old"].model_copy(update={"query": "\u202e\x1b[2Jx"})
+    result = make_result(combinations={**plain.combinations, "\u202e\x1b[2Jx/old": odd})
+    text = printed(result, 140)
+    assert "[2Jx/old" in text
+    assert "\u202e" not in text
+    assert "\x1b" not in text

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from mixbct.errors import BankError, ModelError
+from mixbct.errors import BankError, DataError, ModelError
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import made_of, read_record
 from mixbct.schemas.result import tar_name
 
 CONTRACT = Contract(
@@ -95,3 +95,29 @@ def test_a_record_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_tar_name(far: float, name: str) -> None:
     assert tar_name(far) == name
+
+
+def test_a_name_that_is_no_text_is_a_named_error() -> None:
+    odd = changed(name="\udce5\udc8f\udca4")
+    for write in (odd.to_json, odd.digest):
+        with pytest.raises(DataError, match=r"cannot be written down as text.*C\.UTF-8"):
+            write()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", '"nan"', "null"])
+def test_numbers_are_finite(tmp_path: Path, number: str) -> None:
+    content = json.loads(ModelManifest(backbone="small", contract=CONTRACT).to_json())
+    content["contract"]["preprocessing"]["mean"] = 5.25
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(content).replace("5.25", number))
+    with pytest.raises(ModelError, match=r"preprocessing\..*mean: Input should be a"):
+        read_record(path, ModelManifest, ModelError, "model")
+    with pytest.raises(ValueError, match="finite"):
+        Preprocessing(size=1, channels=1, std=float("inf"))
+
+
+@pytest.mark.parametrize("wrong", [{"mean": float("nan")}, {"std": 0.0}, {"size": -1}])
+def test_what_a_person_asks_for_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ModelError, match=rf"the input cannot be so: {name}: Input should be"):
+        made_of(Preprocessing, ModelError, "the input", {"size": 1, "channels": 3} | wrong)

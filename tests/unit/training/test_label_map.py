@@ -61,8 +61,28 @@ def test_a_map_that_is_missing_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no label map at"):
         read_label_map(tmp_path / "none", OLD_NAMES, ())
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"line 1: expected a label map in UTF-8.*0xff"):
         read_label_map(tmp_path / "bytes", OLD_NAMES, ())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "anna\tc3\nbert\tc4\n",
+        "anna\tc3\nbert\tc4",
+        "\ufeffanna\tc3\r\nbert\tc4\r\n",
+        "anna \tc3  \r\n\r\n bert\t c4\r\n\r\n",
+    ],
+)
+def test_maps_as_other_programs_write_them(tmp_path: Path, content: str) -> None:
+    (tmp_path / "map.tsv").write_bytes(content.encode())
+    found = read_label_map(tmp_path / "map.tsv", OLD_NAMES, ("c1", "c3", "c4"))
+    assert found == {"anna": "c3", "bert": "c4"}
+
+
+def test_a_name_may_hold_what_is_no_line_break(tmp_path: Path) -> None:
+    path = write(tmp_path, "an\x85na\tc\u2028\n")
+    assert read_label_map(path, ("an\x85na",), ("c\u2028",)) == {"an\x85na": "c\u2028"}
 
 
 def test_a_paired_bank_needs_no_map(banks: Path) -> None:

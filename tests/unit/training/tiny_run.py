@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import root_digest
+from mixbct.data.bank_writer import BankWriter
+from mixbct.data.source import Selection
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract, Preprocessing
@@ -49,7 +52,11 @@ class MemorySource:
 
 
 def make_bank(
-    path: Path, source: MemorySource, dim: int = DIM, denoised: bool = True, seed: int = 0
+    path: Path,
+    source: MemorySource | Selection,
+    dim: int = DIM,
+    denoised: bool = True,
+    seed: int = 0,
 ) -> FeatureBank:
     """Write a bank of noise for every image of `source`; every fifth row is not credible."""
     features = np.random.default_rng(seed).normal(size=(len(source), dim)).astype(np.float32)
@@ -59,6 +66,7 @@ def make_bank(
     manifest = BankManifest(
         contract=contract,
         data_digest=source.digest(),
+        source_digest=root_digest(source),
         rows=len(source),
         dim=dim,
         dtype="float32",

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from mixbct.data import open_source
-from mixbct.data.bank import BankWriter, FeatureBank
+from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Selection
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
 from mixbct.schemas.data import BankManifest

@@ -251,7 +251,7 @@ def _run(spec: OldSpec | CellSpec, running: set["subprocess.Popen[bytes]"]) -> s
         running.discard(process)
     if code == 0:
         return ""
-    said = log_path.read_text(errors="replace").strip().splitlines()
+    said = log_path.read_text("utf-8", errors="replace").strip().splitlines()
     return f"exit {code}: {said[-1] if said else 'nothing was said'}"
 
 

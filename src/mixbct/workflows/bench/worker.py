@@ -288,7 +288,7 @@ def _peak_memory() -> int:
     """Return the most bytes that this process held; what it was forked from does not count."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(li for li in status.read_text().splitlines() if li.startswith("VmHWM"))
+        line = next(li for li in status.read_text("utf-8").splitlines() if li.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -296,15 +296,15 @@ def _peak_memory() -> int:
 def main(path: Path) -> None:
     """Do what the spec at `path` says."""
     spec: OldSpec | CellSpec
-    if '"kind": "old"' in path.read_text():
+    if '"kind": "old"' in path.read_text("utf-8"):
         spec = read_record(path, OldSpec, RecipeError, "spec")
     else:
         spec = read_record(path, CellSpec, RecipeError, "spec")
-    with path.with_suffix(".lock").open("w") as lock:
+    with path.with_suffix(".lock").open("wb") as lock:
         # a bench that was killed leaves its processes running: wait for them, do not join in
         fcntl.flock(lock, fcntl.LOCK_EX)
         made_by = spec.folder / "plan.txt"
-        if made_by.exists() and made_by.read_text() != spec.plan():
+        if made_by.exists() and made_by.read_text("utf-8") != spec.plan():
             shutil.rmtree(spec.folder)
         write_atomically(made_by, spec.plan())
         if isinstance(spec, OldSpec):

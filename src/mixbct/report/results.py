@@ -1,0 +1,83 @@
+"""The table of all combinations of a result, and the verdict in words."""
+
+from dataclasses import replace
+
+from rich.table import Table as RichTable
+
+from mixbct.report.names import BASELINE, CROSS, Named, named_combinations
+from mixbct.report.tables import Cell, Row, Table, figure_cell, interval, percent, rich_table
+from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.result import Result, tar_name
+
+
+def combinations_table(result: Result) -> Table:
+    """Return one row a combination, with paired differences to old/old.
+
+    The columns are mAP, rank-1, then TAR from the loosest FAR to the strictest. The best of each
+    is sought among the queries of other models against the untouched gallery. † marks a TAR at a
+    FAR that the number of impostor pairs cannot resolve.
+    """
+    named = named_combinations(result)
+    operating = [point for one in named for point in one.data.operating_points]
+    fars = sorted({point.far for point in operating}, reverse=True)
+    columns = ("mAP", "rank-1", *map(tar_name, fars))
+    cross = [one.data.metrics() for one in named if one.cross]
+    best = {name: max((m[name].value for m in cross if name in m), default=0) for name in columns}
+    caption = "%, 95 % interval, paired difference to old/old (▲ ▼: its interval excludes zero)"
+    if not all(point.resolved for point in operating):
+        caption += "; †: too few impostor pairs for this FAR"
+    rows = [
+        Row(
+            one.name,
+            tuple(_cell(result, one, column, best[column]) for column in columns),
+            *(one.short, one.explanation, one.colour),
+            main=one.name == CROSS,
+        )
+        for one in named
+    ]
+    return Table("query/gallery", columns, tuple(rows), caption)
+
+
+def _cell(result: Result, one: Named, column: str, best: float) -> Cell:
+    figure = one.data.metrics().get(column)
+    if figure is None:
+        return Cell("–")
+    paired = result.difference(one.name, BASELINE)
+    cell = figure_cell(
+        figure, paired.metrics.get(column) if paired else None, one.cross and figure.value == best
+    )
+    coarse = any(tar_name(p.far) == column and not p.resolved for p in one.data.operating_points)
+    return replace(cell, value=f"{cell.value} †") if coarse else cell
+
+
+def results_table(result: Result) -> RichTable:
+    """Return the table for a terminal."""
+    return rich_table(combinations_table(result))
+
+
+def verdict(outcome: GateOutcome) -> str:
+    """Return the verdict in words."""
+    return "Compatible" if outcome.passed else "Not compatible"
+
+
+def verdict_line(outcome: GateOutcome, result: Result) -> str:
+    """Return the verdict in one line of plain text, for the end of a command's output."""
+    before, after = (result.combinations[n].mean_average_precision for n in (BASELINE, CROSS))
+    passed = sum(check.passed for check in outcome.checks)
+    gain = result.update_gain
+    return (
+        f"{verdict(outcome)}: mAP {percent(before.value)} → {percent(after.value)} % on the "
+        "untouched gallery, "
+        + (f"update gain {percent(gain.value)} % [{interval(gain)}], " if gain else "")
+        + f"{passed} of {len(outcome.checks)} checks passed"
+    )
+
+
+def remedies(outcome: GateOutcome) -> list[str]:
+    """Return what to try next, a line a remedy, with the checks that call for it."""
+    failed = [check for check in outcome.checks if not check.passed and check.remedy]
+    checks = {
+        remedy: ", ".join(check.name for check in failed if check.remedy == remedy)
+        for remedy in dict.fromkeys(check.remedy for check in failed)
+    }
+    return [f"try next, for {names}: {remedy}" for remedy, names in checks.items()]
