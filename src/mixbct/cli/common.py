@@ -23,11 +23,29 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mixbct.backbones.trust import TRUSTED
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and name them.")
+]
+
+
+def _trust(context: typer.Context, value: bool) -> bool:
+    TRUSTED.set(value)
+    context.call_on_close(lambda: TRUSTED.set(False))
+    return value
+
+
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        callback=_trust,
+        help="Run the code that a model folder names for its backbone (package.module:f).",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from mixbct.adapters import ADAPTERS
-from mixbct.cli.common import AsJson, Resume, next_command, progress_bar
+from mixbct.cli.common import AsJson, Resume, TrustCode, next_command, progress_bar
 from mixbct.cli.common import result as print_result
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge
@@ -49,6 +49,7 @@ def evaluate(
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
     resume: Resume = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes."""

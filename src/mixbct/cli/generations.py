@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import AsJson, next_command, progress_bar, result
+from mixbct.cli.common import AsJson, TrustCode, next_command, progress_bar, result
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
 from mixbct.workflows.evaluate import HeldOutSet
@@ -27,6 +27,7 @@ def generations(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     replicates: Annotated[int, typer.Option(min=100, help="Bootstrap replicates.")] = 1000,
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare every version's queries with the galleries of all versions before it."""

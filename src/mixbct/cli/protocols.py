@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import AsJson, next_command, progress_bar, result
+from mixbct.cli.common import AsJson, TrustCode, next_command, progress_bar, result
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
@@ -44,6 +44,7 @@ def eval_pairs(
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
@@ -77,6 +78,7 @@ def eval_ijb(
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""

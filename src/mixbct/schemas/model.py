@@ -15,7 +15,7 @@ class Preprocessing(Record):
     size: int = Field(gt=0, description="height and width in pixels")
     channels: Literal[1, 3]
     mean: float = 127.5
-    std: float = 127.5
+    std: float = Field(127.5, gt=0)
     alignment: str = Field("none", description="how the object was cut out, by name")
 
     def __str__(self) -> str:

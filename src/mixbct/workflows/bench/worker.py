@@ -53,7 +53,7 @@ def make_old(spec: OldSpec) -> None:
     """Train an old model, embed what it is asked about, and denoise its banks."""
     data = spec.recipe.data
     _train(spec.recipe, spec.folder / "run")
-    model = load_model(spec.folder / "run", spec.recipe.train.device)
+    model = load_model(spec.folder / "run", spec.recipe.train.device, trust_code=True)
     for scenario, split in spec.splits.items():
         for denoising in spec.denoising:
             rows = _rows(data.path, split, FITTING, model)
@@ -69,7 +69,7 @@ def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
     if spec.method == RANK_MERGE:
         return _merged(spec)
-    old_model = load_model(spec.old_folder / "run")
+    old_model = load_model(spec.old_folder / "run", trust_code=True)
     old = _pair(spec.old_folder, spec.part)
     independent = _pair(spec.independent, spec.part) if spec.independent else None
     cross: Embeddings | None
@@ -158,7 +158,7 @@ def _outline(spec: CellSpec) -> BenchCell:
 def _trained(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair]:
     assert spec.recipe is not None
     cost = _train(spec.recipe, spec.folder / "run")
-    model = load_model(spec.folder / "run", spec.recipe.train.device)
+    model = load_model(spec.folder / "run", spec.recipe.train.device, trust_code=True)
     _embed(model, spec.data, spec.split, spec.part, spec.folder)
     if spec.method == INDEPENDENT:
         # for the adapters
@@ -169,7 +169,7 @@ def _trained(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair]:
 
 def _adapter(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair, Embeddings]:
     assert spec.independent is not None
-    model = load_model(spec.independent / "run")
+    model = load_model(spec.independent / "run", trust_code=True)
     new = _pair(spec.independent, spec.part)
     source, target = FeatureBank(spec.independent / FITTING), FeatureBank(spec.bank)
     began, cpu_began = time.perf_counter(), time.process_time()
