@@ -33,9 +33,8 @@ SkipBad = Annotated[
 ]
 
 
-def _trust(context: typer.Context, value: bool) -> bool:
+def _trust(value: bool) -> bool:
     TRUSTED.set(value)
-    context.call_on_close(lambda: TRUSTED.set(False))
     return value
 
 

@@ -203,6 +203,7 @@ def test_what_is_no_state_dict(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "w.pth")
     assert "holds more than tensors, under the keys epoch, optimizer" in refusal(tmp_path / "w.pth")
     assert "there are no weights at" in refusal(tmp_path / "none.pth")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "w.pth")
     assert "there is no backbone 'r50'" in refusal(tmp_path / "w.pth", "r50")
 
 

@@ -296,8 +296,7 @@ def test_a_persons_word_lets_code_run(
     assert "add --trust-code" in capsys.readouterr().err
     assert mixbct(monkeypatch, *extract, "--trust-code") == 0
     # a word holds for one command
-    with pytest.raises(ModelError, match="add --trust-code"):
-        load_model(tmp_path / "own")
+    assert mixbct(monkeypatch, *extract[:-1], tmp_path / "again") == 2
     assert mixbct(monkeypatch, "extract", folder, *extract[2:-1], tmp_path / "other") == 0
 
 
