@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import estimate
 from mixbct.schemas.bench import (
     METRICS,
@@ -22,11 +23,13 @@ from mixbct.schemas.bench import (
     Choice,
     Score,
 )
+from mixbct.schemas.result import Estimate
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
 from mixbct.workflows.bench.trials import CROSS, OWN
 from mixbct.workflows.bench.worker import DEVICE, HALF
 
 BASE = "old/old"
+SIDES = ("cross", "own", "mixed", "cross_gain", "own_gain")
 Signed = tuple[int, BenchCell, str]
 """(+1 or −1, a cell, a combination): a term of a difference."""
 
@@ -37,8 +40,16 @@ def summarise(
     choices: tuple[Choice, ...],
     command: str,
     data: dict[str, str | int],
+    earlier: BenchSummary | None = None,
 ) -> BenchSummary:
-    """Return the tables of a bench, in the order of its recipe."""
+    """Return the tables of a bench, in the order of its recipe.
+
+    Published cells have no replicates: an interval over some of them is taken from the `earlier`
+    summary, where it was of the same figures.
+
+    Raises:
+        ResultError: it was not.
+    """
     found = {(c.old, c.scenario, c.method, c.seed): c for c in cells}
     places = dict.fromkeys((cell.old, cell.scenario) for cell in cells)
     order = [(old, scenario) for old in recipe.old for scenario in _scenarios(recipe)]
@@ -61,7 +72,9 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(found, *place, methods, recipe.ours) for place in order if place in places
+            _table(found, *place, methods, recipe.ours, _Scorer(earlier))
+            for place in order
+            if place in places
         ),
     )
 
@@ -86,6 +99,7 @@ def _table(
     scenario: str,
     methods: Sequence[str],
     ours: str,
+    score: "_Scorer",
 ) -> BenchTable:
     here = {(m, s): c for (o, sc, m, s), c in found.items() if (o, sc) == (old, scenario)}
     free = {s: c for (m, s), c in here.items() if m == INDEPENDENT and not c.error}
@@ -101,61 +115,88 @@ def _table(
         if good:
             theirs = [free[c.seed] for c in good]
             our_cells = {c.seed: here.get((ours, c.seed)) for c in good}
-            row = row.model_copy(update=_scores(good, theirs, our_cells) | _costs(good))
+            row = row.model_copy(update=_scores(score, good, theirs, our_cells) | _costs(good))
         rows.append(row)
-    base = _score([[(1, cell, BASE)] for cell in free.values()]) if free else {}
+    base = score([[(1, cell, BASE)] for cell in free.values()]) if free else {}
     return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows))
 
 
 def _scores(
+    score: "_Scorer",
     cells: Sequence[BenchCell],
     free: Sequence[BenchCell],
     ours: dict[int, BenchCell | None],
 ) -> dict[str, dict[str, Score]]:
     both = list(zip(cells, free, strict=True))
     scores = {
-        "cross": _score([[(1, c, CROSS)] for c in cells]),
-        "own": _score([[(1, c, OWN)] for c in cells]),
-        "mixed": _score([[(1, c, HALF)] for c in cells]),
-        "cross_gain": _score([[(1, c, CROSS), (-1, f, BASE)] for c, f in both]),
-        "own_gain": _score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
+        "cross": score([[(1, c, CROSS)] for c in cells]),
+        "own": score([[(1, c, OWN)] for c in cells]),
+        "mixed": score([[(1, c, HALF)] for c in cells]),
+        "cross_gain": score([[(1, c, CROSS), (-1, f, BASE)] for c, f in both]),
+        "own_gain": score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
     }
     if not scores["cross"]:  # rank merging
         return scores
     pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and CROSS in us.figures]
     if len(pairs) == len(cells) and all(c is not us for c, us in pairs):
         scores["behind"] = {
-            what: _score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]
+            what: score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]
             for what, side in (("cross", CROSS), ("own", OWN))
         }
     return scores
 
 
-def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) -> dict[str, Score]:
-    """Return the mean over seeds of a sum of terms, with the interval of its replicates.
+class _Scorer:
+    """Makes means over seeds with their intervals, or takes them from an earlier summary."""
 
-    A metric that a cell lacks is left out.
-    """
-    scores = {}
-    for metric in metrics:
-        if not all(
-            metric in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
-        ):
-            continue
-        values = [
-            sum(sign * cell.figures[name][metric].value for sign, cell, name in terms)
-            for terms in seeds
-        ]
-        drawn: Float64[np.ndarray, " r"] = np.mean(
-            [
-                np.sum([sign * cell.replicate(name, metric) for sign, cell, name in terms], axis=0)
+    def __init__(self, earlier: BenchSummary | None) -> None:
+        tables = earlier.tables if earlier else ()
+        rows = [row for table in tables for row in table.rows]
+        found = [table.base for table in tables] + [getattr(r, s) for r in rows for s in SIDES]
+        # figures have 16 digits: what is the same for every seed is of the same cells
+        self._known = {(m, score.seeds): score for side in found for m, score in side.items()}
+        behind = [score for row in rows for score in row.behind.values()]
+        self._known |= {("mAP", score.seeds): score for score in behind}
+
+    def __call__(
+        self, seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS
+    ) -> dict[str, Score]:
+        """Return the mean over seeds of a sum of terms, with the interval of its replicates.
+
+        A metric that a cell lacks is left out.
+        """
+        scores = {}
+        for metric in metrics:
+            if not all(
+                metric in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
+            ):
+                continue
+            values = tuple(
+                float(sum(sign * cell.figures[name][metric].value for sign, cell, name in terms))
                 for terms in seeds
-            ],
-            axis=0,
-        )
-        mean = estimate(float(np.mean(values)), drawn)
-        scores[metric] = Score(mean=mean, seeds=tuple(map(float, values)))
-    return scores
+            )
+            bare = [cell for terms in seeds for _, cell, _ in terms if not cell.replicates]
+            if not bare:
+                scores[metric] = Score(mean=_mean(seeds, metric, values), seeds=values)
+            elif (metric, values) in self._known:
+                scores[metric] = self._known[metric, values]
+            else:
+                raise ResultError(
+                    f"the cell {bare[0].id} was published without its bootstrap replicates, which "
+                    "new means over seeds need: add --replicates to make them again"
+                )
+        return scores
+
+
+def _mean(seeds: Sequence[Sequence[Signed]], metric: str, values: tuple[float, ...]) -> Estimate:
+    drawn: Float64[np.ndarray, " r"] = np.mean(
+        [
+            np.sum([sign * cell.replicate(name, metric) for sign, cell, name in terms], axis=0)
+            for terms in seeds
+        ],
+        axis=0,
+    )
+    return estimate(float(np.mean(values)), drawn)
 
 
 def _costs(cells: Sequence[BenchCell]) -> dict[str, int | str | CellCost]:
