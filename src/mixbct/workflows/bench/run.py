@@ -69,28 +69,29 @@ def run_bench(
     """
     open_device(recipe.device)
     planner = Planner(recipe, out, work)
-    _prepare_data(recipe, planner, fonts, cache, stage)
-    named = set(fnmatch_filter((spec.id for spec in _test_cells(planner, {})), only or "*"))
+    data = _prepare_data(planner, fonts, cache, stage)
+    named = set(fnmatch_filter((spec.cell.id for spec in _test_cells(planner, {})), only or "*"))
     if not named:
         raise ResultError(f"no cell of {recipe.name} is called {only!r}")
     finished = partial(_finished, whole=replicates)
     choices = _choices(planner, named, partial(_run_all, planner, _finished, jobs, stage))
     planned = _test_cells(planner, {c.method: c for c in choices})
-    wanted = [spec for spec in planned if spec.id in named]
+    wanted = [spec for spec in planned if spec.cell.id in named]
     _run_all(planner, finished, jobs, stage, wanted)
     cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
     path, earlier = out / "summary.json", None
     if path.exists():
         earlier = read_record(path, BenchSummary, ResultError, "summary")
-    summary = summarise(recipe, cells, choices, command, _data(recipe), earlier)
+    summary = summarise(recipe, cells, choices, command, data, earlier)
     write_atomically(path, summary.to_json())
     return summary
 
 
 def _prepare_data(
-    recipe: BenchRecipe, planner: Planner, fonts: Path | None, cache: Path, stage: Stage
-) -> None:
-    data = recipe.data
+    planner: Planner, fonts: Path | None, cache: Path, stage: Stage
+) -> dict[str, str | int]:
+    """Draw the glyphs where they are wanted, and split; return what a summary says of the data."""
+    data = planner.recipe.data
     if data.kanji is not None and not data.path.exists():
         with stage("render the kanji glyphs") as tick:
             build_glyphs(
@@ -102,29 +103,17 @@ def _prepare_data(
                 progress=lambda what, done, total: tick(done, total),
             )
     source = open_source(data.path)
+    division = ("seed", "old_share", "test_classes", "validation_classes", "query_share")
+    settings = data.model_dump(include={*division, "held_out_groups"})
     for scenario in SCENARIOS:
-        make_split(
-            source,
-            planner.split(scenario),
-            scenario=scenario,
-            seed=data.seed,
-            old_share=data.old_share,
-            test_classes=data.test_classes,
-            validation_classes=data.validation_classes,
-            query_share=data.query_share,
-            held_out_groups=data.held_out_groups,
-        )
-
-
-def _data(recipe: BenchRecipe) -> dict[str, str | int]:
-    source = open_source(recipe.data.path)
+        make_split(source, planner.split(scenario), scenario=scenario, **settings)
     return {
         "source": str(source),
         "digest": source.digest(),
         "images": len(source),
         "classes": len(source.classes()),
-        "validation classes": recipe.data.validation_classes,
-        "test classes": recipe.data.test_classes,
+        "validation classes": data.validation_classes,
+        "test classes": data.test_classes,
     }
 
 
@@ -144,7 +133,7 @@ def _choices(
         for name, method in methods.items()
         if method.trials
     }
-    wanted = {spec.method for spec in _test_cells(planner, {}) if spec.id in named}
+    wanted = {spec.cell.method for spec in _test_cells(planner, {}) if spec.cell.id in named}
     run([spec for name, specs in trials.items() if name in wanted for spec in specs])
     found = {name: [read_cell(spec) for spec in specs] for name, specs in trials.items()}
     return tuple(
@@ -166,7 +155,7 @@ def _test_cells(planner: Planner, choices: dict[str, Choice]) -> list[CellSpec]:
                 trial = choices[method].trial
                 settings = choices[method].trials[trial].settings
             spec = planner.cell(method, old, scenario, seed, "test", trial, settings)
-            cells[spec.id] = spec
+            cells[spec.cell.id] = spec
     return list(cells.values())
 
 
@@ -178,22 +167,18 @@ def _run_all(
     wanted: Sequence[CellSpec],
 ) -> None:
     """Run what is not finished, after the independent models that it is held against."""
-    free = {
-        spec.id: planner.cell(INDEPENDENT, spec.old, spec.scenario, spec.seed, spec.part)
-        for spec in wanted
-    }
-    first = list({spec.id: spec for spec in free.values() if not finished(spec)}.values())
-    _run_together(first, "independent models", jobs, stage)
+    free = {spec.cell.id: planner.cell(INDEPENDENT, *spec.place) for spec in wanted}
+    first = {spec.cell.id: spec for spec in free.values() if not finished(spec)}
+    _run_together(list(first.values()), "independent models", jobs, stage)
     rest = []
     for spec in wanted:
-        if spec.method == INDEPENDENT or finished(spec):
+        of = read_cell(free[spec.cell.id])
+        if spec.cell.method == INDEPENDENT or finished(spec):
             continue
-        of = read_cell(free[spec.id])
-        if of is None or not of.error:
+        if of is not None and of.error:
+            failed_cell(spec, f"the independent model failed: {of.error}")
+        else:
             rest.append(spec)
-            continue
-        why = f"the independent model failed: {of.error}"
-        write_atomically(spec.out, failed_cell(spec, why).to_json())
     _run_together(rest, "cells", jobs, stage)
 
 
@@ -207,8 +192,7 @@ def _run_together(specs: Sequence[CellSpec], what: str, jobs: int, stage: Stage)
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 if error := future.result():
-                    spec = futures[future]
-                    write_atomically(spec.out, failed_cell(spec, error).to_json())
+                    failed_cell(futures[future], error)
                 tick(done, len(specs))
         except KeyboardInterrupt as stop:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -221,7 +205,9 @@ def _run_together(specs: Sequence[CellSpec], what: str, jobs: int, stage: Stage)
 
 def _run(spec: CellSpec, running: set["subprocess.Popen[bytes]"]) -> str:
     """Run one spec in a process of its own; return why it failed, or nothing."""
-    path, log_path = (spec.folder.parent / f"{spec.id}{suffix}" for suffix in (".json", ".log"))
+    path, log_path = (
+        spec.folder.parent / f"{spec.cell.id}{suffix}" for suffix in (".json", ".log")
+    )
     write_atomically(path, spec.to_json())
     threads = str((spec.recipe.train.threads if spec.recipe else 1) or os.cpu_count() or 1)
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -248,7 +234,7 @@ def read_cell(spec: CellSpec) -> BenchCell | None:
     if not spec.out.exists():
         return None
     cell = read_record(spec.out, BenchCell, ResultError, "cell")
-    if cell.plan != spec.plan():
+    if cell.plan != spec.cell.plan:
         return None
     full = spec.folder / FULL
     if not cell.replicates and full.exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
-from mixbct.schemas.bench import Part
+from mixbct.schemas.bench import BenchCell, Part
 from mixbct.schemas.data import SplitManifest
 from mixbct.schemas.record import Record, read_record
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
@@ -33,18 +33,10 @@ class Trained(Record):
 
 
 class CellSpec(Record):
-    """One cell."""
+    """One cell: what it is (`cell`, still without figures), and what it is made from."""
 
-    id: str
-    bench: str
+    cell: BenchCell
     title: str
-    part: Part
-    method: str
-    old: str
-    scenario: str
-    seed: int
-    trial: int | None
-    settings: dict[str, Any]
     recipe: Recipe | None
     """Of the training; None for an adapter."""
     split: Path
@@ -55,23 +47,12 @@ class CellSpec(Record):
     folder: Path
     out: Path
     replicates: int
-    division: str
-    """Digest of the division of the classes."""
     denoising: DenoiseSettings
 
-    def plan(self) -> str:
-        """Return the digest of all that decides the figures; where they are made does not."""
-        content = self.model_dump(
-            mode="json",
-            include={"part", "method", "seed", "replicates", "division", "denoising"},
-        )
-        content |= {
-            "old_plan": self.old_model.plan,
-            "independent_plan": self.free.plan if self.free else "",
-        }
-        if self.recipe is not None:
-            content["recipe"] = _deciding(self.recipe)
-        return _digest(version=BENCH_VERSION, **content)
+    @property
+    def place(self) -> tuple[str, str, int, Part]:
+        """Return the old model, the scenario, the seed and the part."""
+        return self.cell.old, self.cell.scenario, self.cell.seed, self.cell.part
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
@@ -130,7 +111,7 @@ class Planner:
         trial: int | None = None,
         choice: dict[str, Any] | None = None,
     ) -> CellSpec:
-        """Return the spec of a cell."""
+        """Return the spec of a cell; its plan is the digest of all that decides its figures."""
         settings = choice or {}
         name = "--".join((old, scenario, method, f"s{seed}"))
         if part == "validation":
@@ -139,25 +120,42 @@ class Planner:
         denoising = self.recipe.denoising(method, settings)
         columns = "-columns" if denoising.columns else ""
         bank = old_model.folder / f"bank-{scenario}-keep{denoising.keep:g}{columns}"
-        recipe = free = None
-        if not is_adapter(method):
-            run = old_model.folder / "run"
-            recipe = self.recipe.training(method, settings, old, seed, split, bank, run)
+        free, recipe, deciding, trained = None, None, dict[str, Any](), dict[str, Any]()
         if method != INDEPENDENT:
             of = self.cell(INDEPENDENT, old, scenario, seed, part)
             assert of.recipe is not None
-            free = Trained(recipe=of.recipe, folder=of.folder, plan=of.plan())
-        return CellSpec(
-            id=name,
-            bench=self.recipe.name,
-            title=f"{self.recipe.title}: {method}, {scenario}, {old}, seed {seed}",
+            free = Trained(recipe=of.recipe, folder=of.folder, plan=of.cell.plan)
+        if not is_adapter(method):
+            run = old_model.folder / "run"
+            recipe = self.recipe.training(method, settings, old, seed, split, bank, run)
+            deciding = {"recipe": _deciding(recipe)}
+            trained = recipe.method.model_dump(exclude=_PLACES["method"])
+        plan = _digest(
+            version=BENCH_VERSION,
             part=part,
             method=method,
-            old=old,
-            scenario=scenario,
             seed=seed,
-            trial=trial,
-            settings=settings,
+            replicates=self.recipe.replicates,
+            division=self._division(scenario),
+            denoising=denoising.model_dump(mode="json"),
+            old_plan=old_model.plan,
+            independent_plan=free.plan if free else "",
+            **deciding,
+        )
+        return CellSpec(
+            cell=BenchCell(
+                id=name,
+                bench=self.recipe.name,
+                part=part,
+                method=method,
+                old=old,
+                scenario=scenario,
+                seed=seed,
+                trial=trial,
+                settings=trained | {k: v for k, v in settings.items() if k != "method"},
+                plan=plan,
+            ),
+            title=f"{self.recipe.title}: {method}, {scenario}, {old}, seed {seed}",
             recipe=recipe,
             split=split,
             bank=bank,
@@ -166,6 +164,5 @@ class Planner:
             folder=self.work / "cells" / name,
             out=self.out / "cells" / f"{name}.json",
             replicates=self.recipe.replicates,
-            division=self._division(scenario),
             denoising=denoising,
         )

@@ -6,7 +6,7 @@ drawn from: each one's figure stands beside the mean, and a win is one where the
 every single seed lie on one side of zero.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -72,7 +72,7 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(found, *place, methods, recipe.ours, _Scorer(earlier))
+            _table(found, *place, methods, recipe.ours, _Scorer(earlier, *place))
             for place in order
             if place in places
         ),
@@ -117,7 +117,7 @@ def _table(
             our_cells = {c.seed: here.get((ours, c.seed)) for c in good}
             row = row.model_copy(update=_scores(score, good, theirs, our_cells) | _costs(good))
         rows.append(row)
-    base = score([[(1, cell, BASE)] for cell in free.values()]) if free else {}
+    base = score(BASE, "cross", [[(1, cell, BASE)] for cell in free.values()]) if free else {}
     return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows))
 
 
@@ -127,20 +127,28 @@ def _scores(
     free: Sequence[BenchCell],
     ours: dict[int, BenchCell | None],
 ) -> dict[str, dict[str, Score]]:
+    method = cells[0].method
     both = list(zip(cells, free, strict=True))
     scores = {
-        "cross": score([[(1, c, CROSS)] for c in cells]),
-        "own": score([[(1, c, OWN)] for c in cells]),
-        "mixed": score([[(1, c, HALF)] for c in cells]),
-        "cross_gain": score([[(1, c, CROSS), (-1, f, BASE)] for c, f in both]),
-        "own_gain": score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
+        "cross": score(method, "cross", [[(1, c, CROSS)] for c in cells]),
+        "own": score(method, "own", [[(1, c, OWN)] for c in cells]),
+        "mixed": score(method, "mixed", [[(1, c, HALF)] for c in cells]),
+        "cross_gain": score(
+            method, "cross_gain", [[(1, c, CROSS), (-1, f, BASE)] for c, f in both]
+        ),
+        "own_gain": score(method, "own_gain", [[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
     }
     if not scores["cross"]:  # rank merging
         return scores
     pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and CROSS in us.figures]
     if len(pairs) == len(cells) and all(c is not us for c, us in pairs):
         scores["behind"] = {
-            what: score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]
+            what: score(
+                method,
+                f"behind {what}",
+                [[(1, us, side), (-1, c, side)] for c, us in pairs],
+                ("mAP",),
+            )["mAP"]
             for what, side in (("cross", CROSS), ("own", OWN))
         }
     return scores
@@ -149,22 +157,29 @@ def _scores(
 class _Scorer:
     """Makes means over seeds with their intervals, or takes them from an earlier summary."""
 
-    def __init__(self, earlier: BenchSummary | None) -> None:
-        tables = earlier.tables if earlier else ()
-        rows = [row for table in tables for row in table.rows]
-        found = [table.base for table in tables] + [getattr(r, s) for r in rows for s in SIDES]
-        # figures have 16 digits: what is the same for every seed is of the same cells
-        self._known = {(m, score.seeds): score for side in found for m, score in side.items()}
-        behind = [score for row in rows for score in row.behind.values()]
-        self._known |= {("mAP", score.seeds): score for score in behind}
+    def __init__(self, earlier: BenchSummary | None, old: str, scenario: str) -> None:
+        self._known: dict[tuple[str, str], Mapping[str, Score]] = {}
+        for table in earlier.tables if earlier else ():
+            if (table.old, table.scenario) == (old, scenario):
+                self._known[BASE, "cross"] = table.base
+                for row in table.rows:
+                    for side in SIDES:
+                        self._known[row.method, side] = getattr(row, side)
+                    for side, score in row.behind.items():
+                        self._known[row.method, f"behind {side}"] = {"mAP": score}
 
     def __call__(
-        self, seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS
+        self,
+        method: str,
+        side: str,
+        seeds: Sequence[Sequence[Signed]],
+        metrics: Iterable[str] = METRICS,
     ) -> dict[str, Score]:
         """Return the mean over seeds of a sum of terms, with the interval of its replicates.
 
         A metric that a cell lacks is left out.
         """
+        known = self._known.get((method, side), {})
         scores = {}
         for metric in metrics:
             if not all(
@@ -178,8 +193,8 @@ class _Scorer:
             bare = [cell for terms in seeds for _, cell, _ in terms if not cell.replicates]
             if not bare:
                 scores[metric] = Score(mean=_mean(seeds, metric, values), seeds=values)
-            elif (metric, values) in self._known:
-                scores[metric] = self._known[metric, values]
+            elif metric in known and known[metric].seeds == values:
+                scores[metric] = known[metric]
             else:
                 raise ResultError(
                     f"the cell {bare[0].id} was published without its bootstrap replicates, which "

@@ -27,7 +27,7 @@ from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
 from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
-from mixbct.schemas.record import Record, read_record
+from mixbct.schemas.record import Record, now, read_record
 from mixbct.schemas.result import Estimate, ModelCost, Result
 from mixbct.training.run import train
 from mixbct.workflows.across import queries_across
@@ -51,7 +51,7 @@ class _Spent(Record):
 
 def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
-    side = "validation_" if spec.part == "validation" else ""
+    side = "validation_" if spec.cell.part == "validation" else ""
     path = spec.old_model.recipe.data.path
     data = HeldOutSet(path, spec.split, f"{side}query", f"{side}gallery")
     old_model, _ = _train(spec.old_model)
@@ -60,20 +60,20 @@ def run_cell(spec: CellSpec) -> BenchCell:
     if spec.free:
         free_model, _ = _train(spec.free)
         free = embed_pair(data, free_model, "independent", silent)
-    if spec.method == RANK_MERGE:
+    if spec.cell.method == RANK_MERGE:
         assert free is not None
         merged, drawn = rank_merged(old, free, 0.5, 0, spec.replicates)
         return _cell(spec, figures={HALF: merged}, replicates={HALF: _packed(drawn)})
-    bank = None if spec.method == INDEPENDENT else _bank(spec, data, old_model)
+    bank = None if spec.cell.method == INDEPENDENT else _bank(spec, data, old_model)
     cross: Embeddings | None
     if spec.recipe is None:
         assert free is not None
         assert free_model is not None
         assert bank is not None
         model, new = free_model, free
-        cross, cost = _adapt(spec.method, data, model, bank, new)
+        cross, cost = _adapt(spec.cell.method, data, model, bank, new)
     else:
-        own = Trained(recipe=spec.recipe, folder=spec.folder, plan=spec.plan())
+        own = Trained(recipe=spec.recipe, folder=spec.folder, plan=spec.cell.plan)
         model, cost = _train(own)
         new = embed_pair(data, model, "new", silent)
         cross = queries_across(model, old_model, new.query)
@@ -84,7 +84,7 @@ def run_cell(spec: CellSpec) -> BenchCell:
     result = Result(
         title=spec.title,
         versions=versions(),
-        seed=spec.seed,
+        seed=spec.cell.seed,
         data={},
         models={"old": old_model.contract, "new": model.contract},
         combinations=figures.combinations,
@@ -109,23 +109,15 @@ def run_cell(spec: CellSpec) -> BenchCell:
 
 def _cell(spec: CellSpec, **found: object) -> BenchCell:
     """Return the record of a cell, with what was found."""
-    trained = spec.recipe.method.model_dump(exclude={"bank", "old_model"}) if spec.recipe else {}
     # of a failed cell not its device: that may be what failed
     device = spec.recipe.train.device if spec.recipe else "cpu"
     on = {} if "error" in found else {DEVICE: device_name(device)}
-    names = {"id", "bench", "part", "method", "old", "scenario", "seed", "trial"}
-    return BenchCell(
-        **spec.model_dump(include=names),
-        settings=trained | {key: value for key, value in spec.settings.items() if key != "method"},
-        plan=spec.plan(),
-        versions=versions() | on,
-        **found,
-    )
+    return spec.cell.model_copy(update={**found, "versions": versions() | on, "created": now()})
 
 
-def failed_cell(spec: CellSpec, error: str) -> BenchCell:
-    """Return the record of a cell that has no figures."""
-    return _cell(spec, error=error)
+def failed_cell(spec: CellSpec, error: str) -> None:
+    """Leave the record of a cell that has no figures."""
+    write_atomically(spec.out, _cell(spec, error=error).to_json())
 
 
 def _packed(drawn: dict[str, Replicates]) -> dict[str, str]:
