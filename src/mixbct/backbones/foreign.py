@@ -5,6 +5,7 @@ tensors and plain containers and refuses everything else, so nothing in them is 
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,11 @@ def import_onnx(
     _refuse_existing(out)
     read = OnnxFile.read(file, output)
     encoder = OnnxEncoder(read, preprocessing.size, preprocessing.channels)
+    if encoder.outputs == 1:  # whether it was named makes no other space
+        read = replace(read, output=None)
     manifest = ModelManifest(
         backbone=ONNX,
-        options={} if output is None else {"output": output},
+        options={} if read.output is None else {"output": read.output},
         contract=Contract(
             name=name, weights=read.digest(), preprocessing=preprocessing, dim=encoder.dim
         ),

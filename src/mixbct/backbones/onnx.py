@@ -111,6 +111,7 @@ class OnnxEncoder(nn.Module):
                 f"the ONNX model takes {_described(inputs)}; expected one input of float32 images: "
                 "export it with that alone"
             )
+        self.outputs = len(outputs)
         chosen = [one for one in outputs if file.output in (None, one[0])]
         if len(chosen) != 1 or chosen[0][1] not in kinds:
             asked = f", and {file.output!r} was asked for" if file.output else ""

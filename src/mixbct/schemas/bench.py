@@ -109,6 +109,7 @@ class BenchTable(Record):
     scenario: str
     base: dict[str, Score] = Field(description="old/old")
     rows: tuple[BenchRow, ...]
+    made_of: str = Field("", exclude_if=operator.not_, description="digest of its cells")
 
 
 class Trial(Record):

@@ -315,6 +315,13 @@ def test_of_several_outputs_one_is_named(tmp_path: Path) -> None:
     assert file.digest() != manifest.contract.weights
 
 
+def test_naming_the_only_output_makes_no_other_space(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(linear_model(["N", CHANNELS, SIZE, SIZE]))
+    found = [take_in(tmp_path / "m.onnx", tmp_path / str(o), o) for o in (None, "vector")]
+    assert found[0].contract == found[1].contract
+    assert load_model(tmp_path / "vector").contract == found[0].contract
+
+
 def test_tokens_are_no_vector(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(two_outputs())
     with pytest.raises(ModelError, match=r"gave tokens \[1, 3, 16\] for 1 images.*pooled"):

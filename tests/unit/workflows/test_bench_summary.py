@@ -177,10 +177,13 @@ def test_a_published_bench_is_summed_up_again_without_replicates(name: str) -> N
     )
     assert again.cpu_hours == pytest.approx(published.cpu_hours)
     assert again.model_copy(update={"cpu_hours": published.cpu_hours}) == published
-    # a mean over other seeds needs what is not published
+    # a mean over other seeds, or of other figures, needs what is not published
     fewer = [cell for cell in cells if cell.seed != 2]
     with pytest.raises(ResultError, match=r"without its bootstrap replicates.*add --replicates"):
         summarise(recipe, fewer, (), "", {}, published)
+    changed = [*cells[1:], cells[0].model_copy(update={"figures": cells[1].figures})]
+    with pytest.raises(ResultError, match="add --replicates"):
+        summarise(recipe, changed, (), "", {}, published)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ drawn from: each one's figure stands beside the mean, and a win is one where the
 every single seed lie on one side of zero.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -23,13 +25,11 @@ from mixbct.schemas.bench import (
     Choice,
     Score,
 )
-from mixbct.schemas.result import Estimate
 from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
 from mixbct.workflows.bench.trials import CROSS, OWN
 from mixbct.workflows.bench.worker import DEVICE, HALF
 
 BASE = "old/old"
-SIDES = ("cross", "own", "mixed", "cross_gain", "own_gain")
 Signed = tuple[int, BenchCell, str]
 """(+1 or −1, a cell, a combination): a term of a difference."""
 
@@ -44,8 +44,8 @@ def summarise(
 ) -> BenchSummary:
     """Return the tables of a bench, in the order of its recipe.
 
-    Published cells have no replicates: an interval over some of them is taken from the `earlier`
-    summary, where it was of the same figures.
+    Published cells have no replicates: a table with such a cell is taken from the `earlier`
+    summary, where it was made of the same cells.
 
     Raises:
         ResultError: it was not.
@@ -72,7 +72,7 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(found, *place, methods, recipe.ours, _Scorer(earlier, *place))
+            _table(found, *place, methods, recipe.ours, earlier.tables if earlier else ())
             for place in order
             if place in places
         ),
@@ -99,9 +99,19 @@ def _table(
     scenario: str,
     methods: Sequence[str],
     ours: str,
-    score: "_Scorer",
+    earlier: Sequence[BenchTable],
 ) -> BenchTable:
     here = {(m, s): c for (o, sc, m, s), c in found.items() if (o, sc) == (old, scenario)}
+    plain = [here[key].model_copy(update={"replicates": {}}).digest() for key in sorted(here)]
+    made_of = hashlib.sha256(json.dumps([ours, *methods, *plain]).encode()).hexdigest()
+    if bare := [cell.id for cell in here.values() if not (cell.error or cell.replicates)]:
+        for table in earlier:
+            if table.made_of == made_of:
+                return table
+        raise ResultError(
+            f"{bare[0]} was published without its bootstrap replicates, which new means over seeds "
+            "need: add --replicates to make such cells again"
+        )
     free = {s: c for (m, s), c in here.items() if m == INDEPENDENT and not c.error}
     rows = []
     for method in methods:
@@ -115,103 +125,61 @@ def _table(
         if good:
             theirs = [free[c.seed] for c in good]
             our_cells = {c.seed: here.get((ours, c.seed)) for c in good}
-            row = row.model_copy(update=_scores(score, good, theirs, our_cells) | _costs(good))
+            row = row.model_copy(update=_scores(good, theirs, our_cells) | _costs(good))
         rows.append(row)
-    base = score(BASE, "cross", [[(1, cell, BASE)] for cell in free.values()]) if free else {}
-    return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows))
+    base = _score([[(1, cell, BASE)] for cell in free.values()]) if free else {}
+    return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows), made_of=made_of)
 
 
 def _scores(
-    score: "_Scorer",
     cells: Sequence[BenchCell],
     free: Sequence[BenchCell],
     ours: dict[int, BenchCell | None],
 ) -> dict[str, dict[str, Score]]:
-    method = cells[0].method
     both = list(zip(cells, free, strict=True))
     scores = {
-        "cross": score(method, "cross", [[(1, c, CROSS)] for c in cells]),
-        "own": score(method, "own", [[(1, c, OWN)] for c in cells]),
-        "mixed": score(method, "mixed", [[(1, c, HALF)] for c in cells]),
-        "cross_gain": score(
-            method, "cross_gain", [[(1, c, CROSS), (-1, f, BASE)] for c, f in both]
-        ),
-        "own_gain": score(method, "own_gain", [[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
+        "cross": _score([[(1, c, CROSS)] for c in cells]),
+        "own": _score([[(1, c, OWN)] for c in cells]),
+        "mixed": _score([[(1, c, HALF)] for c in cells]),
+        "cross_gain": _score([[(1, c, CROSS), (-1, f, BASE)] for c, f in both]),
+        "own_gain": _score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
     }
     if not scores["cross"]:  # rank merging
         return scores
     pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and CROSS in us.figures]
     if len(pairs) == len(cells) and all(c is not us for c, us in pairs):
         scores["behind"] = {
-            what: score(
-                method,
-                f"behind {what}",
-                [[(1, us, side), (-1, c, side)] for c, us in pairs],
-                ("mAP",),
-            )["mAP"]
+            what: _score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]
             for what, side in (("cross", CROSS), ("own", OWN))
         }
     return scores
 
 
-class _Scorer:
-    """Makes means over seeds with their intervals, or takes them from an earlier summary."""
+def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) -> dict[str, Score]:
+    """Return the mean over seeds of a sum of terms, with the interval of its replicates.
 
-    def __init__(self, earlier: BenchSummary | None, old: str, scenario: str) -> None:
-        self._known: dict[tuple[str, str], Mapping[str, Score]] = {}
-        for table in earlier.tables if earlier else ():
-            if (table.old, table.scenario) == (old, scenario):
-                self._known[BASE, "cross"] = table.base
-                for row in table.rows:
-                    for side in SIDES:
-                        self._known[row.method, side] = getattr(row, side)
-                    for side, score in row.behind.items():
-                        self._known[row.method, f"behind {side}"] = {"mAP": score}
-
-    def __call__(
-        self,
-        method: str,
-        side: str,
-        seeds: Sequence[Sequence[Signed]],
-        metrics: Iterable[str] = METRICS,
-    ) -> dict[str, Score]:
-        """Return the mean over seeds of a sum of terms, with the interval of its replicates.
-
-        A metric that a cell lacks is left out.
-        """
-        known = self._known.get((method, side), {})
-        scores = {}
-        for metric in metrics:
-            if not all(
-                metric in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
-            ):
-                continue
-            values = tuple(
-                float(sum(sign * cell.figures[name][metric].value for sign, cell, name in terms))
-                for terms in seeds
-            )
-            bare = [cell for terms in seeds for _, cell, _ in terms if not cell.replicates]
-            if not bare:
-                scores[metric] = Score(mean=_mean(seeds, metric, values), seeds=values)
-            elif metric in known and known[metric].seeds == values:
-                scores[metric] = known[metric]
-            else:
-                raise ResultError(
-                    f"the cell {bare[0].id} was published without its bootstrap replicates, which "
-                    "new means over seeds need: add --replicates to make them again"
-                )
-        return scores
-
-
-def _mean(seeds: Sequence[Sequence[Signed]], metric: str, values: tuple[float, ...]) -> Estimate:
-    drawn: Float64[np.ndarray, " r"] = np.mean(
-        [
-            np.sum([sign * cell.replicate(name, metric) for sign, cell, name in terms], axis=0)
+    A metric that a cell lacks is left out.
+    """
+    scores = {}
+    for metric in metrics:
+        if not all(
+            metric in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
+        ):
+            continue
+        values = [
+            sum(sign * cell.figures[name][metric].value for sign, cell, name in terms)
             for terms in seeds
-        ],
-        axis=0,
-    )
-    return estimate(float(np.mean(values)), drawn)
+        ]
+        drawn: Float64[np.ndarray, " r"] = np.mean(
+            [
+                np.sum([sign * cell.replicate(name, metric) for sign, cell, name in terms], axis=0)
+                for terms in seeds
+            ],
+            axis=0,
+        )
+        mean = estimate(float(np.mean(values)), drawn)
+        scores[metric] = Score(mean=mean, seeds=tuple(map(float, values)))
+    return scores
 
 
 def _costs(cells: Sequence[BenchCell]) -> dict[str, int | str | CellCost]:
