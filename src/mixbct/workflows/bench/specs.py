@@ -36,7 +36,6 @@ class CellSpec(Record):
     """One cell: what it is (`cell`, still without figures), and what it is made from."""
 
     cell: BenchCell
-    title: str
     recipe: Recipe | None
     """Of the training; None for an adapter."""
     split: Path
@@ -155,7 +154,6 @@ class Planner:
                 settings=trained | {k: v for k, v in settings.items() if k != "method"},
                 plan=plan,
             ),
-            title=f"{self.recipe.title}: {method}, {scenario}, {old}, seed {seed}",
             recipe=recipe,
             split=split,
             bank=bank,

@@ -82,7 +82,7 @@ def run_cell(spec: CellSpec) -> BenchCell:
         old, new, free or new, cross=cross, seed=0, replicates=spec.replicates, mixed=(0.5,)
     )
     result = Result(
-        title=spec.title,
+        title=spec.cell.id,
         versions=versions(),
         seed=spec.cell.seed,
         data={},
