@@ -25,7 +25,7 @@ from mixbct.schemas.model import Preprocessing
 
 PRE = Preprocessing(size=16, channels=1)
 OPTIONS = {"width": 2}
-MUTATIONS = 300
+MUTATIONS = 200
 MOST_BYTES = 500 * 2**20
 NUMBERS = ("10000000", "1e7", "-1", "0", "1" + "0" * 30, "NaN", "null", "Infinity", "9" * 5000)
 
