@@ -126,7 +126,7 @@ def make_banks(work: Path) -> dict[str, FeatureBank]:
     banks = {}
     for role in ("old", "new"):
         say(f"embed the images ({role})")
-        model = load_model(work / role)
+        model = load_model(work / role, trust_code=True)
         source = open_source(images, model.preprocessing)
         out = work / f"{role}-bank"
         banks[role] = extract(model, source, out, dtype="float32", batch=64, resume=True)

@@ -1,6 +1,7 @@
 """The miniature of the bench, on pictures made here in place of the glyphs."""
 
 import json
+import shutil
 from pathlib import Path
 
 MINI = [
@@ -41,13 +42,29 @@ def test_two_methods_in_two_scenarios(mixbct, photos: Path) -> None:
         for folder in (results, photos / "again/out")
     )
     assert before["figures"] == after["figures"]
-    assert before["replicates"] == after["replicates"]
     assert before["plan"] == after["plan"]
+    # replicates stay where the cell was made
+    assert "replicates" not in before
+    drawn = [
+        json.loads((photos / work / f"cells/{one}/cell.json").read_text())["replicates"]
+        for work in ("runs/bench/mini/work", "again/work")
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0]["new/old"].keys() == {"mAP", "rank-1", "TAR@1e-3", "TAR@1e-4"}
 
     # on another device, with all that was made on the first
     (results / f"cells/{one}.json").unlink()
-    mixbct(*MINI, "--device", "cpu:0", cwd=photos)
+    last = json.loads(mixbct(*MINI, "--device", "cpu:0", "--json", cwd=photos).stdout)
     assert json.loads((results / f"cells/{one}.json").read_text())["figures"] == before["figures"]
+
+    # where only the results are: nothing runs, and every interval is what it was
+    shutil.rmtree(photos / "runs/bench/mini/work/cells")
+    shutil.rmtree(photos / "runs/bench/mini/work/old")
+    cells = {path: path.read_bytes() for path in (results / "cells").iterdir()}
+    there = json.loads(mixbct(*MINI, "--json", cwd=photos).stdout)
+    assert there["tables"] == last["tables"]
+    assert {path: path.read_bytes() for path in cells} == cells
+    assert not (photos / "runs/bench/mini/work/old").exists()
 
 
 def test_a_cell_that_fails_is_shown_and_run_again(mixbct, photos: Path) -> None:

@@ -1,29 +1,33 @@
 """Import of weights that came from elsewhere: a file becomes a model folder with its contract.
 
-`.pth` and `.pt` files are pickles; they are read by torch's restricted reader, which builds
+`.pth`, `.pt` and `.bin` files are pickles; they are read by torch's restricted reader, which builds
 tensors and plain containers and refuses everything else, so nothing in them is executed.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mixbct.backbones.model import build_backbone, save_model
-from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder
+from mixbct.backbones.onnx import ONNX, OnnxEncoder, OnnxFile
+from mixbct.backbones.weights import read_tensors, with_weights
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
+from mixbct.reading import reason
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
-WRAPPERS = ("state_dict", "state_dict_backbone")
+WRAPPERS = ("state_dict", "state_dict_backbone", "model", "backbone")
 """Keys under which training checkpoints keep the weights; the second is arcface_torch's."""
 
-SHOWN = 5
+PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
+"""What all names begin with where a model was wrapped when its weights were saved."""
+
+_COUNTER = "num_batches_tracked"
+"""Of batch normalisations; torch loads weights without it, and no embedding needs it."""
 
 
 def import_weights(
@@ -32,7 +36,7 @@ def import_weights(
     """Write the model folder `out` from a state dict: `.safetensors`, or else a torch file.
 
     Args:
-        file: the weights; a leading `module.` of every name is taken off.
+        file: the weights; what all names begin with is taken off (`PREFIXES`).
         out: a folder that is not there yet.
         name: of the contract, for people.
         backbone: a name of `mixbct.backbones`, or `package.module:factory`.
@@ -44,45 +48,53 @@ def import_weights(
             not the backbone's, or `out` is there already.
     """
     _refuse_existing(out)
-    module = build_backbone(backbone, dim, preprocessing, {})
-    state = _read_state(file)
-    expected = module.state_dict()
-    if problems := _differences(state, expected):
-        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ModelError(
-            f"the weights in {file} are not those of {backbone!r} with dim {dim}, size "
-            f"{preprocessing.size} and {preprocessing.channels} channels:\n  "
-            + "\n  ".join(problems[:SHOWN])
-            + more
-        )
-    module.load_state_dict(state)
+    state, own = _read_state(file), ":" in backbone
+    with torch.device("cpu" if own else "meta"):
+        expected = build_backbone(backbone, dim, preprocessing, {}).state_dict()
+    state = _without_prefix(state, expected)
+    for key in expected.keys() - state.keys():
+        if key.endswith(_COUNTER):
+            state[key] = torch.zeros((), dtype=torch.int64)
+    module = with_weights(
+        state,
+        f"in {file} are not those of {backbone!r} with dim {dim}, size {preprocessing.size} and "
+        f"{preprocessing.channels} channels",
+        lambda: build_backbone(backbone, dim, preprocessing, {}),
+        has_code=own,
+    )
     return save_model(out, name, backbone, {}, preprocessing, dim, module, None, {}, (), "")
 
 
-def import_onnx(file: Path, out: Path, *, name: str, preprocessing: Preprocessing) -> ModelManifest:
-    """Write the model folder `out` around an ONNX file; its SHA-256 stands in the contract.
+def import_onnx(
+    file: Path, out: Path, *, name: str, preprocessing: Preprocessing, output: str | None = None
+) -> ModelManifest:
+    """Write the model folder `out` around an ONNX file; its digest stands in the contract.
+
+    Args:
+        file: the graph; weights that it keeps in files beside it are taken along.
+        out: a folder that is not there yet.
+        name: of the contract, for people.
+        preprocessing: what the model was trained with.
+        output: the name of the output to take, where the graph has several.
 
     Raises:
-        ModelError: the file is not an encoder that can be used (see `OnnxEncoder`), or `out` is
-            there already.
+        ModelError: the file is not an encoder that can be used (see `OnnxFile`, `OnnxEncoder`),
+            or `out` is there already.
     """
     _refuse_existing(out)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    encoder = OnnxEncoder(content, preprocessing.size, preprocessing.channels)
+    read = OnnxFile.read(file, output)
+    encoder = OnnxEncoder(read, preprocessing.size, preprocessing.channels)
+    if encoder.outputs == 1:  # whether it was named makes no other space
+        read = replace(read, output=None)
     manifest = ModelManifest(
         backbone=ONNX,
+        options={} if read.output is None else {"output": read.output},
         contract=Contract(
-            name=name,
-            weights=hashlib.sha256(content).hexdigest(),
-            preprocessing=preprocessing,
-            dim=encoder.dim,
+            name=name, weights=read.digest(), preprocessing=preprocessing, dim=encoder.dim
         ),
     )
     with folder_written_whole(out) as folder:
-        (folder / FILE).write_bytes(content)
+        read.write(folder)
         (folder / "model.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -93,43 +105,52 @@ def _refuse_existing(out: Path) -> None:
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, without `module.`."""
+    """Return the tensors of a file by name."""
+    if file.suffix.lower() == ".safetensors":
+        return read_tensors(file)
+    if not file.is_file():
+        raise ModelError(f"there are no weights at {file}; expected a file")
     try:
-        content: Any
-        if file.suffix == ".safetensors":
-            content = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"there are no weights at {file}") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {reason(error)}") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise ModelError(
             f"{file} is not a torch file of tensors alone, and nothing else is loaded, since a "
             "pickle can run code; where it is yours, save `model.state_dict()` by itself "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if key in content), content)
+    for _ in WRAPPERS:  # one may lie in another, but a file can also hold itself
+        if isinstance(content, Mapping):
+            inside = (content[key] for key in WRAPPERS if key in content)
+            content = next((one for one in inside if isinstance(one, Mapping)), content)
     if not isinstance(content, Mapping):
         raise ModelError(
             f"{file} holds a {type(content).__name__}; expected a state dict: names and tensors"
         )
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+    if not all(isinstance(key, str) and _plain(value) for key, value in content.items()):
         raise ModelError(
             f"{file} holds more than tensors, under the keys {', '.join(map(str, content))[:200]}; "
             "expected a state dict: names and tensors"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return dict(content)
 
 
-def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Say, a line each, which names are missing, have another shape, or are not expected."""
-    lines = [f"missing: {name}" for name in expected if name not in found]
-    lines += [
-        f"{name}: found {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    return lines + [f"not expected: {name}" for name in found if name not in expected]
+def _plain(value: object) -> bool:
+    """Return whether it is a tensor of real numbers that are all there."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_complex())
+    )
+
+
+def _without_prefix(state: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Take off what all names begin with, one wrapper after another."""
+    while state and not state.keys() & set(expected):
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state

@@ -5,26 +5,32 @@ backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph an
 head.safetensors       the classifier it was trained with, where there is one
 """
 
-import hashlib
 import importlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
 from mixbct.backbones.linear import LinearBackbone
-from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder
+from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder, OnnxFile
 from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
+from mixbct.backbones.trust import TRUSTED
 from mixbct.backbones.vit import VisionTransformer
+from mixbct.backbones.weights import (
+    is_double,
+    read_tensors,
+    state_copy,
+    weights_digest,
+    with_weights,
+)
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
@@ -81,7 +87,7 @@ def build_backbone(name: str, dim: int, takes: Input, options: Mapping[str, Opti
         factory = _import_factory(name, takes, known)
     try:
         module = factory(dim=dim, **shape, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
         given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
         raise ModelError(
             f"backbone {name!r} does not take {given} and options {dict(options)}: {error}"
@@ -147,16 +153,6 @@ def forward(backbone: nn.Module, inputs: Inputs, dim: int) -> Float[Tensor, "b d
     return features
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a state dict: names, dtypes, shapes and values in name order."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 class EmbeddingModel:
     """A backbone in evaluation mode with the contract of its vectors."""
 
@@ -169,7 +165,7 @@ class EmbeddingModel:
         tensors = [*backbone.parameters(), *backbone.buffers()]
         # an ONNX encoder has none, and computes in main memory
         self.device = tensors[0].device if tensors else torch.device("cpu")
-        self.dtype = torch.float64 if _is_double(tensors) else torch.float32
+        self.dtype = torch.float64 if is_double(tensors) else torch.float32
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -192,12 +188,6 @@ class EmbeddingModel:
         return forward(self.backbone, inputs, self.contract.dim).float()
 
 
-def _is_double(tensors: Iterable[Tensor]) -> bool:
-    """Return whether all numbers that are no whole ones are float64; a model computes in those."""
-    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-    return types == {torch.float64}
-
-
 def _takes(manifest: ModelManifest) -> Input:
     takes = manifest.contract.preprocessing
     if takes is None:
@@ -206,12 +196,6 @@ def _takes(manifest: ModelManifest) -> Input:
             "is one of vectors that came from elsewhere"
         )
     return takes
-
-
-def state_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a copy in main memory, one tensor each: safetensors refuses shared memory."""
-    plain = torch.contiguous_format
-    return {k: v.detach().cpu().clone(memory_format=plain) for k, v in state.items()}
 
 
 def save_model(
@@ -278,51 +262,55 @@ def read_manifest(path: Path) -> tuple[Path, ModelManifest]:
     Raises:
         ModelError: there is no model, or its manifest is malformed.
     """
-    folder = path / "model" if (path / "model" / "model.json").exists() else path
+    try:
+        folder = path / "model" if (path / "model" / "model.json").exists() else path
+    except OSError:  # a path that is too long; reading it says so
+        folder = path
     return folder, read_record(folder / "model.json", ModelManifest, ModelError, "model")
 
 
-def load_model(path: Path, device: str = "cpu") -> EmbeddingModel:
+def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> EmbeddingModel:
     """Load a model folder, or the `model/` folder of a training run.
 
+    Args:
+        path: the folder.
+        device: where it computes.
+        trust_code: run the code that the folder names where its backbone is not one of mixbct's.
+
     Raises:
-        ModelError: it is not there, does not load, or its weights are not those of its contract;
-            or there is no such device.
+        ModelError: it is not there, does not load, its weights are not those of its contract, or
+            it names code and nobody said that it may run; or there is no such device.
     """
     target = open_device(device)
     folder, manifest = read_manifest(path)
-    read = _read_onnx if manifest.backbone == ONNX else _read_weights
-    backbone, weights = read(folder, manifest)
-    if weights != manifest.contract.weights:
+    contract, name = manifest.contract, manifest.backbone
+    if ":" in name and not (trust_code or TRUSTED.get()):
         raise ModelError(
-            f"the weights of {folder} are not those of its contract {manifest.contract}: the file "
+            f"{folder} names code of its own for its backbone, {name!r}, and code that a folder "
+            "names is run on your word alone: add --trust-code (`trust_code=True`) if it is yours"
+        )
+    takes = _takes(manifest)
+    if name == ONNX:
+        output = manifest.options.get("output")
+        file = OnnxFile.read(folder / FILE, None if output is None else str(output))
+        weights = file.digest()
+    else:
+        state = read_tensors(folder / "backbone.safetensors")
+        weights = weights_digest(state)
+    if weights != contract.weights:
+        raise ModelError(
+            f"the weights of {folder} are not those of its contract {contract}: the file "
             "was changed since"
         )
-    return EmbeddingModel(backbone.to(target), manifest)
-
-
-def _read_weights(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str]:
-    """Return the backbone of a model folder, and the digest of its weights."""
-    contract = manifest.contract
-    backbone = build_backbone(manifest.backbone, contract.dim, _takes(manifest), manifest.options)
-    try:
-        state = load_file(folder / "backbone.safetensors")
-        if _is_double(state.values()):
-            backbone.double()
-        backbone.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"the weights of {folder} do not load: {error}") from error
-    return backbone, weights_digest(state)
-
-
-def _read_onnx(folder: Path, manifest: ModelManifest) -> tuple[nn.Module, str]:
-    """Return the frozen encoder of a model folder, and the digest of its file."""
-    takes = _takes(manifest)
-    if isinstance(takes, VectorInput):
+    if name != ONNX:
+        backbone = with_weights(
+            state,
+            f"in {folder} are not those of {name!r} with dim {contract.dim} over {takes}",
+            lambda: build_backbone(name, contract.dim, takes, manifest.options),
+            has_code=":" in name,
+        )
+    elif isinstance(takes, VectorInput):
         raise ModelError(f"the ONNX encoder of {folder} cannot be a head over {takes}")
-    try:
-        content = (folder / FILE).read_bytes()
-    except OSError as error:
-        raise ModelError(f"the ONNX file of {folder} cannot be read: {error.strerror}") from error
-    encoder = OnnxEncoder(content, takes.size, takes.channels)
-    return encoder, hashlib.sha256(content).hexdigest()
+    else:
+        backbone = OnnxEncoder(file, takes.size, takes.channels)
+    return EmbeddingModel(backbone.to(target), manifest)

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mixbct.cli.common import AsJson, Out, next_command, progress_bar
+from mixbct.cli.common import AsJson, Out, TrustCode, next_command, progress_bar
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
 
@@ -36,6 +36,7 @@ def adapt(
         typer.Option(help="Also write a copy of the new model's folder that has the bridge."),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a bridge from a new model's queries to an old model's stored vectors; no training.

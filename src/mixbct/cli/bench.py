@@ -40,6 +40,12 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="Where to train and embed, such as cuda [the recipe's].")
     ] = None,
+    replicates: Annotated[
+        bool,
+        typer.Option(
+            "--replicates", help="Run published cells again for new intervals over seeds."
+        ),
+    ] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +67,7 @@ def bench(
         work or folder / "work",
         jobs=jobs,
         only=only,
+        replicates=replicates,
         fonts=fonts,
         cache=default_font_cache(),
         command=shlex.join(map(str, words)),

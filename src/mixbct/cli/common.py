@@ -23,6 +23,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mixbct.backbones.trust import TRUSTED
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
@@ -37,6 +39,21 @@ OtherClasses = Annotated[
     bool,
     typer.Option(
         "--other-classes", help="Equal class names mean other classes than in the training."
+    ),
+]
+
+
+def _trust(value: bool) -> bool:
+    TRUSTED.set(value)
+    return value
+
+
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        callback=_trust,
+        help="Run the code that a model folder names for its backbone (package.module:f).",
     ),
 ]
 Overrides = Annotated[

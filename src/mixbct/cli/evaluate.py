@@ -14,6 +14,7 @@ from mixbct.cli.common import (
     Resume,
     Seed,
     SkipBad,
+    TrustCode,
     name_skipped,
     next_command,
     progress_bar,
@@ -66,6 +67,7 @@ def evaluate(
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
     resume: Resume = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes.

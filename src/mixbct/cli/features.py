@@ -11,6 +11,7 @@ from mixbct.cli.common import (
     Out,
     Resume,
     SkipBad,
+    TrustCode,
     name_skipped,
     next_command,
     progress_bar,
@@ -38,6 +39,7 @@ def extract(
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
     resume: Resume = False,
     skip_bad: SkipBad = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed images, or for a head a bank's vectors, into a feature bank. It can be resumed.

@@ -16,6 +16,7 @@ from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
 from mixbct.cli.common import (
     AsJson,
     SkipBad,
+    TrustCode,
     name_skipped,
     next_command,
     progress_bar,
@@ -71,6 +72,7 @@ def enrol(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace items that have the same key (backfill).")
     ] = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Store items: all of them or, on an error, none."""
@@ -119,6 +121,7 @@ def search(
         list[int] | None, typer.Option(min=0, help="Only this row of --bank; give it repeatedly.")
     ] = None,
     device: Device = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the stored items that are most like an image, or like a bank's row."""
@@ -227,14 +230,14 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
             f"the query model {query.contract} {place}; tell where it is with "
             f"`mixbct gallery use-model {gallery.folder} MODEL`"
         )
-    folder, manifest = read_manifest(query.folder)
-    if manifest.contract.id != query.contract.id:
+    _, manifest = read_manifest(query.folder)
+    if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
         raise ContractError(
             f"{query.folder} now holds {manifest.contract}, but the gallery's query model is "
             f"{query.contract}; name the folder of the right one with "
             f"`mixbct gallery use-model {gallery.folder} MODEL`"
         )
-    return load_model(folder, device)
+    return load_model(query.folder, device)
 
 
 def _bank_rows(

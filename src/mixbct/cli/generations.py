@@ -13,6 +13,7 @@ from mixbct.cli.common import (
     Replicates,
     Seed,
     SkipBad,
+    TrustCode,
     name_skipped,
     next_command,
     progress_bar,
@@ -45,6 +46,7 @@ def generations(
     device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare every version's queries with the galleries of all versions before it."""

@@ -26,6 +26,9 @@ def import_model(
     mean: Annotated[float, typer.Option(help="Taken off each value of 0 to 255 …")] = 127.5,
     std: Annotated[float, typer.Option(help="… which is then divided by this.")] = 127.5,
     name: Annotated[str | None, typer.Option(help="Of the model [the file's name].")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Of an .onnx file: the output with the embeddings.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a model folder from weights that came from elsewhere, for instance an old model.
@@ -38,10 +41,14 @@ def import_model(
     asked = {"size": size, "channels": channels, "mean": mean, "std": std}
     preprocessing = made_of(Preprocessing, ModelError, "the model's input", asked)
     called = name or weights.stem
-    if weights.suffix == ".onnx":
+    if weights.suffix.lower() == ".onnx":
         if backbone is not None or dim is not None:
             raise typer.BadParameter("an .onnx file says both: leave --backbone and --dim out")
-        manifest = import_onnx(weights, out, name=called, preprocessing=preprocessing)
+        manifest = import_onnx(
+            weights, out, name=called, preprocessing=preprocessing, output=output
+        )
+    elif output is not None:
+        raise typer.BadParameter("only an .onnx file has outputs to choose from: leave it out")
     elif backbone is None or dim is None:
         raise typer.BadParameter(
             "a state dict does not say what it belongs to: add --backbone and --dim, for instance "

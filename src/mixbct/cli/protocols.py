@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.cli.common import AsJson, SkipBad, next_command, progress_bar, result, say
+from mixbct.cli.common import AsJson, SkipBad, TrustCode, next_command, progress_bar, result, say
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
@@ -43,6 +43,7 @@ def eval_pairs(
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
@@ -70,6 +71,7 @@ def eval_ijb(
     skip_bad: SkipBad = False,
     out: ResultOut = None,
     device: Device = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""

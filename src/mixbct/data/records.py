@@ -10,13 +10,13 @@ from jaxtyping import Int64
 from mixbct.data.decoding import Decoder
 from mixbct.data.record_index import REPAIR, RecordIndex, in_order, read_index, write_index
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
-from mixbct.data.source import Images, Rows
+from mixbct.data.source import Images, ListedSource, Rows
 from mixbct.errors import DataError, RecordError
 from mixbct.reading import read_lines_of
 from mixbct.schemas.model import Preprocessing
 
 
-class RecordSource:
+class RecordSource(ListedSource):
     """The images of a record file, decoded when they are read.
 
     The record with key 0 may be a header: no image, and labels of which the first, N + 1, says
@@ -37,8 +37,8 @@ class RecordSource:
         workers: number of threads that decode, see `Decoder`.
 
     Raises:
-        RecordError: the file, its index or its header is damaged; it names file, key and byte
-            offset.
+        RecordError: the file, its index, its header or the head of a record is damaged; it names
+            file, key and byte offset.
         DataError: there is no record file, or no image in it.
     """
 
@@ -55,12 +55,11 @@ class RecordSource:
         index = self._index(skip_bad)
         self.skipped = index.problems
         first, stop = self._image_keys(index, skip_bad)
-        self._keys, self._offsets = index.keys[first:stop], index.offsets[first:stop]
-        self._classes: tuple[str, ...] | None = None
-        self._labels: np.ndarray | None = None
+        self._numbers, self._offsets = index.keys[first:stop], index.offsets[first:stop]
+        present, labels = _compact(self._read_labels(skip_bad))
+        # the keys stay numbers until they are asked for
+        super().__init__(f"record file {self.path}", [], labels, self._names(present))
         self._decoder = Decoder(str(self), preprocessing, workers)
-        if skip_bad:
-            self._load_labels(skip_bad=True)
         if not len(self):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
@@ -133,28 +132,22 @@ class RecordSource:
             return None
         return None if record.image else record
 
-    def _load_labels(self, skip_bad: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Read the class of every record, once."""
-        if self._labels is not None and self._classes is not None:
-            return self._labels, self._classes
-        numbers, faults = self._file.labels(self._offsets, self._keys)
+    def _read_labels(self, skip_bad: bool) -> Int64[np.ndarray, " n"]:
+        """Read the class of every record, or leave those out that have none."""
+        labels, faults = self._file.labels(self._offsets, self._numbers)
         if faults and not skip_bad:
             raise RecordError(
-                f"{len(faults)} of {len(numbers)} records of {self.path} cannot be used:\n  "
+                f"{len(faults)} of {len(labels)} records of {self.path} cannot be used:\n  "
                 + "\n  ".join(list(faults.values())[:10])
                 + f"\n{REPAIR}",
-                [str(self._keys[row]) for row in faults],
+                [str(self._numbers[row]) for row in faults],
             )
         if faults:
             self.skipped += faults.values()
-            sound = numbers >= 0
-            numbers, self._keys = numbers[sound], self._keys[sound]
+            sound = labels >= 0
+            labels, self._numbers = labels[sound], self._numbers[sound]
             self._offsets = self._offsets[sound]
-        present, labels = _compact(numbers)
-        names = self._names(present)
-        # two threads may both come here, and find the same
-        self._labels, self._classes = labels, names
-        return labels, names
+        return labels
 
     def _names(self, numbers: Int64[np.ndarray, " c"]) -> tuple[str, ...]:
         path = class_names_path(self.path)
@@ -169,31 +162,9 @@ class RecordSource:
             )
         return tuple(lines[number] for number in numbers)
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __str__(self) -> str:
-        return f"record file {self.path}"
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; every class has one. The first call reads every head.
-
-        Raises:
-            RecordError: records are damaged; it names each.
-        """
-        return self._load_labels()[0]
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, by number; reads every head, as `labels`."""
-        return self._load_labels()[1]
-
     def keys(self) -> list[str]:
         """Return the record key of every row."""
-        return list(map(str, self._keys.tolist()))
-
-    def groups(self) -> list[str]:
-        """Return '' for every row: records know no families."""
-        return [""] * len(self)
+        return list(map(str, self._numbers.tolist()))
 
     def encoded(self, row: int) -> bytes:
         """Return the stored bytes of a row's image.
@@ -201,7 +172,7 @@ class RecordSource:
         Raises:
             RecordError: the record is damaged or holds no image.
         """
-        return self._file.image_record(int(self._offsets[row]), int(self._keys[row])).image
+        return self._file.image_record(int(self._offsets[row]), int(self._numbers[row])).image
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
@@ -209,7 +180,7 @@ class RecordSource:
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be read.
         """
-        keys = self._keys[rows]
+        keys = self._numbers[rows]
         image = self._file.images(self._offsets[rows], keys)
         # the decoder's rows are places among `rows` here
         names = list(map(str, keys.tolist()))
@@ -221,11 +192,10 @@ class RecordSource:
         Hashing every byte would take longer than an epoch on a large set. An edit that leaves
         the label and the place of every image as they were goes unseen.
         """
-        labels, classes = self._load_labels()
         digest = hashlib.sha256(f"records\t{self._file.size}\n".encode())
-        for array in (self._keys, self._offsets, labels):
+        for array in (self._numbers, self._offsets, self._labels):
             digest.update(np.ascontiguousarray(array).data)
-        digest.update("\n".join(classes).encode())
+        digest.update("\n".join(self._classes).encode())
         return digest.hexdigest()
 
 

@@ -14,12 +14,12 @@ from rich.text import Text
 from mixbct.files import write_atomically
 from mixbct.report.charts import Plot, percent_axis
 from mixbct.report.figures import Figure
+from mixbct.report.foreign_text import markdown, markdown_code
 from mixbct.report.tables import MARKS, Trend, interval, percent, points
 from mixbct.report.templates import render_page
 from mixbct.schemas.bench import METRICS, BenchRow, BenchSummary, BenchTable, Score
 
 INDEPENDENT = "independent"
-_TRENDS: dict[int, Trend] = {1: "up", -1: "down", 0: "level"}
 _COLOURS = (
     *("k-self", "k-naive", "k-map", "k-free", "k-mixed1", "k-other1", "k-other2", "k-other3"),
     *("k-mixed2", "k-mixed3", "k-today"),
@@ -47,7 +47,8 @@ class Cell:
 
 def trend_of(score: Score) -> Trend:
     """Return where a difference lies; `level` unless every seed agrees with the interval."""
-    return _TRENDS[score.sign]
+    trends: tuple[Trend, ...] = ("level", "up", "down")
+    return trends[score.sign]  # −1 is the last
 
 
 def cells(summary: BenchSummary, table: BenchTable, row: BenchRow) -> list[Cell]:
@@ -88,11 +89,6 @@ def failures(table: BenchTable) -> list[str]:
         for row in table.rows
         for seed, why in row.failed.items()
     ]
-
-
-def headings(summary: BenchSummary) -> list[str]:
-    """Return the names of the columns."""
-    return [column.format(ours=summary.ours) for column in COLUMNS]
 
 
 def caption(table: BenchTable) -> str:
@@ -162,43 +158,6 @@ def bench_table(summary: BenchSummary, table: BenchTable) -> Table:
     return shown
 
 
-def to_markdown(summary: BenchSummary) -> str:
-    """Return all tables, how they came about and what was chosen, as Markdown."""
-    lines = [f"# {summary.title}", "", _lead(summary), ""]
-    heads = headings(summary)
-    for table in summary.tables:
-        lines += [f"## {table.scenario}, old model {table.old}", "", f"{caption(table)}.", ""]
-        lines += [f"| method | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
-        for row in table.rows:
-            found = [_markdown(cell) for cell in cells(summary, table, row)]
-            found += ["–"] * (len(heads) - len(found))
-            name = name_of(table, row)
-            name = f"**{name}**" if row.method == summary.ours else name
-            lines.append(f"| {name} | {' | '.join(found)} |")
-        lines += [f"- failed: {line}" for line in failures(table)]
-        lines.append("")
-    if summary.choices:
-        lines += ["## Trials on the validation classes", "", _TRIALS, ""]
-        lines += [
-            "| method | setting | cross mAP | self mAP | |",
-            "| --- | --- | ---: | ---: | --- |",
-        ]
-        for choice in summary.choices:
-            for number, trial in enumerate(choice.trials):
-                cross, own = (
-                    "failed" if value is None else percent(value)
-                    for value in (trial.cross, trial.own)
-                )
-                mark = "chosen" if number == choice.trial else ""
-                lines.append(
-                    f"| {choice.method} | `{flat(trial.settings)}` | {cross} | {own} | {mark} |"
-                )
-        lines.append("")
-    lines += ["## How it came about", ""]
-    lines += [f"- {name}: {value}" for name, value in provenance(summary)]
-    return "\n".join([*lines, ""])
-
-
 _TRIALS = (
     "Each method's trials were run once, in one scenario, on classes that are neither trained nor "
     "tested on; the one with the highest sum of both figures was run on the test classes."
@@ -219,7 +178,7 @@ def provenance(summary: BenchSummary) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
     data = ", ".join(f"{name} {value}" for name, value in summary.data.items())
     return [
-        ("command", f"`{summary.command}`"),
+        ("command", summary.command),
         ("date", summary.created),
         ("cells", f"{summary.cells}, of which {summary.failed} failed"),
         (
@@ -231,26 +190,17 @@ def provenance(summary: BenchSummary) -> list[tuple[str, str]]:
     ]
 
 
-def _lead(summary: BenchSummary) -> str:
+def _lead(ours: str) -> str:
     return (
         "In per cent: the mean over seeds, with its 95 % interval over query classes. Cross: new "
         "queries on the old gallery; self: new queries on a new gallery; half new: half of the "
         "gallery enrolled again. A cross figure has its paired difference to old/old with it, a "
-        f"self figure that to the independent model; *vs {summary.ours}* is the method's mAP − "
-        f"{summary.ours}'s, cross and self. ▲ and ▼: the interval of the paired difference and "
+        f"self figure that to the independent model; *vs {ours}* is the method's mAP − "
+        f"{ours}'s, cross and self. ▲ and ▼: the interval of the paired difference and "
         "every single seed lie on one side of zero. Bold: the highest of its column. Gate: seeds "
         "that pass it. Cost: CPU seconds, forwarded images and peak main memory of one "
         "training (adapters: of one fit); on a GPU, of the process that drives it."
     )
-
-
-def _markdown(cell: Cell) -> str:
-    text = f"**{cell.value}**" if cell.best else cell.value
-    if cell.interval:
-        text += f" [{cell.interval}]"
-    if cell.difference:
-        text += f" {MARKS[cell.trend]} {cell.difference}"
-    return text.replace("|", "\\|")
 
 
 def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
@@ -314,13 +264,22 @@ def colour(summary: BenchSummary, table: BenchTable, row: BenchRow) -> str:
     return _COLOURS[others.index(row.method) % len(_COLOURS)]
 
 
+def to_markdown(summary: BenchSummary) -> str:
+    """Return all tables, how they came about and what was chosen, as Markdown."""
+    return _rendered("bench.md.j2", summary).lstrip("\n")
+
+
 def render_bench(summary: BenchSummary) -> str:
     """Return the page; it refers to nothing outside itself."""
+    return _rendered("bench.html.j2", summary)
+
+
+def _rendered(template: str, summary: BenchSummary) -> str:
     return render_page(
-        "bench.html.j2",
+        template,
         summary=summary,
-        lead=_lead(summary).replace("*", ""),
-        headings=headings(summary),
+        lead=_lead,
+        headings=[column.format(ours=summary.ours) for column in COLUMNS],
         tables=[
             {
                 "table": table,
@@ -328,7 +287,12 @@ def render_bench(summary: BenchSummary) -> str:
                 "figure": scatter(summary, table),
                 "failures": failures(table),
                 "rows": [
-                    (name_of(table, row), colour(summary, table, row), cells(summary, table, row))
+                    (
+                        name_of(table, row),
+                        colour(summary, table, row),
+                        cells(summary, table, row),
+                        row.method == summary.ours,
+                    )
                     for row in table.rows
                 ],
             }
@@ -337,7 +301,9 @@ def render_bench(summary: BenchSummary) -> str:
         marks=MARKS,
         flat=flat,
         trials=_TRIALS,
-        provenance=[(name, value.strip("`")) for name, value in provenance(summary)],
+        provenance=provenance(summary),
+        md=markdown,
+        code=markdown_code,
     )
 
 

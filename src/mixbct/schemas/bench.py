@@ -1,6 +1,7 @@
 """What a bench writes: its cells, and the summary over seeds that its tables show."""
 
 import base64
+import operator
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +51,9 @@ class BenchCell(Record):
     versions: dict[str, str] = Field({})
     created: str = Field(default_factory=now)
     replicates: dict[str, dict[str, str]] = Field(
-        {}, description="combination → metric → bootstrap replicates, base64 of float32"
+        {},
+        exclude_if=operator.not_,
+        description="combination → metric → bootstrap replicates, base64 of float32; not published",
     )
 
     def replicate(self, combination: str, metric: str) -> Float64[np.ndarray, " r"]:
@@ -106,6 +109,7 @@ class BenchTable(Record):
     scenario: str
     base: dict[str, Score] = Field(description="old/old")
     rows: tuple[BenchRow, ...]
+    made_of: str = Field("", exclude_if=operator.not_, description="digest of its cells")
 
 
 class Trial(Record):

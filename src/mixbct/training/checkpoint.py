@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mixbct.backbones.model import state_copy
+from mixbct.backbones.weights import state_copy
 from mixbct.errors import CheckpointError
 from mixbct.files import folder_written_whole, sha256_file
 from mixbct.heads.classifier import Head

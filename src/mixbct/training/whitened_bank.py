@@ -32,7 +32,7 @@ def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
     try:
         side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage)
     except FeatureError as error:
-        raise BankError(f"method.whiten = {shrinkage:g}: {error}; leave it out") from error
+        raise BankError(f"method.whiten: {error}") from error
 
     def read(chosen: Rows) -> Float32[np.ndarray, "n d"]:
         return through(side, old.read(chosen), chosen)

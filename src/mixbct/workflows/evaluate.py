@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -15,6 +15,7 @@ from mixbct.data import open_source
 from mixbct.data.bank import normalise
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Selection, Source
+from mixbct.data.split import skips_bad
 from mixbct.errors import DataError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
@@ -48,6 +49,8 @@ class HeldOutSet:
     """Leave out images that cannot be read; `left_out` then names them."""
     other_classes: bool = False
     """Class names of the set that a model was trained on mean other classes here."""
+    judged: Literal["", "validation_"] = ""
+    """What the names of the query and gallery parts begin with."""
     left_out: set[str] = field(default_factory=set, init=False, compare=False)
     _sources: dict[Input | None, Source] = field(default_factory=dict, init=False, compare=False)
     _parts: dict[tuple[Input | None, str], Selection] = field(
@@ -55,11 +58,13 @@ class HeldOutSet:
     )
 
     def part(self, model: Embedder, name: str) -> Source:
-        """Return a part as `model` wants its images, or vectors."""
+        """Return the query, gallery or fitting part as `model` wants its images, or vectors."""
         wanted = model.takes
+        name = name if name == FITTING else f"{self.judged}{name}"
         if (wanted, name) not in self._parts:
             if wanted not in self._sources:
-                self._sources[wanted] = open_source(self.path, wanted, self.skip_bad)
+                skip_bad = self.skip_bad or skips_bad(self.split)
+                self._sources[wanted] = open_source(self.path, wanted, skip_bad)
             rows, bad = rows_of(self._sources[wanted], self.split, name, self.skip_bad)
             self.left_out.update(bad)
             self._parts[wanted, name] = rows

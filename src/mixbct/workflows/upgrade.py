@@ -75,11 +75,13 @@ def run_upgrade(
         )
     data = HeldOutSet(new_recipe.data.path, new_recipe.data.split)
     costs = {"old": _train(old_recipe, out / "old", resume, stage)}
-    old = load_model(out / "old")
+    # what recipes name is their writer's word
+    old = load_model(out / "old", trust_code=True)
     _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
     costs["new"] = _train(new_recipe, out / "new", resume, stage)
     costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
-    new, independent = load_model(out / "new"), load_model(out / "independent")
+    new = load_model(out / "new", trust_code=True)
+    independent = load_model(out / "independent", trust_code=True)
     seed = new_recipe.seed
     result = evaluate_models(
         data,

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,16 @@ def refusal(file: Path, *options: str | int) -> str:
     return str(caught.value)
 
 
+def named(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
 def prefixed(state: State) -> State:
-    return {f"module.{name}": tensor for name, tensor in state.items()}
+    return named("module.", state)
+
+
+def old_format(state: State, path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,14 @@ def prefixed(state: State) -> State:
         ("checkpoint_gpu_0.pt", torch.save, lambda s: {"epoch": 3, "state_dict_backbone": s}),
         ("last.pth", torch.save, lambda s: {"state_dict": prefixed(s)}),
         ("backbone.safetensors", save_file, prefixed),
+        ("BACKBONE.SAFETENSORS", save_file, dict),
+        ("BACKBONE.PTH", torch.save, dict),
+        ("pytorch_model.BIN", torch.save, lambda s: named("backbone.", s)),
+        ("compiled.pt", torch.save, lambda s: named("_orig_mod.", s)),
+        ("wrapped.pt", torch.save, lambda s: named("module._orig_mod.model.", s)),
+        ("lightning.ckpt", torch.save, lambda s: {"state_dict": named("model.", s), "epoch": 1}),
+        ("twice.pt", torch.save, lambda s: {"model": {"state_dict": s}, "state_dict": 3}),
+        ("old format.pth", old_format, lambda s: OrderedDict(named("module.", s))),
     ],
 )
 def test_weights_come_in_unchanged(
@@ -83,6 +100,50 @@ def test_an_iresnet_comes_in(tmp_path: Path) -> None:
     load(tmp_path / "backbone.pth", tmp_path / "out", "iresnet18")
     found = load_model(tmp_path / "out").backbone.state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_counters_of_batches_may_be_missing(
+    tmp_path: Path, state: State, save: Callable[..., None]
+) -> None:
+    # weights from before torch 0.4.1, or from another program: torch itself takes them
+    without = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    assert len(without) < len(state)
+    file = tmp_path / ("w.safetensors" if save is save_file else "w.pth")
+    save(named("module.", without), file)
+    load(file, tmp_path / "out")
+    oracle = build_backbone("small", 8, PRE, {})
+    torch.nn.Module.load_state_dict(oracle, without, strict=False)
+    images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    expected = oracle.eval()(normalise_images(images, PRE))
+    assert torch.equal(load_model(tmp_path / "out").embed(images), expected)
+
+
+def test_double_weights_stay_double(tmp_path: Path, state: State) -> None:
+    double = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+    torch.save(double, tmp_path / "w.pt")
+    load(tmp_path / "w.pt", tmp_path / "out")
+    assert load_model(tmp_path / "out").dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(2, device="meta"),
+    ],
+)
+def test_odd_tensors_are_no_weights(tmp_path: Path, state: State, odd: Tensor) -> None:
+    torch.save({**state, NORM + "bias": odd}, tmp_path / "w.pth")
+    assert "holds more than tensors" in refusal(tmp_path / "w.pth")
+
+
+def test_a_file_that_holds_itself(tmp_path: Path, state: State) -> None:
+    circle: dict[str, object] = {}
+    circle["state_dict"] = circle
+    torch.save(circle, tmp_path / "w.pth")
+    assert "holds more than tensors, under the keys state_dict" in refusal(tmp_path / "w.pth")
 
 
 def test_wrong_names_and_shapes_are_listed(tmp_path: Path, state: State) -> None:
@@ -126,7 +187,7 @@ def test_a_pickle_is_never_executed(
     with (tmp_path / name).open("wb") as file:
         writer({**state, "extra": Bomb(str(target))}, file)
     message = refusal(tmp_path / name)
-    assert "nothing else is loaded" in message or "cannot be read" in message
+    assert "nothing else is loaded" in message or "do not load as safetensors" in message
     assert not target.exists()
 
 
@@ -142,6 +203,7 @@ def test_what_is_no_state_dict(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "w.pth")
     assert "holds more than tensors, under the keys epoch, optimizer" in refusal(tmp_path / "w.pth")
     assert "there are no weights at" in refusal(tmp_path / "none.pth")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "w.pth")
     assert "there is no backbone 'r50'" in refusal(tmp_path / "w.pth", "r50")
 
 

@@ -1,6 +1,7 @@
 """ONNX encoders, made here: a linear map of the pixels, with channels first or last."""
 
 import builtins
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mixbct.backbones.foreign import import_onnx
 from mixbct.backbones.model import load_model, normalise_images
-from mixbct.backbones.onnx import OnnxEncoder
+from mixbct.backbones.onnx import OnnxEncoder, OnnxFile
+from mixbct.cli import main
 from mixbct.errors import ModelError
 from mixbct.files import sha256_file
-from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 
 SIZE, CHANNELS, DIM = 4, 3, 5
 PRE = Preprocessing(size=SIZE, channels=CHANNELS, mean=127, std=128)
@@ -86,7 +88,7 @@ def test_a_folder_embeds_as_the_map_says(
 def test_free_height_and_width_and_trailing_ones() -> None:
     pool = helper.make_node("GlobalAveragePool", ["image"], ["vector"])
     content = model_of([pool], ["b", CHANNELS, "h", "w"], ["b", CHANNELS, 1, 1], {})
-    encoder = OnnxEncoder(content, SIZE, CHANNELS)
+    encoder = OnnxEncoder(OnnxFile(content), SIZE, CHANNELS)
     assert encoder.dim == CHANNELS
     inputs = torch.randn(2, CHANNELS, SIZE, SIZE)
     torch.testing.assert_close(encoder(inputs), inputs.mean((2, 3)))
@@ -103,7 +105,7 @@ def test_changed_files_are_seen(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not those of its contract old"):
         load_model(tmp_path / "out")
     stored.unlink()
-    with pytest.raises(ModelError, match=r"the ONNX file of .* cannot be read"):
+    with pytest.raises(ModelError, match=r"there is no ONNX file at .*backbone.onnx"):
         load_model(tmp_path / "out")
 
 
@@ -117,7 +119,7 @@ def test_changed_files_are_seen(tmp_path: Path) -> None:
         (flat_model(["N", CHANNELS * SIZE * SIZE]), "expected a batch of"),
         (
             flat_model(["N", CHANNELS, SIZE, SIZE], TensorProto.DOUBLE),
-            r"found the inputs \[.image tensor\(double\)",
+            r"takes image tensor\(double\)",
         ),
         (
             model_of(
@@ -126,7 +128,7 @@ def test_changed_files_are_seen(tmp_path: Path) -> None:
                 [],
                 {},
             ),
-            r"gave \(\) for 1 images",
+            r"gave vector \[\] for 1 images",
         ),
         (
             model_of(
@@ -146,20 +148,203 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path, content: bytes, says: str
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_outside_the_file_are_not_read(tmp_path: Path) -> None:
+def take_in(file: Path, out: Path, output: str | None = None) -> ModelManifest:
+    return import_onnx(file, out, name="m", preprocessing=PRE, output=output)
+
+
+def with_weights_beside(folder: Path, name: str = "m.data") -> Path:
+    """Write an encoder as exporters of large models do: a graph, and its weights in a file."""
+    folder.mkdir()
     model = onnx.load_from_string(linear_model(["N", CHANNELS, SIZE, SIZE]))
     onnx.save_model(
-        model, tmp_path / "m.onnx", save_as_external_data=True, location="data", size_threshold=0
+        model, folder / "m.onnx", save_as_external_data=True, location=name, size_threshold=0
     )
-    assert (tmp_path / "data").exists()
+    return folder / "m.onnx"
+
+
+def test_weights_beside_the_file_are_part_of_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = with_weights_beside(tmp_path / "here")
+    assert WEIGHT.tobytes() not in file.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.data").write_bytes((WEIGHT + 1).tobytes())  # in the current folder: not read
+    contract = take_in(file, tmp_path / "out").contract
+    found = load_model(tmp_path / "out")
+    expected = normalise_images(images(3), PRE).flatten(1).double().numpy() @ WEIGHT
+    np.testing.assert_allclose(found.embed(images(3)).numpy(), expected, rtol=1e-5, atol=1e-4)
+    assert contract.weights != sha256_file(file)
+    monkeypatch.chdir(tmp_path / "here")
+    other = with_weights_beside(tmp_path / "other", "n.data")
+    (tmp_path / "other" / "n.data").rename(tmp_path / "other" / "m.data")
+    shutil.copyfile(file, other)
+    (tmp_path / "other" / "m.data").write_bytes((WEIGHT + 1).tobytes())
+    assert take_in(other, tmp_path / "out2").contract.id != contract.id
+    (tmp_path / "out" / "m.data").write_bytes((WEIGHT + 1).tobytes())
+    with pytest.raises(ModelError, match="not those of its contract m"):
+        load_model(tmp_path / "out")
+    (tmp_path / "out" / "m.data").write_bytes(WEIGHT.tobytes()[:-4])
+    with pytest.raises(ModelError, match="not those of its contract m"):
+        load_model(tmp_path / "out")
+    (tmp_path / "here" / "m.data").write_bytes(WEIGHT.tobytes()[:-4])
     with pytest.raises(ModelError, match="does not load"):
-        import_onnx(tmp_path / "m.onnx", tmp_path / "out", name="m", preprocessing=PRE)
+        take_in(file, tmp_path / "out3")
+    (tmp_path / "here" / "m.data").unlink()
+    with pytest.raises(ModelError, match=r"there is no file of weights at .*here/m.data"):
+        take_in(file, tmp_path / "out3")
+
+
+@pytest.mark.parametrize("name", ["../secret.bin", "/etc/hostname", "backbone.onnx", "model.json"])
+def test_weights_elsewhere_are_not_read(tmp_path: Path, name: str) -> None:
+    model = onnx.load(with_weights_beside(tmp_path / "in"), load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = name
+    (tmp_path / "secret.bin").write_bytes(WEIGHT.tobytes())
+    (tmp_path / "in" / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="read from its own folder alone"):
+        take_in(tmp_path / "in" / "m.onnx", tmp_path / "out")
+
+
+def endless_loop() -> bytes:
+    """Return an encoder that adds zero to its images for ever."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go on"]),
+            helper.make_node("Identity", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            value("i", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("before", TensorProto.FLOAT, None),
+        ],
+        [value("go on", TensorProto.BOOL, []), value("after", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("Loop", ["", "true", "image"], ["looped"], body=body),
+        helper.make_node("Flatten", ["looped"], ["vector"]),
+    ]
+    return model_of(nodes, ["N", CHANNELS, SIZE, SIZE], ["N", 48], {"true": np.array(True)})
+
+
+def in_branch() -> bytes:
+    """Return an encoder that hides the loop in a branch."""
+    inside = onnx.load_from_string(endless_loop()).graph
+    branch = helper.make_graph(inside.node, "b", [], inside.output, inside.initializer)
+    condition = {"yes": np.array(True)}
+    node = helper.make_node("If", ["yes"], ["vector"], then_branch=branch, else_branch=branch)
+    return model_of([node], ["N", CHANNELS, SIZE, SIZE], ["N", 48], condition)
+
+
+def nested_functions(depth: int, circle: bool = False) -> bytes:
+    """Return an encoder whose functions each call the one below twice: 2 ** depth nodes."""
+    model = onnx.load_from_string(flat_model(["N", CHANNELS, SIZE, SIZE]))
+    opset = [helper.make_opsetid("my", 1), helper.make_opsetid("", 17)]
+    for level in range(depth):
+        below = f"f{level - 1}" if level or not circle else f"f{depth - 1}"
+        call = ("my", below) if level or circle else ("", "Identity")
+        nodes = [
+            helper.make_node(call[1], ["x"], ["y"], domain=call[0]),
+            helper.make_node(call[1], ["y"], ["z"], domain=call[0]),
+        ]
+        model.functions.append(helper.make_function("my", f"f{level}", ["x"], ["z"], nodes, opset))
+    model.graph.node[0].input[0] = "called"
+    last = helper.make_node(f"f{depth - 1}", ["image"], ["called"], domain="my")
+    model.graph.node.insert(0, last)
+    model.opset_import.append(helper.make_opsetid("my", 1))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (endless_loop(), "holds the operator Loop, which repeats a graph and need never end"),
+        (in_branch(), "holds the operator Loop"),
+        (nested_functions(40), "over 1,000,000 nodes"),
+        (nested_functions(2, circle=True), "or no end"),
+        (linear_model([10**12, CHANNELS, SIZE, SIZE]), "takes batches of 1000000000000 × 3 × 4"),
+        (linear_model([0, CHANNELS, SIZE, SIZE]), "expected at least one image"),
+    ],
+)
+def test_what_would_not_end_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=says):
+        take_in(tmp_path / "m.onnx", tmp_path / "out")
+
+
+def test_functions_and_branches_that_end_come_in(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(nested_functions(3))
+    assert take_in(tmp_path / "m.onnx", tmp_path / "out").contract.dim == SIZE * SIZE * CHANNELS
+
+
+def two_outputs() -> bytes:
+    """Return an encoder of tokens and of their mean, as transformers are exported."""
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["tokens"]),
+        helper.make_node("ReduceMean", ["tokens"], ["pooled"], axes=[1], keepdims=0),
+    ]
+    shape = {"shape": np.array([0, CHANNELS, SIZE * SIZE])}
+    content = model_of(nodes, ["N", CHANNELS, SIZE, SIZE], ["N", CHANNELS, 16], shape)
+    model = onnx.load_from_string(content)
+    model.graph.output[0].name = "tokens"
+    model.graph.output.append(
+        helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["N", SIZE * SIZE])
+    )
+    content = model.SerializeToString()
+    assert isinstance(content, bytes)
+    return content
+
+
+def test_of_several_outputs_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(two_outputs())
+    with pytest.raises(ModelError, match=r"gives tokens .*, pooled .*: name it with --output"):
+        take_in(tmp_path / "m.onnx", tmp_path / "out")
+    with pytest.raises(ModelError, match=r"and 'mean' was asked for"):
+        take_in(tmp_path / "m.onnx", tmp_path / "out", "mean")
+    manifest = take_in(tmp_path / "m.onnx", tmp_path / "out", "pooled")
+    model = load_model(tmp_path / "out")
+    assert (model.contract, model.contract.dim) == (manifest.contract, SIZE * SIZE)
+    expected = normalise_images(images(2), PRE).mean(1).flatten(1)
+    torch.testing.assert_close(model.embed(images(2)), expected)
+    # another output of the same file is another space
+    file = OnnxFile((tmp_path / "m.onnx").read_bytes(), "tokens")
+    assert file.digest() != manifest.contract.weights
+
+
+def test_naming_the_only_output_makes_no_other_space(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(linear_model(["N", CHANNELS, SIZE, SIZE]))
+    found = [take_in(tmp_path / "m.onnx", tmp_path / str(o), o) for o in (None, "vector")]
+    assert found[0].contract == found[1].contract
+    assert load_model(tmp_path / "vector").contract == found[0].contract
+
+
+def test_tokens_are_no_vector(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(two_outputs())
+    with pytest.raises(ModelError, match=r"gave tokens \[1, 3, 16\] for 1 images.*pooled"):
+        take_in(tmp_path / "m.onnx", tmp_path / "out", "tokens")
+
+
+def test_the_verb_takes_a_suffix_in_capitals_and_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "M.ONNX").write_bytes(two_outputs())
+    words = ["import-model", str(tmp_path / "M.ONNX"), "--out", str(tmp_path / "out")]
+    words += ["--size", "4", "--output", "pooled"]
+    monkeypatch.setattr("sys.argv", ["mixbct", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capsys.readouterr().err
+    assert load_model(tmp_path / "out").contract.dim == SIZE * SIZE
 
 
 def test_missing_files_and_a_missing_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ModelError, match=r"none.onnx cannot be read: No such file"):
+    with pytest.raises(ModelError, match=r"there is no ONNX file at .*none.onnx"):
         import_onnx(tmp_path / "none.onnx", tmp_path / "out", name="m", preprocessing=PRE)
     real = builtins.__import__
 
@@ -170,4 +355,4 @@ def test_missing_files_and_a_missing_runtime(
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModelError, match=r"pip install 'mixbct\[onnx\]'"):
-        OnnxEncoder(linear_model(["N", CHANNELS, SIZE, SIZE]), SIZE, CHANNELS)
+        OnnxEncoder(OnnxFile(linear_model(["N", CHANNELS, SIZE, SIZE])), SIZE, CHANNELS)

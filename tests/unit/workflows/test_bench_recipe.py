@@ -126,7 +126,7 @@ def specs(tmp_path: Path, *overrides: str) -> dict[str, str]:
             validation_classes=recipe.data.validation_classes,
         )
     return {
-        method: planner.cell(method, "softmax-32", "extended-class", 1, "test", None, {}).plan()
+        method: planner.cell(method, "softmax-32", "extended-class", 1, "test").cell.plan
         for method in ("independent", "mixbct", "procrustes")
     }
 

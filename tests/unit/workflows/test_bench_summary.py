@@ -1,11 +1,15 @@
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mixbct.errors import ResultError
 from mixbct.report.bench import bench_table, failures, render_bench, to_markdown, trend_of
-from mixbct.schemas.bench import BenchCell, BenchSummary, Score
+from mixbct.schemas.bench import BenchCell, BenchSummary, Choice, Score, Trial
+from mixbct.schemas.record import read_record
 from mixbct.schemas.result import Estimate
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.summary import summarise
@@ -106,6 +110,79 @@ def test_pages_escape_and_refer_to_nothing_outside(cells: list[BenchCell]) -> No
     assert "http://" not in page
     assert "https://" not in page
     assert "<svg" in page
+
+
+NAME = "<script>alert(1)</script>|`*_x_*[a](b)\u202egnp"
+
+
+def test_names_mean_nothing_in_markdown_and_on_the_page(cells: list[BenchCell]) -> None:
+    summary = summary_of(cells)
+    renamed = BenchSummary.model_validate_json(
+        summary.model_dump_json()
+        .replace("mixbct", json.dumps(NAME)[1:-1])
+        .replace("it diverged", json.dumps(f"{NAME}\\n# head")[1:-1].replace("\\\\n", "\\n"))
+    )
+    renamed = renamed.model_copy(
+        update={
+            "title": NAME,
+            "choices": (
+                Choice(
+                    method=NAME,
+                    trial=0,
+                    trials=(Trial(settings={"a": NAME}, cross=0.5, own=None),),
+                ),
+            ),
+        }
+    )
+    text, page = to_markdown(renamed), render_bench(renamed)
+    shown = r"&lt;script&gt;alert(1)&lt;/script&gt;\|\`\*\_x\_\*\[a\](b)gnp"
+    lines = text.splitlines()
+    assert lines[0] == f"# {shown}"
+    assert any(line.startswith(f"| **{shown}** |") for line in lines)
+    setting = NAME.replace("|", r"\|").replace("\u202e", "")
+    assert f"| {shown} | `` a = {setting} `` | 50.0 | failed | chosen |" in lines
+    outside = re.sub(r"(`+) .*? \1", "", text)
+    assert "<script" not in outside
+    assert "# head" not in lines
+    assert "\u202e" not in text + page
+    assert "<script" not in page
+    assert "<h1>&lt;script&gt;" in page
+    columns = {line.count("|") - line.count(r"\|") for line in lines if line.startswith("| ")}
+    assert columns == {6, 11}
+
+
+@pytest.mark.parametrize("name", ["glyphs", "omniglot"])
+def test_what_is_published_is_what_its_summary_says(name: str) -> None:
+    folder = MINI.parents[2] / "docs/results" / name
+    summary = read_record(folder / "summary.json", BenchSummary, ResultError, "summary")
+    assert to_markdown(summary) == (folder / "README.md").read_text(encoding="utf-8")
+    assert render_bench(summary) == (folder / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["glyphs", "omniglot"])
+def test_a_published_bench_is_summed_up_again_without_replicates(name: str) -> None:
+    folder = MINI.parents[2] / "docs/results" / name
+    published = read_record(folder / "summary.json", BenchSummary, ResultError, "summary")
+    cells = [
+        cell
+        for path in sorted((folder / "cells").iterdir())
+        if (cell := read_record(path, BenchCell, ResultError, "cell")).part == "test"
+    ]
+    assert not any(cell.replicates for cell in cells)
+    assert max(path.stat().st_size for path in (folder / "cells").iterdir()) < 8192
+    recipe = load_bench(MINI.with_name(f"{name}.toml"))
+    again = summarise(
+        recipe, cells, published.choices, published.command, published.data, published
+    )
+    assert again.cpu_hours == pytest.approx(published.cpu_hours)
+    assert again.model_copy(update={"cpu_hours": published.cpu_hours}) == published
+    # a mean over other seeds, or of other figures, needs what is not published
+    fewer = [cell for cell in cells if cell.seed != 2]
+    with pytest.raises(ResultError, match=r"without its bootstrap replicates.*add --replicates"):
+        summarise(recipe, fewer, (), "", {}, published)
+    changed = [*cells[1:], cells[0].model_copy(update={"figures": cells[1].figures})]
+    with pytest.raises(ResultError, match="add --replicates"):
+        summarise(recipe, changed, (), "", {}, published)
 
 
 @pytest.mark.parametrize(

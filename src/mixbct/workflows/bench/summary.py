@@ -6,11 +6,14 @@ drawn from: each one's figure stands beside the mean, and a win is one where the
 every single seed lie on one side of zero.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float64
 
+from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import estimate
 from mixbct.schemas.bench import (
     METRICS,
@@ -37,8 +40,16 @@ def summarise(
     choices: tuple[Choice, ...],
     command: str,
     data: dict[str, str | int],
+    earlier: BenchSummary | None = None,
 ) -> BenchSummary:
-    """Return the tables of a bench, in the order of its recipe."""
+    """Return the tables of a bench, in the order of its recipe.
+
+    Published cells have no replicates: a table with such a cell is taken from the `earlier`
+    summary, where it was made of the same cells.
+
+    Raises:
+        ResultError: it was not.
+    """
     found = {(c.old, c.scenario, c.method, c.seed): c for c in cells}
     places = dict.fromkeys((cell.old, cell.scenario) for cell in cells)
     order = [(old, scenario) for old in recipe.old for scenario in _scenarios(recipe)]
@@ -61,7 +72,9 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(found, *place, methods, recipe.ours) for place in order if place in places
+            _table(found, *place, methods, recipe.ours, earlier.tables if earlier else ())
+            for place in order
+            if place in places
         ),
     )
 
@@ -86,8 +99,19 @@ def _table(
     scenario: str,
     methods: Sequence[str],
     ours: str,
+    earlier: Sequence[BenchTable],
 ) -> BenchTable:
     here = {(m, s): c for (o, sc, m, s), c in found.items() if (o, sc) == (old, scenario)}
+    plain = [here[key].model_copy(update={"replicates": {}}).digest() for key in sorted(here)]
+    made_of = hashlib.sha256(json.dumps([ours, *methods, *plain]).encode()).hexdigest()
+    if bare := [cell.id for cell in here.values() if not (cell.error or cell.replicates)]:
+        for table in earlier:
+            if table.made_of == made_of:
+                return table
+        raise ResultError(
+            f"{bare[0]} was published without its bootstrap replicates, which new means over seeds "
+            "need: add --replicates to make such cells again"
+        )
     free = {s: c for (m, s), c in here.items() if m == INDEPENDENT and not c.error}
     rows = []
     for method in methods:
@@ -104,7 +128,7 @@ def _table(
             row = row.model_copy(update=_scores(good, theirs, our_cells) | _costs(good))
         rows.append(row)
     base = _score([[(1, cell, BASE)] for cell in free.values()]) if free else {}
-    return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows))
+    return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows), made_of=made_of)
 
 
 def _scores(

@@ -1,105 +1,95 @@
 """One process of the bench: `python -m mixbct.workflows.bench.worker SPEC.json`.
 
-A process of its own gives each cell its threads and its peak of memory, and a cell that dies
-takes no other with it. Everything is resumed that an earlier process left.
+A process of its own gives each cell its threads, and a cell that dies takes no other with it. What
+a cell needs of other models (the old one, its bank, the independent one) is made by the first that
+needs it, under a lock. Everything is resumed that an earlier process left.
 """
 
+import contextlib
 import fcntl
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from mixbct.adapters import ADAPTERS, mlp
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.data import open_source
-from mixbct.data.bank import FeatureBank
-from mixbct.data.source import Selection
-from mixbct.data.split import open_part
+from mixbct.data.bank import FeatureBank, normalise
 from mixbct.distributed import device_name
 from mixbct.errors import MixbctError, RecipeError
+from mixbct.evaluation.bootstrap import Replicates
 from mixbct.evaluation.gate import judge
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, UpgradeFigures, evaluate_upgrade
 from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
-from mixbct.features.extract import extract
+from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
-from mixbct.recipe import Recipe
-from mixbct.schemas.bench import METRICS, BenchCell, CellCost, Part, pack_replicates
-from mixbct.schemas.record import Record, read_record
+from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
+from mixbct.schemas.record import Record, now, read_record
 from mixbct.schemas.result import Estimate, ModelCost, Result
 from mixbct.training.run import train
 from mixbct.workflows.across import across, bridges_between
 from mixbct.workflows.bench.merged import rank_merged
-from mixbct.workflows.bench.recipe import INDEPENDENT, MLP, RANK_MERGE, is_adapter
-from mixbct.workflows.bench.specs import CellSpec, OldSpec, bank_name, prefix
-from mixbct.workflows.evaluate import versions
+from mixbct.workflows.bench.recipe import INDEPENDENT, MLP, RANK_MERGE
+from mixbct.workflows.bench.specs import CellSpec, Trained
+from mixbct.workflows.evaluate import FITTING, HeldOutSet, embed_pair, versions
+from mixbct.workflows.progress import silent
+from mixbct.workflows.rows import open_training_rows
 
-FITTING = "new_train"
-SIDES = ("query", "gallery")
 HALF = "new/50 % new"
 DEVICE = "device"
+FULL = "cell.json"
+"""A cell with its replicates, in its folder of WORK."""
 
 
 class _Spent(Record):
-    cpu_seconds: float
-    peak_memory: int
-
-
-def make_old(spec: OldSpec) -> None:
-    """Train an old model, embed what it is asked about, and denoise its banks."""
-    data = spec.recipe.data
-    _train(spec.recipe, spec.folder / "run")
-    model = load_model(spec.folder / "run", spec.recipe.train.device)
-    for scenario, split in spec.splits.items():
-        for denoising in spec.denoising:
-            rows = _rows(data.path, split, FITTING, model)
-            path = spec.folder / bank_name(scenario, denoising)
-            bank = extract(model, rows, path, dtype="float32", resume=True)
-            if bank.credible() is None:
-                denoise(bank, denoising.keep, denoising.columns)
-        for part in spec.parts:
-            _embed(model, data.path, split, part, spec.folder)
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
 
 
 def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
-    if spec.method == RANK_MERGE:
-        return _merged(spec)
-    old_model = load_model(spec.old_folder / "run")
-    old = _pair(spec.old_folder, spec.part)
-    independent = _pair(spec.independent, spec.part) if spec.independent else None
-    if is_adapter(spec.method):
-        model, cost, new, cross = _adapter(spec, old)
+    path = spec.old_model.recipe.data.path
+    judged: Literal["", "validation_"] = "validation_" if spec.cell.part == "validation" else ""
+    data = HeldOutSet(path, spec.split, judged=judged)
+    old_model, _ = _train(spec.old_model)
+    old = embed_pair(data, old_model, "old", silent)
+    free = free_model = None
+    if spec.free:
+        free_model, _ = _train(spec.free)
+        free = embed_pair(data, free_model, "independent", silent)
+    if spec.cell.method == RANK_MERGE:
+        assert free is not None
+        merged, drawn = rank_merged(old, free, 0.5, 0, spec.replicates)
+        return _cell(spec, figures={HALF: merged}, replicates={HALF: _packed(drawn)})
+    bank = None if spec.cell.method == INDEPENDENT else _bank(spec, data, old_model)
+    if spec.recipe is None:
+        assert free is not None
+        assert free_model is not None
+        assert bank is not None
+        model, new = free_model, free
+        cross, cost = _adapt(spec.cell.method, data, model, bank, Pair(new.query, old.gallery))
     else:
-        model, cost, new = _trained(spec)
+        own = Trained(recipe=spec.recipe, folder=spec.folder, plan=spec.cell.plan)
+        model, cost = _train(own)
+        new = embed_pair(data, model, "new", silent)
         cross = across(bridges_between(model, old_model), new.query, old.gallery)
+    # one seed for all cells: the drawn classes are the same, and cells can be paired
     figures = evaluate_upgrade(
-        old,
-        new,
-        independent or new,
-        cross=cross,
-        seed=0,  # one for all cells: the drawn classes are the same, and cells can be paired
-        replicates=spec.replicates,
-        mixed=(0.5,),
+        old, new, free or new, cross=cross, seed=0, replicates=spec.replicates, mixed=(0.5,)
     )
     result = Result(
-        title=spec.title,
+        title=spec.cell.id,
         versions=versions(),
-        seed=spec.seed,
-        data={
-            "source": str(spec.data),
-            "queries": len(new.query),
-            "gallery": len(new.gallery),
-            "classes": len(new.query.classes),
-            "bootstrap replicates": spec.replicates,
-        },
+        seed=spec.cell.seed,
+        data={},
         models={"old": old_model.contract, "new": model.contract},
         combinations=figures.combinations,
         differences=figures.differences,
@@ -108,79 +98,57 @@ def run_cell(spec: CellSpec) -> BenchCell:
         carried_threshold=figures.carried_threshold,
     )
     outcome = judge(result)
-    return _outline(spec).model_copy(
-        update={
-            "figures": _figures(figures),
-            "update_gain": figures.update_gain,
-            "gate_passed": outcome.passed,
-            "gate_failed": tuple(check.name for check in outcome.checks if not check.passed),
-            "cost": cost,
-            "versions": _versions(spec),
-            "replicates": _replicates(spec, figures),
-        }
+    # old/old is the independent cell's to keep
+    kept = ("new/old", "new/new", HALF, *(["old/old"] if spec.free is None else []))
+    return _cell(
+        spec,
+        figures=_figures(figures),
+        update_gain=figures.update_gain,
+        gate_passed=outcome.passed,
+        gate_failed=tuple(check.name for check in outcome.checks if not check.passed),
+        cost=cost,
+        replicates={name: _packed(figures.replicates[name]) for name in kept},
     )
 
 
-def _merged(spec: CellSpec) -> BenchCell:
-    """Merge ranks on the half re-enrolled gallery; there is no other figure of it."""
-    assert spec.independent is not None
-    sides = _pair(spec.old_folder, spec.part), _pair(spec.independent, spec.part)
-    figures, drawn = rank_merged(*sides, 0.5, 0, spec.replicates)
-    return _outline(spec).model_copy(
-        update={
-            "figures": {HALF: figures},
-            "versions": _versions(spec),
-            "replicates": {HALF: {name: pack_replicates(one) for name, one in drawn.items()}},
-        }
-    )
+def _cell(spec: CellSpec, **found: object) -> BenchCell:
+    """Return the record of a cell, with what was found."""
+    # of a failed cell not its device: that may be what failed
+    device = spec.recipe.train.device if spec.recipe else "cpu"
+    on = {} if "error" in found else {DEVICE: device_name(device)}
+    return spec.cell.model_copy(update={**found, "versions": versions() | on, "created": now()})
 
 
-def failed_cell(spec: CellSpec, error: str) -> BenchCell:
-    """Return the record of a cell that has no figures."""
-    # not its device: that may be what failed
-    return _outline(spec).model_copy(update={"error": error, "versions": versions()})
+def failed_cell(spec: CellSpec, error: str) -> None:
+    """Leave the record of a cell that has no figures."""
+    write_atomically(spec.out, _cell(spec, error=error).to_json())
 
 
-def _outline(spec: CellSpec) -> BenchCell:
-    trained = spec.recipe.method.model_dump(exclude={"bank", "old_model"}) if spec.recipe else {}
-    return BenchCell(
-        id=spec.id,
-        bench=spec.bench,
-        part=spec.part,
-        method=spec.method,
-        old=spec.old,
-        scenario=spec.scenario,
-        seed=spec.seed,
-        trial=spec.trial,
-        settings=trained | {key: value for key, value in spec.settings.items() if key != "method"},
-        plan=spec.plan(),
-    )
+def _packed(drawn: dict[str, Replicates]) -> dict[str, str]:
+    return {name: pack_replicates(drawn[name]) for name in METRICS if name in drawn}
 
 
-def _trained(spec: CellSpec) -> tuple[EmbeddingModel, CellCost, Pair]:
-    assert spec.recipe is not None
-    cost = _train(spec.recipe, spec.folder / "run")
-    model = load_model(spec.folder / "run", spec.recipe.train.device)
-    _embed(model, spec.data, spec.split, spec.part, spec.folder)
-    if spec.method == INDEPENDENT:
-        # for the adapters
-        rows = _rows(spec.data, spec.split, FITTING, model)
-        extract(model, rows, spec.folder / FITTING, dtype="float32", resume=True)
-    return model, cost, _pair(spec.folder, spec.part)
+def _bank(spec: CellSpec, data: HeldOutSet, old: EmbeddingModel) -> FeatureBank:
+    """Return the old model's denoised bank of the new training set."""
+    with _claimed(spec.old_model):
+        bank = extract(old, data.part(old, FITTING), spec.bank, dtype="float32", resume=True)
+        if bank.credible() is None:
+            denoise(bank, spec.denoising.keep, spec.denoising.columns)
+    return bank
 
 
-def _adapter(spec: CellSpec, old: Pair) -> tuple[EmbeddingModel, CellCost, Pair, Pair]:
-    assert spec.independent is not None
-    model = load_model(spec.independent / "run")
-    new = _pair(spec.independent, spec.part)
-    source, target = FeatureBank(spec.independent / FITTING), FeatureBank(spec.bank)
+def _adapt(
+    name: str, data: HeldOutSet, model: EmbeddingModel, bank: FeatureBank, sides: Pair
+) -> tuple[Pair, CellCost]:
+    """Return a model's queries and the old gallery as they meet, and what the fit took."""
+    rows = data.part(model, FITTING)
+    source, target = normalise(embed_source(model, rows), rows.keys()), bank.all()
     began, cpu_began = time.perf_counter(), time.process_time()
-    sides: list[Callable[[np.ndarray], np.ndarray]]
-    if spec.method == MLP:
-        sides = [mlp.fit(source.all(), target.all()), lambda rows: rows]
+    maps: list[Callable[[np.ndarray], np.ndarray]]
+    if name == MLP:
+        maps = [mlp.fit(source, target), lambda features: features]
     else:
-        maps = ADAPTERS[spec.method](source.features, target.features, target.labels)
-        sides = [partial(through, side) for side in maps]
+        maps = [partial(through, side) for side in ADAPTERS[name](source, target, rows.labels())]
     cost = CellCost(
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
@@ -188,40 +156,51 @@ def _adapter(spec: CellSpec, old: Pair) -> tuple[EmbeddingModel, CellCost, Pair,
         steps=0,
         peak_memory=_peak_memory(),
     )
-    cross = Pair(
-        *(
-            Embeddings(side(each.features), each.labels)
-            for side, each in zip(sides, (new.query, old.gallery), strict=True)
-        )
+    query, gallery = (
+        Embeddings(to(side.features), side.labels)
+        for to, side in zip(maps, (sides.query, sides.gallery), strict=True)
     )
-    return model, cost, new, cross
+    return Pair(query, gallery), cost
 
 
-def _train(recipe: Recipe, folder: Path) -> CellCost:
-    """Train, or take what was trained; the cost of a run lies beside it."""
-    source = open_part(
-        open_source(recipe.data.path, recipe.model.preprocessing()),
-        recipe.data.split or Path(),
-        recipe.data.part,
-    )
-    # over all processes that had a hand in it
-    path = folder / "spent.json"
-    before = read_record(path, _Spent, RecipeError, "record of CPU time") if path.exists() else None
-    spent = before or _Spent(cpu_seconds=0.0, peak_memory=0)
-    began = time.process_time()
-    if (folder / "cost.json").exists():
-        # the plan was compared; the recipe as it was run may name other folders, another device
-        cost = read_record(folder / "cost.json", ModelCost, RecipeError, "training cost")
-    else:
-        try:
-            cost = train(recipe, source, folder, resume=True)
-        finally:
-            spent = _Spent(
-                cpu_seconds=spent.cpu_seconds + time.process_time() - began,
-                peak_memory=max(spent.peak_memory, _peak_memory()),
-            )
-            write_atomically(path, spent.to_json())
-    return CellCost(
+@contextlib.contextmanager
+def _claimed(model: Trained) -> Iterator[None]:
+    """Keep others out of a model's folder, and throw away what was made by another plan."""
+    model.folder.parent.mkdir(parents=True, exist_ok=True)
+    with model.folder.with_name(f"{model.folder.name}.lock").open("wb") as lock:
+        # a bench that was killed leaves its processes running: wait for them, do not join in
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made_by = model.folder / "plan.txt"
+        if made_by.exists() and made_by.read_text(encoding="utf-8") != model.plan:
+            shutil.rmtree(model.folder)
+        write_atomically(made_by, model.plan)
+        yield
+
+
+def _train(model: Trained) -> tuple[EmbeddingModel, CellCost]:
+    """Train a model, or take what was trained; the cost of a run lies beside it."""
+    run, recipe = model.folder / "run", model.recipe
+    with _claimed(model):
+        # over all processes that had a hand in it
+        path = run / "spent.json"
+        spent = _Spent()
+        if path.exists():
+            spent = read_record(path, _Spent, RecipeError, "record of CPU time")
+        if (run / "cost.json").exists():
+            # the plan was compared; the recipe as it was run may name other folders, a device
+            cost = read_record(run / "cost.json", ModelCost, RecipeError, "training cost")
+        else:
+            began = time.process_time()
+            _forget_peak()
+            try:
+                cost = train(recipe, open_training_rows(recipe)[0], run, resume=True)
+            finally:
+                spent = _Spent(
+                    cpu_seconds=spent.cpu_seconds + time.process_time() - began,
+                    peak_memory=max(spent.peak_memory, _peak_memory()),
+                )
+                write_atomically(path, spent.to_json())
+    return load_model(run, recipe.train.device, trust_code=True), CellCost(
         seconds=cost.seconds,
         cpu_seconds=spent.cpu_seconds,
         images=cost.images,
@@ -230,87 +209,36 @@ def _train(recipe: Recipe, folder: Path) -> CellCost:
     )
 
 
-def _rows(data: Path, split: Path, part: str, model: EmbeddingModel) -> Selection:
-    return open_part(open_source(data, model.preprocessing), split, part)
-
-
-def _embed(model: EmbeddingModel, data: Path, split: Path, part: Part, folder: Path) -> None:
-    for side in SIDES:
-        name = prefix(part) + side
-        rows = _rows(data, split, name, model)
-        extract(model, rows, folder / name, dtype="float32", resume=True)
-
-
-def _pair(folder: Path, part: Part) -> Pair:
-    banks = [FeatureBank(folder / (prefix(part) + side)) for side in SIDES]
-    # queries and gallery number their classes each for itself; names tie them
-    names = sorted({name for bank in banks for name in bank.classes()})
-    index = {name: i for i, name in enumerate(names)}
-    return Pair(
-        *(
-            Embeddings(
-                bank.all(),
-                np.array([index[name] for name in bank.classes()], dtype=np.int64)[bank.labels],
-            )
-            for bank in banks
-        )
-    )
-
-
 def _figures(figures: UpgradeFigures) -> dict[str, dict[str, Estimate]]:
-    chosen = {
-        name: {metric: combination.metrics()[metric] for metric in METRICS}
-        for name, combination in figures.combinations.items()
-    }
+    found = {name: one.metrics() for name, one in figures.combinations.items()}
     for of, minus in (("new/old", "old/old"), ("new/new", "independent/independent")):
         paired = next(d for d in figures.differences if (d.of, d.minus) == (of, minus))
-        chosen[f"{of} − {minus}"] = {metric: paired.metrics[metric] for metric in METRICS}
-    return chosen
+        found[f"{of} − {minus}"] = paired.metrics
+    return {name: {metric: one[metric] for metric in METRICS} for name, one in found.items()}
 
 
-def _replicates(spec: CellSpec, figures: UpgradeFigures) -> dict[str, dict[str, str]]:
-    """Pack what other cells are paired with; old/old is the independent cell's to keep."""
-    names = ["new/old", "new/new", HALF]
-    if spec.method == INDEPENDENT:
-        names.append("old/old")
-    return {
-        name: {metric: pack_replicates(figures.replicates[name][metric]) for metric in METRICS}
-        for name in names
-    }
-
-
-def _versions(spec: CellSpec) -> dict[str, str]:
-    """Return what a cell was made with, and on."""
-    return versions() | {DEVICE: device_name(spec.recipe.train.device if spec.recipe else "cpu")}
+def _forget_peak() -> None:
+    """Let the most bytes be counted from here on, where Linux lets a process say so."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_memory() -> int:
     """Return the most bytes that this process held; what it was forked from does not count."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(li for li in status.read_text("utf-8").splitlines() if li.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return int(next(li for li in lines if li.startswith("VmHWM")).split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(path: Path) -> None:
-    """Do what the spec at `path` says."""
-    spec: OldSpec | CellSpec
-    if '"kind": "old"' in path.read_text("utf-8"):
-        spec = read_record(path, OldSpec, RecipeError, "spec")
-    else:
-        spec = read_record(path, CellSpec, RecipeError, "spec")
-    with path.with_suffix(".lock").open("wb") as lock:
-        # a bench that was killed leaves its processes running: wait for them, do not join in
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        made_by = spec.folder / "plan.txt"
-        if made_by.exists() and made_by.read_text("utf-8") != spec.plan():
-            shutil.rmtree(spec.folder)
-        write_atomically(made_by, spec.plan())
-        if isinstance(spec, OldSpec):
-            make_old(spec)
-        else:
-            write_atomically(spec.out, run_cell(spec).to_json())
+    """Make the cell that the spec at `path` describes."""
+    spec = read_record(path, CellSpec, RecipeError, "spec")
+    cell = run_cell(spec)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(spec.folder / FULL, cell.to_json())
+    write_atomically(spec.out, cell.model_copy(update={"replicates": {}}).to_json())
 
 
 if __name__ == "__main__":
