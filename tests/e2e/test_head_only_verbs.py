@@ -93,12 +93,47 @@ def test_vectors_labels_and_nothing_else(mixbct, arrays: Path) -> None:
     assert "is a head over 128-d vectors of new" in mixbct(*judged, cwd=arrays, expect=2).stderr
 
 
+def test_a_bridge_on_stored_vectors_alone(mixbct, arrays: Path) -> None:
+    """No training and no images: chosen on a split's training part, judged on its test classes."""
+    for name in ("new", "old"):
+        mixbct(*bank_words(name), cwd=arrays)
+    mixbct("data", "split", "runs/new-bank", "--out", "runs/split", cwd=arrays)
+    split = ["--split", "runs/split"]
+    sides = ["--from", "runs/new-bank", "--to", "runs/old-bank"]
+    made = mixbct("adapt", *sides, *split, "--out", "runs/bridge.json", cwd=arrays)
+    shown = " ".join(made.stdout.split())
+    assert "chosen: " in shown
+    assert "on classes left out of the fit" in shown
+    assert "queries are those of new" in shown
+    assert "stored are those of old" in shown
+    judged = ["--data", "runs/new-bank", *split, "--replicates", "100"]
+    models = ["--old", "runs/old-bank", "--new", "runs/new-bank"]
+    mixbct("eval", *models, *judged, "--bridge", "runs/bridge.json", cwd=arrays)
+    result = json.loads((arrays / "result.json").read_text())
+    chosen = result["combinations"]["new/old"]["mean_average_precision"]["value"]
+    assert chosen > result["combinations"]["old/old"]["mean_average_precision"]["value"] - 0.05
+    swapped = ["--old", "runs/new-bank", "--new", "runs/old-bank"]
+    refused = mixbct(
+        "eval", *swapped, *judged, "--bridge", "runs/bridge.json", cwd=arrays, expect=2
+    )
+    assert "fitted the wrong way round" in refused.stderr
+    # without labels it says what it judged by
+    words = bank_words("new")
+    at = words.index("--labels")
+    shutil.rmtree(arrays / "runs/new-bank")
+    shutil.rmtree(arrays / "runs/old-bank")
+    for words in (bank_words("new"), bank_words("old")):
+        mixbct(*words[:at], *words[at + 2 :], cwd=arrays)
+    made = mixbct("adapt", *sides, "--out", "runs/bridge.json", cwd=arrays)
+    assert "pairs of like items" in " ".join(made.stdout.split())
+
+
 def test_what_is_missing_is_named(mixbct, arrays: Path) -> None:
     words = bank_words("new")
     at = words.index("--labels")
     made = mixbct(*words[:at], *words[at + 2 :], cwd=arrays)
     assert "no classes" in made.stdout
-    assert "next: mixbct adapt ridge --from NEW --to runs/new-bank" in made.stdout
+    assert "next: mixbct adapt --from NEW --to runs/new-bank" in made.stdout
     looked_at = mixbct("data", "info", "runs/new-bank", cwd=arrays).stdout
     assert "3,000 vectors, without labels" in looked_at
     assert "norm of the mean" in looked_at

@@ -172,6 +172,46 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
     )
 
 
+def test_a_model_trained_against_the_whitened_bank_is_put_into_service(tmp_path: Path) -> None:
+    """Its gallery map goes from the training over eval, report and edge into the search."""
+    recipe = tmp_path / "white.toml"
+    method = '{ name = "mixbct", bank = "v1.bank", whiten = 0.3 }'
+    recipe.write_text(RECIPE.format(name="white", dim=8, method=method, part="new_train"))
+    run("train", recipe, "--out", tmp_path / "white")
+    new, old = load_model(tmp_path / "white"), load_model(Path("v1"))
+    assert new.bridge.query is None
+    out = tmp_path / "result.json"
+    run("eval", "--old", "v1", "--new", tmp_path / "white", *TEST, "--out", out)
+    result = Result.model_validate_json(out.read_bytes())
+    assert result.bridge == new.bridge
+    run("report", out)
+    passed = GateOutcome(passed=True, checks=(), result_digest=judge(result).result_digest)
+    (tmp_path / "edge.json").write_text(edge_from(result, passed).to_json())
+    gallery = tmp_path / "gallery"
+    run("gallery", "init", gallery, "--model", "v1")
+    run("gallery", "enrol", gallery, *TEST)
+    run("gallery", "use-model", gallery, tmp_path / "white", "--edge", tmp_path / "edge.json")
+    hits = json.loads(run("gallery", "search", gallery, "data/class00/0.png", "-k", 3, "--json"))
+    rows, _ = open_rows(Path("data"), old.preprocessing, Path("split"), "gallery")
+    matrix, offset = new.bridge.gallery.arrays
+    stored = extract(old, rows, tmp_path / "stored", dtype="float32").all() @ matrix + offset
+    one, _ = open_rows(Path("data"), new.preprocessing)
+    place = one.keys().index("class00/0.png")
+    query = new.embed(torch.from_numpy(one.read(np.array([place])))).numpy()[0]
+    scores = stored @ query / np.linalg.norm(stored, axis=1) / np.linalg.norm(query)
+    found = hits["queries"][0]["hits"]
+    best = np.argsort(-scores)[:3]
+    assert [hit["key"] for hit in found] == [rows.keys()[i] for i in best]
+    assert [hit["score"] for hit in found] == pytest.approx(scores[best].tolist(), abs=1e-5)
+    # the face protocols and the generations know it, too
+    run("generations", "v1", tmp_path / "white", *TEST, "--replicates", 100,
+        "--out", tmp_path / "g.json")  # fmt: skip
+    again = GenerationsResult.model_validate_json((tmp_path / "g.json").read_bytes())
+    assert again.mapped == (False, True)
+    cross = result.combinations["new/old"].metric("mAP").value
+    assert again.pair(2, 1).metrics["mAP"].value == pytest.approx(cross, abs=1e-9)
+
+
 ADAPT = ("adapt", "--from", "v1", "--to", "v3", "--data", "data", "--split", "split")
 
 
