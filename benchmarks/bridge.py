@@ -90,7 +90,9 @@ def _products(*sides: Float[np.ndarray, "n d"]) -> None:
     pairs = [(a, b) for a in range(len(sides)) for b in range(a, len(sides))]
     totals = [np.zeros((sides[a].shape[1], sides[b].shape[1])) for a, b in pairs]
     for start in range(0, len(sides[0]), CHUNK):
-        blocks = [side[start : start + CHUNK].astype(np.float64) for side in sides]
+        # torch converts float16 ten times as fast as NumPy
+        read = [torch.from_numpy(np.array(side[start : start + CHUNK])) for side in sides]
+        blocks = [block.float().double().numpy() for block in read]
         for total, (a, b) in zip(totals, pairs, strict=True):
             total += blocks[a].T @ blocks[b]
 

@@ -16,12 +16,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mixbct.errors import ContractError, ModelError
-from mixbct.files import write_atomically
 from mixbct.reading import read_bytes
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, read_record
 
+_LONGEST = 2**30
 TRAINED = "trained"
 IDENTITY = "identity"
 
@@ -114,10 +114,6 @@ class Bridge(Record):
         if problem := self.problem(source, target):
             raise ContractError(problem)
 
-    def save(self, path: Path) -> None:
-        """Write the bridge's file, whole or not at all."""
-        write_atomically(path, self.to_json())
-
 
 def load_bridge(path: Path) -> Bridge:
     """Read a bridge's file.
@@ -126,7 +122,7 @@ def load_bridge(path: Path) -> Bridge:
         ModelError: it is missing, damaged, or a map as earlier versions wrote it, which does not
             say what it leads from and to.
     """
-    start = read_bytes(path, "bridge", ModelError)[8:4096]
+    start = read_bytes(path, "bridge", ModelError, _LONGEST)[8:4096]
     if any(f'"{name}":{{"dtype"'.encode() in start for name in ("rotation", "weights")):
         raise ModelError(
             f"{path} is a map of an earlier version, which does not say between which models it "

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from mixbct.adapters import SHRUNK
 from mixbct.adapters.moments import Labels
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
@@ -21,6 +22,7 @@ from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows, Vectors
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import open_embedder
+from mixbct.files import write_atomically
 from mixbct.schemas.bridge import Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.choose import choose, fit_maps, told_apart
@@ -95,7 +97,7 @@ def adapt(
         )
     with stage(f"fit {kind}"):
         bridge = fit_bridge(kind, items, shrinkage)
-    bridge.save(out)
+    write_atomically(out, bridge.to_json())
     if model_out is not None:
         save_with_bridge(source, model_out, bridge)
     return bridge
@@ -120,7 +122,7 @@ def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) ->
             labelled=items.labels is not None,
             data=items.data,
             data_digest=items.digest,
-            shrinkage=shrinkage,
+            shrinkage=SHRUNK.get(kind) if shrinkage is None else shrinkage,
             candidates=candidates,
         ),
     )
@@ -143,7 +145,7 @@ def items_of_data(
         with stage(f"embed the items ({role})") as tick:
             sides.append(normalise(embed_source(model, rows, progress=tick), rows.keys()))
         models.append(model.contract)
-    labels = told_apart(rows.labels())
+    labels = told_apart(rows.labels()) if rows.classes() else None
     return PairedItems((models[0], models[1]), sides[0], sides[1], labels, str(data), rows.digest())
 
 
@@ -184,6 +186,9 @@ def shared_rows(
     Raises:
         BankError: there is none, or a key occurs twice in a bank.
     """
+    known = [(bank.manifest.digests or {}).get("keys.txt") for bank in (first, second)]
+    if known[0] is not None and known[0] == known[1]:
+        return chosen, chosen
     keys = first.keys(), second.keys()
     if keys[0] == keys[1]:
         return chosen, chosen

@@ -1,11 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from mixbct.errors import ContractError
-from mixbct.schemas.bridge import Bridge, without_numbers
+from mixbct.errors import ContractError, ModelError
+from mixbct.schemas.bridge import Bridge, load_bridge, without_numbers
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
@@ -71,3 +72,33 @@ def test_what_people_read_has_no_numbers() -> None:
     }  # fmt: skip
     assert content["gallery"] is None
     assert content["source"]["name"] == "new"
+
+
+def test_no_damage_of_a_file_is_a_fault(tmp_path: Path) -> None:
+    """Flipped, cut, doubled and swapped bytes: read as it was, or a named error of one line."""
+    bridge = Bridge(kind="k", source=NEW, target=OLD, query=side(6, 3), gallery=side(4, 3))
+    whole, path = bridge.to_json().encode(), tmp_path / "bridge.json"
+    rng, refused = np.random.default_rng(0), []
+    for _ in range(400):
+        content, at = bytearray(whole), int(rng.integers(len(whole)))
+        match rng.integers(5):
+            case 0:
+                content[at] ^= 1 << int(rng.integers(8))
+            case 1:
+                del content[at:]
+            case 2:
+                content[at:at] = content[at : at + 40]
+            case 3:
+                content[at] = int(rng.choice(list(b'0"{}[],:e-')))
+            case _:
+                content[at : at + 1] = rng.choice([b"1e999", b"NaN", b"null", b"[" * 9999])
+        path.write_bytes(content)
+        try:
+            found = load_bridge(path)
+        except ModelError as error:
+            refused.append(str(error))
+            continue
+        # what holds numbers has a digest: they are the same or the file is refused
+        assert (found.query, found.gallery) == (bridge.query, bridge.gallery)
+    assert len(refused) > 300
+    assert not any("\n" in says for says in refused)
