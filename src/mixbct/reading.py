@@ -94,8 +94,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return the content of TOML text.
 
     Raises:
-        ValueError: it is no TOML, is nested too deep, or holds a number of over 400 digits.
+        ValueError: it is no TOML, is nested too deep, or holds a number of over 400 digits or NUL.
     """
+    if "\\u0000" in text or "\\U00000000" in text:
+        raise ValueError("a NUL character")
     if _LONGEST_NUMBER.search(text):
         raise ValueError("a number of more than 400 digits")
     try:

@@ -1,6 +1,7 @@
 """What pydantic finds wrong with a recipe, as sentences that name the key and what is allowed."""
 
 import difflib
+import reprlib
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -29,7 +30,7 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
         field = getattr(model, "model_fields", {}).get(part)
         if field is not None:
             model = field.annotation
-    key = ".".join(keys)
+    key, found = ".".join(keys), reprlib.repr(problem["input"])
     if problem["type"] == "extra_forbidden":
         names = sorted(getattr(model, "model_fields", {}))
         close = difflib.get_close_matches(keys[-1], names, 1)
@@ -40,10 +41,10 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         names = [v.model_fields["name"].annotation for v in _variants(model)]
         allowed = ", ".join(str(get_args(n)[0]) for n in names)
-        return f"{key}.name: choose one of {allowed}; found {problem['input']!r}"
+        return f"{key}.name: choose one of {allowed}; found {found}"
     if not key:
         return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{key}: {problem['msg']}; found {problem['input']!r}"
+    return f"{key}: {problem['msg']}; found {found}"
 
 
 def _variants(model: Any) -> list[type[BaseModel]]:

@@ -31,7 +31,12 @@ SkipBad = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe; KEY= takes it out. Another name (method.name=l2) "
+        "takes out the settings that mean nothing to it.",
+    ),
 ]
 
 
