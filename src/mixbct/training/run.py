@@ -7,6 +7,7 @@ model/         the finished model (see mixbct.backbones.model)
 cost.json      seconds, images and steps
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from mixbct.backbones.model import save_model
 from mixbct.data.source import Source
-from mixbct.errors import CheckpointError, ModelError, StoppedError
+from mixbct.errors import CheckpointError, DiskFullError, ModelError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
 from mixbct.schemas.model import ModelManifest
@@ -22,8 +23,10 @@ from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import latest_checkpoint
 from mixbct.training.log import EVERY, StepLog
-from mixbct.training.stop import stop_on_signal
+from mixbct.training.stop import signals_as_stopped, stop_on_signal
 from mixbct.training.trainer import StepReport, Trainer, input_of
+
+OnStep = Callable[[StepReport], None]
 
 
 def train(
@@ -33,7 +36,7 @@ def train(
     *,
     resume: bool = False,
     origin: str = "the recipe",
-    progress: Callable[[StepReport], None] | None = None,
+    progress: OnStep | None = None,
 ) -> ModelCost:
     """Train what `recipe` says on `source` and leave the model in `out`/model.
 
@@ -43,18 +46,28 @@ def train(
     Raises:
         CheckpointError: `out` holds a run and `resume` is not set, or it is a run of another
             recipe or other data.
-        StoppedError: Ctrl-C, SIGTERM or `train.stop_after`; the state is saved.
+        StoppedError: Ctrl-C, SIGTERM or `train.stop_after`; the state is saved. Before the first
+            step, and at a second signal, nothing is: what was saved before is intact.
         TrainingDivergedError: a loss became NaN or infinite.
     """
+    stopped = f"stopped; what {out} holds is intact: run the same command again, with --resume"
+    with signals_as_stopped(stopped):
+        return _train(recipe, source, out, resume, origin, progress)
+
+
+def _train(
+    recipe: Recipe, source: Source, out: Path, resume: bool, origin: str, progress: OnStep | None
+) -> ModelCost:
+    checkpoints, finished = out / "checkpoints", (out / "cost.json").exists()
     # a run that saved nothing yet has nothing to lose
-    saved = (out / "cost.json").exists() or latest_checkpoint(out / "checkpoints")
-    if saved and (out / "recipe.json").exists():
+    if (finished or latest_checkpoint(checkpoints)) and (out / "recipe.json").exists():
         _check_begun(out, recipe, resume)
-    if (out / "cost.json").exists():
+    _clear_remains(out)
+    if finished:
         _check_data(out, recipe, source)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
     trainer = Trainer(recipe, source, origin)
-    checkpoints = out / "checkpoints"
     if (path := latest_checkpoint(checkpoints)) is not None:
         trainer.load(path)
     else:
@@ -77,10 +90,19 @@ def train(
             source.digest(),
             trainer.query_map(),
         )
-    cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
-    write_atomically(out / "cost.json", cost.to_json())
-    shutil.rmtree(checkpoints, ignore_errors=True)
+        cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
+        write_atomically(out / "cost.json", cost.to_json())
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return cost
+
+
+def _clear_remains(out: Path) -> None:
+    """Remove what killed processes left half written; a run's folder is one process's."""
+    for path in [*out.glob(".*.partial"), *out.glob(".*.old")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _check_begun(out: Path, recipe: Recipe, resume: bool) -> None:
@@ -111,32 +133,43 @@ def _run(
     out: Path,
     checkpoints: Path,
     stop_asked: Callable[[], bool],
-    progress: Callable[[StepReport], None] | None,
+    progress: OnStep | None,
 ) -> None:
     """Step to the end, or to where a stop is asked for."""
     settings = trainer.recipe.train
     log = StepLog(out, trainer.step)
+    saved = trainer.step
+    stepping = False
     before = time.perf_counter()
     try:
         for batch in trainer.batches():
+            stepping = True
             report = trainer.take_step(batch)
+            stepping = False
             now = time.perf_counter()
             trainer.seconds += now - before
             before = now
-            if progress:
-                progress(report)
             last = report.step == report.steps
             if report.step % EVERY == 0 or last:
                 rate = trainer.optimizer.param_groups[0]["lr"]
                 log.write(report.step, {**report.losses, "lr": rate})
-            if not last and (stop_asked() or report.step == settings.stop_after):
+            if progress:
+                progress(report)
+            stop = not last and (stop_asked() or report.step == settings.stop_after)
+            every = settings.checkpoint_every
+            if last or stop or (every and report.step % every == 0):
+                saved = report.step  # what cannot be saved now cannot be saved below
                 trainer.save(checkpoints)
+            if stop:
                 raise StoppedError(
                     f"stopped after step {report.step} of {report.steps}, saved in {checkpoints}: "
                     "go on with the same command and --resume"
                 )
-            every = settings.checkpoint_every
-            if last or (every and report.step % every == 0):
+    except Exception:
+        # an image that cannot be read, say: between two steps the state is whole, and is kept
+        if not stepping and trainer.step > saved:
+            with contextlib.suppress(DiskFullError, OSError):
                 trainer.save(checkpoints)
+        raise
     finally:
         log.close()

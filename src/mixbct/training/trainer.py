@@ -101,14 +101,13 @@ class Trainer:
             self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
             # after them, so that every method starts from the same weights
             self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes()))
-        for module in (self.backbone, self.head, self.method):
+        self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
+        for module in self.modules.values():
             if self.dtype == torch.float64:
                 module.double()
             module.to(self.device)
-        parameters = [*self.backbone.parameters(), *self.head.parameters()]
-        self.optimizer = _build_optimizer(
-            recipe.optimizer, [*parameters, *self.method.parameters()]
-        )
+        parameters = [p for module in self.modules.values() for p in module.parameters()]
+        self.optimizer = _build_optimizer(recipe.optimizer, parameters)
         self.step = 0
         self.seconds = 0.0
         self.images = 0
@@ -156,9 +155,8 @@ class Trainer:
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.optimizer.lr * factor
-        self.backbone.train()
-        self.head.train()
-        self.method.train()
+        for module in self.modules.values():
+            module.train()
         inputs = to_inputs(batch.items.to(self.device), self.takes, self.dtype)
         labels = batch.labels.to(self.device)
         values = forward(self.backbone, inputs, self.recipe.model.dim)
@@ -208,28 +206,21 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""
-        manifest = CheckpointManifest(
-            step=self.step,
+        save_checkpoint(folder, self._manifest(self.step), self.modules, self.optimizer)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        found = load_checkpoint(path, self._manifest(self.steps), self.modules, self.optimizer)
+        self.step, self.seconds, self.images = found.step, found.seconds, found.images
+
+    def _manifest(self, step: int) -> CheckpointManifest:
+        return CheckpointManifest(
+            step=step,
             seconds=self.seconds,
             images=self.images,
             recipe_digest=self.recipe.digest(),
             data_digest=self.inputs_digest,
-            tensors_digest="",
         )
-        save_checkpoint(folder, manifest, self.backbone, self.head, self.method, self.optimizer)
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        manifest = load_checkpoint(
-            path,
-            self.recipe.digest(),
-            self.inputs_digest,
-            self.backbone,
-            self.head,
-            self.method,
-            self.optimizer,
-        )
-        self.step, self.seconds, self.images = manifest.step, manifest.seconds, manifest.images
 
 
 def input_of(recipe: Recipe, source: Source) -> Input:
