@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mixbct.distributed import processes
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
@@ -53,18 +52,18 @@ def posterior_entropy(
 
 
 def soft_contrast(
-    alikeness: Float[Tensor, "n q"],
+    similarities: Float[Tensor, "n q"],
     weights: Float[Tensor, "n q"],
     positive: Bool[Tensor, "n q"],
 ) -> Float[Tensor, " n"]:
     """Return −Σ w·log softmax over the positives of each row, by their number; 0 without any.
 
     Args:
-        alikeness: of each row with each item of the queue, divided by the temperature.
+        similarities: of each row with each item of the queue, divided by the temperature.
         weights: w, in [0, 1].
         positive: which items have the row's label.
     """
-    log_shares = alikeness.log_softmax(dim=1)
+    log_shares = similarities.log_softmax(dim=1)
     total = (weights * log_shares * positive).sum(1)
     return -total / positive.sum(1).clamp_min(1)
 
@@ -85,7 +84,6 @@ class NCCL(Method):
                 f"method.queue = {settings.queue} cannot hold one batch of {task.batch}: raise it "
                 "to train.batch at least"
             )
-        self.task = task
         self.temperature = settings.temperature
         self.feature_weight, self.logit_weight = settings.weight, settings.logit_weight
         stats = given(task.class_stats)
@@ -130,7 +128,7 @@ class NCCL(Method):
         classes = F.normalize(head.weight)
         # z(f)ᵀz(o) = f̂ᵀ(ŴᵀŴ)o, which needs no queue of C-dimensional logits
         between = classes.t() @ classes.detach()
-        rows = len(new.labels) * processes()
+        rows = len(new.labels)
         near = soft_contrast(features @ queue.t() / self.temperature, weights, positive)
         alike = soft_contrast(features @ between @ queue.t() / self.temperature, weights, positive)
         return {
