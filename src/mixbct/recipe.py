@@ -54,8 +54,8 @@ class ModelSettings(Settings):
     options: dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str | bool] = Field(
         {}, description="passed to the backbone by name"
     )
-    start: Literal["procrustes", "ridge", "random"] = Field(
-        "procrustes", description="of a backbone over vectors, where there is an old bank"
+    start: Literal["auto", "procrustes", "ridge", "random"] = Field(
+        "auto", description="of a backbone over vectors, where there is an old bank"
     )
 
     def preprocessing(self) -> Preprocessing:

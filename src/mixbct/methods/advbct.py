@@ -43,7 +43,7 @@ def reverse_gradient(values: Float[Tensor, "n d"], by: float) -> Float[Tensor, "
     """
     same = values.view_as(values)
     if same.requires_grad:
-        same.register_hook(lambda gradient: -by * gradient)
+        same.register_hook(lambda gradient: -by * gradient)  # type: ignore[no-untyped-call]
     return same
 
 

@@ -35,8 +35,8 @@ class StepLog:
         try:
             found = read_bytes(self._path, "log", DataError) if self._path.exists() else b""
             kept = [line for line in found.splitlines(keepends=True) if _step_of(line) <= step]
-            if len(kept := b"".join(kept)) != len(found):
-                write_atomically(self._path, kept)
+            if len(whole := b"".join(kept)) != len(found):
+                write_atomically(self._path, whole)
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)

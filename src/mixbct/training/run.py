@@ -4,6 +4,7 @@ recipe.json    the recipe as it was run
 steps.jsonl    losses and learning rate over the steps
 checkpoints/   the newest checkpoint; gone once the run is finished
 model/         the finished model (see mixbct.backbones.model)
+start.json     of a head that chose its start: which, and what training added
 cost.json      seconds, images and steps
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 from mixbct.backbones.model import save_model
@@ -22,6 +24,7 @@ from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import latest_checkpoint
+from mixbct.training.held_out import hold_out
 from mixbct.training.log import EVERY, StepLog
 from mixbct.training.stop import signals_as_stopped, stop_on_signal
 from mixbct.training.trainer import StepReport, Trainer, input_of
@@ -67,15 +70,29 @@ def _train(
         _check_data(out, recipe, source)
         shutil.rmtree(checkpoints, ignore_errors=True)
         return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
-    trainer = Trainer(recipe, source, origin)
+    held_out = hold_out(recipe, source)
+    trainer = Trainer(recipe, held_out.rest if held_out else source, origin)
+    head_start = trainer.begin()
+    began = deepcopy(trainer.backbone.state_dict()) if head_start else {}
+    if held_out and head_start:
+        figures = {"held_out": held_out.classes, "at_start": held_out.judge(trainer.embed)}
+        head_start = head_start.model_copy(update=figures)
     if (path := latest_checkpoint(checkpoints)) is not None:
         trainer.load(path)
-    else:
-        trainer.begin()
     write_atomically(out / "recipe.json", recipe.to_json())
     with stop_on_signal() as stop_asked:
         _run(trainer, out, checkpoints, stop_asked, progress)
         # from here on the work is done, and a stop would only lose time
+        head_name: str | None = recipe.head.name
+        classifier = trainer.head.state_dict()
+        if head_start:
+            if held_out:
+                at_end = {"at_end": held_out.judge(trainer.embed)}
+                head_start = head_start.model_copy(update=at_end)
+            if head_start.kept:
+                trainer.backbone.load_state_dict(began)
+                head_name, classifier = None, {}  # it belongs to the trained head
+            write_atomically(out / "start.json", head_start.to_json())
         save_model(
             out / "model",
             recipe.name,
@@ -84,9 +101,9 @@ def _train(
             trainer.takes,
             recipe.model.dim,
             trainer.backbone,
-            recipe.head.name,
-            trainer.head.state_dict(),
-            source.classes(),
+            head_name,
+            classifier,
+            trainer.source.classes(),
             source.digest(),
             trainer.query_map(),
         )

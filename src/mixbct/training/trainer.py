@@ -25,7 +25,7 @@ from mixbct.data.augment import augment
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.loader import read_ahead
-from mixbct.data.source import Source
+from mixbct.data.source import Items, Source
 from mixbct.distributed import default_dtype, open_device, torch_rng
 from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
@@ -38,7 +38,7 @@ from mixbct.schemas.model import Input, QueryMap, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
-from mixbct.training.start import start_at_adapter
+from mixbct.training.start import HeadStart, start_at_adapter
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,26 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.images = 0
+        self.rate = recipe.optimizer.lr
 
-    def begin(self) -> None:
-        """Take up the weights that a first step starts from; a checkpoint has its own."""
-        if not isinstance(self.takes, VectorInput) or self.old is None:
-            return
-        # behind a query map the head has a space of its own
-        into_old_space = self.recipe.model.dim == self.old_dim
+    def begin(self) -> HeadStart | None:
+        """Take up the weights that a first step starts from, and its learning rate.
+
+        A checkpoint has weights of its own, but not the rate: a resumed run begins, too.
+
+        Returns:
+            What was chosen for a head, where the recipe leaves that open.
+        """
         start = self.recipe.model.start
-        if into_old_space and start != "random":
-            start_at_adapter(start, self.backbone, self.source, self.old)
+        if not isinstance(self.takes, VectorInput) or self.old is None or start == "random":
+            return None
+        # behind a query map the head has a space of its own
+        if self.recipe.model.dim != self.old_dim:
+            return None
+        chosen = start_at_adapter(start, self.backbone, self.source, self.old)
+        if chosen is not None:
+            self.rate = self.recipe.optimizer.lr * chosen.rate
+        return chosen
 
     def batches(self) -> Iterator[_Batch]:
         """Yield the batches from the present step to the end, read ahead."""
@@ -154,7 +164,7 @@ class Trainer:
         torch.manual_seed(torch_rng(self.recipe.seed, self.step).initial_seed())
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.optimizer.lr * factor
+            group["lr"] = self.rate * factor
         for module in self.modules.values():
             module.train()
         inputs = to_inputs(batch.items.to(self.device), self.takes, self.dtype)
@@ -190,11 +200,14 @@ class Trainer:
         self.images += len(rows)
         return torch.cat(features)
 
-    @torch.no_grad()
     def _embed(self, rows: RowIndices) -> Float[Tensor, "n d"]:
+        return self.embed(self.source.read(rows))
+
+    @torch.no_grad()
+    def embed(self, items: Items) -> Float[Tensor, "n e"]:
+        """Return the present raw features of images, or vectors, in evaluation mode."""
         self.backbone.eval()
-        items = torch.from_numpy(self.source.read(rows)).to(self.device)
-        inputs = to_inputs(items, self.takes, self.dtype)
+        inputs = to_inputs(torch.from_numpy(items).to(self.device), self.takes, self.dtype)
         return forward(self.backbone, inputs, self.recipe.model.dim).cpu()
 
     def query_map(self) -> QueryMap | None:
