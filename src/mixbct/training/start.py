@@ -7,7 +7,9 @@ on the means of the classes that both know.
 `model.start = "auto"` looks at the old vectors, at the length m of their mean. Around the origin
 (m small) a head begins at the Procrustes rotation. In a narrow cone (m near 1, as of faces), where
 no rotation comes, it begins at ridge's map and offset; what tells the classes apart is then small
-beside the mean, 1 − m² of the squared length, and steps are made smaller by that factor.
+beside the mean, 1 − m² of the squared length, and steps are made smaller by the square of that.
+Larger ones lost the cone: on two face encoders (m = 0.91) a rate of 0.01 took TAR@1e-3 from 93 to
+17, 0.001 to 79, and 0.0003 left it where it was.
 """
 
 from typing import Literal, Protocol, runtime_checkable
@@ -99,7 +101,7 @@ def start_at_adapter(
         mean = old_side.mean(axis=0, dtype=np.float64) if len(old_side) else np.zeros(1)
         length = min(float(np.linalg.norm(mean)), 1.0)
         name = "ridge" if length > CONE else "procrustes"
-        chosen = HeadStart(mean_length=length, start=name, rate=max(1 - length**2, 1e-3))
+        chosen = HeadStart(mean_length=length, start=name, rate=max((1 - length**2) ** 2, 1e-4))
     try:
         fitted = LINEAR_ADAPTERS[name].fit(new_side, old_side)
     except FeatureError as error:
