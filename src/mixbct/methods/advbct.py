@@ -20,6 +20,7 @@ The published code divides L_p2s by the number of rows outside their boundary
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -97,9 +98,7 @@ class AdvBCT(Method):
         plain = self.task.plain_step(seed, epoch, step)
         rng = row_rng(seed, OLD_ROWS, epoch, step)
         rows = rng.integers(0, len(self.old.labels), self.task.batch)
-        return StepPlan(
-            plain.forward_rows, plain.forward_labels, rows, self.old.labels[rows], plain.trained
-        )
+        return replace(plain, old_rows=rows, old_labels=self.old.labels[rows])
 
     def boundaries(self) -> Float[Tensor, " c"]:
         """Return r̂, the elastic boundary of each class."""

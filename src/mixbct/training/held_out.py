@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from mixbct.backbones.model import VECTOR_BACKBONES
 from mixbct.data.bank import normalise
-from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Rows, Selection, Source
 from mixbct.errors import BankError
 from mixbct.evaluation.comparison import compare
@@ -28,7 +28,7 @@ class HeldOut:
     """The classes set aside, and the rest.
 
     Args:
-        recipe: of a head over vectors, beside an old bank.
+        method: of a head over vectors.
         rest: what is left to train on.
         rows: the rows of the classes set aside.
 
@@ -36,11 +36,8 @@ class HeldOut:
         BankError: the old bank knows none of them.
     """
 
-    def __init__(self, recipe: Recipe, rest: Selection, rows: Selection) -> None:
-        assert isinstance(recipe.method, CompatibleSettings)
-        self.rest, self.rows = rest, rows
-        self.classes = len(rows.classes())
-        method = recipe.method
+    def __init__(self, method: CompatibleSettings, rest: Selection, rows: Selection) -> None:
+        self.rest, self.rows, self.classes = rest, rows, len(rows.classes())
         _, self.old = open_old_bank(method.bank, rows, None, frozenset(), method.label_map)
         # row by row: every other item of a class searches, the others are searched
         in_classes = np.argsort(rows.labels(), kind="stable")
@@ -64,8 +61,8 @@ class HeldOut:
 def hold_out(recipe: Recipe, source: Source) -> HeldOut | None:
     """Set classes aside for a head that chooses its start; None where there is none, or too few."""
     method, model = recipe.method, recipe.model
-    into_old_space = isinstance(method, CompatibleSettings) and method.query_map is None
-    if encoder_of(source) is None or not into_old_space or model.start != "auto":
+    chooses = model.start == "auto" and model.backbone in VECTOR_BACKBONES
+    if not isinstance(method, CompatibleSettings) or method.query_map or not chooses:
         return None
     labels = source.labels()
     counts = np.bincount(labels)
@@ -75,7 +72,7 @@ def hold_out(recipe: Recipe, source: Source) -> HeldOut | None:
     if len(chosen) < FEWEST or (~away).sum() < recipe.train.batch:
         return None
     try:
-        return HeldOut(recipe, _part(source, ~away), _part(source, away))
+        return HeldOut(method, _part(source, ~away), _part(source, away))
     except BankError:
         return None
 

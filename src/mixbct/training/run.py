@@ -55,62 +55,55 @@ def train(
     """
     stopped = f"stopped; what {out} holds is intact: run the same command again, with --resume"
     with signals_as_stopped(stopped):
-        return _train(recipe, source, out, resume, origin, progress)
-
-
-def _train(
-    recipe: Recipe, source: Source, out: Path, resume: bool, origin: str, progress: OnStep | None
-) -> ModelCost:
-    checkpoints, finished = out / "checkpoints", (out / "cost.json").exists()
-    # a run that saved nothing yet has nothing to lose
-    if (finished or latest_checkpoint(checkpoints)) and (out / "recipe.json").exists():
-        _check_begun(out, recipe, resume)
-    _clear_remains(out)
-    if finished:
-        _check_data(out, recipe, source)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
-    held_out = hold_out(recipe, source)
-    trainer = Trainer(recipe, held_out.rest if held_out else source, origin)
-    head_start = trainer.begin()
-    began = deepcopy(trainer.backbone.state_dict()) if head_start else {}
-    if held_out and head_start:
-        figures = {"held_out": held_out.classes, "at_start": held_out.judge(trainer.embed)}
-        head_start = head_start.model_copy(update=figures)
-    if (path := latest_checkpoint(checkpoints)) is not None:
-        trainer.load(path)
-    write_atomically(out / "recipe.json", recipe.to_json())
-    with stop_on_signal() as stop_asked:
-        _run(trainer, out, checkpoints, stop_asked, progress)
-        # from here on the work is done, and a stop would only lose time
-        head_name: str | None = recipe.head.name
-        classifier = trainer.head.state_dict()
-        if head_start:
-            if held_out:
-                at_end = {"at_end": held_out.judge(trainer.embed)}
-                head_start = head_start.model_copy(update=at_end)
-            if head_start.kept:
-                trainer.backbone.load_state_dict(began)
-                head_name, classifier = None, {}  # it belongs to the trained head
-            write_atomically(out / "start.json", head_start.to_json())
-        save_model(
-            out / "model",
-            recipe.name,
-            recipe.model.backbone,
-            recipe.model.options,
-            trainer.takes,
-            recipe.model.dim,
-            trainer.backbone,
-            head_name,
-            classifier,
-            trainer.source.classes(),
-            source.digest(),
-            trainer.query_map(),
-        )
-        cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
-        write_atomically(out / "cost.json", cost.to_json())
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    return cost
+        checkpoints, finished = out / "checkpoints", (out / "cost.json").exists()
+        # a run that saved nothing yet has nothing to lose
+        if (finished or latest_checkpoint(checkpoints)) and (out / "recipe.json").exists():
+            _check_begun(out, recipe, resume)
+        _clear_remains(out)
+        if finished:
+            _check_data(out, recipe, source)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
+        held_out = hold_out(recipe, source)
+        trainer = Trainer(recipe, held_out.rest if held_out else source, origin)
+        head_start = trainer.begin()
+        began = deepcopy(trainer.backbone.state_dict()) if head_start else {}
+        at_start = held_out.judge(trainer.embed) if held_out else None
+        if (path := latest_checkpoint(checkpoints)) is not None:
+            trainer.load(path)
+        write_atomically(out / "recipe.json", recipe.to_json())
+        with stop_on_signal() as stop_asked:
+            _run(trainer, out, checkpoints, stop_asked, progress)
+            # from here on the work is done, and a stop would only lose time
+            head_name: str | None = recipe.head.name
+            classifier = trainer.head.state_dict()
+            if head_start and held_out:
+                at_end = held_out.judge(trainer.embed)
+                figures = {"held_out": held_out.classes, "at_start": at_start, "at_end": at_end}
+                head_start = head_start.model_copy(update=figures)
+                if head_start.kept:
+                    trainer.backbone.load_state_dict(began)
+                    head_name, classifier = None, {}  # it belongs to the trained head
+            if head_start:
+                write_atomically(out / "start.json", head_start.to_json())
+            save_model(
+                out / "model",
+                recipe.name,
+                recipe.model.backbone,
+                recipe.model.options,
+                trainer.takes,
+                recipe.model.dim,
+                trainer.backbone,
+                head_name,
+                classifier,
+                trainer.source.classes(),
+                source.digest(),
+                trainer.query_map(),
+            )
+            cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
+            write_atomically(out / "cost.json", cost.to_json())
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        return cost
 
 
 def _clear_remains(out: Path) -> None:

@@ -61,14 +61,12 @@ class HeadStart(Record):
         )
         if self.at_start is None or self.at_end is None:
             return f"{said}; too few classes to tell whether training took the head further"
-        figures = ", ".join(
-            f"{name} {before:.1%} → {after:.1%}"
-            for name, before, after in zip(
-                ("mAP", "TAR@1e-3"), self.at_start, self.at_end, strict=True
-            )
+        (mean, rate), (mean_then, rate_then) = self.at_start, self.at_end
+        return (
+            f"{said}; on {self.held_out} classes set aside mAP {mean:.1%} → {mean_then:.1%}, "
+            f"TAR@1e-3 {rate:.1%} → {rate_then:.1%}, so the "
+            f"{'start' if self.kept else 'trained head'} was kept"
         )
-        end = "so the start was kept" if self.kept else "so the trained head was kept"
-        return f"{said}; on {self.held_out} classes set aside {figures}, {end}"
 
 
 @runtime_checkable

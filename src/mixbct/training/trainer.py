@@ -31,7 +31,7 @@ from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.mapped import Mapped
-from mixbct.methods.method import AUGMENT, RowIndices
+from mixbct.methods.method import AUGMENT
 from mixbct.recipe import AdamWSettings, CompatibleSettings, OptimizerSettings, Recipe, SGDSettings
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Input, QueryMap, VectorInput
@@ -196,12 +196,9 @@ class Trainer:
     def _extract(self) -> Float[Tensor, "n d"]:
         """Return the present raw features of the whole set; its images count as forwarded."""
         rows = np.arange(len(self.source))
-        features = [self._embed(rows[start : start + 512]) for start in rows[::512]]
+        chunks = [rows[start : start + 512] for start in rows[::512]]
         self.images += len(rows)
-        return torch.cat(features)
-
-    def _embed(self, rows: RowIndices) -> Float[Tensor, "n d"]:
-        return self.embed(self.source.read(rows))
+        return torch.cat([self.embed(self.source.read(chunk)) for chunk in chunks])
 
     @torch.no_grad()
     def embed(self, items: Items) -> Float[Tensor, "n e"]:

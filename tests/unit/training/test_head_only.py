@@ -84,7 +84,7 @@ def test_a_head_begins_as_the_adapter(
     assert trainer.old.paired
     both = [FeatureBank(tmp_path / side).all() for side in ("new", "cone")]
     expected = ADAPTERS[start].fit(*both).transform(both[0])
-    begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
+    begun = normalise(trainer.embed(trainer.source.read(np.arange(ROWS))).numpy())
     np.testing.assert_allclose(begun, expected, atol=1e-5)
     assert trainer.backbone.state_dict()["map.bias"].any() == (start == "ridge")
 
@@ -269,7 +269,7 @@ def test_without_pairs_the_means_of_shared_classes_are_the_start(banks: Path) ->
         trainer = Trainer(recipe, source_of(banks / "new"))
         trainer.begin()
         fitted = ADAPTERS[start].fit(new_side, old_side)
-        begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
+        begun = normalise(trainer.embed(trainer.source.read(np.arange(ROWS))).numpy())
         np.testing.assert_allclose(begun, fitted.transform(rows), atol=1e-5)
 
 
