@@ -11,14 +11,14 @@ read by the trainer; a test holds that.
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mixbct.errors import RecipeError
 from mixbct.extends import read_extended
 from mixbct.reading import parse_toml
-from mixbct.recipe_problems import explain
+from mixbct.recipe_problems import explain, variant_of
 from mixbct.schemas.model import Preprocessing
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -51,12 +51,10 @@ class ModelSettings(Settings):
     dim: int = Field(128, gt=0, le=65_536, description="dimension of the embedding")
     size: int = Field(32, gt=0, le=16_384, description="input height and width in pixels")
     channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
-    options: dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str | bool] = Field(
-        {}, description="passed to the backbone by name"
-    )
-    start: Literal["auto", "procrustes", "ridge", "random"] = Field(
-        "auto", description="of a backbone over vectors, where there is an old bank"
-    )
+    options: dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str | bool] = {}
+    """Passed to the backbone by name."""
+    start: Literal["auto", "procrustes", "ridge", "random"] = "auto"
+    """Of a backbone over vectors, where there is an old bank."""
 
     def preprocessing(self) -> Preprocessing:
         """Return how images become this model's input."""
@@ -97,15 +95,12 @@ class CompatibleSettings(Settings):
     """Base of the methods that look at the old model."""
 
     bank: Place = Field(description="the old model's feature bank")
-    label_map: Place | None = Field(
-        None, description="lines of an old class, a tab, its training class"
-    )
-    query_map: Literal["prefix", "projection"] | None = Field(
-        None, description="how new features meet old ones of another dimension"
-    )
-    full_weight: float = Field(
-        0.1, ge=0, description="with a query map: w, of the full features' classification loss"
-    )
+    label_map: Place | None = None
+    """Lines of an old class, a tab, its training class."""
+    query_map: Literal["prefix", "projection"] | None = None
+    """How new features meet old ones of another dimension."""
+    full_weight: float = Field(0.1, ge=0)
+    """With a query map: w, of the full features' classification loss."""
 
 
 class L2Settings(CompatibleSettings):
@@ -128,9 +123,7 @@ class BCTSettings(CompatibleSettings):
     """BCT (Shen et al., CVPR 2020)."""
 
     name: Literal["bct"]
-    old_model: Place | None = Field(
-        None, description="the old model's folder, for its class weights"
-    )
+    old_model: Place | None = Field(None, description="its folder, for the old class weights")
     weight: float = Field(1.0, ge=0, description="of the influence loss")
     scaled: bool = Field(True, description="false: cosines without the head's scale")
 
@@ -143,9 +136,8 @@ class UniBCTSettings(CompatibleSettings):
     spread: float = Field(0.9, ge=0, lt=1, description="λ: how far old features move")
     temperature: float = Field(0.05, gt=0, description="τ of the graph")
     graph: Literal["rows", "columns"] = "rows"
-    refresh: list[Annotated[int, Field(ge=0)]] = Field(
-        [1, 5, 10, 20], description="epochs, from 0, before which P is refined anew"
-    )
+    refresh: list[Annotated[int, Field(ge=0)]] = [1, 5, 10, 20]
+    """Epochs, from 0, before which P is refined anew."""
     start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
 
 
@@ -175,17 +167,13 @@ class MixBCTSettings(CompatibleSettings):
     name: Literal["mixbct"]
     draw: Literal["replace", "skip", "bank"] = "bank"
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
-    old_weight: float | None = Field(
-        None, gt=0, description="of the old rows' mean beside the new rows'; none: one mean of all"
-    )
+    old_weight: float | None = Field(None, gt=0)
+    """Of the old rows' mean beside the new rows'; none: one mean of all."""
     contrast: float = Field(0.0, ge=0, description="weight of the contrast with old rows; 0: none")
     temperature: float = Field(0.05, gt=0, description="τ of the contrast")
-    partner: Literal["class", "own"] = Field(
-        "class", description="of the contrast: an old row of an image's class, or the image's own"
-    )
-    negatives: int = Field(
-        1024, ge=0, le=2**20, description="old rows for the contrast beside partners"
-    )
+    partner: Literal["class", "own"] = "class"
+    """Of the contrast: an old row of an image's class, or the image's own."""
+    negatives: int = Field(1024, ge=0, le=2**20, description="old rows contrasted beside partners")
 
 
 class SGDSettings(Settings):
@@ -208,17 +196,10 @@ class AdamWSettings(Settings):
 BY_NAME = Field(discriminator="name")
 HeadSettings = Annotated[ArcFaceSettings | CosFaceSettings | SoftmaxSettings, BY_NAME]
 OptimizerSettings = Annotated[SGDSettings | AdamWSettings, BY_NAME]
-MethodSettings = Annotated[
-    IndependentSettings
-    | L2Settings
-    | WeakenedL2Settings
-    | BCTSettings
-    | UniBCTSettings
-    | NCCLSettings
-    | AdvBCTSettings
-    | MixBCTSettings,
-    BY_NAME,
-]
+OfFeatures = IndependentSettings | L2Settings | WeakenedL2Settings | AdvBCTSettings
+OfCosines = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
+"""Methods that mix old and new features, or hold both against class weights."""
+MethodSettings = Annotated[OfFeatures | OfCosines, BY_NAME]
 
 
 class TrainSettings(Settings):
@@ -232,12 +213,9 @@ class TrainSettings(Settings):
     checkpoint_every: int = Field(0, ge=0, description="steps; 0: only when stopped")
     stop_after: int | None = Field(None, gt=0, description="stop, saved, after so many steps")
     device: str = "cpu"
-    threads: int | None = Field(
-        None, gt=0, le=1024, description="CPU threads; part of bit-exactness"
-    )
-    precision: Literal["float32", "float64"] = Field(
-        "float32", description="float64: the same figures on any machine; slow on most GPUs"
-    )
+    threads: int | None = Field(None, gt=0, le=1024, description="part of bit-exactness")
+    precision: Literal["float32", "float64"] = "float32"
+    """With float64 the figures are the same on any machine; it is slow on most GPUs."""
 
 
 class Recipe(Settings):
@@ -263,8 +241,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixing_needs_a_cosine(self) -> "Recipe":
-        by_cosine = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
-        if isinstance(self.method, by_cosine) and isinstance(self.head, SoftmaxSettings):
+        if isinstance(self.method, OfCosines) and isinstance(self.head, SoftmaxSettings):
             raise ValueError(
                 f"method {self.method.name!r} mixes old and new features, or holds both against "
                 "class weights, so its head must normalise them: set head.name to 'arcface' or "
@@ -338,7 +315,5 @@ def _split(override: str) -> tuple[str, str]:
 
 def _known_keys(section: str, name: object) -> set[str]:
     """Return the keys of a section that goes by a name; none where nothing goes by it."""
-    for variant in get_args(getattr(Recipe.model_fields.get(section), "annotation", None)):
-        if name in get_args(variant.model_fields["name"].annotation):
-            return set(variant.model_fields)
-    return set()
+    variant = variant_of(getattr(Recipe.model_fields.get(section), "annotation", None), name)
+    return set(variant.model_fields) if variant else set()

@@ -148,7 +148,7 @@ def test_a_wrong_value_is_named(path: Path, override: str, expected: str) -> Non
     ("section", "choices"),
     [
         ("head", "arcface, cosface, softmax"),
-        ("method", "independent, l2, weakened_l2, bct, unibct, nccl, advbct, mixbct"),
+        ("method", "independent, l2, weakened_l2, advbct, bct, unibct, nccl, mixbct"),
         ("optimizer", "sgd, adamw"),
     ],
 )
