@@ -95,8 +95,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return the content of TOML text.
 
     Raises:
-        ValueError: it is no TOML, is nested too deep, or holds a number of over 400 digits, a key of
-            over 64 parts or NUL.
+        ValueError: it is no TOML, is nested too deep, or holds NUL, a number of over 400 digits or
+            a key of over 64 parts.
     """
     if "\\u0000" in text or "\\U00000000" in text:
         raise ValueError("a NUL character")

@@ -4,6 +4,7 @@ A log is worth less than its run: lines that cannot be read are dropped, lines t
 written (the disk is full) are left out, which is said once.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -65,11 +66,9 @@ class StepLog:
 
     def close(self) -> None:
         """Flush and close."""
-        try:
-            if self._board is not None:
+        if self._board is not None:
+            with contextlib.suppress(OSError):
                 self._board.close()
-        except OSError as error:
-            self._say(error)
 
     def _say(self, error: Exception) -> None:
         if not self._said:

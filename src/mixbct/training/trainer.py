@@ -261,11 +261,9 @@ def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task:
         return of_data
     bank_record = bank.manifest.model_dump_json(exclude={"created"})
     digest = hashlib.sha256(f"{of_data}\n{bank_record}\n".encode())
-    digest.update(task.old.labels.tobytes())
-    if task.old.credible is not None:
-        digest.update(task.old.credible.tobytes())
-    if task.old_classifier is not None:
-        digest.update(task.old_classifier.values.numpy().tobytes())
+    weights = None if task.old_classifier is None else task.old_classifier.values.numpy()
+    for array in (task.old.labels, task.old.credible, weights):
+        digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()
 
 
