@@ -51,7 +51,7 @@ def posterior_entropy(
     return entropy
 
 
-def soft_contrast(
+def contrastive_loss(
     similarities: Float[Tensor, "n q"],
     weights: Float[Tensor, "n q"],
     positive: Bool[Tensor, "n q"],
@@ -129,10 +129,12 @@ class NCCL(Method):
         # z(f)ᵀz(o) = f̂ᵀ(ŴᵀŴ)o, which needs no queue of C-dimensional logits
         between = classes.t() @ classes.detach()
         rows = len(new.labels)
-        near = soft_contrast(features @ queue.t() / self.temperature, weights, positive)
-        alike = soft_contrast(features @ between @ queue.t() / self.temperature, weights, positive)
+        of_features = contrastive_loss(features @ queue.t() / self.temperature, weights, positive)
+        of_logits = contrastive_loss(
+            features @ between @ queue.t() / self.temperature, weights, positive
+        )
         return {
             "classification": classification(new, head),
-            "features": self.feature_weight * near.sum() / rows,
-            "logits": self.logit_weight * alike.sum() / rows,
+            "features": self.feature_weight * of_features.sum() / rows,
+            "logits": self.logit_weight * of_logits.sum() / rows,
         }

@@ -9,6 +9,7 @@ cost.json      seconds, images and steps
 """
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from mixbct.training.held_out import hold_out
 from mixbct.training.log import EVERY, StepLog
 from mixbct.training.stop import signals_as_stopped, stop_on_signal
 from mixbct.training.trainer import StepReport, Trainer, input_of
+
+_REMAINS = re.compile(r"\.(recipe|start|cost|steps|model)(\.jsonl?)?\.\d+\S*\.(partial|old)")
 
 OnStep = Callable[[StepReport], None]
 
@@ -108,7 +111,9 @@ def train(
 
 def _clear_remains(out: Path) -> None:
     """Remove what killed processes left half written; a run's folder is one process's."""
-    for path in [*out.glob(".*.partial"), *out.glob(".*.old")]:
+    for path in out.glob(".*"):
+        if not _REMAINS.fullmatch(path.name):  # `out` may be anybody's folder
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
