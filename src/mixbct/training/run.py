@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mixbct.backbones.model import save_model
 from mixbct.data.source import Source
-from mixbct.errors import CheckpointError, DiskFullError, ModelError, StoppedError
+from mixbct.errors import BadImageError, CheckpointError, DiskFullError, ModelError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
 from mixbct.schemas.model import ModelManifest
@@ -180,8 +180,10 @@ def _run(
                     f"stopped after step {report.step} of {report.steps}, saved in {checkpoints}: "
                     "go on with the same command and --resume"
                 )
+    except BadImageError:
+        raise  # to go on without the image is to go on with other data
     except Exception:
-        # an image that cannot be read, say: between two steps the state is whole, and is kept
+        # a disk that went away, say: between two steps the state is whole, and is kept
         if not stepping and trainer.step > saved:
             with contextlib.suppress(DiskFullError, OSError):
                 trainer.save(checkpoints)

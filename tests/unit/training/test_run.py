@@ -314,18 +314,27 @@ def test_a_second_signal_acts_at_once_and_keeps_what_was_saved(
     assert weights(out) == weights(tmp_path / "whole")
 
 
-class UnreadableImage(MemorySource):
+class Unreadable(MemorySource):
     """Its batch of the ninth step cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         if len(self.rows_read) == 8:
-            raise BadImageError("k3 is damaged", ["k3"])
+            raise self.error
         return super().read(rows)
 
 
 def test_an_error_between_steps_keeps_the_steps_before_it(tmp_path: Path) -> None:
+    # the remedy for a damaged image is other data, which no checkpoint may stand in the way of
     with pytest.raises(BadImageError, match="k3"):
-        train(make_recipe(), UnreadableImage(), tmp_path / "run")
+        train(make_recipe(), Unreadable(BadImageError("k3 is damaged", ["k3"])), tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
+    gone = OSError(errno.ESTALE, "Stale file handle")
+    with pytest.raises(OSError, match="Stale file handle"):
+        train(make_recipe(), Unreadable(gone), tmp_path / "run")
     assert checkpoint(tmp_path / "run").name == "step-00000008"
     train(make_recipe(), MemorySource(), tmp_path / "run", resume=True)
     train(make_recipe(), MemorySource(), tmp_path / "whole")
