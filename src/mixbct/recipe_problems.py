@@ -45,7 +45,8 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
 
 def _variants(model: Any) -> list[type[BaseModel]]:
     """Return the settings classes of a union, in order; none for anything else."""
-    return [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+    members = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return [member for member in members if "name" in member.model_fields]
 
 
 def variant_of(model: Any, name: object) -> type[BaseModel] | None:
