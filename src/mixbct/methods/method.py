@@ -172,7 +172,6 @@ class Method(nn.Module, ABC):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    @abstractmethod
     def __init__(self, settings: Any, task: Task) -> None:
         """Check that the task holds what the method needs.
 
@@ -180,6 +179,7 @@ class Method(nn.Module, ABC):
             BankError: it does not.
         """
         super().__init__()
+        self.task = task
         old = task.old
         there: dict[Need, bool] = {
             "old": old is not None,
@@ -195,9 +195,9 @@ class Method(nn.Module, ABC):
                 "its bank as method.bank"
             )
 
-    @abstractmethod
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return what one step works on. `step` counts within the epoch."""
+        """Return what one step works on; `step` counts within the epoch. No old rows here."""
+        return self.task.plain_step(seed, epoch, step)
 
     @abstractmethod
     def losses(
