@@ -175,7 +175,6 @@ class Method(nn.Module, ABC):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    @abstractmethod
     def __init__(self, settings: Any, task: Task) -> None:
         """Check that the task holds what the method needs.
 
@@ -183,6 +182,7 @@ class Method(nn.Module, ABC):
             BankError: it does not.
         """
         super().__init__()
+        self.task = task
         old = task.old
         there: dict[Need, bool] = {
             "old": old is not None,
@@ -198,9 +198,9 @@ class Method(nn.Module, ABC):
                 "its bank as method.bank"
             )
 
-    @abstractmethod
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return what one step works on. `step` counts within the epoch."""
+        """Return what one step works on; `step` counts within the epoch. No old rows here."""
+        return self.task.plain_step(seed, epoch, step)
 
     @abstractmethod
     def losses(
