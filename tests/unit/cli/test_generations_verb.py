@@ -350,8 +350,7 @@ def test_skip_bad_leaves_the_same_images_out_of_every_comparison(
     bad = data / tested / "3.png"
     bad.write_bytes(bad.read_bytes()[:60])
     # made of what is there now, by someone who looked at no image
-    words = ("--out", tmp_path / "split", "--test-classes", "5", "--unchecked")
-    run("data", "split", data, *words)
+    run("data", "split", data, "--out", tmp_path / "split", "--test-classes", "5", "--unchecked")
     words = ("eval", "--old", "v1", "--new", "v1", "--data", data, "--split", tmp_path / "split")
     words = (*words, "--out", tmp_path / "result.json", "--replicates", 100)
     with pytest.raises(BadImageError, match=r"3\.png"):
