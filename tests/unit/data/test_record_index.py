@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.data import tables
 from mixbct.data.record_index import read_index, write_index
 from mixbct.errors import RecordError
 
@@ -13,11 +12,7 @@ def index(path: Path, text: bytes) -> Path:
     return path / "t.idx"
 
 
-@pytest.mark.parametrize("block", [40, 77, 1 << 20])
-def test_numbers_of_every_length_are_read(
-    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "_CHUNK", block)
+def test_numbers_of_every_length_are_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     keys = np.unique([int(rng.integers(0, 10**d)) for d in range(1, 19) for _ in range(9)])
     offsets = rng.permutation(keys)
@@ -82,7 +77,9 @@ def test_an_empty_index_says_so(tmp_path: Path) -> None:
         with pytest.raises(RecordError, match=r"t\.idx is empty; .*delete the index"):
             read_index(index(tmp_path, content), skip_bad=True)
     (tmp_path / "pipe").mkdir()
-    with pytest.raises(RecordError, match=r"pipe is no regular file"):
+    with pytest.raises(RecordError, match=r"pipe cannot be read as a table .*it is a folder"):
         read_index(tmp_path / "pipe")
-    with pytest.raises(RecordError, match=r"none\.idx cannot be read"):
+    with pytest.raises(
+        RecordError, match=r"there is no table of a key and an offset at .*none\.idx"
+    ):
         read_index(tmp_path / "none.idx")
