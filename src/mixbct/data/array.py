@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.source import Images, ListedSource, Rows, digest_rows, write_lines
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows, read_lines, write_lines
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
-from mixbct.reading import open_array, read_bytes, shown
+from mixbct.reading import open_array, shown
 from mixbct.schemas.data import ArrayManifest
 from mixbct.schemas.record import read_record
 
@@ -43,11 +43,7 @@ class ArraySource(ListedSource):
         groups = None
         if names := self.manifest.groups:
             groups = [names[i] for i in self._indices("groups", names)]
-        try:
-            text = read_bytes(path / "keys.txt", "list of keys", DataError).decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path / 'keys.txt'} is damaged: {error}") from error
-        keys, classes = text.split("\n")[:-1], self.manifest.classes
+        keys, classes = read_lines(path / "keys.txt", DataError), self.manifest.classes
         if not len(keys) == len(set(keys)) == count or len(set(classes)) != len(classes):
             raise DataError(
                 f"the image array {path} is damaged: it has {count} images, {len(keys)} keys "

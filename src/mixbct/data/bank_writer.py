@@ -35,14 +35,6 @@ def plan_of(manifest: BankManifest) -> Mapping[str, object]:
     return manifest.model_dump(exclude={"created", "digests", "norms", "source_digest"})
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk shows now and not in the middle."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
-
-
 class BankWriter:
     """Writes a bank chunk by chunk; chunks that were finished before are known and kept.
 
@@ -102,7 +94,7 @@ class BankWriter:
             getattr(begun, field) != getattr(self.manifest, field) for field in same
         ):
             return {"\n": 0}
-        keys = read_lines(self.partial / "keys.txt")
+        keys = read_lines(self.partial / "keys.txt", BankError)
         return {keys[row]: row for chunk in self._chunks(begun.rows, done=True) for row in chunk}
 
     def _begin(self, labels: Rows | None, keys: list[str], finished: Mapping[str, int]) -> None:
@@ -115,8 +107,9 @@ class BankWriter:
             path = folder / "features.npy"
             shape = (self.manifest.rows, self.manifest.dim)
             features = np.lib.format.open_memmap(path, "w+", self.manifest.dtype, shape)
-            with path.open("r+b") as file:
-                _reserve(file.fileno(), features.offset + features.nbytes)
+            if hasattr(os, "posix_fallocate"):  # a full disk shows now and not in the middle
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, features.offset + features.nbytes)
             if finished:
                 before = self._features()
                 for start in range(0, len(keys), CHUNK):
@@ -139,9 +132,7 @@ class BankWriter:
 
     def _features(self) -> np.memmap:
         path, dtype = self.partial / "features.npy", self.manifest.dtype
-        found = open_array(path, "features", BankError, (dtype,), ndim=2)
-        assert isinstance(found, np.memmap)
-        return found
+        return open_array(path, "features", BankError, (dtype,), ndim=2)
 
     def missing(self) -> list[range]:
         """Return the chunks of rows that are still to be written, in order."""

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from mixbct.errors import BadImageError, DataError
+from mixbct.errors import BadImageError, DataError, MixbctError
+from mixbct.reading import read_bytes
 
 Images = UInt8[np.ndarray, "n h w c"]
 Items = Images | Float32[np.ndarray, "n d"]
@@ -222,7 +223,10 @@ def check_names(names: Iterable[str], what: str) -> None:
             )
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return what `write_lines` wrote."""
-    # splitlines() would also split at characters that a file's name may hold
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def read_lines(path: Path, error: type[MixbctError] = DataError) -> list[str]:
+    """Return what `write_lines` wrote; raise `error` where it is missing or damaged."""
+    try:
+        # splitlines() would also split at characters that a file's name may hold
+        return read_bytes(path, "list of keys", error).decode().split("\n")[:-1]
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} is damaged: it is not UTF-8: {problem}") from problem
