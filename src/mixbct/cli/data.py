@@ -66,7 +66,7 @@ def glyphs(
             seed=seed,
             fonts=fonts,
             cache=cache or default_font_cache(),
-            progress=lambda what, done, total: tick(done, total),
+            progress=tick,
         )
 
     def human() -> None:

@@ -10,17 +10,14 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fontTools.ttLib import TTFont
 
+from mixbct.data.source import Progress
 from mixbct.errors import DataError
 from mixbct.files import disk_full_as_error, folder_written_whole
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done and how many there are."""
 
 PACKAGES = (
     "fonts-aoyagi-kouzan-t",
@@ -131,11 +128,11 @@ def _fetch(packages: list[str], cache: Path, progress: Progress) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
             folder = Path(name)
-            progress(f"downloading {len(packages)} font packages", 0, len(packages))
+            progress(0, len(packages))
             _download(packages, folder)
             for done, package in enumerate(packages, start=1):
                 _unpack(package, folder, cache / package)
-                progress(f"unpacked {package}", done, len(packages))
+                progress(done, len(packages))
 
 
 def _download(packages: list[str], folder: Path) -> None:

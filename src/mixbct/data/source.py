@@ -17,6 +17,8 @@ Images = UInt8[np.ndarray, "n h w c"]
 Items = Images | Float32[np.ndarray, "n d"]
 """Images, or vectors in their place."""
 Rows = Int64[np.ndarray, " n"]
+Progress = Callable[[int, int], None]
+"""Called with how many are done and how many there are."""
 _NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
 
 
@@ -173,7 +175,7 @@ class Selection(ListedSource):
 
 
 def readable_rows(
-    source: Source, chunk: int = 1024, progress: Callable[[int, int], None] | None = None
+    source: Source, chunk: int = 1024, progress: Progress | None = None
 ) -> tuple[Rows, list[str]]:
     """Decode every image once and return the rows that can be read, and the keys of the rest.
 

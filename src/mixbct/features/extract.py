@@ -1,4 +1,4 @@
-"""Extraction: a source through a model into a feature bank, resumable chunk by chunk."""
+"""Extraction: a source through a model, into memory or, resumable, into a feature bank."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,19 +6,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
-from mixbct.data.source import Source
+from mixbct.data.source import Progress, Source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.data import BankManifest
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 
 
 def extract(
@@ -61,12 +59,8 @@ def extract(
     writer = BankWriter(out, manifest, source.labels(), keys, resume)
     missing = writer.missing()
     done = len(source) - sum(len(chunk) for chunk in missing)
-    pieces = [
-        range(start, min(start + batch, chunk.stop))
-        for chunk in missing
-        for start in range(chunk.start, chunk.stop, batch)
-    ]
-    features = _embed(model, source, pieces)
+    pieces = [rows for chunk in missing for rows in _pieces(chunk, batch)]
+    features = _embedded(source, pieces, model.embed)
     for chunk in missing:
         rows: list[np.ndarray] = []
         while sum(map(len, rows)) < len(chunk):
@@ -87,22 +81,50 @@ def embed_source(
     """
     if isinstance(model, StoredVectors):
         return model.embed_source(source)
-    pieces = [range(s, min(s + batch, len(source))) for s in range(0, len(source), batch)]
-    features = np.empty((len(source), model.contract.dim), dtype=np.float32)
-    for piece, rows in zip(pieces, _embed(model, source, pieces), strict=True):
-        features[piece.start : piece.stop] = rows
+    return _in_memory(source, model.contract.dim, batch, model.embed, progress)
+
+
+def embed_with_flip(
+    model: EmbeddingModel, source: Source, batch: int = 256, progress: Progress | None = None
+) -> Float32[np.ndarray, "n w"]:
+    """Embed every image of `source` and its mirror image, read once.
+
+    Returns:
+        [n, 2 · dim] raw features: of the image, then of the mirror image. Evaluation sums them.
+
+    Raises:
+        BadImageError: an image cannot be read.
+    """
+
+    def both(images: Tensor) -> Tensor:
+        return torch.cat([model.embed(images), model.embed(images.flip(2))], dim=1)
+
+    return _in_memory(source, 2 * model.contract.dim, batch, both, progress)
+
+
+def _in_memory(
+    source: Source,
+    width: int,
+    batch: int,
+    embed: Callable[[Tensor], Tensor],
+    progress: Progress | None,
+) -> Float32[np.ndarray, "n w"]:
+    features = np.empty((len(source), width), dtype=np.float32)
+    pieces = _pieces(range(len(source)), batch)
+    for rows, some in zip(pieces, _embedded(source, pieces, embed), strict=True):
+        features[rows] = some
         if progress:
-            progress(piece.stop, len(source))
+            progress(int(rows[-1]) + 1, len(source))
     return features
 
 
-def _embed(
-    model: EmbeddingModel, source: Source, pieces: list[range]
-) -> Iterator[Float32[np.ndarray, "n d"]]:
+def _pieces(rows: range, batch: int) -> list[Int64[np.ndarray, " _"]]:
+    return [np.array(rows[start : start + batch]) for start in range(0, len(rows), batch)]
+
+
+def _embedded(
+    source: Source, pieces: list[Int64[np.ndarray, " _"]], embed: Callable[[Tensor], Tensor]
+) -> Iterator[Float32[np.ndarray, "n w"]]:
     """Yield the features of each piece of rows; the next images are read meanwhile."""
-
-    def read(piece: range) -> torch.Tensor:
-        return torch.from_numpy(source.read(np.arange(piece.start, piece.stop)))
-
-    for images in read_ahead(pieces, read):
-        yield model.embed(images).cpu().numpy()
+    for images in read_ahead(pieces, source.read):
+        yield embed(torch.from_numpy(images)).cpu().numpy()

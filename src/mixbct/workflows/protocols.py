@@ -26,8 +26,7 @@ from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import Templates, pool_templates
-from mixbct.features.extract import embed_source
-from mixbct.features.flip import embed_with_flip
+from mixbct.features.extract import embed_source, embed_with_flip
 from mixbct.files import sha256_file
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import IjbResult, PairsResult

@@ -24,8 +24,7 @@ from mixbct.data.source import write_lines
 from mixbct.errors import BankError, DataError, FeatureError, ModelError
 from mixbct.evaluation.pairs import pair_similarities
 from mixbct.evaluation.roc import verification
-from mixbct.features.extract import embed_source
-from mixbct.features.flip import embed_with_flip
+from mixbct.features.extract import embed_source, embed_with_flip
 from mixbct.files import sha256_file
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import FittedMap, IjbResult, LayoutCounts, PairsResult
