@@ -21,22 +21,13 @@ class EncodedImages(ListedSource):
         name: what the images are and where, for manifests and errors.
         images: JPEG, PNG … files.
         preprocessing: the size and number of channels that images are brought to.
-        workers: number of threads that decode, see `Decoder`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        images: list[bytes],
-        preprocessing: Preprocessing,
-        workers: int | None = None,
-    ) -> None:
-        count = len(images)
-        super().__init__(
-            name, list(map(str, range(count))), np.zeros(count, np.int64), ("unknown",)
-        )
+    def __init__(self, name: str, images: list[bytes], preprocessing: Preprocessing) -> None:
+        keys = list(map(str, range(len(images))))
+        super().__init__(name, keys, np.zeros(len(images), np.int64), ("unknown",))
         self._images = images
-        self._decoder = Decoder(name, preprocessing, workers)
+        self._decoder = Decoder(name, preprocessing)
 
     def encoded(self, row: int) -> bytes:
         """Return the bytes of a row's image."""

@@ -1,5 +1,6 @@
 """The index of a record file: text lines `key<TAB>offset`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ REPAIR = (
     "fetch the files again, leave such records out with --skip-bad, or delete the index (.idx): "
     "it is then rebuilt from the record file"
 )
+
+
+Numbers = Int64[np.ndarray, " n"] | Sequence[int]
 
 
 class RecordIndex(NamedTuple):
@@ -53,9 +57,7 @@ def read_index(path: Path, skip_bad: bool = False) -> RecordIndex:
     return in_order(path, table, problems, skip_bad, REPAIR)
 
 
-def write_index(
-    path: Path, keys: Int64[np.ndarray, " n"], offsets: Int64[np.ndarray, " n"]
-) -> None:
+def write_index(path: Path, keys: Numbers, offsets: Numbers) -> None:
     """Write an index file, whole or not at all."""
     with file_written_whole(path) as file:
         np.savetxt(file, np.column_stack([keys, offsets]), "%d", "\t")

@@ -57,18 +57,6 @@ class ImageRecord(NamedTuple):
     image: bytes
 
 
-class Labels(NamedTuple):
-    """The classes of many records.
-
-    Attributes:
-        values: [n]; −1 where the record is damaged.
-        faults: place among the records that were asked for → what is wrong with the record.
-    """
-
-    values: Int64[np.ndarray, " n"]
-    faults: dict[int, str]
-
-
 class RecordFile:
     """A record file, open for reading.
 
@@ -96,10 +84,7 @@ class RecordFile:
         Raises:
             RecordError: no record begins there, or it does not end as it says.
         """
-        parts = self._parts(offset, key)
-        if len(parts) == 1:
-            return self._map[slice(*parts[0])]
-        return MAGIC_BYTES.join(self._map[slice(*part)] for part in parts)
+        return MAGIC_BYTES.join(self._map[slice(*part)] for part in self._parts(offset, key))
 
     def _parts(self, offset: int, key: int | None) -> list[tuple[int, int]]:
         """Return where the payload of each part of a record begins and ends."""
@@ -178,8 +163,12 @@ class RecordFile:
             raise self.error(key, offset, what)
         return record
 
-    def labels(self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]) -> Labels:
+    def labels(
+        self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
+    ) -> tuple[Int64[np.ndarray, " n"], dict[int, str]]:
         """Return the class of every record: one look at each record's head, in file order at best.
+
+        Of a damaged one it is −1, and what is wrong is in the second of the two, by its place.
 
         A cold file is read once for this wherever its records are smaller than what the disk
         reads ahead. On the way the records' ids are held against their keys. Where the ids do not
@@ -204,7 +193,7 @@ class RecordFile:
                 what = f"the record there says that it is number {numbers[row]}"
                 faults[row] = str(self.error(int(keys[row]), int(offsets[row]), what))
             values[others] = -1
-        return Labels(values, faults)
+        return values, faults
 
     def images(
         self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
@@ -267,11 +256,11 @@ class RecordFile:
         at, sound = 0, True
         while at < self.size:
             try:
-                (start, stop), *more = self._parts(at, None)
-                if more or stop - start < IMAGE_HEADER.size:
+                parts = self._parts(at, None)
+                if parts[0][1] - parts[0][0] < IMAGE_HEADER.size:
                     number = self.record(at, None).number
                 else:
-                    _, _, number, _ = IMAGE_HEADER.unpack_from(self._map, start)
+                    _, _, number, _ = IMAGE_HEADER.unpack_from(self._map, parts[0][0])
                 if number >= _MOST_IDS:
                     raise self.error(None, at, f"no record has the number {number}")
             except RecordError as error:
@@ -282,7 +271,7 @@ class RecordFile:
                 at, sound = self._next_magic(at + 4), False
             else:
                 found.extend((number, at))
-                at, sound = _padded((more or [(start, stop)])[-1][1]), True
+                at, sound = _padded(parts[-1][1]), True
         return np.array(found, np.int64).reshape(-1, 2).T, problems
 
     def _next_magic(self, start: int) -> int:

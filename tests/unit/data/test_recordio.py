@@ -74,9 +74,9 @@ def test_labels_of_records_in_parts_and_of_arrays(tmp_path: Path) -> None:
     file = record_file(tmp_path, b"".join(records))
     (keys, offsets), _ = file.scan()
     assert keys.tolist() == [1, 0, MAGIC, 2**40]
-    found = file.labels(offsets, keys)
-    assert found.values.tolist() == [3, 4, 5, 2**24 - 1]
-    assert found.faults == {}
+    labels, faults = file.labels(offsets, keys)
+    assert labels.tolist() == [3, 4, 5, 2**24 - 1]
+    assert faults == {}
     assert [file.image_record(int(o), 0).label for o in offsets] == [3, 4, 5, 2**24 - 1]
 
 
@@ -110,10 +110,9 @@ def test_damage_is_named_with_file_key_and_offset(tmp_path: Path, name: str) -> 
     with pytest.raises(RecordError, match=rf"t\.rec, key 17, byte \d+: .*{says}") as caught:
         file.image_record(at, 17)
     assert caught.value.keys == ["17"]
-    found = file.labels(np.array([0, at]), np.array([7, 17]))
-    assert found.values[0] == 5
-    assert found.values[1] == -1
-    assert found.faults == {1: str(caught.value)}
+    labels, faults = file.labels(np.array([0, at]), np.array([7, 17]))
+    assert labels.tolist() == [5, -1]
+    assert faults == {1: str(caught.value)}
 
 
 @pytest.mark.parametrize("offset", [2, 38, 40, 44, -4, 2**62])
@@ -121,7 +120,7 @@ def test_offsets_that_no_record_has(tmp_path: Path, offset: int) -> None:
     file = record_file(tmp_path, GOLDEN)
     with pytest.raises(RecordError, match=f"byte {offset}: no record can begin there"):
         file.payload(offset, 1)
-    assert file.labels(np.array([offset]), np.array([1])).values.tolist() == [-1]
+    assert file.labels(np.array([offset]), np.array([1]))[0].tolist() == [-1]
 
 
 def test_scanning_passes_over_damage_on_request(tmp_path: Path) -> None:
