@@ -285,8 +285,8 @@ def split(
         order=order,
         seed=seed,
         old_share=old_share,
-        test_classes=_count_or_share(test_classes),
-        validation_classes=_count_or_share(validation_classes),
+        test_classes=test_classes,
+        validation_classes=validation_classes,
         query_share=query_share,
         held_out_groups=hold_out or (),
         skipped=bad,
@@ -301,10 +301,6 @@ def split(
         next_command("train", "recipes/old.toml", *words)
 
     result(manifest, as_json, human)
-
-
-def _count_or_share(number: float) -> int | float:
-    return int(number) if number.is_integer() else number
 
 
 app.command("ijb-layout")(ijb_layout)

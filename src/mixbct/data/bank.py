@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from mixbct.data.source import Rows, read_lines
+from mixbct.data.source import Progress, Rows, pieces, read_lines, unseen
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import sha256_file, write_atomically
 from mixbct.reading import open_array
@@ -196,17 +196,16 @@ class FeatureBank:
         """Return every feature, normalised, in memory."""
         return self.read(slice(None), self.keys)
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> bool:
+    def verify(self, progress: Progress = unseen) -> bool:
         """Read everything; return whether there were digests to hold it against.
 
         Raises:
             BankError: a file is not what was written.
             FeatureError: a row cannot be normalised.
         """
-        for start in range(0, len(self), CHUNK):
-            self.read(np.arange(start, min(start + CHUNK, len(self))))
-            if progress:
-                progress(min(start + CHUNK, len(self)), len(self))
+        for piece in pieces(range(len(self)), CHUNK):
+            self.read(np.array(piece))
+            progress(piece.stop, len(self))
         self._check_digest("features.npy")
         self.keys()
         self.credible()

@@ -174,8 +174,17 @@ class Selection(ListedSource):
         return digest_rows([("selection", self.source.digest(), self.rows.tobytes().hex())])
 
 
+def unseen(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def pieces(rows: range, size: int) -> list[range]:
+    """Return the rows in pieces of `size`; the last one may be shorter."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def readable_rows(
-    source: Source, chunk: int = 1024, progress: Progress | None = None
+    source: Source, chunk: int = 1024, progress: Progress = unseen
 ) -> tuple[Rows, list[str]]:
     """Decode every image once and return the rows that can be read, and the keys of the rest.
 
@@ -183,14 +192,12 @@ def readable_rows(
     """
     keys = source.keys()
     bad: set[str] = set()
-    for start in range(0, len(source), chunk):
-        stop = min(start + chunk, len(source))
+    for piece in pieces(range(len(source)), chunk):
         try:
-            source.read(np.arange(start, stop))
+            source.read(np.array(piece))
         except BadImageError as error:
             bad.update(error.keys)
-        if progress:
-            progress(stop, len(source))
+        progress(piece.stop, len(source))
     rows = np.array([i for i, key in enumerate(keys) if key not in bad], dtype=np.int64)
     return rows, sorted(bad)
 

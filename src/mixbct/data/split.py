@@ -226,10 +226,12 @@ def _class_order(
 
 
 def _class_count(what: str, wanted: int | float, classes: int, testable: int) -> int:
-    if isinstance(wanted, int) and not wanted:
+    if not wanted:
         return 0
     if not 0 < wanted < math.inf:
         raise DataError(f"{wanted} {what} classes; expected a number, or a share between 0 and 1")
+    if float(wanted).is_integer():
+        wanted = int(wanted)
     count = wanted if isinstance(wanted, int) else round(wanted * classes)
     if not _FEWEST_CLASSES <= count <= testable:
         raise DataError(

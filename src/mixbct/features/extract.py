@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
 
 from mixbct.backbones.model import EmbeddingModel
@@ -14,7 +14,7 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
-from mixbct.data.source import Progress, Source
+from mixbct.data.source import Progress, Source, pieces, unseen
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.data import BankManifest
 
@@ -27,7 +27,7 @@ def extract(
     dtype: Literal["float16", "float32"] = "float16",
     batch: int = 512,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> FeatureBank:
     """Embed every image of `source`, in order and without augmentation, into a bank at `out`.
 
@@ -59,21 +59,19 @@ def extract(
     writer = BankWriter(out, manifest, source.labels(), keys, resume)
     missing = writer.missing()
     done = len(source) - sum(len(chunk) for chunk in missing)
-    pieces = [rows for chunk in missing for rows in _pieces(chunk, batch)]
-    features = _embedded(source, pieces, model.embed)
+    features = _embedded(source, [p for c in missing for p in pieces(c, batch)], model.embed)
     for chunk in missing:
         rows: list[np.ndarray] = []
         while sum(map(len, rows)) < len(chunk):
             rows.append(next(features))
             done += len(rows[-1])
-            if progress:
-                progress(done, len(source))
+            progress(done, len(source))
         writer.write(chunk, np.concatenate(rows), keys[chunk.start : chunk.stop])
     return writer.finish()
 
 
 def embed_source(
-    model: Embedder, source: Source, batch: int = 512, progress: Progress | None = None
+    model: Embedder, source: Source, batch: int = 512, progress: Progress = unseen
 ) -> Float32[np.ndarray, "n d"]:
     """Embed every image of `source` in order, and return the raw features in memory.
 
@@ -85,7 +83,7 @@ def embed_source(
 
 
 def embed_with_flip(
-    model: EmbeddingModel, source: Source, batch: int = 256, progress: Progress | None = None
+    model: EmbeddingModel, source: Source, batch: int = 256, progress: Progress = unseen
 ) -> Float32[np.ndarray, "n w"]:
     """Embed every image of `source` and its mirror image, read once.
 
@@ -107,24 +105,19 @@ def _in_memory(
     width: int,
     batch: int,
     embed: Callable[[Tensor], Tensor],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Float32[np.ndarray, "n w"]:
     features = np.empty((len(source), width), dtype=np.float32)
-    pieces = _pieces(range(len(source)), batch)
-    for rows, some in zip(pieces, _embedded(source, pieces, embed), strict=True):
-        features[rows] = some
-        if progress:
-            progress(int(rows[-1]) + 1, len(source))
+    every = pieces(range(len(source)), batch)
+    for piece, some in zip(every, _embedded(source, every, embed), strict=True):
+        features[piece.start : piece.stop] = some
+        progress(piece.stop, len(source))
     return features
 
 
-def _pieces(rows: range, batch: int) -> list[Int64[np.ndarray, " _"]]:
-    return [np.array(rows[start : start + batch]) for start in range(0, len(rows), batch)]
-
-
 def _embedded(
-    source: Source, pieces: list[Int64[np.ndarray, " _"]], embed: Callable[[Tensor], Tensor]
+    source: Source, every: list[range], embed: Callable[[Tensor], Tensor]
 ) -> Iterator[Float32[np.ndarray, "n w"]]:
     """Yield the features of each piece of rows; the next images are read meanwhile."""
-    for images in read_ahead(pieces, source.read):
+    for images in read_ahead(every, lambda piece: source.read(np.array(piece))):
         yield embed(torch.from_numpy(images)).cpu().numpy()
