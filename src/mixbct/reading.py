@@ -172,10 +172,8 @@ def _mapped(path: Path, size: int) -> np.memmap:
         raise ValueError("it holds Python objects, which are never loaded")
     takes = math.prod(shape) * dtype.itemsize
     if size - offset != takes:
-        raise ValueError(
-            f"it is damaged: its header says {dtype} {shape}, which takes {takes:,} bytes, but "
-            f"{size - offset:,} follow"
-        )
+        found = f"{dtype} {shape} takes {takes:,} bytes, but {size - offset:,} follow"
+        raise ValueError(f"it is damaged: {found} the header")
     return np.memmap(path, dtype, "r", offset, shape, "F" if columns else "C")
 
 

@@ -46,8 +46,8 @@ class ArraySource(ListedSource):
         keys, classes = read_lines(path / "keys.txt", DataError), self.manifest.classes
         if not len(keys) == len(set(keys)) == count or len(set(classes)) != len(classes):
             raise DataError(
-                f"the image array {path} is damaged: it has {count} images, {len(keys)} keys "
-                f"({len(set(keys))} different ones), {len(classes)} classes ({len(set(classes))})"
+                f"the image array {path} is damaged: {count} images, {len(set(keys))} different "
+                f"keys of {len(keys)}, {len(set(classes))} different classes of {len(classes)}"
             )
         super().__init__(f"image array {shown(path)}", keys, labels, classes, groups)
 
@@ -56,10 +56,8 @@ class ArraySource(ListedSource):
         path = self.path / f"{what}.npy"
         values = open_array(path, what, DataError, ["int64"], shape=(self.manifest.images,))
         if not 0 <= values.min() <= values.max() < len(names):
-            raise DataError(
-                f"{path} is damaged: it holds {values.min()} to {values.max()}, its manifest has "
-                f"{len(names)} names for them"
-            )
+            held = f"{values.min()} to {values.max()}"
+            raise DataError(f"{path} is damaged: it holds {held}, for {len(names)} names")
         return np.asarray(values)
 
     def read(self, rows: Rows) -> Images:

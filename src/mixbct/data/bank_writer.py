@@ -63,8 +63,7 @@ class BankWriter:
             raise BankError(f"{path} is already there; choose another --out, or delete it")
         if self.partial.exists() and not resume:
             raise BankError(
-                f"{self.partial} is an unfinished bank: add --resume to go on with its "
-                "extraction, or delete it"
+                f"{self.partial} is an unfinished bank: add --resume to go on, or delete it"
             )
         begun = self._begun()
         if begun is None:

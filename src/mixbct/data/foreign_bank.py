@@ -54,8 +54,7 @@ def bank_of_vectors(
     known = keys if labels is None else labels
     if not len(features) == len(known) == len(keys) or not len(keys):
         raise DataError(
-            f"{len(features)} features, {len(known)} labels and {len(keys)} keys do not fit each "
-            "other: expected one label and one key a feature"
+            f"{len(features)} features, {len(known)} labels and {len(keys)} keys: expected as many"
         )
     if len(set(keys)) != len(keys):
         ((first, count),) = Counter(keys).most_common(1)
@@ -119,10 +118,7 @@ def read_names(path: Path, what: str) -> list[str]:
     else:
         array = open_array(path, what, DataError, ndim=1)
         if array.dtype.kind not in "Uiu":
-            raise DataError(
-                f"{path} holds {array.dtype} {array.shape}; expected {what} as one row of text or "
-                "integers"
-            )
+            raise DataError(f"{path} holds {array.dtype}; expected {what} as text or integers")
         try:
             names = [str(name) for name in array.tolist()]
         except ValueError as error:

@@ -64,8 +64,7 @@ def lay_out(
     several = [person for person, rows in enumerate(members) if len(rows) > 1]
     if len(several) < 2:
         raise DataError(
-            f"{source} has {len(several)} persons with two images or more; two galleries need at "
-            "least one each"
+            f"{source} has {len(several)} persons with two images or more; two are the least"
         )
     order = row_rng(seed, len(several)).permutation(several)
     enrolled: list[list[tuple[int, Int64[np.ndarray, " k"]]]] = [[], []]

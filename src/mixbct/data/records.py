@@ -156,9 +156,8 @@ class RecordSource(ListedSource):
         lines = read_lines_of(path, "list of class names")
         if len(set(lines)) != len(lines) or (len(numbers) and numbers[-1] >= len(lines)):
             raise DataError(
-                f"{path} has {len(lines)} lines ({len(set(lines))} different ones) for classes up "
-                f"to number {numbers[-1] if len(numbers) else 0}; expected a name of its own for "
-                "each: correct or delete it"
+                f"{path} has {len(set(lines))} different names in {len(lines)} lines, for classes "
+                f"up to number {max(numbers, default=0)}; correct or delete it"
             )
         return tuple(lines[number] for number in numbers)
 

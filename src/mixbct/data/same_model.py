@@ -76,9 +76,8 @@ def check_same_model(
         found = f"the cosine of their means is {cosine:.3f}, median norms are {norms}"
     if not fits:
         raise BankError(
-            f"{bank.path} holds other vectors under the name {contract.name!r}: {found}. Vectors "
-            "of one name are compared without question: choose another --contract, or give "
-            "--same-model if they are of that very model"
+            f"{bank.path} holds other vectors under the name {contract.name!r}: {found}; choose "
+            "another --contract, or give --same-model if they are of that very model"
         )
 
 

@@ -193,10 +193,7 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
     shape = (manifest.parts[part],)
     rows = np.array(open_array(split / f"{part}.npy", "rows", DataError, ("int64",), shape=shape))
     if not len(rows) or (np.diff(rows) <= 0).any():
-        raise DataError(
-            f"the split {split} is damaged: the rows of {part} are not in order; make it again "
-            "with `mixbct data split`"
-        )
+        raise DataError(f"the split {split} is damaged: rows of {part} out of order; make it again")
     return Selection(source, rows)
 
 

@@ -128,7 +128,7 @@ def nan(row: int) -> np.ndarray:
     [
         ({"features": nan(4)}, FeatureError, r"NaN or infinity in 1 of 20 features \(k4\)"),
         ({"features": VECTORS * (np.arange(20) != 3)[:, None]}, FeatureError, r"zero.*\(k3\)"),
-        ({"labels": LABELS[1:]}, DataError, "20 features, 19 labels and 20 keys do not fit"),
+        ({"labels": LABELS[1:]}, DataError, "20 features, 19 labels and 20 keys: expected"),
         ({"keys": ["k1", *KEYS[1:]]}, DataError, r"the key 'k1' is there 2 times"),
         ({"keys": ["a\nb", *KEYS[1:]]}, DataError, "line break"),
         ({"features": VECTORS[:0], "labels": [], "keys": []}, DataError, "0 features, 0 labels"),
@@ -185,8 +185,8 @@ def test_names_in_arrays(tmp_path: Path) -> None:
         assert read_names(tmp_path / "names.npy", "labels") == read
     for wrong, says in (
         (VECTORS, r"in 1 dimensions"),
-        (VECTORS[0], "expected labels as one row of text or integers"),
-        (np.array([b"bytes"]), "as one row of text or integers"),
+        (VECTORS[0], "expected labels as text or integers"),
+        (np.array([b"bytes"]), "as text or integers"),
         (
             np.array([4, -1]),
             r"line 2: expected a label \(leave out rows.*found '-1'",
