@@ -166,12 +166,11 @@ def _unpack(package: str, folder: Path, target: Path) -> None:
 
 def _run(command: list[str], folder: Path) -> str:
     """Run a command in `folder`; return '' when it worked, else the end of what it printed."""
-    # in English, whatever the person's language, since the text goes into our error
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     ran = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        # in English, whatever the person's language, since the text goes into our error
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
         capture_output=True,
         encoding="utf-8",
         errors="replace",
