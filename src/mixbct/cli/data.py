@@ -23,6 +23,7 @@ from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
 from mixbct.data.foreign_bank import (
     bank_of_vectors,
+    banks_beside,
     declared_contract,
     read_features,
     read_names,
@@ -30,7 +31,6 @@ from mixbct.data.foreign_bank import (
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
-from mixbct.data.same_model import banks_beside
 from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError

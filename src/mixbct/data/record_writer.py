@@ -1,26 +1,13 @@
 """Write a record file and its index, whole or not at all."""
 
 import contextlib
-import itertools
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from mixbct.data.record_index import write_index
-from mixbct.data.recordio import (
-    EXACT,
-    FIRST,
-    IMAGE_HEADER,
-    LAST,
-    LENGTH_BITS,
-    MAGIC,
-    MAGIC_BYTES,
-    MIDDLE,
-    PART,
-    WHOLE,
-)
+from mixbct.data.recordio import EXACT, IMAGE_HEADER, frame
 from mixbct.errors import DataError
 from mixbct.files import file_written_whole
 
@@ -76,24 +63,3 @@ def record_writer(path: Path) -> Iterator[RecordWriter]:
         yield writer
         # the index first: a record file with a name has one
         write_index(path.with_suffix(".idx"), writer.keys, writer.offsets)
-
-
-def frame(payload: bytes) -> bytes:
-    """Return a payload as a record: cut into parts at aligned magic words, padded.
-
-    Raises:
-        DataError: the payload has 2²⁹ bytes or more.
-    """
-    if len(payload) >> LENGTH_BITS:
-        raise DataError(
-            f"a record of {len(payload):,} bytes; the format holds less than {1 << LENGTH_BITS:,}"
-        )
-    words = [found.start() for found in re.finditer(re.escape(MAGIC_BYTES), payload)]
-    # where a part ends, and the next one begins behind the word
-    cuts = [-4, *(at for at in words if at % 4 == 0), len(payload)]
-    parts = [payload[before + 4 : at] for before, at in itertools.pairwise(cuts)]
-    kinds = [WHOLE] if len(parts) == 1 else [FIRST, *[MIDDLE] * (len(parts) - 2), LAST]
-    return b"".join(
-        PART.pack(MAGIC, kind << LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4)
-        for kind, part in zip(kinds, parts, strict=True)
-    )

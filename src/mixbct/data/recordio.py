@@ -20,7 +20,9 @@ threads and forked processes may read at once. (A file that is cut while it is m
 process: no reader of memory maps can prevent that.)
 """
 
+import itertools
 import mmap
+import re
 import struct
 from array import array
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mixbct.errors import RecordError
+from mixbct.errors import DataError, RecordError
 from mixbct.reading import reason, shown
 
 MAGIC = 0xCED7230A
@@ -278,6 +280,27 @@ class RecordFile:
         while (start := self._map.find(MAGIC_BYTES, start)) % 4 and start >= 0:
             start += 1
         return self.size if start < 0 else start
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a payload as a record: cut into parts at aligned magic words, padded.
+
+    Raises:
+        DataError: the payload has 2²⁹ bytes or more.
+    """
+    if len(payload) >> LENGTH_BITS:
+        raise DataError(
+            f"a record of {len(payload):,} bytes; the format holds less than {1 << LENGTH_BITS:,}"
+        )
+    words = [found.start() for found in re.finditer(re.escape(MAGIC_BYTES), payload)]
+    # where a part ends, and the next one begins behind the word
+    cuts = [-4, *(at for at in words if at % 4 == 0), len(payload)]
+    parts = [payload[before + 4 : at] for before, at in itertools.pairwise(cuts)]
+    kinds = [WHOLE] if len(parts) == 1 else [FIRST, *[MIDDLE] * (len(parts) - 2), LAST]
+    return b"".join(
+        PART.pack(MAGIC, kind << LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4)
+        for kind, part in zip(kinds, parts, strict=True)
+    )
 
 
 def _padded(length: int) -> int:

@@ -18,8 +18,7 @@ from mixbct.adapters.adapter import Adapter
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
 from mixbct.data.ijb import IjbImages, IjbLayout, read_layout
-from mixbct.data.pairs import PairSet, read_pairs_text
-from mixbct.data.pairs_bin import read_pairs_bin
+from mixbct.data.pairs import PairSet, read_pairs_bin, read_pairs_text
 from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.ijb import identify_templates, verify_templates

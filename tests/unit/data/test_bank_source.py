@@ -13,12 +13,12 @@ from mixbct.data.bank_writer import BankWriter
 from mixbct.data.convert import convert
 from mixbct.data.foreign_bank import (
     bank_of_vectors,
+    banks_beside,
     declared_contract,
     read_features,
     read_names,
 )
 from mixbct.data.info import info
-from mixbct.data.same_model import banks_beside
 from mixbct.data.source import Selection, Source, digest_rows
 from mixbct.data.split import make_split, open_part
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from record_files import MAGIC, jpeg, part, payload
 
-from mixbct.data.record_writer import frame, record_writer
-from mixbct.data.recordio import RecordFile
+from mixbct.data.record_writer import record_writer
+from mixbct.data.recordio import RecordFile, frame
 from mixbct.errors import DataError, RecordError
 
 WORD = struct.pack("<I", MAGIC)
@@ -146,7 +146,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_large_a_record_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixbct.data.record_writer.LENGTH_BITS", 4)
+    monkeypatch.setattr("mixbct.data.recordio.LENGTH_BITS", 4)
     assert frame(b"x" * 15)
     with pytest.raises(DataError, match="a record of 16 bytes"):
         frame(b"x" * 16)
