@@ -240,21 +240,20 @@ class RecordFile:
         values[rows, 3] = low | (high & 0x7FFFFFFF).astype(np.int64) << 32
         return values
 
-    def scan(self, skip_bad: bool = False) -> tuple[Int64[np.ndarray, "2 n"], list[str]]:
+    def scan(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
         """Find the records by walking from one to the next.
 
         Args:
-            skip_bad: pass over damaged places, to the next magic word.
+            skipped: takes a message for each damaged place, which is passed over, to the next
+                magic word.
 
         Returns:
-            The id of every record and where it begins, in the file's order; and what was passed
-            over, a line for each place.
+            The id of every record and where it begins, in the file's order.
 
         Raises:
-            RecordError: a record is damaged, and `skip_bad` is not given.
+            RecordError: a record is damaged, and `skipped` is not given.
         """
         found = array("q")
-        problems: list[str] = []
         at, sound = 0, True
         while at < self.size:
             try:
@@ -266,15 +265,15 @@ class RecordFile:
                 if number >= _MOST_IDS:
                     raise self.error(None, at, f"no record has the number {number}")
             except RecordError as error:
-                if not skip_bad:
+                if skipped is None:
                     raise
                 if sound:
-                    problems.append(str(error))
+                    skipped.append(str(error))
                 at, sound = self._next_magic(at + 4), False
             else:
                 found.extend((number, at))
                 at, sound = _padded(parts[-1][1]), True
-        return np.array(found, np.int64).reshape(-1, 2).T, problems
+        return np.array(found, np.int64).reshape(-1, 2).T
 
     def _next_magic(self, start: int) -> int:
         while (start := self._map.find(MAGIC_BYTES, start)) % 4 and start >= 0:

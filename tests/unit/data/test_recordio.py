@@ -59,7 +59,7 @@ def test_magic_words_in_a_payload_cut_it_into_parts(
     assert frame(content) == by_hand
     file = record_file(tmp_path, GOLDEN + by_hand + GOLDEN)
     assert file.payload(len(GOLDEN), 1) == content
-    (_, offsets), _ = file.scan()
+    _, offsets = file.scan()
     assert offsets.tolist() == [0, len(GOLDEN), len(GOLDEN) + len(by_hand)]
 
 
@@ -72,7 +72,7 @@ def test_labels_of_records_in_parts_and_of_arrays(tmp_path: Path) -> None:
     ]
     assert struct.unpack_from("<I", records[2], 4)[0] >> 29 == 1
     file = record_file(tmp_path, b"".join(records))
-    (keys, offsets), _ = file.scan()
+    keys, offsets = file.scan()
     assert keys.tolist() == [1, 0, MAGIC, 2**40]
     labels, faults = file.labels(offsets, keys)
     assert labels.tolist() == [3, 4, 5, 2**24 - 1]
@@ -129,9 +129,10 @@ def test_scanning_passes_over_damage_on_request(tmp_path: Path) -> None:
     file = record_file(tmp_path, content)
     with pytest.raises(RecordError, match=r"t\.rec, byte 40: found"):
         file.scan()
-    (_, offsets), problems = file.scan(skip_bad=True)
+    skipped: list[str] = []
+    _, offsets = file.scan(skipped)
     assert offsets.tolist() == [0, 40 + len(bad)]
-    assert len(problems) == 2  # junk with a word in it that begins no part, and the cut tail
+    assert len(skipped) == 2  # junk with a word in it that begins no part, and the cut tail
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
