@@ -26,7 +26,6 @@ class FolderSource(ListedSource):
     Args:
         path: the folder that holds the class folders.
         preprocessing: the size and number of channels that images are brought to.
-        workers: number of threads that decode, see `Decoder`.
 
     Attributes:
         passed_over: suffix → number of files that have it and are no image by it.
@@ -37,9 +36,7 @@ class FolderSource(ListedSource):
             text.
     """
 
-    def __init__(
-        self, path: Path, preprocessing: Preprocessing, workers: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
         self.path = path
         classes, loose, passed_over = _listing(path)
         if loose:
@@ -70,7 +67,7 @@ class FolderSource(ListedSource):
         labels = np.repeat(np.arange(len(sizes)), sizes)
         super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
         self._digest: str | None = None
-        self._decoder = Decoder(str(self), preprocessing, workers)
+        self._decoder = Decoder(str(self), preprocessing)
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.

@@ -24,7 +24,7 @@ from mixbct.data.alignment import align
 from mixbct.data.decoding import Decoder
 from mixbct.data.images import decode_unscaled
 from mixbct.data.source import Images, ListedSource, Rows, digest_rows
-from mixbct.data.tables import read_integers
+from mixbct.data.tables import is_whole, read_integers
 from mixbct.errors import BadImageError, DataError
 from mixbct.reading import read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing
@@ -256,7 +256,10 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
         places = header.index("template_id"), header.index("subject_id")
         expected = whole
         for row in lines:
-            template, subject = (_id(row[place]) for place in places)
+            words = [row[place].strip() for place in places]
+            if not all(map(is_whole, words)):
+                raise ValueError
+            template, subject = map(int, words)
             expected = "a template that has an image in face_tid_mid.txt"
             if template not in ids:
                 raise ValueError
@@ -271,13 +274,6 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
     if not found:
         raise DataError(f"{path} names no template")
     return Subjects(np.array(list(found), np.int64), np.array(list(found.values()), np.int64))
-
-
-def _id(word: str) -> int:
-    word = word.strip()
-    if not (word.isascii() and word.isdigit() and len(word) <= 18):
-        raise ValueError
-    return int(word)
 
 
 class IjbImages(ListedSource):

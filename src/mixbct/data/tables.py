@@ -44,7 +44,7 @@ def read_integers(
     sound = True
     for number, line in enumerate(text.rstrip().split("\n") if text.strip() else [], start=1):
         words = line.split()
-        good = len(words) == columns and all(map(_is_whole, words))
+        good = len(words) == columns and all(map(is_whole, words))
         if good:
             rows.append(list(map(int, words)))
         elif sound:  # of a run of other lines the first is named
@@ -75,5 +75,6 @@ def _plain(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
     return values if fits and values.min() >= 0 and values.max() < 10**_MOST_DIGITS else None
 
 
-def _is_whole(word: str) -> bool:
+def is_whole(word: str) -> bool:
+    """Return whether a word is a whole number, from 0, that fits into an int64."""
     return word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS
