@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError, RecordError
-from mixbct.reading import reason, shown
+from mixbct.reading import file_size, reason, shown
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -68,9 +68,8 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        file_size(path, "record file", RecordError)
         try:
-            if not path.is_file():  # a pipe would be waited for
-                raise ValueError("there is no such file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file

@@ -140,9 +140,8 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         record_file(tmp_path, b"")
     os.mkfifo(tmp_path / "pipe.rec")
     for name in ("none.rec", "pipe.rec", "."):
-        with pytest.raises(
-            RecordError, match="cannot be read as a record file: there is no such file"
-        ):
+        says = "there is no record file at|cannot be read as a record file: it is (a folder|no reg)"
+        with pytest.raises(RecordError, match=says):
             RecordFile(tmp_path / name)
 
 
