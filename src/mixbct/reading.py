@@ -5,6 +5,7 @@ array. Whatever is read here is checked against the file's size before memory is
 nothing of it is ever executed.
 """
 
+import math
 import re
 import stat
 import tomllib
@@ -17,6 +18,10 @@ import numpy as np
 from mixbct.errors import DataError, MixbctError
 
 _NPY = b"\x93NUMPY"
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _LONGEST_HEADER = 2**16
 _LONGEST_TOML = 2**22
 _LONGEST_KEY = 64
@@ -127,7 +132,7 @@ def open_array(
     dtypes: Collection[str] | None = None,
     ndim: int | None = None,
     shape: tuple[int, ...] | None = None,
-) -> np.ndarray:
+) -> np.memmap:
     """Open a .npy file memory-mapped and read-only; its header is held against the file's size.
 
     Args:
@@ -141,34 +146,10 @@ def open_array(
     """
     size = file_size(path, f"file of {what}", error)
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_NPY))
-            if not size:
-                raise error(f"{path} is empty; expected {what} as a .npy file")
-            if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-                raise error(
-                    f"{path} is a zip archive (.npz); expected {what} as one .npy array: "
-                    "np.save each array by itself"
-                )
-            if start != _NPY:
-                raise error(f"{path} is no .npy file; expected {what}, as np.save writes them")
-            file.seek(0)
-            found, dtype = _header(file)
-            offset = file.tell()
-    except MixbctError:
-        raise
+        opened = _mapped(path, size)
     except Exception as problem:  # NumPy parses the header as Python text, which fails in many ways
         raise error(f"{shown(path)} cannot be read as {what}: {reason(problem)}") from problem
-    count = 1
-    for length in found:
-        count *= length
-    if dtype.hasobject:
-        raise error(f"{path} holds Python objects, which are never loaded; expected {what}")
-    if size - offset != count * dtype.itemsize:
-        raise error(
-            f"{path} is damaged: its header says {dtype} {found}, which takes "
-            f"{count * dtype.itemsize:,} bytes, but {size - offset:,} follow"
-        )
+    found, dtype = opened.shape, opened.dtype
     if (
         (dtypes is not None and not (dtype.name in dtypes and dtype.isnative))
         or (ndim is not None and len(found) != ndim)
@@ -177,27 +158,31 @@ def open_array(
         wanted = " or ".join(dtypes) if dtypes else "numbers"
         form = f" {shape}" if shape is not None else f" in {ndim} dimensions" if ndim else ""
         raise error(f"{path} holds {dtype} {found}; expected {what} as {wanted}{form}")
-    try:
-        opened: np.ndarray = np.load(path, "r" if count else None, max_header_size=_LONGEST_HEADER)
-    except (OSError, ValueError) as problem:
-        raise error(f"{path} cannot be read as {what}: {reason(problem)}") from problem
-    opened.flags.writeable = False
     return opened
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Read a .npy header of version 1, 2 or 3; the file then stands at the numbers."""
-    version = np.lib.format.read_magic(file)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f".npy of version {version[0]}.{version[1]}; expected 1.0 or 2.0")
-    shape, _, dtype = readers[version](file, max_header_size=_LONGEST_HEADER)
-    if any(not 0 <= length < 2**48 for length in shape):
-        raise ValueError(f"a shape of {shape}")
-    return shape, dtype
+def _mapped(path: Path, size: int) -> np.memmap:
+    """Map a .npy file of version 1 or 2, whose header must fit its size in bytes."""
+    with path.open("rb") as file:
+        start = file.read(len(_NPY))
+        if start != _NPY:
+            kind = "no .npy file, as np.save writes them" if start else "empty"
+            if start.startswith(b"PK"):
+                kind = "a zip archive (.npz): np.save each array by itself"
+            raise ValueError(f"it is {kind}")
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f".npy of version {version}; expected 1.0 or 2.0")
+        shape, columns, dtype = _HEADERS[version](file, max_header_size=_LONGEST_HEADER)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded")
+    takes = math.prod(shape) * dtype.itemsize
+    if size - offset != takes:
+        found = f"{dtype} {shape} takes {takes:,} bytes, but {size - offset:,} follow"
+        raise ValueError(f"it is damaged: {found} the header")
+    return np.memmap(path, dtype, "r", offset, shape, "F" if columns else "C")
 
 
 def shown(path: Path) -> str:

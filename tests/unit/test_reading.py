@@ -118,20 +118,23 @@ def test_arrays_of_every_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty; expected features"),
-        (b"1.0 2.0\n", "is no .npy file; expected features"),
+        (b"", "cannot be read as features: it is empty"),
+        (b"1.0 2.0\n", "cannot be read as features: it is no .npy file"),
         (npy(described(), NUMBERS.tobytes()[:-1]), "takes 24 bytes, but 23 follow"),
         (npy(described(), NUMBERS.tobytes() + b"x"), "takes 24 bytes, but 25 follow"),
         (npy(described(shape="(10**15, 3)"), b""), "cannot be read as features"),
-        (npy(described(shape="(1000000000000000, 3)"), b"1234"), "a shape of|but 4 follow"),
-        (npy(described(shape="(-2, -3)"), NUMBERS.tobytes()), "a shape of"),
+        (npy(described(shape="(1000000000000000, 3)"), b"1234"), "but 4 follow"),
+        (
+            npy(described(shape="(-2, -3)"), NUMBERS.tobytes()),
+            "cannot be read as features: .*negative",
+        ),
         (npy(described("'|O'"), NUMBERS.tobytes()), "Python objects, which are never loaded"),
         (
             npy(described("'<i8'", "(3,)"), NUMBERS.tobytes()),
             "holds int64 .*; expected features as",
         ),
         (npy(described(shape="(6,)"), NUMBERS.tobytes()), "expected features as float32"),
-        (npy(described("'>f4'"), NUMBERS.tobytes()), "holds >f4 .*; expected features as float32"),
+        (npy(described("'>f4'"), NUMBERS.tobytes()), "holds >f4 .*expected features as float32"),
         (npy(described(), NUMBERS.tobytes(), (9, 0)), "cannot be read as features"),
         (npy("(" * 3000, b""), "cannot be read as features"),
         (npy("{'descr': __import__('os')}", b""), "cannot be read as features"),
@@ -147,7 +150,7 @@ def test_arrays_that_are_none(tmp_path: Path, content: bytes, says: str) -> None
 def test_an_archive_of_arrays_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "new.npy", "w") as archive:
         archive.writestr("a.npy", npy(described(), NUMBERS.tobytes()))
-    with pytest.raises(FeatureError, match=r"is a zip archive \(.npz\); expected features"):
+    with pytest.raises(FeatureError, match=r"read as features: it is a zip archive \(.npz\)"):
         open_array(tmp_path / "new.npy", "features", FeatureError)
     with pytest.raises(FeatureError, match="there is no file of features at"):
         open_array(tmp_path / "gone.npy", "features", FeatureError)

@@ -23,6 +23,7 @@ from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
 from mixbct.data.foreign_bank import (
     bank_of_vectors,
+    banks_beside,
     declared_contract,
     read_features,
     read_names,
@@ -30,7 +31,6 @@ from mixbct.data.foreign_bank import (
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
-from mixbct.data.same_model import banks_beside
 from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
@@ -66,7 +66,7 @@ def glyphs(
             seed=seed,
             fonts=fonts,
             cache=cache or default_font_cache(),
-            progress=lambda what, done, total: tick(done, total),
+            progress=tick,
         )
 
     def human() -> None:
@@ -285,8 +285,8 @@ def split(
         order=order,
         seed=seed,
         old_share=old_share,
-        test_classes=_count_or_share(test_classes),
-        validation_classes=_count_or_share(validation_classes),
+        test_classes=test_classes,
+        validation_classes=validation_classes,
         query_share=query_share,
         held_out_groups=hold_out or (),
         skipped=bad,
@@ -301,10 +301,6 @@ def split(
         next_command("train", "recipes/old.toml", *words)
 
     result(manifest, as_json, human)
-
-
-def _count_or_share(number: float) -> int | float:
-    return int(number) if number.is_integer() else number
 
 
 app.command("ijb-layout")(ijb_layout)

@@ -30,28 +30,25 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
         BankError: a bank is damaged, or of another encoder than the one that is wanted.
     """
     kind = _kind(path)
-    if isinstance(wanted, VectorInput):
-        if kind != "feature-bank":
-            raise DataError(
-                f"{path} holds images, but the model takes {wanted}: name a feature bank that "
-                "this encoder made (`mixbct extract`)"
-            )
+    if kind == "feature-bank" and (wanted is None or isinstance(wanted, VectorInput)):
         return BankSource(FeatureBank(path), wanted)
+    if isinstance(wanted, VectorInput):
+        raise DataError(
+            f"{path} holds images, but the model takes {wanted}: name a feature bank that this "
+            "encoder made (`mixbct extract`)"
+        )
     if kind == "records":
         return RecordSource(path, wanted or Preprocessing(size=112, channels=3), skip_bad=skip_bad)
     if kind == "folder":
         return FolderSource(path, wanted or Preprocessing(size=32, channels=3))
-    if kind == "feature-bank" and wanted is None:
-        return BankSource(FeatureBank(path))
     if kind != "image-array":
         raise DataError(f"{path} holds a {kind}, not images; name the folder that holds the images")
     array = ArraySource(path)
     size, channels = array.manifest.size, array.manifest.channels
     if wanted is not None and (size, channels) != (wanted.size, wanted.channels):
         raise DataError(
-            f"{path} holds images of size {size} with {channels} channels, but size {wanted.size} "
-            f"with {wanted.channels} channels is asked for; set model.size and model.channels to "
-            "match"
+            f"{path} holds images of size {size} with {channels} channels, not size {wanted.size} "
+            f"with {wanted.channels} channels; set model.size and model.channels to match"
         )
     return array
 

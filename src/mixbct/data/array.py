@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.source import Images, ListedSource, Rows, digest_rows, write_lines
+from mixbct.data.source import Images, ListedSource, Rows, digest_rows, read_lines, write_lines
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
-from mixbct.reading import open_array, read_bytes, shown
+from mixbct.reading import open_array, shown
 from mixbct.schemas.data import ArrayManifest
 from mixbct.schemas.record import read_record
 
@@ -43,15 +43,11 @@ class ArraySource(ListedSource):
         groups = None
         if names := self.manifest.groups:
             groups = [names[i] for i in self._indices("groups", names)]
-        try:
-            text = read_bytes(path / "keys.txt", "list of keys", DataError).decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path / 'keys.txt'} is damaged: {error}") from error
-        keys, classes = text.split("\n")[:-1], self.manifest.classes
+        keys, classes = read_lines(path / "keys.txt", DataError), self.manifest.classes
         if not len(keys) == len(set(keys)) == count or len(set(classes)) != len(classes):
             raise DataError(
-                f"the image array {path} is damaged: it has {count} images, {len(keys)} keys "
-                f"({len(set(keys))} different ones), {len(classes)} classes ({len(set(classes))})"
+                f"the image array {path} is damaged: {count} images, {len(set(keys))} different "
+                f"keys of {len(keys)}, {len(set(classes))} different classes of {len(classes)}"
             )
         super().__init__(f"image array {shown(path)}", keys, labels, classes, groups)
 
@@ -60,10 +56,8 @@ class ArraySource(ListedSource):
         path = self.path / f"{what}.npy"
         values = open_array(path, what, DataError, ["int64"], shape=(self.manifest.images,))
         if not 0 <= values.min() <= values.max() < len(names):
-            raise DataError(
-                f"{path} is damaged: it holds {values.min()} to {values.max()}, its manifest has "
-                f"{len(names)} names for them"
-            )
+            held = f"{values.min()} to {values.max()}"
+            raise DataError(f"{path} is damaged: it holds {held}, for {len(names)} names")
         return np.asarray(values)
 
     def read(self, rows: Rows) -> Images:

@@ -16,6 +16,7 @@ is verified; a row whose norm is none that was written is refused whenever it is
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,10 +24,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from mixbct.data.source import Rows
+from mixbct.data.source import Progress, Rows, pieces, read_lines, unseen
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import sha256_file, write_atomically
-from mixbct.reading import open_array, read_bytes
+from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest, DenoiseManifest
 from mixbct.schemas.record import read_record
 
@@ -111,13 +112,6 @@ def named(bad: Bool[np.ndarray, " n"], names: Names | None) -> str:
     return first + (", …" if bad.sum() > 5 else "")
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long for a name
-        return False
-
-
 class FeatureBank:
     """A finished bank, open for reading.
 
@@ -127,14 +121,13 @@ class FeatureBank:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not _is_there(path / "manifest.json"):
-            partial = partial_path(path)
-            unfinished = (
-                f"; {partial} is an unfinished one: run the same extraction with --resume"
-                if _is_there(partial)
-                else "; make one with `mixbct extract`"
-            )
-            raise BankError(f"there is no feature bank at {path}{unfinished}")
+        partial = partial_path(path)
+        # the path's own method raises where a name is too long
+        if not os.path.exists(path / "manifest.json"):  # noqa: PTH110
+            advice = "make one with `mixbct extract`"
+            if os.path.exists(partial):  # noqa: PTH110
+                advice = f"{partial} is an unfinished one: run the same extraction with --resume"
+            raise BankError(f"there is no feature bank at {path}; {advice}")
         self.manifest = read_record(path / "manifest.json", BankManifest, BankError, "manifest")
         rows, dim = self.manifest.rows, self.manifest.dim
         self.features = self._open("features.npy", self.manifest.dtype, (rows, dim))
@@ -185,13 +178,8 @@ class FeatureBank:
 
     def keys(self) -> list[str]:
         """Return the key of every row."""
-        content = read_bytes(self.path / "keys.txt", "list of keys", BankError)
+        keys = read_lines(self.path / "keys.txt", BankError)
         self._check_digest("keys.txt")
-        try:
-            # splitlines() would also split at characters that a file's name may hold
-            keys = content.decode().split("\n")[:-1]
-        except UnicodeDecodeError as error:
-            raise self._damaged(f"keys.txt is not UTF-8: {error}") from error
         if len(keys) != len(self):
             raise self._damaged(f"{len(keys)} keys for {len(self)} rows")
         return keys
@@ -208,17 +196,16 @@ class FeatureBank:
         """Return every feature, normalised, in memory."""
         return self.read(slice(None), self.keys)
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> bool:
+    def verify(self, progress: Progress = unseen) -> bool:
         """Read everything; return whether there were digests to hold it against.
 
         Raises:
             BankError: a file is not what was written.
             FeatureError: a row cannot be normalised.
         """
-        for start in range(0, len(self), CHUNK):
-            self.read(np.arange(start, min(start + CHUNK, len(self))))
-            if progress:
-                progress(min(start + CHUNK, len(self)), len(self))
+        for piece in pieces(range(len(self)), CHUNK):
+            self.read(np.array(piece))
+            progress(piece.stop, len(self))
         self._check_digest("features.npy")
         self.keys()
         self.credible()

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixbct.data.bank import CHUNK, FeatureBank, Names, check_norms, named, norms_of, partial_path
-from mixbct.data.source import Rows, read_lines, write_lines
+from mixbct.data.source import Rows, pieces, read_lines, write_lines
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import (
     disk_full_as_error,
@@ -33,14 +33,6 @@ _MOST_LOST = 1e-5
 def plan_of(manifest: BankManifest) -> Mapping[str, object]:
     """Return what is known of a bank before its first row: equal for two that will be equal."""
     return manifest.model_dump(exclude={"created", "digests", "norms", "source_digest"})
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk shows now and not in the middle."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
 
 
 class BankWriter:
@@ -71,8 +63,7 @@ class BankWriter:
             raise BankError(f"{path} is already there; choose another --out, or delete it")
         if self.partial.exists() and not resume:
             raise BankError(
-                f"{self.partial} is an unfinished bank: add --resume to go on with its "
-                "extraction, or delete it"
+                f"{self.partial} is an unfinished bank: add --resume to go on, or delete it"
             )
         begun = self._begun()
         if begun is None:
@@ -102,7 +93,7 @@ class BankWriter:
             getattr(begun, field) != getattr(self.manifest, field) for field in same
         ):
             return {"\n": 0}
-        keys = read_lines(self.partial / "keys.txt")
+        keys = read_lines(self.partial / "keys.txt", BankError)
         return {keys[row]: row for chunk in self._chunks(begun.rows, done=True) for row in chunk}
 
     def _begin(self, labels: Rows | None, keys: list[str], finished: Mapping[str, int]) -> None:
@@ -115,33 +106,28 @@ class BankWriter:
             path = folder / "features.npy"
             shape = (self.manifest.rows, self.manifest.dim)
             features = np.lib.format.open_memmap(path, "w+", self.manifest.dtype, shape)
-            with path.open("r+b") as file:
-                _reserve(file.fileno(), features.offset + features.nbytes)
+            if hasattr(os, "posix_fallocate"):  # a full disk shows now and not in the middle
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, features.offset + features.nbytes)
             if finished:
                 before = self._features()
-                for start in range(0, len(keys), CHUNK):
-                    rows = [finished.get(key, -1) for key in keys[start : start + CHUNK]]
+                for chunk in pieces(range(len(keys)), CHUNK):
+                    rows = [finished.get(keys[row], -1) for row in chunk]
                     if min(rows) >= 0:
-                        features[start : start + len(rows)] = before[rows]
-                        (folder / "done" / f"{start // CHUNK:06d}").touch()
+                        features[chunk.start : chunk.stop] = before[rows]
+                        _mark(folder, chunk).touch()
                 features.flush()
             (folder / "plan.json").write_text(self.manifest.to_json(), encoding="utf-8")
 
     def _chunks(self, rows: int, done: bool) -> list[range]:
         """Return the chunks of `rows` rows that are done, or those that are not, in order."""
-        marks, starts = self.partial / "done", range(0, rows, CHUNK)
-        if (self.partial / "manifest.json").exists():
-            marked = set(range(len(starts)))
-        else:
-            marked = {int(mark.name) for mark in marks.glob("*") if mark.name.isdecimal()}
-        every = [range(start, min(start + CHUNK, rows)) for start in starts]
-        return [chunk for i, chunk in enumerate(every) if (i in marked) == done]
+        whole = (self.partial / "manifest.json").exists()
+        every = pieces(range(rows), CHUNK)
+        return [c for c in every if (whole or _mark(self.partial, c).exists()) == done]
 
     def _features(self) -> np.memmap:
         path, dtype = self.partial / "features.npy", self.manifest.dtype
-        found = open_array(path, "features", BankError, (dtype,), ndim=2)
-        assert isinstance(found, np.memmap)
-        return found
+        return open_array(path, "features", BankError, (dtype,), ndim=2)
 
     def missing(self) -> list[range]:
         """Return the chunks of rows that are still to be written, in order."""
@@ -162,7 +148,7 @@ class BankWriter:
                 file.seek(offset + chunk.start * rows.shape[1] * rows.itemsize)
                 file.write(rows.data)
             sync_file(path)
-            (self.partial / "done" / f"{chunk.start // CHUNK:06d}").touch()
+            _mark(self.partial, chunk).touch()
             sync_file(self.partial / "done")
 
     def finish(self) -> FeatureBank:
@@ -184,9 +170,8 @@ class BankWriter:
         names = ("features.npy", "labels.npy", "keys.txt")
         files = [self.partial / name for name in names if (self.partial / name).exists()]
         features = self._features()
-        norms = [
-            norms_of(features[start : start + CHUNK]) for start in range(0, len(features), CHUNK)
-        ]
+        every = pieces(range(len(features)), CHUNK)
+        norms = [norms_of(features[piece.start : piece.stop]) for piece in every]
         least, most = min(map(np.min, norms)), max(map(np.max, norms))
         return self.manifest.model_copy(
             update={
@@ -194,6 +179,11 @@ class BankWriter:
                 "norms": (float(least), float(most)),
             }
         )
+
+
+def _mark(folder: Path, chunk: range) -> Path:
+    """Return the file that says that a chunk is done."""
+    return folder / "done" / f"{chunk.start // CHUNK:06d}"
 
 
 def _stored(

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from mixbct.data.bank_source import encoder_of
 from mixbct.data.images import suffix_of, to_png
 from mixbct.data.record_writer import record_writer
 from mixbct.data.records import RecordSource, class_names_path
-from mixbct.data.source import EncodedSource, Source, write_lines
+from mixbct.data.source import EncodedSource, Progress, Source, unseen, write_lines
 from mixbct.errors import BadImageError, DataError
 from mixbct.files import folder_written_whole
 from mixbct.schemas.record import Record
@@ -33,7 +33,7 @@ def convert(
     source: Source,
     out: Path,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unseen,
 ) -> Converted:
     """Write a record source as class folders, any other source as a record file.
 
@@ -70,8 +70,7 @@ def convert(
                 if not skip_bad:
                     raise
                 bad.extend(error.keys)
-            if progress:
-                progress(row + 1, len(source))
+            progress(row + 1, len(source))
 
     with folder_written_whole(out) as folder:
         if isinstance(source, RecordSource):

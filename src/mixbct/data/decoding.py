@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mixbct.data.images import decode_bytes
-from mixbct.data.source import Images, Rows
+from mixbct.data.source import Images, Rows, pieces
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
@@ -91,7 +91,7 @@ class Decoder:
             return bad
 
         least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * self._workers)))
-        tasks = [range(s, min(s + least, len(rows))) for s in range(0, len(rows), least)]
+        tasks = pieces(range(len(rows)), least)
         spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
         problems = {name(row): error for bad in spread(make_some, tasks) for row, error in bad}
         if problems:

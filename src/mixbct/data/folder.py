@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,17 +10,10 @@ import numpy as np
 
 from mixbct.data.decoding import Decoder
 from mixbct.data.images import SUFFIXES, read_image
-from mixbct.data.source import Images, ListedSource, Rows, digest_rows
+from mixbct.data.source import Images, ListedSource, Rows, check_names, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import reason, shown
 from mixbct.schemas.model import Preprocessing
-
-_EXPECTED = (
-    "expected one folder a class with its images in it, such as CLASS/1.jpg "
-    f"({', '.join(SUFFIXES)})"
-)
-# keys are lines of UTF-8 text; whatever else a name holds is the person's own affair
-_NO_LINE = re.compile("[\n\r\ud800-\udfff]")
 
 
 class FolderSource(ListedSource):
@@ -34,7 +26,6 @@ class FolderSource(ListedSource):
     Args:
         path: the folder that holds the class folders.
         preprocessing: the size and number of channels that images are brought to.
-        workers: number of threads that decode, see `Decoder`.
 
     Attributes:
         passed_over: suffix → number of files that have it and are no image by it.
@@ -45,27 +36,21 @@ class FolderSource(ListedSource):
             text.
     """
 
-    def __init__(
-        self, path: Path, preprocessing: Preprocessing, workers: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
         self.path = path
         classes, loose, passed_over = _listing(path)
         if loose:
-            raise DataError(
-                f"{shown(path)}: {len(loose)} images lie outside a class folder "
-                f"({_some(loose)}); {_EXPECTED}"
-            )
+            raise _unfit(path, f"{len(loose)} images lie outside a class folder ({_some(loose)})")
         if not classes:
-            raise DataError(f"{shown(path)} holds no class folder; {_EXPECTED}")
-        files: list[list[str]] = []
+            raise _unfit(path, "it holds no class folder")
+        keys: list[str] = []
+        sizes: list[int] = []
         for name in classes:
             nested, images, others = _listing(path / name)
             if nested:
-                raise DataError(
-                    f"{shown(path / name)} is a class folder with folders in it "
-                    f"({_some(nested)}); {_EXPECTED}"
-                )
-            files.append(images)
+                raise _unfit(path / name, f"a class folder with folders in it ({_some(nested)})")
+            keys += [f"{name}/{file}" for file in images]
+            sizes.append(len(images))
             passed_over += others
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in passed_over)
         self.passed_over = dict(suffixes.most_common())
@@ -75,19 +60,14 @@ class FolderSource(ListedSource):
                 f"folder {shown(path)}: {len(passed_over):,} files were passed over that are no "
                 f"images by their suffix: {named}"
             )
-        empty = [name for name, found in zip(classes, files, strict=True) if not found]
+        empty = [name for name, size in zip(classes, sizes, strict=True) if not size]
         if empty:
-            raise DataError(
-                f"{shown(path)}: {len(empty)} of {len(files)} class folders have no image: "
-                f"{_some(empty)}; delete them or add images ({', '.join(SUFFIXES)})"
-            )
-        keys = [
-            f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found
-        ]
-        labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
+            problem = f"{len(empty)} of {len(sizes)} class folders have no image: {_some(empty)}"
+            raise _unfit(path, f"{problem}; delete them or add images")
+        labels = np.repeat(np.arange(len(sizes)), sizes)
         super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
         self._digest: str | None = None
-        self._decoder = Decoder(str(self), preprocessing, workers)
+        self._decoder = Decoder(str(self), preprocessing)
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
@@ -133,6 +113,13 @@ def _bytes_in(path: Path) -> str:
         return "missing"
 
 
+def _unfit(path: Path, problem: str) -> DataError:
+    return DataError(
+        f"{shown(path)}: {problem}; expected one folder a class with its images in it, such as "
+        f"CLASS/1.jpg ({', '.join(SUFFIXES)})"
+    )
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
@@ -151,12 +138,7 @@ def _listing(path: Path) -> tuple[list[str], list[str], list[str]]:
                     kind.append(entry.name)
     except OSError as error:
         raise DataError(f"{shown(path)} is not a readable folder: {reason(error)}") from error
-    unfit = [name for name in (*folders, *images) if _NO_LINE.search(name)]
-    if unfit:
-        raise DataError(
-            f"{shown(path)}: names that hold a line break or are not UTF-8: {unfit[:5]}; "
-            "rename them"
-        )
+    check_names((*folders, *images), f"name in {shown(path)}")
     return sorted(folders), sorted(images), sorted(others)
 
 

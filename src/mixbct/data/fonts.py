@@ -10,17 +10,14 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fontTools.ttLib import TTFont
 
+from mixbct.data.source import Progress
 from mixbct.errors import DataError
 from mixbct.files import disk_full_as_error, folder_written_whole
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done and how many there are."""
 
 PACKAGES = (
     "fonts-aoyagi-kouzan-t",
@@ -131,11 +128,11 @@ def _fetch(packages: list[str], cache: Path, progress: Progress) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
             folder = Path(name)
-            progress(f"downloading {len(packages)} font packages", 0, len(packages))
+            progress(0, len(packages))
             _download(packages, folder)
             for done, package in enumerate(packages, start=1):
                 _unpack(package, folder, cache / package)
-                progress(f"unpacked {package}", done, len(packages))
+                progress(done, len(packages))
 
 
 def _download(packages: list[str], folder: Path) -> None:
@@ -169,12 +166,11 @@ def _unpack(package: str, folder: Path, target: Path) -> None:
 
 def _run(command: list[str], folder: Path) -> str:
     """Run a command in `folder`; return '' when it worked, else the end of what it printed."""
-    # in English, whatever the person's language, since the text goes into our error
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     ran = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        # in English, whatever the person's language, since the text goes into our error
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -16,7 +16,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont, features
 
 from mixbct.data.array import ArraySource, write_array
-from mixbct.data.fonts import Progress, own_typefaces, packaged_typefaces
+from mixbct.data.fonts import own_typefaces, packaged_typefaces
+from mixbct.data.source import Progress
 from mixbct.errors import DataError
 from mixbct.files import sha256_file
 from mixbct.schemas.data import ArrayManifest
@@ -79,7 +80,7 @@ def build_glyphs(
         seed: of that choice.
         fonts: a folder with fonts to use; None: those of the Debian packages.
         cache: where fetched packages are kept.
-        progress: called with what is being done, how many are done and how many there are.
+        progress: called with (done, in all): packages fetched, then typefaces drawn.
 
     Raises:
         DataError: the fonts cannot be fetched, none of them draws kanji, or `classes` is not
@@ -102,7 +103,7 @@ def build_glyphs(
     kept: dict[str, Glyphs] = {}
     images, labels, keys, groups = [], [], [], []
     for done, typeface in enumerate(typefaces):
-        progress(f"drawing {typeface.name}", done, len(typefaces))
+        progress(done, len(typefaces))
         try:
             sample, drawn = render(typeface.path, looked_at)
         except Exception as error:  # damaged font files raise anything
@@ -124,7 +125,7 @@ def build_glyphs(
             f"none of {len(typefaces)} typefaces draws half of the kanji, such as "
             f"{typefaces[0].path}; use Japanese fonts"
         )
-    progress("writing the glyphs", len(typefaces), len(typefaces))
+    progress(len(typefaces), len(typefaces))
     # class by class, in the order of the typefaces
     label_of_row = np.concatenate(labels)
     order = np.argsort(label_of_row, kind="stable")

@@ -11,9 +11,9 @@ meta/PREFIX_1N_probe_mixed.csv         the same
 PREFIX is `ijbb` or `ijbc`.
 """
 
-import contextlib
 import csv
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from mixbct.data.alignment import align
 from mixbct.data.decoding import Decoder
 from mixbct.data.images import decode_unscaled
 from mixbct.data.source import Images, ListedSource, Rows, digest_rows
-from mixbct.data.tables import read_integers
+from mixbct.data.tables import is_whole, read_integers
 from mixbct.errors import BadImageError, DataError
 from mixbct.reading import read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing
@@ -174,12 +174,9 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     table = read_integers(pair_file, 3, "3 numbers, two templates and a label of 0 or 1,")
     for good, expected in (
         (table[2] <= 1, "a label of 0 or 1"),
-        *((np.isin(side, known), f"two templates of {images.path.name}") for side in table[:2]),
+        (np.isin(table[:2], known).T, f"two templates of {images.path.name}"),
     ):
-        if not good.all():
-            line = int(np.argmin(good))
-            words = " ".join(map(str, table[:, line].tolist()))
-            raise DataError(wrong_line(pair_file, line + 1, expected, words))
+        _check(pair_file, good, expected, lambda line: " ".join(map(str, table[:, line])))
     if not table.size:
         raise DataError(f"{pair_file} is empty; expected two templates and 0 or 1 a line")
     layout = IjbLayout(
@@ -214,29 +211,36 @@ class _Named:
     def __init__(self, path: Path, columns: int, what: str) -> None:
         self.path, self._what = path, what
         self._lines = read_lines_of(path, "table of images")
-        words = [line.split() for line in self._lines]
-        if not words:
+        if not self._lines:
             raise DataError(f"{path} is empty; expected lines of {what}")
-        self.check(np.array([len(line) == columns + 1 for line in words]))
-        try:
-            self.numbers = np.array([line[1:] for line in words], np.float64)
-        except ValueError:
-            self.check(np.array([_are_numbers(line[1:]) for line in words]))
-            raise
-        self.names = tuple(line[0] for line in words)
+        rows = [_numbers(line.split()[1:]) for line in self._lines]
+        self.check(np.array([len(row) == columns for row in rows]))
+        self.numbers = np.array(rows, np.float64)
+        self.names = tuple(line.split()[0] for line in self._lines)
 
     def check(self, good: Bool[np.ndarray, "n ..."], advice: str = "") -> None:
         """Refuse the first line for which `good` is not true."""
-        if not good.all():
-            line = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
-            message = wrong_line(self.path, line + 1, self._what, self._lines[line])
-            raise DataError(message + advice)
+        _check(self.path, good, self._what, self._lines.__getitem__, advice)
 
 
-def _are_numbers(words: list[str]) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(np.array(words, np.float64).size)
-    return False
+def _numbers(words: list[str]) -> list[float]:
+    try:
+        return list(map(float, words))
+    except ValueError:
+        return []
+
+
+def _check(
+    path: Path,
+    good: Bool[np.ndarray, "n ..."],
+    expected: str,
+    found: Callable[[int], str],
+    advice: str = "",
+) -> None:
+    """Refuse the first line of a table for which `good` is not true."""
+    if not good.all():
+        line = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
+        raise DataError(wrong_line(path, line + 1, expected, found(line)) + advice)
 
 
 def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
@@ -252,7 +256,10 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
         places = header.index("template_id"), header.index("subject_id")
         expected = whole
         for row in lines:
-            template, subject = (_id(row[place]) for place in places)
+            words = [row[place].strip() for place in places]
+            if not all(map(is_whole, words)):
+                raise ValueError
+            template, subject = map(int, words)
             expected = "a template that has an image in face_tid_mid.txt"
             if template not in ids:
                 raise ValueError
@@ -269,30 +276,20 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
     return Subjects(np.array(list(found), np.int64), np.array(list(found.values()), np.int64))
 
 
-def _id(word: str) -> int:
-    word = word.strip()
-    if not (word.isascii() and word.isdigit() and len(word) <= 18):
-        raise ValueError
-    return int(word)
-
-
 class IjbImages(ListedSource):
     """The images of a layout as a source, aligned by their five points; a class is a template.
 
     Args:
         layout: what `read_layout` found.
         preprocessing: the size and number of channels of what is returned.
-        workers: number of threads that decode and align, see `Decoder`.
     """
 
-    def __init__(
-        self, layout: IjbLayout, preprocessing: Preprocessing, workers: int | None = None
-    ) -> None:
+    def __init__(self, layout: IjbLayout, preprocessing: Preprocessing) -> None:
         self._layout = layout
         ids, labels = np.unique(layout.templates, return_inverse=True)
         classes = tuple(str(i) for i in ids)
         super().__init__(f"IJB layout {layout.path}", list(layout.names), labels, classes)
-        self._decoder = Decoder(str(self), preprocessing, workers)
+        self._decoder = Decoder(str(self), preprocessing)
 
     def read(self, rows: Rows) -> Images:
         """Decode and align the images of `rows`, in that order.

@@ -6,7 +6,6 @@ the images make probe templates. A person with one image is a probe that neither
 
 import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 from mixbct.data.alignment import reference_points
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import IMAGES, META
-from mixbct.data.source import write_lines
+from mixbct.data.source import Progress, unseen, write_lines
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
@@ -35,7 +34,7 @@ def lay_out(
     seed: int = 0,
     template_images: int = TEMPLATE_IMAGES,
     impostors: int = IMPOSTORS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unseen,
 ) -> LayoutCounts:
     """Write `source` to `out` in the layout that `ijb.read_layout` reads; whole or not at all.
 
@@ -65,8 +64,7 @@ def lay_out(
     several = [person for person, rows in enumerate(members) if len(rows) > 1]
     if len(several) < 2:
         raise DataError(
-            f"{source} has {len(several)} persons with two images or more; two galleries need at "
-            "least one each"
+            f"{source} has {len(several)} persons with two images or more; two are the least"
         )
     order = row_rng(seed, len(several)).permutation(several)
     enrolled: list[list[tuple[int, Int64[np.ndarray, " k"]]]] = [[], []]
@@ -86,8 +84,12 @@ def lay_out(
     with folder_written_whole(out) as folder:
         (folder / IMAGES).mkdir()
         (folder / META).mkdir()
-        names = _copy(source, folder / IMAGES, progress)
-        points = [_points(folder / IMAGES / name, keys[row]) for row, name in enumerate(names)]
+        names, points = [], []
+        for row, key in enumerate(keys):  # under numbers, as IJB names them
+            names.append(f"{row + 1}{Path(key).suffix.lower()}")
+            shutil.copyfile(source.path / key, folder / IMAGES / names[-1])
+            points.append(_points(folder / IMAGES / names[-1], key))
+            progress(row + 1, len(keys))
         listed = [(number, row) for number, (_, rows) in enumerate(templates, 1) for row in rows]
         meta = folder / META
         write_lines(
@@ -148,19 +150,6 @@ def _pairs(
         first = np.array([*mates, *np.sort(chosen + (chosen >= mate))])  # the mate is passed over
         found.append(np.column_stack([first + 1, np.full(len(first), probe + 1), first == mate]))
     return np.concatenate(found)
-
-
-def _copy(
-    source: FolderSource, folder: Path, progress: Callable[[int, int], None] | None
-) -> list[str]:
-    """Copy the images under numbers, as IJB names them."""
-    names = []
-    for row, key in enumerate(source.keys()):
-        names.append(f"{row + 1}{Path(key).suffix.lower()}")
-        shutil.copyfile(source.path / key, folder / names[-1])
-        if progress:
-            progress(row + 1, len(source))
-    return names
 
 
 def _points(path: Path, key: str) -> str:

@@ -170,10 +170,7 @@ def _named(name: str, data: bytes) -> Iterator[None]:
 
 def _refuse_bomb(height: int, width: int) -> None:
     if height * width > MOST_PIXELS:
-        raise ValueError(
-            f"{width} × {height} pixels are more than the {MOST_PIXELS:,} that are allowed; "
-            "scale it down first"
-        )
+        raise ValueError(f"{width} × {height} pixels, more than {MOST_PIXELS:,}; scale it down")
 
 
 def _pixels(data: bytes, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:

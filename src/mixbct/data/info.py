@@ -4,7 +4,7 @@ import numpy as np
 
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.folder import FolderSource
-from mixbct.data.same_model import mean_norm, spread_rows
+from mixbct.data.foreign_bank import mean_norm, spread_rows
 from mixbct.data.source import Source
 from mixbct.schemas.record import Record
 

@@ -3,9 +3,9 @@
 A pickle is a program for a stack machine that may call any function. Here its operations are read
 one by one and only those that build plain data are followed: tuples, lists, byte strings, text,
 booleans, whole numbers, and NumPy arrays of bytes or booleans. A name in the pickle never leads to
-an import: the few that NumPy and Python 2 write stand for functions of this file, and every other
-is refused by name. (Python's own reader, however it is restricted, takes memory for the lengths
-and the places in its memo that a pickle claims.)
+an import, and a call is noted, not made: of the few that NumPy and Python 2 write, this file knows
+what they would give, and every other name is refused. (Python's own reader, however it is
+restricted, takes memory for the lengths and the places in its memo that a pickle claims.)
 """
 
 import math
@@ -23,11 +23,13 @@ _DEEPEST = 4
 _Stack = list[Any]
 
 
-@dataclass
-class _Array:
-    """A NumPy array: its bytes or booleans, which may come with a later operation."""
+@dataclass(eq=False)
+class _Call:
+    """A function that a pickle names; with what, once it calls it, and the state it then sets."""
 
-    content: bytes | list[bool] | None = None
+    name: str
+    arguments: tuple[object, ...] | None = None
+    state: object = None
 
 
 def read_plain_pickle(data: bytes) -> object:
@@ -80,32 +82,31 @@ def _extend(stack: _Stack, items: _Stack) -> None:
     stack[-1].extend(items)
 
 
-def _call(function: object, arguments: object) -> object:
-    if not callable(function) or not isinstance(arguments, tuple):
+def _call(function: object, arguments: object) -> _Call:
+    fits = isinstance(function, _Call) and function.arguments is None
+    if not fits or not isinstance(arguments, tuple):
         raise DataError(f"the pickle calls {_kind(function)}; only plain data is read")
-    return function(*arguments)
+    return _Call(_kind(function), arguments)
 
 
 def _build(target: object, state: object) -> None:
-    """Give an array its content; a dtype's state says nothing that one byte an item needs."""
-    if isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
-        target.content = _content(state[4], state[2], state[1])
-    elif target not in ("u1", "b1"):
+    if not isinstance(target, _Call):
         raise DataError(f"the pickle sets the state of a {_kind(target)}; only plain data is read")
+    target.state = state
 
 
-def _known(module: object, name: object) -> Callable[..., object]:
-    full = f"{_shown(module)}.{_shown(name)}"
-    if full not in _FUNCTIONS:
+def _known(module: object, name: object) -> _Call:
+    full = f"{_shown(module)}.{_shown(name)}".replace("numpy._core.", "numpy.core.")
+    if full not in _NAMES:
         raise DataError(
             f"the pickle asks for {full}; only tuples, lists, bytes, booleans, numbers and arrays "
             "of uint8 are read, and nothing is executed"
         )
-    return _FUNCTIONS[full]
+    return _Call(full)
 
 
 def _kind(value: object) -> str:
-    return next((n for n, f in _FUNCTIONS.items() if f is value), type(value).__name__)
+    return value.name if isinstance(value, _Call) else type(value).__name__
 
 
 def _shown(value: object) -> str:
@@ -113,48 +114,8 @@ def _shown(value: object) -> str:
     return str(value)[:100] if isinstance(value, str | bytes | int) else type(value).__name__
 
 
-# what follows stands for functions of Python and NumPy; a pickle may call it with anything
-
-
-def _encode(text: object, encoding: object) -> bytes:
-    """Stand for `_codecs.encode`: how Python 3 writes bytes for Python 2 to read."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes in the encoding {_shown(encoding)}")
-    return text.encode("latin-1")
-
-
-def _dtype(code: object, *_: object) -> str:
-    """Stand for `numpy.dtype`."""
-    text = code.decode("ascii") if isinstance(code, bytes) else code
-    if text not in ("u1", "b1"):
-        raise DataError(f"the pickle holds an array of {_shown(text)}; expected uint8 or booleans")
-    return str(text)
-
-
-def _scalar(dtype: object, data: object) -> int | bool:
-    """Stand for NumPy's `scalar`."""
-    return _content(data, dtype, (1,))[0]
-
-
-def _content(data: object, dtype: object, shape: object) -> bytes | list[bool]:
-    """Return an array's bytes or booleans; only one of its axes may be longer than 1."""
-    if not isinstance(data, bytes) or dtype not in ("u1", "b1") or not isinstance(shape, tuple):
-        raise TypeError("an array without a dtype, a shape or bytes")
-    if not all(isinstance(size, int) for size in shape):
-        raise TypeError("an array whose shape is no numbers")
-    if sum(size != 1 for size in shape) > 1:
-        raise ValueError("an array of several axes; expected one")
-    if math.prod(shape) != len(data):
-        raise ValueError(f"an array of {len(data)} bytes in a shape of another size")
-    if dtype == "u1":
-        return data
-    if max(data, default=0) > 1:
-        raise ValueError("an array of booleans with other values than 0 and 1")
-    return list(map(bool, data))
-
-
 def _plain(value: object, done: dict[int, object], depth: int = 0) -> object:
-    """Replace arrays by bytes or booleans; refuse what is no data.
+    """Replace calls by what they would give; refuse what is no data.
 
     `done` has what was replaced before, so that a list that is named many times is gone through
     once.
@@ -166,47 +127,65 @@ def _plain(value: object, done: dict[int, object], depth: int = 0) -> object:
             raise DataError(f"the pickle nests lists deeper than {_DEEPEST} levels")
         if isinstance(value, list | tuple):
             done[id(value)] = type(value)([_plain(item, done, depth + 1) for item in value])
-        elif not isinstance(value, _Array):
-            raise DataError(f"the pickle holds {_kind(value)} where data should be")
-        elif value.content is None:
-            raise ValueError("an array without content")
+        elif isinstance(value, _Call) and value.arguments is not None:
+            # an array's state says everything of it, any other call's nothing that is needed
+            given = value.state if value.name in _ARRAYS else value.arguments
+            if not isinstance(given, tuple):
+                raise ValueError("an array without content")
+            done[id(value)] = _given(value.name, [_plain(a, done, depth + 1) for a in given])
         else:
-            done[id(value)] = value.content
+            raise DataError(f"the pickle holds {_kind(value)} where data should be")
     return done[id(value)]
 
 
-def _empty_array(*_: object) -> _Array:
-    """Stand for NumPy's `_reconstruct`."""
-    return _Array()
+def _given(name: str, arguments: list[object]) -> object:
+    """Return what a call gives, or what an array of some state holds."""
+    match name, arguments:
+        case "_codecs.encode", [str(text), "latin1" | "latin-1"]:
+            return text.encode("latin-1")
+        case "__builtin__.bytes", _:
+            return b""
+        case "numpy.dtype", [code, *_]:
+            code = code.decode("ascii") if isinstance(code, bytes) else code
+            if code not in ("u1", "b1"):
+                raise DataError(
+                    f"the pickle holds an array of {_shown(code)}; expected uint8 or booleans"
+                )
+            return code
+        case "numpy.core.multiarray.scalar", [str(dtype), bytes(data)]:
+            return _content(data, dtype, (1,))[0]
+        case "numpy.core.numeric._frombuffer", [bytes(data), str(dtype), tuple(shape), _]:
+            return _content(data, dtype, shape)
+        case _, [_, tuple(shape), str(dtype), _, bytes(data)] if name in _ARRAYS:
+            return _content(data, dtype, shape)
+    raise ValueError(f"{name} of {len(arguments)} arguments that plain data has not")
 
 
-def _no_bytes(*_: object) -> bytes:
-    """Stand for `__builtin__.bytes`: how Python 3 writes no bytes at all."""
-    return b""
+def _content(data: bytes, dtype: str, shape: tuple[Any, ...]) -> bytes | list[bool]:
+    """Return an array's bytes or booleans; only one of its axes may be longer than 1."""
+    if not all(isinstance(size, int) for size in shape) or dtype not in ("u1", "b1"):
+        raise TypeError("an array whose shape is no numbers, or that has no dtype")
+    if sum(size != 1 for size in shape) > 1:
+        raise ValueError("an array of several axes; expected one")
+    if math.prod(shape) != len(data):
+        raise ValueError(f"an array of {len(data)} bytes in a shape of another size")
+    if dtype == "u1":
+        return data
+    if max(data, default=0) > 1:
+        raise ValueError("an array of booleans with other values than 0 and 1")
+    return list(map(bool, data))
 
 
-def _from_buffer(data: object, dtype: object, shape: object, _: object) -> _Array:
-    """Stand for NumPy's `_frombuffer` (protocol 5)."""
-    return _Array(_content(data, dtype, shape))
-
-
-_FUNCTIONS: Mapping[str, Callable[..., object]] = {
-    "_codecs.encode": _encode,
-    "__builtin__.bytes": _no_bytes,
-    "numpy.dtype": _dtype,
-    "numpy.ndarray": _empty_array,
-    **{
-        f"numpy.{core}.{name}": function
-        for core in ("core", "_core")
-        for name, function in (
-            ("multiarray._reconstruct", _empty_array),
-            ("multiarray.scalar", _scalar),
-            ("numeric._frombuffer", _from_buffer),
-        )
-    },
+_ARRAYS = {"numpy.ndarray", "numpy.core.multiarray._reconstruct"}
+_NAMES = {
+    "_codecs.encode",  # how Python 3 writes bytes for Python 2 to read
+    "__builtin__.bytes",  # and how no bytes at all
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer",  # of protocol 5
+    *_ARRAYS,
 }
-"""Every name that a pickle may hold → what stands for it here."""
-
+"""Every name that a pickle may hold."""
 
 _Step = Callable[[_Stack, Any, dict[int, Any]], object]
 
@@ -248,7 +227,6 @@ _OPERATIONS: Mapping[str, _Step] = {
     "STACK_GLOBAL": lambda stack, _, memo: stack.append(_known(*_pop(stack, 2))),
     "REDUCE": lambda stack, _, memo: stack.append(_call(*_pop(stack, 2))),
     "BUILD": lambda stack, _, memo: _build(stack[-2], stack.pop()),
-    "PROTO": lambda stack, _, memo: None,
-    "FRAME": lambda stack, _, memo: None,
+    **dict.fromkeys(("PROTO", "FRAME"), lambda stack, _, memo: None),
 }
 """Every operation that plain data needs → how it is carried out."""

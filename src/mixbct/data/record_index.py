@@ -1,7 +1,7 @@
 """The index of a record file: text lines `key<TAB>offset`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,60 +16,44 @@ REPAIR = (
 )
 
 
-class RecordIndex(NamedTuple):
-    """Where each record begins.
-
-    Attributes:
-        keys: [n] ascending, no two alike.
-        offsets: [n] in bytes from the beginning of the record file, no two alike.
-        problems: what was left out, a line each; empty unless `skip_bad` was given.
-    """
-
-    keys: Int64[np.ndarray, " n"]
-    offsets: Int64[np.ndarray, " n"]
-    problems: list[str]
+Numbers = Int64[np.ndarray, " n"] | Sequence[int]
 
 
-def read_index(path: Path, skip_bad: bool = False) -> RecordIndex:
-    """Read an index file in blocks; memory is 16 bytes a record and a few blocks.
+def read_index(path: Path, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
+    """Return the key of each record, ascending, and the byte that it begins at; no two alike.
 
     Args:
         path: of the `.idx` file.
-        skip_bad: leave out lines that are not a key and an offset, or share one of the two with
-            another line, and list them in `problems`.
+        skipped: takes a message for what is left out: lines that are not a key and an offset, or
+            share one of the two with another line.
 
     Raises:
-        RecordError: the file cannot be read, or holds such a line, and `skip_bad` is not given.
+        RecordError: the file cannot be read, or holds such a line, and `skipped` is not given.
     """
-    problems: list[str] = []
     try:
-        table = read_integers(
-            path, 2, "a key and an offset", RecordError, problems if skip_bad else None
-        )
+        table = read_integers(path, 2, "a key and an offset", RecordError, skipped)
         if not table.size:
-            raise RecordError(problems[0] if problems else f"{path} is empty")
+            raise RecordError(skipped[0] if skipped else f"{path} is empty")
     except RecordError as error:
         raise RecordError(f"{error}; {REPAIR}") from error
-    return in_order(path, table, problems, skip_bad, REPAIR)
+    return in_order(path, table, REPAIR, skipped)
 
 
-def write_index(
-    path: Path, keys: Int64[np.ndarray, " n"], offsets: Int64[np.ndarray, " n"]
-) -> None:
+def write_index(path: Path, keys: Numbers, offsets: Numbers) -> None:
     """Write an index file, whole or not at all."""
     with file_written_whole(path) as file:
         np.savetxt(file, np.column_stack([keys, offsets]), "%d", "\t")
 
 
 def in_order(
-    path: Path, table: Int64[np.ndarray, "2 n"], problems: list[str], skip_bad: bool, advice: str
-) -> RecordIndex:
+    path: Path, table: Int64[np.ndarray, "2 n"], advice: str, skipped: list[str] | None = None
+) -> Int64[np.ndarray, "2 m"]:
     """Bring (keys, offsets) into the order of the keys; no two may share a key or an offset.
 
     Which of those that do is the right one nobody can tell: all of them are left out.
 
     Raises:
-        RecordError: some do, and `skip_bad` is not given; it ends with `advice`.
+        RecordError: some do, and `skipped` is not given; it ends with `advice`.
     """
     for row, (what, other) in ((1, ("offset", "keys")), (0, ("key", "offsets"))):
         if (table[row, 1:] > table[row, :-1]).all():
@@ -82,8 +66,8 @@ def in_order(
                 f"{path}: {what} {table[row, place]} occurs more than once "
                 f"({other} {first} and {second})"
             )
-            if not skip_bad:
+            if skipped is None:
                 raise RecordError(f"{problem}; {advice}", [str(table[0, place])])
-            problems.append(problem)
+            skipped.append(problem)
         table = table[:, ~(np.append(same, False) | np.append(False, same))]
-    return RecordIndex(table[0], table[1], problems)
+    return table

@@ -1,27 +1,13 @@
 """Write a record file and its index, whole or not at all."""
 
 import contextlib
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from mixbct.data.record_index import write_index
-from mixbct.data.recordio import (
-    EXACT,
-    FIRST,
-    IMAGE_HEADER,
-    LAST,
-    LENGTH_BITS,
-    MAGIC,
-    MAGIC_BYTES,
-    MIDDLE,
-    PART,
-    WHOLE,
-)
+from mixbct.data.recordio import EXACT, IMAGE_HEADER, frame
 from mixbct.errors import DataError
 from mixbct.files import file_written_whole
 
@@ -76,31 +62,4 @@ def record_writer(path: Path) -> Iterator[RecordWriter]:
         writer = RecordWriter(file)
         yield writer
         # the index first: a record file with a name has one
-        keys, offsets = (np.array(some, np.int64) for some in (writer.keys, writer.offsets))
-        write_index(path.with_suffix(".idx"), keys, offsets)
-
-
-def frame(payload: bytes) -> bytes:
-    """Return a payload as a record: cut into parts at aligned magic words, padded.
-
-    Raises:
-        DataError: the payload has 2²⁹ bytes or more.
-    """
-    if len(payload) >> LENGTH_BITS:
-        raise DataError(
-            f"a record of {len(payload):,} bytes; the format holds less than {1 << LENGTH_BITS:,}"
-        )
-    parts = _cut(payload)
-    last = len(parts) - 1
-    kinds = [WHOLE] if not last else [FIRST, *[MIDDLE] * (last - 1), LAST]
-    return b"".join(
-        PART.pack(MAGIC, kind << LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4)
-        for kind, part in zip(kinds, parts, strict=True)
-    )
-
-
-def _cut(payload: bytes) -> list[bytes]:
-    words = (found.start() for found in re.finditer(re.escape(MAGIC_BYTES), payload))
-    ends = [at for at in words if at % 4 == 0]
-    starts = [0, *(at + 4 for at in ends)]
-    return [payload[a:b] for a, b in zip(starts, [*ends, len(payload)], strict=True)]
+        write_index(path.with_suffix(".idx"), writer.keys, writer.offsets)

@@ -20,7 +20,9 @@ threads and forked processes may read at once. (A file that is cut while it is m
 process: no reader of memory maps can prevent that.)
 """
 
+import itertools
 import mmap
+import re
 import struct
 from array import array
 from collections.abc import Callable
@@ -30,8 +32,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mixbct.errors import RecordError
-from mixbct.reading import reason, shown
+from mixbct.errors import DataError, RecordError
+from mixbct.reading import file_size, reason, shown
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -57,18 +59,6 @@ class ImageRecord(NamedTuple):
     image: bytes
 
 
-class Labels(NamedTuple):
-    """The classes of many records.
-
-    Attributes:
-        values: [n]; −1 where the record is damaged.
-        faults: place among the records that were asked for → what is wrong with the record.
-    """
-
-    values: Int64[np.ndarray, " n"]
-    faults: dict[int, str]
-
-
 class RecordFile:
     """A record file, open for reading.
 
@@ -78,9 +68,8 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        file_size(path, "record file", RecordError)
         try:
-            if not path.is_file():  # a pipe would be waited for
-                raise ValueError("there is no such file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
@@ -96,10 +85,7 @@ class RecordFile:
         Raises:
             RecordError: no record begins there, or it does not end as it says.
         """
-        parts = self._parts(offset, key)
-        if len(parts) == 1:
-            return self._map[slice(*parts[0])]
-        return MAGIC_BYTES.join(self._map[slice(*part)] for part in parts)
+        return MAGIC_BYTES.join(self._map[slice(*part)] for part in self._parts(offset, key))
 
     def _parts(self, offset: int, key: int | None) -> list[tuple[int, int]]:
         """Return where the payload of each part of a record begins and ends."""
@@ -178,8 +164,12 @@ class RecordFile:
             raise self.error(key, offset, what)
         return record
 
-    def labels(self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]) -> Labels:
+    def labels(
+        self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
+    ) -> tuple[Int64[np.ndarray, " n"], dict[int, str]]:
         """Return the class of every record: one look at each record's head, in file order at best.
+
+        Of a damaged one it is −1, and what is wrong is in the second of the two, by its place.
 
         A cold file is read once for this wherever its records are smaller than what the disk
         reads ahead. On the way the records' ids are held against their keys. Where the ids do not
@@ -204,7 +194,7 @@ class RecordFile:
                 what = f"the record there says that it is number {numbers[row]}"
                 faults[row] = str(self.error(int(keys[row]), int(offsets[row]), what))
             values[others] = -1
-        return Labels(values, faults)
+        return values, faults
 
     def images(
         self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
@@ -249,46 +239,66 @@ class RecordFile:
         values[rows, 3] = low | (high & 0x7FFFFFFF).astype(np.int64) << 32
         return values
 
-    def scan(self, skip_bad: bool = False) -> tuple[Int64[np.ndarray, "2 n"], list[str]]:
+    def scan(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
         """Find the records by walking from one to the next.
 
         Args:
-            skip_bad: pass over damaged places, to the next magic word.
+            skipped: takes a message for each damaged place, which is passed over, to the next
+                magic word.
 
         Returns:
-            The id of every record and where it begins, in the file's order; and what was passed
-            over, a line for each place.
+            The id of every record and where it begins, in the file's order.
 
         Raises:
-            RecordError: a record is damaged, and `skip_bad` is not given.
+            RecordError: a record is damaged, and `skipped` is not given.
         """
         found = array("q")
-        problems: list[str] = []
         at, sound = 0, True
         while at < self.size:
             try:
-                (start, stop), *more = self._parts(at, None)
-                if more or stop - start < IMAGE_HEADER.size:
+                parts = self._parts(at, None)
+                if parts[0][1] - parts[0][0] < IMAGE_HEADER.size:
                     number = self.record(at, None).number
                 else:
-                    _, _, number, _ = IMAGE_HEADER.unpack_from(self._map, start)
+                    _, _, number, _ = IMAGE_HEADER.unpack_from(self._map, parts[0][0])
                 if number >= _MOST_IDS:
                     raise self.error(None, at, f"no record has the number {number}")
             except RecordError as error:
-                if not skip_bad:
+                if skipped is None:
                     raise
                 if sound:
-                    problems.append(str(error))
+                    skipped.append(str(error))
                 at, sound = self._next_magic(at + 4), False
             else:
                 found.extend((number, at))
-                at, sound = _padded((more or [(start, stop)])[-1][1]), True
-        return np.array(found, np.int64).reshape(-1, 2).T, problems
+                at, sound = _padded(parts[-1][1]), True
+        return np.array(found, np.int64).reshape(-1, 2).T
 
     def _next_magic(self, start: int) -> int:
         while (start := self._map.find(MAGIC_BYTES, start)) % 4 and start >= 0:
             start += 1
         return self.size if start < 0 else start
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a payload as a record: cut into parts at aligned magic words, padded.
+
+    Raises:
+        DataError: the payload has 2²⁹ bytes or more.
+    """
+    if len(payload) >> LENGTH_BITS:
+        raise DataError(
+            f"a record of {len(payload):,} bytes; the format holds less than {1 << LENGTH_BITS:,}"
+        )
+    words = [found.start() for found in re.finditer(re.escape(MAGIC_BYTES), payload)]
+    # where a part ends, and the next one begins behind the word
+    cuts = [-4, *(at for at in words if at % 4 == 0), len(payload)]
+    parts = [payload[before + 4 : at] for before, at in itertools.pairwise(cuts)]
+    kinds = [WHOLE] if len(parts) == 1 else [FIRST, *[MIDDLE] * (len(parts) - 2), LAST]
+    return b"".join(
+        PART.pack(MAGIC, kind << LENGTH_BITS | len(part)) + part + bytes(-len(part) % 4)
+        for kind, part in zip(kinds, parts, strict=True)
+    )
 
 
 def _padded(length: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixbct.data.decoding import Decoder
-from mixbct.data.record_index import REPAIR, RecordIndex, in_order, read_index, write_index
+from mixbct.data.record_index import REPAIR, in_order, read_index, write_index
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
 from mixbct.data.source import Images, ListedSource, Rows
 from mixbct.errors import DataError, RecordError
@@ -52,10 +52,9 @@ class RecordSource(ListedSource):
     ) -> None:
         self.path = record_path(path)
         self._file = RecordFile(self.path)
-        index = self._index(skip_bad)
-        self.skipped = index.problems
-        first, stop = self._image_keys(index, skip_bad)
-        self._numbers, self._offsets = index.keys[first:stop], index.offsets[first:stop]
+        self.skipped: list[str] = []
+        index = self._index(self.skipped if skip_bad else None)
+        self._numbers, self._offsets = index[:, self._images(index, skip_bad)]
         present, labels = _compact(self._read_labels(skip_bad))
         # the keys stay numbers until they are asked for
         super().__init__(f"record file {self.path}", [], labels, self._names(present))
@@ -64,12 +63,12 @@ class RecordSource(ListedSource):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
 
-    def _index(self, skip_bad: bool) -> RecordIndex:
+    def _index(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
+        """Return the keys of all records, and where they begin."""
         path = self.path.with_suffix(".idx")
         if path.exists():
-            return read_index(path, skip_bad)
-        found, problems = self._file.scan(skip_bad)
-        return in_order(self.path, found, problems, skip_bad, _NO_NUMBERS)
+            return read_index(path, skipped)
+        return in_order(self.path, self._file.scan(skipped), _NO_NUMBERS, skipped)
 
     def save_index(self) -> None:
         """Write the index if there is none, as it was rebuilt.
@@ -79,31 +78,32 @@ class RecordSource(ListedSource):
         """
         path = self.path.with_suffix(".idx")
         if not path.exists():
-            write_index(path, *self._index(skip_bad=False)[:2])
+            write_index(path, *self._index())
 
-    def _image_keys(self, index: RecordIndex, skip_bad: bool) -> tuple[int, int]:
-        """Return the first row of the index that is an image, and the one behind the last."""
+    def _images(self, index: Int64[np.ndarray, "2 n"], skip_bad: bool) -> slice:
+        """Return which records of the index are images: those behind the header that it counts."""
+        keys = index[0]
         header = self._header(index, skip_bad)
         if header is None:
-            return 0, len(index.keys)
+            return slice(None)
         end = header.label
         if not (1 <= end < 2**31 and end.is_integer()):
             raise self._file.error(
-                0, int(index.offsets[0]), f"the header gives {end} as the key behind the last image"
+                0, int(index[1, 0]), f"the header gives {end} as the key behind the last image"
             )
-        stop = int(np.searchsorted(index.keys, int(end)))
+        stop = int(np.searchsorted(keys, int(end)))
         if end > EXACT:  # the number was rounded: the last ones may be records of another kind
             spacing = int(np.spacing(np.float32(end)))
             while (
                 stop > 1
-                and index.keys[stop - 1] > end - spacing
-                and not self._holds_image(index, stop - 1)
+                and keys[stop - 1] > end - spacing
+                and not self._is_image(*index[:, stop - 1])
             ):
                 stop -= 1
-            end = max(end - spacing, float(index.keys[stop - 1]) + 1)
+            end = max(end - spacing, float(keys[stop - 1]) + 1)
         missing = int(end) - stop
         if missing > 0:
-            gaps = np.flatnonzero(index.keys[1:stop] != np.arange(1, stop))
+            gaps = np.flatnonzero(keys[1:stop] != np.arange(1, stop))
             key = int(gaps[0]) + 1 if len(gaps) else stop
             problem = (
                 f"the index of {self.path} lacks {missing} of the {int(end) - 1} images that its "
@@ -112,20 +112,20 @@ class RecordSource(ListedSource):
             if not skip_bad:
                 raise RecordError(f"{problem}; {REPAIR}", [str(key)])
             self.skipped.append(problem)
-        return 1, stop
+        return slice(1, stop)
 
-    def _holds_image(self, index: RecordIndex, row: int) -> bool:
+    def _is_image(self, key: np.int64, offset: np.int64) -> bool:
         try:
-            return bool(self._file.record(int(index.offsets[row]), int(index.keys[row])).image)
+            return bool(self._file.record(int(offset), int(key)).image)
         except RecordError:
             return True  # it is named when it is read
 
-    def _header(self, index: RecordIndex, skip_bad: bool) -> ImageRecord | None:
+    def _header(self, index: Int64[np.ndarray, "2 n"], skip_bad: bool) -> ImageRecord | None:
         """Return the record with key 0 if it is a header."""
-        if not len(index.keys) or index.keys[0] != 0:
+        if not index.size or index[0, 0] != 0:
             return None
         try:
-            record = self._file.record(int(index.offsets[0]), 0)
+            record = self._file.record(int(index[1, 0]), 0)
         except RecordError:
             if not skip_bad:
                 raise
@@ -156,9 +156,8 @@ class RecordSource(ListedSource):
         lines = read_lines_of(path, "list of class names")
         if len(set(lines)) != len(lines) or (len(numbers) and numbers[-1] >= len(lines)):
             raise DataError(
-                f"{path} has {len(lines)} lines ({len(set(lines))} different ones) for classes up "
-                f"to number {numbers[-1] if len(numbers) else 0}; expected a name of its own for "
-                "each: correct or delete it"
+                f"{path} has {len(set(lines))} different names in {len(lines)} lines, for classes "
+                f"up to number {max(numbers, default=0)}; correct or delete it"
             )
         return tuple(lines[number] for number in numbers)
 

@@ -10,12 +10,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from mixbct.errors import BadImageError, DataError
+from mixbct.errors import BadImageError, DataError, MixbctError
+from mixbct.reading import read_bytes
 
 Images = UInt8[np.ndarray, "n h w c"]
 Items = Images | Float32[np.ndarray, "n d"]
 """Images, or vectors in their place."""
 Rows = Int64[np.ndarray, " n"]
+Progress = Callable[[int, int], None]
+"""Called with how many are done and how many there are."""
 _NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
 
 
@@ -171,8 +174,17 @@ class Selection(ListedSource):
         return digest_rows([("selection", self.source.digest(), self.rows.tobytes().hex())])
 
 
+def unseen(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def pieces(rows: range, size: int) -> list[range]:
+    """Return the rows in pieces of `size`; the last one may be shorter."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def readable_rows(
-    source: Source, chunk: int = 1024, progress: Callable[[int, int], None] | None = None
+    source: Source, chunk: int = 1024, progress: Progress = unseen
 ) -> tuple[Rows, list[str]]:
     """Decode every image once and return the rows that can be read, and the keys of the rest.
 
@@ -180,14 +192,12 @@ def readable_rows(
     """
     keys = source.keys()
     bad: set[str] = set()
-    for start in range(0, len(source), chunk):
-        stop = min(start + chunk, len(source))
+    for piece in pieces(range(len(source)), chunk):
         try:
-            source.read(np.arange(start, stop))
+            source.read(np.array(piece))
         except BadImageError as error:
             bad.update(error.keys)
-        if progress:
-            progress(stop, len(source))
+        progress(piece.stop, len(source))
     rows = np.array([i for i, key in enumerate(keys) if key not in bad], dtype=np.int64)
     return rows, sorted(bad)
 
@@ -222,7 +232,10 @@ def check_names(names: Iterable[str], what: str) -> None:
             )
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return what `write_lines` wrote."""
-    # splitlines() would also split at characters that a file's name may hold
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def read_lines(path: Path, error: type[MixbctError] = DataError) -> list[str]:
+    """Return what `write_lines` wrote; raise `error` where it is missing or damaged."""
+    try:
+        # splitlines() would also split at characters that a file's name may hold
+        return read_bytes(path, "list of keys", error).decode().split("\n")[:-1]
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} is damaged: it is not UTF-8: {problem}") from problem

@@ -112,11 +112,17 @@ def make_split(
         is_old = np.isin(labels, train[: round(old_share * len(train))])
         is_kept = ~is_old
     else:
-        is_old, is_kept = _share_of_each_class(labels, trainable, old_share, row_order)
+        is_old = _share_of_each_class(labels, trainable, old_share, row_order)
+        is_kept = ~is_old
+        is_old |= np.bincount(labels[trainable], minlength=labels.max() + 1)[labels] == 1
     is_new = is_kept if scenario.startswith("open") else np.ones_like(is_old)
 
     tested = usable & (is_test | is_validation)
-    is_query = held_out if held_out_groups else _queries(labels, tested, query_share, row_order)
+    is_query = (
+        held_out
+        if held_out_groups
+        else _share_of_each_class(labels, tested, query_share, row_order)
+    )
     parts = {
         "old_train": np.flatnonzero(trainable & is_old),
         "new_train": np.flatnonzero(trainable & is_new),
@@ -187,10 +193,7 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
     shape = (manifest.parts[part],)
     rows = np.array(open_array(split / f"{part}.npy", "rows", DataError, ("int64",), shape=shape))
     if not len(rows) or (np.diff(rows) <= 0).any():
-        raise DataError(
-            f"the split {split} is damaged: the rows of {part} are not in order; make it again "
-            "with `mixbct data split`"
-        )
+        raise DataError(f"the split {split} is damaged: rows of {part} out of order; make it again")
     return Selection(source, rows)
 
 
@@ -220,10 +223,12 @@ def _class_order(
 
 
 def _class_count(what: str, wanted: int | float, classes: int, testable: int) -> int:
-    if isinstance(wanted, int) and not wanted:
+    if not wanted:
         return 0
     if not 0 < wanted < math.inf:
         raise DataError(f"{wanted} {what} classes; expected a number, or a share between 0 and 1")
+    if float(wanted).is_integer():
+        wanted = int(wanted)
     count = wanted if isinstance(wanted, int) else round(wanted * classes)
     if not _FEWEST_CLASSES <= count <= testable:
         raise DataError(
@@ -233,36 +238,18 @@ def _class_count(what: str, wanted: int | float, classes: int, testable: int) ->
     return count
 
 
-def _by_class(
-    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], seed: int | None
-) -> list[Int64[np.ndarray, " _"]]:
-    """Return, for each class that has rows in `among`, those rows: shuffled, or as they come."""
+def _share_of_each_class(
+    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int | None
+) -> Bool[np.ndarray, " n"]:
+    """Mark a share of each class's rows in `among`, shuffled or as they come.
+
+    At least one of a class, but never all: none of a class with one.
+    """
     rows = np.flatnonzero(among)
     if seed is not None:
         rows = np.random.default_rng((seed, 1)).permutation(rows)
     rows = rows[np.argsort(labels[rows], kind="stable")]
-    if not len(rows):
-        return []
-    return np.split(rows, np.flatnonzero(np.diff(labels[rows])) + 1)
-
-
-def _share_of_each_class(
-    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int | None
-) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Return (taken, left): a share of each class; both hold the image of a class with one."""
-    taken, left = np.zeros_like(among), np.zeros_like(among)
-    for rows in _by_class(labels, among, seed):
-        # a large share of a small class must not take all of it
-        count = min(max(1, round(share * len(rows))), max(1, len(rows) - 1))
-        taken[rows[:count]] = True
-        left[rows[count:] if len(rows) > 1 else rows] = True
-    return taken, left
-
-
-def _queries(
-    labels: Int64[np.ndarray, " n"], among: Bool[np.ndarray, " n"], share: float, seed: int | None
-) -> Bool[np.ndarray, " n"]:
-    query = np.zeros_like(among)
-    for rows in _by_class(labels, among, seed):
-        query[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
-    return query
+    taken = np.zeros_like(among)
+    for some in np.split(rows, np.flatnonzero(np.diff(labels[rows])) + 1):
+        taken[some[: min(max(1, round(share * len(some))), len(some) - 1)]] = True
+    return taken

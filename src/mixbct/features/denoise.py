@@ -13,7 +13,7 @@ is still read from front to end.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from mixbct.data.bank import Bounds, FeatureBank, check_norms
+from mixbct.data.source import Progress, unseen
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.schemas.data import DenoiseManifest
 
@@ -37,7 +38,7 @@ def credible_rows(
     labels: Int64[np.ndarray, " n"],
     keep: float = 0.9,
     normalise_columns: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unseen,
     within: Bounds | None = None,
 ) -> Bool[np.ndarray, " n"]:
     """Return which rows are among the ⌈keep·n⌉ nearest to their class mean.
@@ -77,8 +78,7 @@ def credible_rows(
             found = stored_buffer[: stop - start]
             torch.index_select(stored, 0, rows_at[start:stop], out=found)
             yield slice(start, stop), rows_buffer[: stop - start].copy_(found)
-            if progress:
-                progress(done + stop, 2 * count)
+            progress(done + stop, 2 * count)
 
     norms = torch.empty(count)
     means = torch.zeros(len(counts), dim)
@@ -154,7 +154,7 @@ def denoise(
     bank: FeatureBank,
     keep: float = 0.9,
     normalise_columns: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = unseen,
 ) -> DenoiseManifest:
     """Decide which rows of a bank are credible (see `credible_rows`) and record it in the bank."""
     try:

@@ -1,4 +1,4 @@
-"""Extraction: a source through a model into a feature bank, resumable chunk by chunk."""
+"""Extraction: a source through a model, into memory or, resumable, into a feature bank."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,18 +7,16 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import Tensor
 
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
-from mixbct.data.source import Source
+from mixbct.data.source import Progress, Source, pieces, unseen
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.data import BankManifest
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 
 
 def extract(
@@ -29,7 +27,7 @@ def extract(
     dtype: Literal["float16", "float32"] = "float16",
     batch: int = 512,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> FeatureBank:
     """Embed every image of `source`, in order and without augmentation, into a bank at `out`.
 
@@ -61,25 +59,19 @@ def extract(
     writer = BankWriter(out, manifest, source.labels(), keys, resume)
     missing = writer.missing()
     done = len(source) - sum(len(chunk) for chunk in missing)
-    pieces = [
-        range(start, min(start + batch, chunk.stop))
-        for chunk in missing
-        for start in range(chunk.start, chunk.stop, batch)
-    ]
-    features = _embed(model, source, pieces)
+    features = _embedded(source, [p for c in missing for p in pieces(c, batch)], model.embed)
     for chunk in missing:
         rows: list[np.ndarray] = []
         while sum(map(len, rows)) < len(chunk):
             rows.append(next(features))
             done += len(rows[-1])
-            if progress:
-                progress(done, len(source))
+            progress(done, len(source))
         writer.write(chunk, np.concatenate(rows), keys[chunk.start : chunk.stop])
     return writer.finish()
 
 
 def embed_source(
-    model: Embedder, source: Source, batch: int = 512, progress: Progress | None = None
+    model: Embedder, source: Source, batch: int = 512, progress: Progress = unseen
 ) -> Float32[np.ndarray, "n d"]:
     """Embed every image of `source` in order, and return the raw features in memory.
 
@@ -87,22 +79,45 @@ def embed_source(
     """
     if isinstance(model, StoredVectors):
         return model.embed_source(source)
-    pieces = [range(s, min(s + batch, len(source))) for s in range(0, len(source), batch)]
-    features = np.empty((len(source), model.contract.dim), dtype=np.float32)
-    for piece, rows in zip(pieces, _embed(model, source, pieces), strict=True):
-        features[piece.start : piece.stop] = rows
-        if progress:
-            progress(piece.stop, len(source))
+    return _in_memory(source, model.contract.dim, batch, model.embed, progress)
+
+
+def embed_with_flip(
+    model: EmbeddingModel, source: Source, batch: int = 256, progress: Progress = unseen
+) -> Float32[np.ndarray, "n w"]:
+    """Embed every image of `source` and its mirror image, read once.
+
+    Returns:
+        [n, 2 · dim] raw features: of the image, then of the mirror image. Evaluation sums them.
+
+    Raises:
+        BadImageError: an image cannot be read.
+    """
+
+    def both(images: Tensor) -> Tensor:
+        return torch.cat([model.embed(images), model.embed(images.flip(2))], dim=1)
+
+    return _in_memory(source, 2 * model.contract.dim, batch, both, progress)
+
+
+def _in_memory(
+    source: Source,
+    width: int,
+    batch: int,
+    embed: Callable[[Tensor], Tensor],
+    progress: Progress,
+) -> Float32[np.ndarray, "n w"]:
+    features = np.empty((len(source), width), dtype=np.float32)
+    every = pieces(range(len(source)), batch)
+    for piece, some in zip(every, _embedded(source, every, embed), strict=True):
+        features[piece.start : piece.stop] = some
+        progress(piece.stop, len(source))
     return features
 
 
-def _embed(
-    model: EmbeddingModel, source: Source, pieces: list[range]
-) -> Iterator[Float32[np.ndarray, "n d"]]:
+def _embedded(
+    source: Source, every: list[range], embed: Callable[[Tensor], Tensor]
+) -> Iterator[Float32[np.ndarray, "n w"]]:
     """Yield the features of each piece of rows; the next images are read meanwhile."""
-
-    def read(piece: range) -> torch.Tensor:
-        return torch.from_numpy(source.read(np.arange(piece.start, piece.stop)))
-
-    for images in read_ahead(pieces, read):
-        yield model.embed(images).cpu().numpy()
+    for images in read_ahead(every, lambda piece: source.read(np.array(piece))):
+        yield embed(torch.from_numpy(images)).cpu().numpy()

@@ -60,7 +60,7 @@ def run_demo(
                 seed=seed,
                 fonts=fonts,
                 cache=cache,
-                progress=lambda what, done, total: tick(done, total),
+                progress=tick,
             )
     if not (split / "manifest.json").exists():
         source = open_source(source_path, skip_bad=skip_bad)

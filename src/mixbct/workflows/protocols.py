@@ -16,8 +16,7 @@ from jaxtyping import Float32
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
 from mixbct.data.ijb import IjbImages, IjbLayout, read_layout
-from mixbct.data.pairs import PairSet, read_pairs_text
-from mixbct.data.pairs_bin import read_pairs_bin
+from mixbct.data.pairs import PairSet, read_pairs_bin, read_pairs_text
 from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.ijb import identify_templates, verify_templates
@@ -25,8 +24,7 @@ from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_view
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import Templates, pool_templates
 from mixbct.features.bridged import through
-from mixbct.features.extract import embed_source
-from mixbct.features.flip import embed_with_flip
+from mixbct.features.extract import embed_source, embed_with_flip
 from mixbct.schemas.bridge import Bridge, load_bridge
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import IjbResult, PairsResult

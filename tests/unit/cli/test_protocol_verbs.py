@@ -25,8 +25,7 @@ from mixbct.data.source import write_lines
 from mixbct.errors import BankError, ContractError, DataError, FeatureError, ModelError
 from mixbct.evaluation.pairs import pair_similarities
 from mixbct.evaluation.roc import verification
-from mixbct.features.extract import embed_source
-from mixbct.features.flip import embed_with_flip
+from mixbct.features.extract import embed_source, embed_with_flip
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Preprocessing

@@ -13,12 +13,12 @@ from mixbct.data.bank_writer import BankWriter
 from mixbct.data.convert import convert
 from mixbct.data.foreign_bank import (
     bank_of_vectors,
+    banks_beside,
     declared_contract,
     read_features,
     read_names,
 )
 from mixbct.data.info import info
-from mixbct.data.same_model import banks_beside
 from mixbct.data.source import Selection, Source, digest_rows
 from mixbct.data.split import make_split, open_part
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError
@@ -128,7 +128,7 @@ def nan(row: int) -> np.ndarray:
     [
         ({"features": nan(4)}, FeatureError, r"NaN or infinity in 1 of 20 features \(k4\)"),
         ({"features": VECTORS * (np.arange(20) != 3)[:, None]}, FeatureError, r"zero.*\(k3\)"),
-        ({"labels": LABELS[1:]}, DataError, "20 features, 19 labels and 20 keys do not fit"),
+        ({"labels": LABELS[1:]}, DataError, "20 features, 19 labels and 20 keys: expected"),
         ({"keys": ["k1", *KEYS[1:]]}, DataError, r"the key 'k1' is there 2 times"),
         ({"keys": ["a\nb", *KEYS[1:]]}, DataError, "line break"),
         ({"features": VECTORS[:0], "labels": [], "keys": []}, DataError, "0 features, 0 labels"),
@@ -154,9 +154,11 @@ def test_files_of_vectors(tmp_path: Path) -> None:
         with pytest.raises(FeatureError, match=r"as float16 or float32 or float64"):
             read_features(tmp_path / name)
     np.save(tmp_path / "objects.npy", np.array([{}, "x"], dtype=object), allow_pickle=True)
-    with pytest.raises(FeatureError, match=r"objects\.npy holds Python objects, which are never"):
+    with pytest.raises(
+        FeatureError, match=r"objects\.npy cannot be read .*holds Python objects, which are never"
+    ):
         read_features(tmp_path / "objects.npy")
-    with pytest.raises(DataError, match=r"objects\.npy holds Python objects"):
+    with pytest.raises(DataError, match=r"objects\.npy cannot be read .*holds Python objects"):
         read_names(tmp_path / "objects.npy", "labels")
     with pytest.raises(FeatureError, match=r"there is no file of features at .*none\.npy"):
         read_features(tmp_path / "none.npy")
@@ -183,8 +185,8 @@ def test_names_in_arrays(tmp_path: Path) -> None:
         assert read_names(tmp_path / "names.npy", "labels") == read
     for wrong, says in (
         (VECTORS, r"in 1 dimensions"),
-        (VECTORS[0], "expected labels as one row of text or integers"),
-        (np.array([b"bytes"]), "as one row of text or integers"),
+        (VECTORS[0], "expected labels as text or integers"),
+        (np.array([b"bytes"]), "as text or integers"),
         (
             np.array([4, -1]),
             r"line 2: expected a label \(leave out rows.*found '-1'",

@@ -39,7 +39,7 @@ def build(out: Path, fonts: Path, classes: int | None = None, seed: int = 0) -> 
         seed=seed,
         fonts=fonts,
         cache=out.parent / "cache",
-        progress=lambda what, done, total: None,
+        progress=lambda done, total: None,
     )
 
 

@@ -82,7 +82,7 @@ def test_the_seed_decides(tmp_path: Path, folder: FolderSource, laid_out: Path) 
 
 def test_images_come_back_unchanged_and_in_order(laid_out: Path, folder: FolderSource) -> None:
     layout = read_layout(laid_out)
-    images = IjbImages(layout, RGB16, workers=2)
+    images = IjbImages(layout, RGB16)
     assert isinstance(images, Source)
     rows = np.array([int(name.split(".")[0]) - 1 for name in layout.names])
     assert np.array_equal(images.read(np.arange(len(images))), folder.read(rows))

@@ -16,7 +16,7 @@ from record_files import MAGIC, faces, jpeg, part, payload, write
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.ijb_layout import lay_out
-from mixbct.data.pairs_bin import read_pairs_bin
+from mixbct.data.pairs import read_pairs_bin
 from mixbct.data.records import RecordSource
 from mixbct.errors import BadImageError, MixbctError
 from mixbct.evaluation.templates import pool_templates

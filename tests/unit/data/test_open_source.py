@@ -36,7 +36,7 @@ def test_an_array_of_another_shape_is_refused(tmp_path: Path, size: int, channel
     write_array(
         tmp_path, np.zeros((1, 8, 8, 3), np.uint8), np.array([0]), ["a"], ["k"], [], "t", {}
     )
-    with pytest.raises(DataError, match=f"size 8 with 3 channels, but size {size} with {channels}"):
+    with pytest.raises(DataError, match=f"size 8 with 3 channels, not size {size} with {channels}"):
         open_source(tmp_path, Preprocessing(size=size, channels=channels))
 
 

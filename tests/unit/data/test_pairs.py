@@ -8,8 +8,7 @@ from record_files import jpeg
 from test_mutations import mutate
 
 from mixbct.data.images import decode_bytes
-from mixbct.data.pairs import read_pairs_text
-from mixbct.data.pairs_bin import read_pairs_bin
+from mixbct.data.pairs import read_pairs_bin, read_pairs_text
 from mixbct.errors import BadImageError, DataError
 from mixbct.schemas.model import Preprocessing
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from record_files import MAGIC, jpeg, part, payload
 
-from mixbct.data.record_writer import frame, record_writer
-from mixbct.data.recordio import RecordFile
+from mixbct.data.record_writer import record_writer
+from mixbct.data.recordio import RecordFile, frame
 from mixbct.errors import DataError, RecordError
 
 WORD = struct.pack("<I", MAGIC)
@@ -59,7 +59,7 @@ def test_magic_words_in_a_payload_cut_it_into_parts(
     assert frame(content) == by_hand
     file = record_file(tmp_path, GOLDEN + by_hand + GOLDEN)
     assert file.payload(len(GOLDEN), 1) == content
-    (_, offsets), _ = file.scan()
+    _, offsets = file.scan()
     assert offsets.tolist() == [0, len(GOLDEN), len(GOLDEN) + len(by_hand)]
 
 
@@ -72,11 +72,11 @@ def test_labels_of_records_in_parts_and_of_arrays(tmp_path: Path) -> None:
     ]
     assert struct.unpack_from("<I", records[2], 4)[0] >> 29 == 1
     file = record_file(tmp_path, b"".join(records))
-    (keys, offsets), _ = file.scan()
+    keys, offsets = file.scan()
     assert keys.tolist() == [1, 0, MAGIC, 2**40]
-    found = file.labels(offsets, keys)
-    assert found.values.tolist() == [3, 4, 5, 2**24 - 1]
-    assert found.faults == {}
+    labels, faults = file.labels(offsets, keys)
+    assert labels.tolist() == [3, 4, 5, 2**24 - 1]
+    assert faults == {}
     assert [file.image_record(int(o), 0).label for o in offsets] == [3, 4, 5, 2**24 - 1]
 
 
@@ -110,10 +110,9 @@ def test_damage_is_named_with_file_key_and_offset(tmp_path: Path, name: str) -> 
     with pytest.raises(RecordError, match=rf"t\.rec, key 17, byte \d+: .*{says}") as caught:
         file.image_record(at, 17)
     assert caught.value.keys == ["17"]
-    found = file.labels(np.array([0, at]), np.array([7, 17]))
-    assert found.values[0] == 5
-    assert found.values[1] == -1
-    assert found.faults == {1: str(caught.value)}
+    labels, faults = file.labels(np.array([0, at]), np.array([7, 17]))
+    assert labels.tolist() == [5, -1]
+    assert faults == {1: str(caught.value)}
 
 
 @pytest.mark.parametrize("offset", [2, 38, 40, 44, -4, 2**62])
@@ -121,7 +120,7 @@ def test_offsets_that_no_record_has(tmp_path: Path, offset: int) -> None:
     file = record_file(tmp_path, GOLDEN)
     with pytest.raises(RecordError, match=f"byte {offset}: no record can begin there"):
         file.payload(offset, 1)
-    assert file.labels(np.array([offset]), np.array([1])).values.tolist() == [-1]
+    assert file.labels(np.array([offset]), np.array([1]))[0].tolist() == [-1]
 
 
 def test_scanning_passes_over_damage_on_request(tmp_path: Path) -> None:
@@ -130,9 +129,10 @@ def test_scanning_passes_over_damage_on_request(tmp_path: Path) -> None:
     file = record_file(tmp_path, content)
     with pytest.raises(RecordError, match=r"t\.rec, byte 40: found"):
         file.scan()
-    (_, offsets), problems = file.scan(skip_bad=True)
+    skipped: list[str] = []
+    _, offsets = file.scan(skipped)
     assert offsets.tolist() == [0, 40 + len(bad)]
-    assert len(problems) == 2  # junk with a word in it that begins no part, and the cut tail
+    assert len(skipped) == 2  # junk with a word in it that begins no part, and the cut tail
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -140,14 +140,13 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         record_file(tmp_path, b"")
     os.mkfifo(tmp_path / "pipe.rec")
     for name in ("none.rec", "pipe.rec", "."):
-        with pytest.raises(
-            RecordError, match="cannot be read as a record file: there is no such file"
-        ):
+        says = "there is no record file at|cannot be read as a record file: it is (a folder|no reg)"
+        with pytest.raises(RecordError, match=says):
             RecordFile(tmp_path / name)
 
 
 def test_too_large_a_record_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixbct.data.record_writer.LENGTH_BITS", 4)
+    monkeypatch.setattr("mixbct.data.recordio.LENGTH_BITS", 4)
     assert frame(b"x" * 15)
     with pytest.raises(DataError, match="a record of 16 bytes"):
         frame(b"x" * 16)

@@ -36,7 +36,7 @@ def build_folder(path: Path, images: Content) -> Source:
     for key, pixels in images.items():
         (path / key).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path / key)
-    return FolderSource(path, RGB8, workers=2)
+    return FolderSource(path, RGB8)
 
 
 def build_array(path: Path, images: Content) -> Source:

@@ -100,7 +100,7 @@ def _prepare_data(
                 seed=data.seed,
                 fonts=fonts,
                 cache=cache,
-                progress=lambda what, done, total: tick(done, total),
+                progress=tick,
             )
     source = open_source(data.path)
     division = ("seed", "old_share", "test_classes", "validation_classes", "query_share")
