@@ -20,11 +20,11 @@ Part = Literal["validation", "test"]
 class CellCost(Record):
     """What one cell took. Adapters train nothing: theirs is the time of the fit."""
 
-    seconds: float = Field(description="of training, by the clock")
-    cpu_seconds: float = Field(description="of training, of all threads")
-    images: int = Field(description="forwarded in training")
-    steps: int
-    peak_memory: int = Field(description="bytes, of the whole process")
+    seconds: float = Field(0.0, description="of training, by the clock")
+    cpu_seconds: float = Field(0.0, description="of training, of all threads")
+    images: int = Field(0, description="forwarded in training")
+    steps: int = 0
+    peak_memory: int = Field(0, description="bytes, of the whole process")
 
 
 class BenchCell(Record):

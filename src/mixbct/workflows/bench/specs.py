@@ -36,22 +36,17 @@ class CellSpec(Record):
     """One cell: what it is (`cell`, still without figures), and what it is made from."""
 
     cell: BenchCell
-    recipe: Recipe | None
-    """Of the training; None for an adapter."""
+    model: Trained | None
+    """None for an adapter."""
     split: Path
     bank: Path
     old_model: Trained
-    free: Trained | None
-    """The independent model that it is held against; None for that model's own cell."""
+    free: "CellSpec | None"
+    """The independent model's cell that it is held against; None for that cell itself."""
     folder: Path
     out: Path
     replicates: int
     denoising: DenoiseSettings
-
-    @property
-    def place(self) -> tuple[str, str, int, Part]:
-        """Return the old model, the scenario, the seed and the part."""
-        return self.cell.old, self.cell.scenario, self.cell.seed, self.cell.part
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
@@ -119,11 +114,10 @@ class Planner:
         denoising = self.recipe.denoising(method, settings)
         columns = "-columns" if denoising.columns else ""
         bank = old_model.folder / f"bank-{scenario}-keep{denoising.keep:g}{columns}"
-        free, recipe, deciding, trained = None, None, dict[str, Any](), dict[str, Any]()
+        free = None
         if method != INDEPENDENT:
-            of = self.cell(INDEPENDENT, old, scenario, seed, part)
-            assert of.recipe is not None
-            free = Trained(recipe=of.recipe, folder=of.folder, plan=of.cell.plan)
+            free = self.cell(INDEPENDENT, old, scenario, seed, part)
+        recipe, deciding, trained = None, dict[str, Any](), dict[str, Any]()
         if not is_adapter(method):
             run = old_model.folder / "run"
             recipe = self.recipe.training(method, settings, old, seed, split, bank, run)
@@ -138,9 +132,10 @@ class Planner:
             division=self._division(scenario),
             denoising=denoising.model_dump(mode="json"),
             old_plan=old_model.plan,
-            independent_plan=free.plan if free else "",
+            independent_plan=free.cell.plan if free else "",
             **deciding,
         )
+        folder = self.work / "cells" / name
         return CellSpec(
             cell=BenchCell(
                 id=name,
@@ -154,12 +149,12 @@ class Planner:
                 settings=trained | {k: v for k, v in settings.items() if k != "method"},
                 plan=plan,
             ),
-            recipe=recipe,
+            model=Trained(recipe=recipe, folder=folder, plan=plan) if recipe else None,
             split=split,
             bank=bank,
             old_model=old_model,
             free=free,
-            folder=self.work / "cells" / name,
+            folder=folder,
             out=self.out / "cells" / f"{name}.json",
             replicates=self.recipe.replicates,
             denoising=denoising,
