@@ -106,7 +106,7 @@ def _life(metric: str, named: Sequence[Named]) -> Figure:
     plot = Plot(across, percent_axis([level, *ends], f"{metric}, %"), height=280)
     dots = [
         plot.whisker(
-            *(one.colour, share, figure.value, figure.low, figure.high),
+            *(one.colour, share, figure),
             f"{one.name}: {percent(figure.value)} % [{interval(figure)}]",
         )
         for share, one, figure in found

@@ -5,7 +5,7 @@ Figures are percentages. A mark says where the interval of a difference lies: �
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
@@ -92,10 +92,8 @@ def figure_cell(figure: Estimate, difference: Estimate | None = None, best: bool
     cell = Cell(percent(figure.value), interval(figure), best=best)
     if difference is None:
         return cell
-    return Cell(
-        *(cell.value, cell.interval, points(difference), trend(difference), best),
-        span=points_interval(difference),
-    )
+    said, span = points(difference), points_interval(difference)
+    return replace(cell, difference=said, trend=trend(difference), span=span)
 
 
 def trend(difference: Estimate) -> Trend:
@@ -117,15 +115,16 @@ def interval(estimate: Estimate) -> str:
 
 def points(difference: Estimate) -> str:
     """Return a difference in percentage points with its sign: `+7.6`, `−0.4`."""
-    return _signed(difference.value)
+    return signed(difference.value)
 
 
 def points_interval(difference: Estimate) -> str:
     """Return the 95 % interval of a difference in points: `+6.4 to +8.9`."""
-    return f"{_signed(difference.low)} to {_signed(difference.high)}"
+    return f"{signed(difference.low)} to {signed(difference.high)}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a difference of shares in points, with its sign: 0.076 → `+7.6`."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 

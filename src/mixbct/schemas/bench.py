@@ -76,11 +76,8 @@ class Score(Record):
     @property
     def sign(self) -> int:
         """Return 1 or −1 where the interval and every seed lie above or below zero, else 0."""
-        for sign in (1, -1):
-            ends = (sign * self.mean.low, sign * self.mean.high, *(sign * s for s in self.seeds))
-            if min(ends) > 0:
-                return sign
-        return 0
+        low, high = min(self.mean.low, *self.seeds), max(self.mean.high, *self.seeds)
+        return (low > 0) - (high < 0)
 
 
 class BenchRow(Record):
