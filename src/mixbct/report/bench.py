@@ -14,6 +14,7 @@ from mixbct.files import write_atomically
 from mixbct.report.charts import Plot, percent_axis
 from mixbct.report.figures import Figure
 from mixbct.report.foreign_text import markdown, markdown_code
+from mixbct.report.names import INDEPENDENT
 from mixbct.report.tables import (
     MARKS,
     Cell,
@@ -28,7 +29,6 @@ from mixbct.report.tables import (
 from mixbct.report.templates import render_page
 from mixbct.schemas.bench import METRICS, BenchRow, BenchSummary, BenchTable, Score
 
-INDEPENDENT = "independent"
 _COLOURS = (
     *("k-self", "k-naive", "k-map", "k-free", "k-mixed1", "k-other1", "k-other2", "k-other3"),
     *("k-mixed2", "k-mixed3", "k-today"),
@@ -136,12 +136,6 @@ def bench_table(summary: BenchSummary, table: BenchTable) -> RichTable:
     )
 
 
-_TRIALS = (
-    "Each method's trials were run once, in one scenario, on classes that are neither trained nor "
-    "tested on; the one with the highest sum of both figures was run on the test classes."
-)
-
-
 def flat(settings: dict[str, object], prefix: str = "") -> str:
     """Return nested settings as `a.b = 1, c = 2`; nothing changed is `as it is`."""
     parts = [
@@ -149,19 +143,6 @@ def flat(settings: dict[str, object], prefix: str = "") -> str:
         for key, value in settings.items()
     ]
     return ", ".join(parts) or "as it is"
-
-
-def _lead(ours: str) -> str:
-    return (
-        "In per cent: the mean over seeds, with its 95 % interval over query classes. Cross: new "
-        "queries on the old gallery; self: new queries on a new gallery; half new: half of the "
-        "gallery enrolled again. A cross figure has its paired difference to old/old with it, a "
-        f"self figure that to the independent model; *vs {ours}* is the method's mAP − "
-        f"{ours}'s, cross and self. ▲ and ▼: the interval of the paired difference and "
-        "every single seed lie on one side of zero. Bold: the highest of its column. Gate: seeds "
-        "that pass it. Cost: CPU seconds, forwarded images and peak main memory of one "
-        "training (adapters: of one fit); on a GPU, of the process that drives it."
-    )
 
 
 def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
@@ -229,14 +210,12 @@ def _rendered(template: str, summary: BenchSummary) -> str:
     return render_page(
         template,
         summary=summary,
-        lead=_lead,
         tables=[
             (scenario_table(summary, one), scatter(summary, one), failures(one))
             for one in summary.tables
         ],
         marks=MARKS,
         flat=flat,
-        trials=_TRIALS,
         provenance={
             "command": summary.command,
             "date": summary.created,

@@ -56,6 +56,10 @@ class BenchCell(Record):
         description="combination → metric → bootstrap replicates, base64 of float32; not published",
     )
 
+    def published(self) -> "BenchCell":
+        """Return the cell without its replicates."""
+        return self.model_copy(update={"replicates": {}})
+
     def replicate(self, combination: str, metric: str) -> Float64[np.ndarray, " r"]:
         """Return the bootstrap replicates of a figure; the classes drawn are every cell's."""
         content = base64.b64decode(self.replicates[combination][metric], validate=True)

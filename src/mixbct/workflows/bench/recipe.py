@@ -28,8 +28,8 @@ from mixbct.recipe import (
     read_overridden,
 )
 from mixbct.recipe_problems import settings_of
+from mixbct.report.names import INDEPENDENT
 
-INDEPENDENT = "independent"
 RANK_MERGE = "rank_merge"
 MOST_TRIALS = 6
 OLD_SEEDS = 1_000_000

@@ -22,7 +22,7 @@ from mixbct.distributed import open_device
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import record_there
 from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.specs import CellSpec, Planner
 from mixbct.workflows.bench.summary import summarise
@@ -81,9 +81,8 @@ def run_bench(
     wanted = [spec for spec in planned if spec.cell.id in named]
     run(wanted, partial(_finished, whole=replicates))
     cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
-    path, earlier = out / "summary.json", None
-    if path.exists():
-        earlier = read_record(path, BenchSummary, ResultError, "summary")
+    path = out / "summary.json"
+    earlier = record_there(path, BenchSummary, ResultError, "summary")
     summary = summarise(recipe, cells, choices, command, data, earlier)
     write_atomically(path, summary.to_json())
     return summary
@@ -217,17 +216,11 @@ def read_cell(spec: CellSpec) -> BenchCell | None:
 
     It has its replicates where it was made here, and where an earlier version published them.
     """
-    if not spec.out.exists():
+    cell = record_there(spec.out, BenchCell, ResultError, "cell")
+    if cell is None or cell.plan != spec.cell.plan:
         return None
-    cell = read_record(spec.out, BenchCell, ResultError, "cell")
-    if cell.plan != spec.cell.plan:
-        return None
-    full = spec.folder / FULL
-    if not cell.replicates and full.exists():
-        whole = read_record(full, BenchCell, ResultError, "cell")
-        if whole.model_copy(update={"replicates": {}}) == cell:
-            return whole
-    return cell
+    whole = record_there(spec.folder / FULL, BenchCell, ResultError, "cell")
+    return whole if whole and whole.published() == cell else cell
 
 
 def _finished(spec: CellSpec, whole: bool = False) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
+from mixbct.report.names import INDEPENDENT
 from mixbct.schemas.bench import BenchCell, Part
 from mixbct.schemas.data import SplitManifest
 from mixbct.schemas.record import Record, read_record
-from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
+from mixbct.workflows.bench.recipe import BenchRecipe, DenoiseSettings, is_adapter
 
 BENCH_VERSION = 2
 """To be raised when code that decides figures changes: finished cells are then run again."""

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import estimate
-from mixbct.report.names import BASELINE, CROSS, SELF
+from mixbct.report.names import BASELINE, CROSS, INDEPENDENT, SELF
 from mixbct.schemas.bench import (
     METRICS,
     BenchCell,
@@ -28,7 +28,7 @@ from mixbct.schemas.bench import (
     Choice,
     Score,
 )
-from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
+from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.worker import DEVICE, HALF
 
 Signed = tuple[int, BenchCell, str]
@@ -101,7 +101,7 @@ def _table(
     ours: str,
     earlier: Sequence[BenchTable],
 ) -> BenchTable:
-    plain = [here[key].model_copy(update={"replicates": {}}).digest() for key in sorted(here)]
+    plain = [here[key].published().digest() for key in sorted(here)]
     made_of = hashlib.sha256(json.dumps([ours, *methods, *plain]).encode()).hexdigest()
     if bare := [cell.id for cell in here.values() if not (cell.error or cell.replicates)]:
         for table in earlier:

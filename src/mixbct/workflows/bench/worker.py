@@ -26,13 +26,14 @@ from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
+from mixbct.report.names import INDEPENDENT
 from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
-from mixbct.schemas.record import now, read_record
+from mixbct.schemas.record import now, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
 from mixbct.workflows.across import queries_across
 from mixbct.workflows.bench.merged import rank_merged
-from mixbct.workflows.bench.recipe import INDEPENDENT, RANK_MERGE
+from mixbct.workflows.bench.recipe import RANK_MERGE
 from mixbct.workflows.bench.specs import CellSpec, Trained
 from mixbct.workflows.evaluate import FITTING, HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import silent
@@ -163,9 +164,8 @@ def _train(model: Trained) -> tuple[EmbeddingModel, CellCost]:
     run, recipe = model.folder / "run", model.recipe
     with _claimed(model):
         # over all processes that had a hand in it
-        path, spent = run / "spent.json", CellCost()
-        if path.exists():
-            spent = read_record(path, CellCost, RecipeError, "record of CPU time")
+        path = run / "spent.json"
+        spent = record_there(path, CellCost, RecipeError, "record of CPU time") or CellCost()
         # the plan was compared; the recipe as it was run may name other folders, a device
         if not (run / "cost.json").exists():
             began = time.process_time()
@@ -204,7 +204,7 @@ def main(path: Path) -> None:
     cell = run_cell(spec)
     spec.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(spec.folder / FULL, cell.to_json())
-    write_atomically(spec.out, cell.model_copy(update={"replicates": {}}).to_json())
+    write_atomically(spec.out, cell.published().to_json())
 
 
 if __name__ == "__main__":
