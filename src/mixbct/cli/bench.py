@@ -53,24 +53,24 @@ def bench(
 
     The same command again goes on where it was stopped, and costs nothing once all is done.
     """
-    asked = [*(overrides or []), *([f"device={device}"] if device else [])]
+    asked = (overrides or []) + ([f"device={device}"] if device else [])
     settings = load_bench(recipe, asked)
     folder = Path("runs/bench") / settings.name
     target = out or folder / "results"
-    words = ["mixbct", "bench", recipe, *(f"--set={text}" for text in asked)]
-    for option, value in (("out", out), ("work", work), ("only", only), ("fonts", fonts)):
-        words += [f"--{option}", value] if value is not None else []
-    words += ["--jobs", jobs]
+    words = ["bench", str(recipe), *(f"--set={text}" for text in asked)]
+    for option, value in {"out": out, "work": work, "only": only, "fonts": fonts}.items():
+        words += [f"--{option}", str(value)] if value is not None else []
+    words += ["--jobs", str(jobs)]
     summary = run_bench(
         settings,
         target,
         work or folder / "work",
         jobs=jobs,
-        only=only,
+        only=only or "*",
         replicates=replicates,
         fonts=fonts,
         cache=default_font_cache(),
-        command=shlex.join(map(str, words)),
+        command=shlex.join(["mixbct", *words]),
         stage=progress_bar,
     )
     write_bench(target, summary)
@@ -82,6 +82,6 @@ def bench(
         typer.echo(f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}")
         if summary.failed:
             say(f"{summary.failed} of {summary.cells} cells failed: run it again to try them again")
-        next_command(*map(str, words[1:]), "--json")
+        next_command(*words, "--json")
 
     result(summary, as_json, human)

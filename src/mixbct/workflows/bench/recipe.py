@@ -165,7 +165,7 @@ class BenchRecipe(Settings):
             bank: where the old model's bank of the new training set is.
             old_model: where the old model is.
         """
-        content = self._common(self.new, f"{method}", seed, split, "new_train")
+        content = self._common(self.new, method, seed, split, "new_train")
         content["model"]["dim"] = self.old[old].model.dim
         content["method"] = {"name": method}
         # a copy: what is set below must not stay in the recipe
@@ -187,10 +187,9 @@ class BenchRecipe(Settings):
 
     def old_training(self, old: str, seed: int, split: Path) -> Recipe:
         """Return the training recipe of an old model."""
-        content = self._common(self.old[old], old, seed, split, "old_train")
-        content["method"] = {"name": INDEPENDENT}
         # one seed for both would begin an old model as its successor begins
-        content["seed"] = OLD_SEEDS + seed
+        content = self._common(self.old[old], old, OLD_SEEDS + seed, split, "old_train")
+        content["method"] = {"name": INDEPENDENT}
         return parse_recipe(content, f"old model {old!r} of bench {self.name!r}")
 
     def _common(self, side: Side, name: str, seed: int, split: Path, part: str) -> dict[str, Any]:

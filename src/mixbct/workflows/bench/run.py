@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from fnmatch import filter as fnmatch_filter
+from fnmatch import fnmatch
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -41,7 +41,7 @@ def run_bench(
     work: Path,
     *,
     jobs: int = 1,
-    only: str | None = None,
+    only: str = "*",
     replicates: bool = False,
     fonts: Path | None = None,
     cache: Path,
@@ -72,13 +72,14 @@ def run_bench(
     open_device(recipe.device)
     planner = Planner(recipe, out, work)
     data = _prepare_data(planner, fonts, cache, stage)
-    named = set(fnmatch_filter((spec.cell.id for spec in _test_cells(planner)), only or "*"))
+    named = [spec for spec in _test_cells(planner) if fnmatch(spec.cell.id, only)]
     if not named:
         raise ResultError(f"no cell of {recipe.name} is called {only!r}")
     run = partial(_run_all, jobs=jobs, stage=stage)
-    choices = _choices(planner, named, partial(run, finished=_finished))
+    methods = {spec.cell.method for spec in named}
+    choices = _choices(planner, methods, partial(run, finished=_finished))
     planned = _test_cells(planner, choices)
-    wanted = [spec for spec in planned if spec.cell.id in named]
+    wanted = [spec for spec in planned if fnmatch(spec.cell.id, only)]
     run(wanted, partial(_finished, whole=replicates))
     cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
     path = out / "summary.json"
@@ -120,7 +121,7 @@ def _prepare_data(
 def _choices(
     planner: Planner, named: set[str], run: Callable[[Sequence[CellSpec]], None]
 ) -> tuple[Choice, ...]:
-    """Run the trials of methods that have a named cell; choose where all of them are there."""
+    """Run the trials of named methods; choose for every method of which all are there."""
     methods, tuning = planner.recipe.methods, planner.recipe.tuning
     if tuning is None:
         return ()
@@ -133,8 +134,7 @@ def _choices(
         for name, method in methods.items()
         if method.trials
     }
-    wanted = {spec.cell.method for spec in _test_cells(planner) if spec.cell.id in named}
-    run([spec for name, specs in trials.items() if name in wanted for spec in specs])
+    run([spec for name, specs in trials.items() if name in named for spec in specs])
     found = {name: [read_cell(spec) for spec in specs] for name, specs in trials.items()}
     return tuple(
         choose(name, methods[name].trials, [cell for cell in cells if cell is not None])
