@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mixbct.cli.common import AsJson, Out, next_command, progress_bar, result
+from mixbct.cli.options import AsJson, Out
+from mixbct.cli.output import next_command, progress_bar, result
 from mixbct.data.bank import FeatureBank
 from mixbct.workflows.adapt import adapt as fit_map
 

@@ -7,15 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixbct.cli.common import (
-    AsJson,
-    Overrides,
-    default_font_cache,
-    next_command,
-    progress_bar,
-    result,
-    say,
-)
+from mixbct.cli.options import AsJson, Fonts, Overrides, default_font_cache
+from mixbct.cli.output import next_command, progress_bar, result, say
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.run import run_bench
@@ -34,9 +27,7 @@ def bench(
     only: Annotated[
         str | None, typer.Option(help="Run no other cells than this pattern fits, such as *--s1.")
     ] = None,
-    fonts: Annotated[
-        Path | None, typer.Option(help="A folder of fonts for the glyphs [fetch Debian's].")
-    ] = None,
+    fonts: Fonts = None,
     device: Annotated[
         str | None, typer.Option(help="Where to train and embed, such as cuda [the recipe's].")
     ] = None,

@@ -5,16 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mixbct.cli.common import (
-    AsJson,
-    Out,
-    SkipBad,
-    default_font_cache,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad, default_font_cache
+from mixbct.cli.output import name_skipped, next_command, progress_bar, result
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
 from mixbct.data.array import ArraySource
@@ -50,12 +42,8 @@ def glyphs(
     out: Out,
     classes: Annotated[int | None, typer.Option(help="How many kanji [all 2,965].")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of kanji.")] = 0,
-    fonts: Annotated[
-        Path | None, typer.Option(help="A folder of fonts [fetched from Debian].")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where fetched fonts are kept [~/.cache/mixbct/fonts].")
-    ] = None,
+    fonts: Fonts = None,
+    cache: FontCache = None,
     as_json: AsJson = False,
 ) -> None:
     """Render kanji in every typeface: one class a character, one image a typeface."""

@@ -7,19 +7,9 @@ import typer
 from rich.console import Console
 
 from mixbct.adapters import ADAPTERS
-from mixbct.cli.common import (
-    AsJson,
-    OtherClasses,
-    Replicates,
-    Resume,
-    Seed,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-)
-from mixbct.cli.common import result as print_result
+from mixbct.cli.options import AsJson, OtherClasses, Replicates, Resume, Seed, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, progress_bar
+from mixbct.cli.output import result as print_result
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder

@@ -6,17 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import (
-    AsJson,
-    Out,
-    Resume,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, Out, Resume, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, progress_bar, result
 from mixbct.data.bank import FeatureBank
 from mixbct.features.denoise import denoise as denoise_bank
 from mixbct.features.extract import extract as extract_bank

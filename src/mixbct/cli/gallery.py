@@ -13,16 +13,8 @@ from jaxtyping import Float32
 from rich.cells import cell_len, set_cell_size
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
-from mixbct.cli.common import (
-    AsJson,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-    say,
-)
+from mixbct.cli.options import AsJson, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, progress_bar, result, say
 from mixbct.data.bank import FeatureBank
 from mixbct.data.images import decode
 from mixbct.errors import BankError, ContractError, GalleryError

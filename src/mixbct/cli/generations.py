@@ -7,18 +7,8 @@ import typer
 from rich.console import Console
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import (
-    AsJson,
-    OtherClasses,
-    Replicates,
-    Seed,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, OtherClasses, Replicates, Seed, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, progress_bar, result
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.cli.common import AsJson, Out, TrustCode, next_command, progress_bar, result
+from mixbct.cli.options import AsJson, Out, TrustCode
+from mixbct.cli.output import next_command, progress_bar, result
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import made_of

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.cli.common import AsJson, SkipBad, TrustCode, next_command, progress_bar, result, say
+from mixbct.cli.options import AsJson, SkipBad, TrustCode
+from mixbct.cli.output import next_command, progress_bar, result, say
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically

@@ -6,16 +6,8 @@ from typing import Annotated
 import typer
 
 from mixbct.backbones.model import read_manifest
-from mixbct.cli.common import (
-    AsJson,
-    Overrides,
-    Resume,
-    SkipBad,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
+from mixbct.cli.output import name_skipped, next_command, progress_bar, result
 from mixbct.recipe import CompatibleSettings, load_recipe
 from mixbct.training.run import train as train_model
 from mixbct.workflows.rows import open_training_rows
