@@ -8,17 +8,8 @@ from pathlib import Path
 
 import typer
 from pydantic import BaseModel
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 
@@ -50,10 +41,10 @@ def name_skipped(keys: list[str]) -> None:
         say(f"left out {len(keys)} images that cannot be read: {', '.join(keys[:10])}{more}")
 
 
-class _Rate(ProgressColumn):
+class _Rate(progress.ProgressColumn):
     """How many a second."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: progress.Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f}/s" if speed and speed >= 10 else "")
 
@@ -71,14 +62,14 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
             yield tick
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with progress.Progress(*columns, console=console) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
         if bar.tasks[0].total is None:

@@ -40,7 +40,7 @@ _TRENDS: tuple[Trend, ...] = ("level", "up", "down")  # by sign: −1 is the las
 
 def scenario_table(summary: BenchSummary, table: BenchTable) -> Table:
     """Return the table of one scenario, with what old/old reaches as its caption."""
-    most = max(len(row.seeds) for row in table.rows)
+    most = max((len(row.seeds) for row in table.rows), default=0)
     reached = ", ".join(f"{m} {percent(s.mean.value)}" for m, s in table.base.items())
     return Table(
         "method",

@@ -115,15 +115,13 @@ class Planner:
         denoising = self.recipe.denoising(method, settings)
         columns = "-columns" if denoising.columns else ""
         bank = old_model.folder / f"bank-{scenario}-keep{denoising.keep:g}{columns}"
-        free = None
+        free = recipe = None
         if method != INDEPENDENT:
             free = self.cell(INDEPENDENT, old, scenario, seed, part)
-        recipe, deciding, trained = None, dict[str, Any](), dict[str, Any]()
         if not is_adapter(method):
             run = old_model.folder / "run"
             recipe = self.recipe.training(method, settings, old, seed, split, bank, run)
-            deciding = {"recipe": _deciding(recipe)}
-            trained = recipe.method.model_dump(exclude=_PLACES["method"])
+        trained = recipe.method.model_dump(exclude=_PLACES["method"]) if recipe else {}
         plan = _digest(
             version=BENCH_VERSION,
             part=part,
@@ -134,7 +132,7 @@ class Planner:
             denoising=denoising.model_dump(mode="json"),
             old_plan=old_model.plan,
             independent_plan=free.cell.plan if free else "",
-            **deciding,
+            **({"recipe": _deciding(recipe)} if recipe else {}),
         )
         folder = self.work / "cells" / name
         return CellSpec(
