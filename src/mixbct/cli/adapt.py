@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from mixbct.cli.options import AsJson, Out
-from mixbct.cli.output import next_command, progress_bar, result
+from mixbct.cli.output import next_command, printed, progress_bar
 from mixbct.data.bank import FeatureBank
 from mixbct.workflows.adapt import adapt as fit_map
 
@@ -27,8 +27,7 @@ def adapt(
     """
     with progress_bar(f"fit {kind}"):
         found = fit_map(kind, FeatureBank(source), FeatureBank(target), out)
-
-    def human() -> None:
+    if not printed(found, as_json):
         typer.echo(
             f"{kind} from {found.source} to {found.target}, {found.source.dim} to "
             f"{found.target.dim} dimensions, fitted on {found.pairs:,} items; mean cosine there "
@@ -36,5 +35,3 @@ def adapt(
         )
         models = ("--model", "NEW", "--gallery-model", "OLD")
         next_command("eval-pairs", *models, "--query-map", out, "--pairs", "PAIRS")
-
-    result(found, as_json, human)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from mixbct.cli.options import AsJson, Fonts, Overrides, default_font_cache
-from mixbct.cli.output import next_command, progress_bar, result, say
+from mixbct.cli.output import next_command, printed, progress_bar, say
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.run import run_bench
@@ -65,8 +65,7 @@ def bench(
         stage=progress_bar,
     )
     write_bench(target, summary)
-
-    def human() -> None:
+    if not printed(summary, as_json):
         console = Console()
         for table in summary.tables:
             console.print(bench_table(summary, table))
@@ -74,5 +73,3 @@ def bench(
         if summary.failed:
             say(f"{summary.failed} of {summary.cells} cells failed: run it again to try them again")
         next_command(*words, "--json")
-
-    result(summary, as_json, human)

@@ -16,7 +16,7 @@ from mixbct.cli.options import (
     SkipBad,
     default_font_cache,
 )
-from mixbct.cli.output import next_command, progress_bar, result
+from mixbct.cli.output import next_command, printed, progress_bar
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
 
@@ -51,8 +51,7 @@ def demo(
         resume=resume,
         stage=progress_bar,
     )
-
-    def human() -> None:
+    if not printed(upgrade, as_json):
         Console().print(results_table(upgrade.result))
         for line in (verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)):
             typer.echo(line)
@@ -68,7 +67,5 @@ def demo(
             next_command("gallery", "status", out / "gallery")
         else:
             next_command("gate", out / "result.json")
-
-    result(upgrade, as_json, human)
     if not upgrade.gate.passed:
         raise typer.Exit(1)

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from mixbct.adapters import ADAPTERS
 from mixbct.cli.options import AsJson, OtherClasses, Replicates, Resume, Seed, SkipBad, TrustCode
-from mixbct.cli.output import name_skipped, next_command, progress_bar
-from mixbct.cli.output import result as print_result
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
@@ -82,13 +81,10 @@ def evaluate(
     )
     write_atomically(out, result.to_json())
     name_skipped(sorted(held_out.left_out))
-
-    def human() -> None:
+    if not printed(result, as_json):
         Console().print(results_table(result))
         typer.echo(training_says(result.trained_apart))
         next_command("gate", out)
-
-    print_result(result, as_json, human)
 
 
 def gate(
@@ -114,8 +110,7 @@ def gate(
     settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
-
-    def human() -> None:
+    if not printed(outcome, as_json):
         for check in outcome.checks:
             typer.echo(f"{'pass' if check.passed else 'FAIL'}  {check.says}")
         for line in (outcome.training, verdict_line(outcome, found), *remedies(outcome)):
@@ -128,8 +123,6 @@ def gate(
             next_command("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
         else:
             next_command("report", result)
-
-    print_result(outcome, as_json, human)
     if not outcome.passed:
         raise typer.Exit(1)
 
@@ -151,10 +144,7 @@ def report(
         if recorded.result_digest == outcome.result_digest:
             outcome = recorded
     write_report(page, found, outcome)
-
-    def human() -> None:
+    if not printed(outcome, as_json):
         typer.echo(verdict_line(outcome, found))
         typer.echo(f"report: {page}")
         next_command("gate", result)
-
-    print_result(outcome, as_json, human)

@@ -7,7 +7,7 @@ import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.cli.options import AsJson, Out, TrustCode
-from mixbct.cli.output import next_command, progress_bar, result
+from mixbct.cli.output import next_command, printed, progress_bar
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import made_of
@@ -58,13 +58,10 @@ def import_model(
         manifest = import_weights(
             weights, out, name=called, backbone=backbone, dim=dim, preprocessing=preprocessing
         )
-
-    def human() -> None:
+    if not printed(manifest, as_json):
         contract = manifest.contract
         typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
         next_command("extract", out, "--data", "DATA", "--out", f"{out}-bank")
-
-    result(manifest, as_json, human)
 
 
 def fit_map(
@@ -83,10 +80,7 @@ def fit_map(
     manifest = fit_query_map(
         new, old, out, data, split, part, adapter=adapter, device=device, stage=progress_bar
     )
-
-    def human() -> None:
+    if not printed(manifest, as_json):
         reached = manifest.query_map.to if manifest.query_map else None
         typer.echo(f"{manifest.contract} with a {adapter} map to {reached}, in {out}")
         next_command("eval", "--old", old, "--new", out, "--data", data, "--split", "SPLIT")
-
-    result(manifest, as_json, human)

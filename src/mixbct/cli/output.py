@@ -18,12 +18,11 @@ def say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def result(record: BaseModel, as_json: bool, human: Callable[[], None]) -> None:
-    """Print a verb's result: the record as JSON, or what `human` prints."""
+def printed(record: BaseModel, as_json: bool) -> bool:
+    """Print a verb's result as JSON if that is asked for, and return whether it was."""
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
-    else:
-        human()
+    return as_json
 
 
 def next_command(*words: str | Path) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from mixbct.backbones.model import read_manifest
 from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
-from mixbct.cli.output import name_skipped, next_command, progress_bar, result
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.recipe import CompatibleSettings, load_recipe
 from mixbct.training.run import train as train_model
 from mixbct.workflows.rows import open_training_rows
@@ -37,8 +37,7 @@ def train(
             origin=str(recipe),
             progress=lambda report: tick(report.images, report.images_in_all),
         )
-
-    def human() -> None:
+    if not printed(cost, as_json):
         typer.echo(
             f"trained {settings.name} in {cost.seconds:.1f} s: {cost.steps:,} steps, "
             f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
@@ -53,5 +52,3 @@ def train(
             next_command("eval", "--old", "OLD", "--new", folder, *data)
         else:
             next_command("extract", folder, *data, "--out", f"{folder}-bank")
-
-    result(cost, as_json, human)
