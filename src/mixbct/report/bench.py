@@ -15,17 +15,7 @@ from mixbct.report.charts import Plot, percent_axis
 from mixbct.report.figures import Figure
 from mixbct.report.foreign_text import markdown, markdown_code
 from mixbct.report.names import INDEPENDENT
-from mixbct.report.tables import (
-    MARKS,
-    Cell,
-    Row,
-    Table,
-    Trend,
-    figure_cell,
-    percent,
-    rich_table,
-    signed,
-)
+from mixbct.report.tables import TRENDS, Cell, Row, Table, figure_cell, marked, percent, rich_table
 from mixbct.report.templates import render_page
 from mixbct.schemas.bench import METRICS, BenchRow, BenchSummary, BenchTable, Score
 
@@ -35,7 +25,6 @@ _COLOURS = (
 )
 _FIGURES = (*(("cross", metric) for metric in METRICS), ("own", "mAP"), ("mixed", "mAP"))
 """Side and metric of each column that holds a figure."""
-_TRENDS: tuple[Trend, ...] = ("level", "up", "down")  # by sign: −1 is the last
 
 
 def scenario_table(summary: BenchSummary, table: BenchTable) -> Table:
@@ -61,10 +50,7 @@ def _row(summary: BenchSummary, table: BenchTable, row: BenchRow, most: int) -> 
         name += f" ({seeds} of {most})"
     cells = [Cell(f"failed: {why}") for why in row.failed.values()][:1]
     if seeds:
-        against = ", ".join(
-            f"{MARKS[_TRENDS[-score.sign]]} {signed(-score.mean.value)}"
-            for score in row.behind.values()
-        )
+        against = ", ".join(marked(-s.sign, -s.mean.value) for s in row.behind.values())
         cells = [
             *(_figure(table, row, side, metric, seeds == most) for side, metric in _FIGURES),
             Cell(f"{row.gates_passed} of {seeds}" if row.cross else "–"),
@@ -83,12 +69,7 @@ def _figure(table: BenchTable, row: BenchRow, side: str, metric: str, whole: boo
     rivals = [getattr(one, side).get(metric) for one in table.rows if one.seeds == row.seeds]
     best = whole and all(r is None or r.mean.value <= score.mean.value for r in rivals)
     cell = figure_cell(score.mean, gain.mean if gain else None, best)
-    return replace(cell, trend=trend_of(gain)) if gain else cell
-
-
-def trend_of(score: Score) -> Trend:
-    """Return where a difference lies; `level` unless every seed agrees with the interval."""
-    return _TRENDS[score.sign]
+    return replace(cell, trend=TRENDS[gain.sign]) if gain else cell
 
 
 def _cost(table: BenchTable, row: BenchRow) -> Cell:
@@ -214,7 +195,6 @@ def _rendered(template: str, summary: BenchSummary) -> str:
             (scenario_table(summary, one), scatter(summary, one), failures(one))
             for one in summary.tables
         ],
-        marks=MARKS,
         flat=flat,
         provenance={
             "command": summary.command,
