@@ -16,7 +16,7 @@ from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.schemas.gate import GateOutcome
-from mixbct.schemas.record import made_of, read_record
+from mixbct.schemas.record import made_of, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.verdict import beside, decide
@@ -139,10 +139,9 @@ def report(
     page = out or beside(result, "report.html")
     outcome = judge(found)
     # what the gate decided, perhaps under other settings, is what the page must say
-    if (decided := beside(result, "gate.json")).exists():
-        recorded = read_record(decided, GateOutcome, ResultError, "gate outcome")
-        if recorded.result_digest == outcome.result_digest:
-            outcome = recorded
+    decided = record_there(beside(result, "gate.json"), GateOutcome, ResultError, "gate outcome")
+    if decided and decided.result_digest == outcome.result_digest:
+        outcome = decided
     write_report(page, found, outcome)
     if not printed(outcome, as_json):
         typer.echo(verdict_line(outcome, found))

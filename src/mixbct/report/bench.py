@@ -101,11 +101,9 @@ def bench_table(summary: BenchSummary, table: BenchTable) -> RichTable:
     whole = scenario_table(summary, table)
     # all but the last but one, `vs`
     columns = whole.columns[:-2] + whole.columns[-1:]
+    kept = ((row, row.cells[:-2] + row.cells[-1:]) for row in whole.rows)
     rows = [
-        replace(
-            row, cells=tuple(replace(cell, interval="") for cell in row.cells[:-2] + row.cells[-1:])
-        )
-        for row in whole.rows
+        replace(row, cells=tuple(replace(c, interval="") for c in cells)) for row, cells in kept
     ]
     return rich_table(
         replace(
