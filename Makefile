@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/mixbct demo --out runs/demo --resume
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: setup
 	$(BIN)/ruff format --check .

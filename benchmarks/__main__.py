@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    bridge,
     denoise,
     denoise_full,
     extract,
@@ -32,6 +33,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
 }
 # minutes each, gigabytes of memory, or data that is not everyone's: only when named
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
+    "bridge": bridge.run,
     "denoise_full": denoise_full.run,
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,

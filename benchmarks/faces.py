@@ -28,8 +28,7 @@ from safetensors.torch import save_file
 from benchmarks.faces_ijb import judge_layout, layout_lines
 from benchmarks.lfw import PREPROCESSING, find_encoder, find_images
 from benchmarks.npm import fetch
-from mixbct.adapters import ADAPTERS
-from mixbct.adapters.procrustes import Procrustes
+from mixbct.adapters import mlp, procrustes, ridge
 from mixbct.adapters.rank_merge import merge_ranks, ranks_of
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.backbones.model import load_model
@@ -41,6 +40,7 @@ from mixbct.data.split import make_split, open_part
 from mixbct.evaluation.bootstrap import class_weights, estimate, replicate_metrics
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
+from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
@@ -151,13 +151,18 @@ def judge_split(work: Path, banks: Mapping[str, FeatureBank], seed: int) -> dict
     judge = partial(_judge, source.labels(), query, gallery, seed)
 
     rows = {"old/old": judge(old, old), "new/new": judge(new, new)}
-    fits = {name: kind.fit for name, kind in ADAPTERS.items()}
-    fits["procrustes, centred"] = partial(Procrustes.fit, centre=True)
+    fits = {
+        "procrustes": procrustes.fit,
+        "procrustes, centred": partial(procrustes.fit, centre=True),
+        "ridge": ridge.fit,
+    }
     mapped: dict[str, np.ndarray] = {}
-    for name in ("procrustes", "procrustes, centred", "ridge", "mlp"):
+    for name, fit in fits.items():
         say(f"split {seed}: {name}")
-        mapped[name] = fits[name](new[training.rows], old[training.rows]).transform(new)
+        mapped[name] = through(fit(new[training.rows], old[training.rows])[0], new)
         rows[name] = judge(mapped[name], old)
+    say(f"split {seed}: mlp")
+    rows["mlp"] = judge(mlp.fit(new[training.rows], old[training.rows])(new), old)
     rows["rank_merge"] = _judge_merged(source.labels(), query, gallery, seed, old, mapped["ridge"])
     own: dict[str, Figures] = {}
     for name, overrides in HEADS.items():

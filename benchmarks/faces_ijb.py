@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.adapters.ridge import Ridge
+from mixbct.adapters import ridge
 from mixbct.data.bank import FeatureBank
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import read_layout
@@ -18,6 +18,7 @@ from mixbct.data.ijb_layout import lay_out
 from mixbct.data.source import Rows
 from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.templates import Templates, pool_templates
+from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole
 from mixbct.schemas.model import Preprocessing
 
@@ -57,8 +58,8 @@ def judge_layout(
         for role, bank in banks.items()
     }
     old, new = pooled["old"], pooled["new"]
-    ridge = Ridge.fit(banks["new"].read(training), banks["old"].read(training))
-    mapped = Templates(new.ids, ridge.transform(new.features))
+    query, _ = ridge.fit(banks["new"].read(training), banks["old"].read(training))
+    mapped = Templates(new.ids, through(query, new.features))
     found: dict[str, dict[str, float]] = {}
     sides = {"old/old": (old, old), "new/new": (new, new), "new/old through ridge": (mapped, old)}
     for name, (probe, gallery) in sides.items():
@@ -101,11 +102,11 @@ def layout_lines(found: Mapping[str, Mapping[str, float]]) -> list[str]:
         *lines,
         "",
         "The script pools the vectors of the two banks, which are those of these very pixels. The",
-        "same from the images, where `ridge.safetensors` is fitted on split 1's people for fitting",
+        "same from the images, where `ridge.json` is fitted on split 1's people for fitting",
         "(`mixbct adapt ridge`):",
         "",
         "    mixbct eval-ijb --model runs/faces/old --data runs/faces/ijb",
         "    mixbct eval-ijb --model runs/faces/new --data runs/faces/ijb",
         "    mixbct eval-ijb --model runs/faces/new --gallery-model runs/faces/old \\",
-        "      --query-map ridge.safetensors --data runs/faces/ijb",
+        "      --bridge ridge.json --data runs/faces/ijb",
     ]

@@ -1,4 +1,4 @@
-"""Devices, seeds and process counts: one process for now, asked for here so that more can come."""
+"""Devices, and random numbers that are pure functions of a seed: one process for now."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,6 @@ import torch
 from mixbct.errors import ModelError
 
 
-def processes() -> int:
-    """Return the number of processes that train together."""
-    return 1
-
-
 def open_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:
     """Return the device called `name`, once numbers of a type can be put there.
 
@@ -22,8 +17,10 @@ def open_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:
         ModelError: torch knows no such device, this machine has none, or it has no such numbers.
     """
     try:
-        return torch.empty(0, device=name, dtype=dtype).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+        number = torch.zeros((), device=name, dtype=dtype)
+        number.item()  # a device without memory of its own ("meta") gives no numbers back
+        return number.device
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
             f"the device {name!r} cannot be used here: {reason}; choose 'cpu', or 'cuda' where "

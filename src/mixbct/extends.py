@@ -31,8 +31,13 @@ def read_extended(
     if target.resolve() in [file.resolve() for file in chain]:
         circle = " → ".join(map(str, (*chain, target)))
         raise RecipeError(f"recipes extend each other in a circle: {circle}")
-    ground, files = read_extended(target, chain)
-    return lay_over(ground, content), (path, *files)
+    try:
+        ground, files = read_extended(target, chain)
+        return lay_over(ground, content), (path, *files)
+    except RecursionError:
+        raise RecipeError(
+            f"{path} is nested too deep, or one of too many that extend another"
+        ) from None
 
 
 def lay_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mixbct.errors import DataError, MixbctError
 _NPY = b"\x93NUMPY"
 _LONGEST_HEADER = 2**16
 _LONGEST_TOML = 2**22
+_LONGEST_KEY = 64
 _LONGEST_NUMBER = re.compile(r"\d{400}")
 
 
@@ -102,8 +103,15 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return the content of TOML text.
 
     Raises:
-        ValueError: it is no TOML, is nested too deep, or holds a number of over 400 digits.
+        ValueError: it is no TOML, is nested too deep, or holds NUL, a number of over 400 digits or
+            a key of over 64 parts.
     """
+    if "\\u0000" in text or "\\U00000000" in text:
+        raise ValueError("a NUL character")
+    # the time that they take to read grows with the square of their length
+    for line in text.split("\n"):
+        if line.partition("=")[0].count(".") > _LONGEST_KEY and not line.lstrip().startswith("#"):
+            raise ValueError(f"a key of more than {_LONGEST_KEY} parts")
     if _LONGEST_NUMBER.search(text):
         raise ValueError("a number of more than 400 digits")
     try:

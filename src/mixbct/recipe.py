@@ -4,21 +4,24 @@ A recipe is parsed into frozen, strict models: an unknown key, a value of the wr
 out of range is an error that names the key, the file and what is allowed. Paths are taken
 relative to the folder in which the command runs. `extends = "base.toml"` takes another recipe,
 beside this one, as the ground on which this one's keys are laid. `method.ratio=0.5` style
-overrides apply before the recipe is checked. Every field below is read by the trainer; a test
-holds that.
+overrides apply before the recipe is checked; `method.ratio=` takes a key out. Every field below is
+read by the trainer; a test holds that.
 """
 
 import hashlib
-import tomllib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mixbct.errors import RecipeError
 from mixbct.extends import read_extended
-from mixbct.recipe_problems import settings_of
+from mixbct.reading import parse_toml
+from mixbct.recipe_problems import settings_of, variant_of
 from mixbct.schemas.model import Preprocessing
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Settings(BaseModel):
@@ -27,15 +30,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+Place = Annotated[Path, Field(strict=False)]
+"""A file or folder, written as text."""
+
+
 class DataSettings(Settings):
     """What is trained on."""
 
-    path: Path = Field(
-        strict=False, description="a folder of class folders, an image array, or a feature bank"
-    )
-    split: Path | None = Field(None, strict=False, description="a split folder; none: every row")
+    path: Place = Field(description="a folder of class folders, an image array, or a feature bank")
+    split: Place | None = Field(None, description="a split folder; none: every row")
     part: str = Field("new_train", description="which part of the split")
-    shift: int = Field(0, ge=0, description="random shift of up to so many pixels")
+    shift: int = Field(0, ge=0, le=1024, description="random shift of up to so many pixels")
     flip: bool = Field(False, description="random horizontal flip")
 
 
@@ -43,15 +48,13 @@ class ModelSettings(Settings):
     """The backbone, over images, or over the vectors of a feature bank."""
 
     backbone: str = Field("small", description="a name of mixbct.backbones, or package.module:f")
-    dim: int = Field(128, gt=0, description="dimension of the embedding")
-    size: int = Field(32, gt=0, description="input height and width in pixels")
+    dim: int = Field(128, gt=0, le=65_536, description="dimension of the embedding")
+    size: int = Field(32, gt=0, le=16_384, description="input height and width in pixels")
     channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
-    options: dict[str, int | float | str | bool] = Field(
-        {}, description="passed to the backbone by name"
-    )
-    start: Literal["procrustes", "ridge", "random"] = Field(
-        "procrustes", description="of a backbone over vectors, where there is an old bank"
-    )
+    options: dict[str, Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str | bool] = {}
+    """Passed to the backbone by name."""
+    start: Literal["auto", "procrustes", "ridge", "random"] = "auto"
+    """Of a backbone over vectors, where there is an old bank."""
 
     def preprocessing(self) -> Preprocessing:
         """Return how images become this model's input."""
@@ -91,16 +94,15 @@ class IndependentSettings(Settings):
 class CompatibleSettings(Settings):
     """Base of the methods that look at the old model."""
 
-    bank: Path = Field(strict=False, description="the old model's feature bank")
-    label_map: Path | None = Field(
-        None, strict=False, description="lines of an old class, a tab, its training class"
-    )
-    query_map: Literal["prefix", "projection"] | None = Field(
-        None, description="how new features meet old ones of another dimension"
-    )
-    full_weight: float = Field(
-        0.1, ge=0, description="with a query map: w, of the full features' classification loss"
-    )
+    bank: Place = Field(description="the old model's feature bank")
+    label_map: Place | None = None
+    """Lines of an old class, a tab, its training class."""
+    query_map: Literal["prefix", "projection"] | None = None
+    """How new features meet old ones of another dimension."""
+    whiten: float | None = Field(None, gt=0, le=1)
+    """Compare with old features behind their whitening, with this share of shrinkage."""
+    full_weight: float = Field(0.1, ge=0)
+    """With a query map: w, of the full features' classification loss."""
 
 
 class L2Settings(CompatibleSettings):
@@ -123,9 +125,7 @@ class BCTSettings(CompatibleSettings):
     """BCT (Shen et al., CVPR 2020)."""
 
     name: Literal["bct"]
-    old_model: Path | None = Field(
-        None, strict=False, description="the old model's folder, for its class weights"
-    )
+    old_model: Place | None = Field(None, description="its folder, for the old class weights")
     weight: float = Field(1.0, ge=0, description="of the influence loss")
     scaled: bool = Field(True, description="false: cosines without the head's scale")
 
@@ -138,9 +138,8 @@ class UniBCTSettings(CompatibleSettings):
     spread: float = Field(0.9, ge=0, lt=1, description="λ: how far old features move")
     temperature: float = Field(0.05, gt=0, description="τ of the graph")
     graph: Literal["rows", "columns"] = "rows"
-    refresh: list[Annotated[int, Field(ge=0)]] = Field(
-        [1, 5, 10, 20], description="epochs, from 0, before which P is refined anew"
-    )
+    refresh: list[Annotated[int, Field(ge=0)]] = [1, 5, 10, 20]
+    """Epochs, from 0, before which P is refined anew."""
     start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
 
 
@@ -148,7 +147,7 @@ class NCCLSettings(CompatibleSettings):
     """NCCL (Wu et al., AAAI 2022)."""
 
     name: Literal["nccl"]
-    queue: int = Field(8192, gt=0, description="old features to contrast with")
+    queue: int = Field(8192, gt=0, le=2**24, description="old features to contrast with")
     temperature: float = Field(1.0, gt=0, description="τ")
     weight: float = Field(1.0, ge=0, description="a, of the contrast of features")
     logit_weight: float = Field(0.01, ge=0, description="b, of the contrast of logits")
@@ -170,34 +169,13 @@ class MixBCTSettings(CompatibleSettings):
     name: Literal["mixbct"]
     draw: Literal["replace", "skip", "bank"] = "bank"
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
-    old_weight: float | None = Field(
-        None, gt=0, description="of the old rows' mean beside the new rows'; none: one mean of all"
-    )
+    old_weight: float | None = Field(None, gt=0)
+    """Of the old rows' mean beside the new rows'; none: one mean of all."""
     contrast: float = Field(0.0, ge=0, description="weight of the contrast with old rows; 0: none")
     temperature: float = Field(0.05, gt=0, description="τ of the contrast")
-    partner: Literal["class", "own"] = Field(
-        "class", description="of the contrast: an old row of an image's class, or the image's own"
-    )
-    negatives: int = Field(1024, ge=0, description="old rows for the contrast beside partners")
-
-
-HeadSettings = Annotated[
-    Union[ArcFaceSettings, CosFaceSettings, SoftmaxSettings],  # noqa: UP007
-    Field(discriminator="name"),
-]
-MethodSettings = Annotated[
-    Union[  # noqa: UP007
-        IndependentSettings,
-        L2Settings,
-        WeakenedL2Settings,
-        BCTSettings,
-        UniBCTSettings,
-        NCCLSettings,
-        AdvBCTSettings,
-        MixBCTSettings,
-    ],
-    Field(discriminator="name"),
-]
+    partner: Literal["class", "own"] = "class"
+    """Of the contrast: an old row of an image's class, or the image's own."""
+    negatives: int = Field(1024, ge=0, le=2**20, description="old rows contrasted beside partners")
 
 
 class SGDSettings(Settings):
@@ -217,16 +195,19 @@ class AdamWSettings(Settings):
     weight_decay: float = Field(0.05, ge=0)
 
 
-OptimizerSettings = Annotated[
-    Union[SGDSettings, AdamWSettings],  # noqa: UP007
-    Field(discriminator="name"),
-]
+BY_NAME = Field(discriminator="name")
+HeadSettings = Annotated[ArcFaceSettings | CosFaceSettings | SoftmaxSettings, BY_NAME]
+OptimizerSettings = Annotated[SGDSettings | AdamWSettings, BY_NAME]
+OfFeatures = IndependentSettings | L2Settings | WeakenedL2Settings | AdvBCTSettings
+OfCosines = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
+"""Methods that mix old and new features, or hold both against class weights."""
+MethodSettings = Annotated[OfFeatures | OfCosines, BY_NAME]
 
 
 class TrainSettings(Settings):
     """The loop."""
 
-    epochs: int = Field(gt=0)
+    epochs: int = Field(gt=0, le=1_000_000)
     batch: int = Field(128, gt=1, description="forwarded or mixed images a step, a process")
     power: float = Field(1.0, gt=0, description="of the polynomial decay of the learning rate")
     warmup_steps: int = Field(0, ge=0)
@@ -234,10 +215,9 @@ class TrainSettings(Settings):
     checkpoint_every: int = Field(0, ge=0, description="steps; 0: only when stopped")
     stop_after: int | None = Field(None, gt=0, description="stop, saved, after so many steps")
     device: str = "cpu"
-    threads: int | None = Field(None, gt=0, description="CPU threads; part of bit-exactness")
-    precision: Literal["float32", "float64"] = Field(
-        "float32", description="float64: the same figures on any machine; slow on most GPUs"
-    )
+    threads: int | None = Field(None, gt=0, le=1024, description="part of bit-exactness")
+    precision: Literal["float32", "float64"] = "float32"
+    """With float64 the figures are the same on any machine; it is slow on most GPUs."""
 
 
 class Recipe(Settings):
@@ -263,8 +243,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixing_needs_a_cosine(self) -> "Recipe":
-        by_cosine = BCTSettings | UniBCTSettings | NCCLSettings | MixBCTSettings
-        if isinstance(self.method, by_cosine) and isinstance(self.head, SoftmaxSettings):
+        if isinstance(self.method, OfCosines) and isinstance(self.head, SoftmaxSettings):
             raise ValueError(
                 f"method {self.method.name!r} mixes old and new features, or holds both against "
                 "class weights, so its head must normalise them: set head.name to 'arcface' or "
@@ -303,26 +282,41 @@ def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:
 def apply_overrides(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Set each `key=value` in a recipe that is still a dictionary, and return it.
 
+    `key=` takes the key out. Where a section gets another `name`, which comes before all else, keys
+    that mean nothing to that name are taken out.
+
     Raises:
         RecipeError: an override is not key=value, or names a value where a section is expected.
     """
-    for override in overrides:
-        _apply(content, override)
+    for override in sorted(overrides, key=lambda text: not _split(text)[0].endswith(".name")):
+        key, text = _split(override)
+        *folders, last = key.split(".")
+        table = content
+        for folder in folders:
+            table = table.setdefault(folder, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"--set {override!r}: {folder!r} is a value, not a section")
+        if not text:
+            table.pop(last, None)
+            continue
+        try:
+            table[last] = parse_toml(f"value = {text}")["value"]
+        except ValueError:
+            table[last] = text
+        if folders and last == "name" and (known := _known_keys(folders[-1], table["name"])):
+            for unknown in table.keys() - known:
+                del table[unknown]
     return content
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _split(override: str) -> tuple[str, str]:
     key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise RecipeError(f"--set {override!r}: expected key=value, such as train.epochs=3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *folders, last = key.strip().split(".")
-    table = content
-    for folder in folders:
-        table = table.setdefault(folder, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {override!r}: {folder!r} is a value, not a section")
-    table[last] = value
+    if not separator or not key.strip() or _NO_TEXT.search(override):
+        raise RecipeError(f"--set {override!r}: expected key=value in UTF-8, as in train.epochs=3")
+    return key.strip(), text
+
+
+def _known_keys(section: str, name: object) -> set[str]:
+    """Return the keys of a section that goes by a name; none where nothing goes by it."""
+    variant = variant_of(getattr(Recipe.model_fields.get(section), "annotation", None), name)
+    return set(variant.model_fields) if variant else set()

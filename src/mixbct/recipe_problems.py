@@ -1,6 +1,7 @@
 """What pydantic finds wrong with a recipe, as sentences that name the key and what is allowed."""
 
 import difflib
+import reprlib
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -30,23 +31,19 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
         problem: one of pydantic's errors, as a dictionary.
         root: the model that was to be validated; unions in it are told apart by `name`.
     """
-    where = [str(part) for part in problem["loc"]]
     model: Any = root
     keys: list[str] = []
-    for part in where:
-        if get_origin(model) in (dict, tuple):  # a key of a person's own, or a place in a list
-            keys.append(part)
-            model = next((a for a in get_args(model) if isinstance(a, type) and a is not str), None)
-            continue
-        chosen = _variant(model, part)
-        if chosen is not None:  # the discriminator's value is not a key of the file
+    for part in map(str, problem["loc"]):
+        # the discriminator's value is not a key of the file
+        if (chosen := variant_of(model, part)) is not None:
             model = chosen
             continue
         keys.append(part)
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is not None:
+        if get_origin(model) in (dict, tuple):  # a key of a person's own, or a place in a list
+            model = next((a for a in get_args(model) if isinstance(a, type) and a is not str), None)
+        elif (field := getattr(model, "model_fields", {}).get(part)) is not None:
             model = field.annotation
-    key = ".".join(keys)
+    key, found = ".".join(keys), reprlib.repr(problem["input"])
     if problem["type"] == "extra_forbidden":
         names = sorted(getattr(model, "model_fields", {}))
         close = difflib.get_close_matches(keys[-1], names, 1)
@@ -57,20 +54,19 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         names = [v.model_fields["name"].annotation for v in _variants(model)]
         allowed = ", ".join(str(get_args(n)[0]) for n in names)
-        return f"{key}.name: choose one of {allowed}; found {problem['input']!r}"
+        return f"{key}.name: choose one of {allowed}; found {found}"
     if not key:
         return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{key}: {problem['msg']}; found {problem['input']!r}"
+    return f"{key}: {problem['msg']}; found {found}"
 
 
 def _variants(model: Any) -> list[type[BaseModel]]:
     """Return the settings classes of a union, in order; none for anything else."""
-    return [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+    members = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return [member for member in members if "name" in member.model_fields]
 
 
-def _variant(model: Any, name: str) -> type[BaseModel] | None:
+def variant_of(model: Any, name: object) -> type[BaseModel] | None:
     """Return the member of a union of settings that `name` chooses."""
-    for variant in _variants(model):
-        if name in get_args(variant.model_fields["name"].annotation):
-            return variant
-    return None
+    named = (v for v in _variants(model) if name in get_args(v.model_fields["name"].annotation))
+    return next(named, None)

@@ -2,12 +2,10 @@
 
 import contextlib
 import io
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 
 import numpy as np
 import pytest
@@ -39,16 +37,12 @@ def mixbct(monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setattr(sys, "argv", ["mixbct", *words])
         monkeypatch.setenv("COLUMNS", "200")
         out, err = io.StringIO(), io.StringIO()
-        handlers = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 main()
                 code = 0
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
         allowed = (expect,) if isinstance(expect, int) else expect
         assert code in allowed, f"{words}: exit {code}\n{out.getvalue()}{err.getvalue()}"
         return Done(code, out.getvalue(), err.getvalue())

@@ -79,10 +79,10 @@ def run() -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def trained(run: Run, shared_photos: Path) -> Path:
     """Return the folder of photographs with a split, a model and a bank."""
-    tiny = ["--set", "data.path=photos", "--set", "model.channels=3", "--set", "train.batch=16"]
+    tiny = ["--set", "data.path=photos", "--set", "model.channels=3", "--set", "train.epochs=1"]
     for words in (
         ["data", "split", "photos", "--out", "split"],
-        ["train", "recipes/tiny.toml", *tiny, "--set", "train.epochs=1", "--out", "model"],
+        ["train", "recipes/tiny.toml", *tiny, "--set", "data.split=split", "--out", "model"],
         ["extract", "model", "--data", "photos", "--out", "bank"],
     ):
         code, said = run(shared_photos, *words)
@@ -124,5 +124,5 @@ def test_a_stop_at_any_moment(run: Run, trained: Path, name: str) -> None:
         if code == 3:
             assert "run the same command again" in said
             code, said = run(trained, *words, *AGAIN.get(name, []))
-            assert code == 0, said
+            assert code == 0 or "is there already" in said, said  # it was done when the stop came
     assert 3 in codes

@@ -1,6 +1,8 @@
 """The recipe refuses what it does not know, and says so well."""
 
 import ast
+import contextlib
+import random
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -146,7 +148,7 @@ def test_a_wrong_value_is_named(path: Path, override: str, expected: str) -> Non
     ("section", "choices"),
     [
         ("head", "arcface, cosface, softmax"),
-        ("method", "independent, l2, weakened_l2, bct, unibct, nccl, advbct, mixbct"),
+        ("method", "independent, l2, weakened_l2, advbct, bct, unibct, nccl, mixbct"),
         ("optimizer", "sgd, adamw"),
     ],
 )
@@ -187,10 +189,14 @@ def test_mixing_with_a_softmax_head_is_refused(path: Path) -> None:
         ("a.b=plain words", "plain words"),
         ("a.b=runs/old", "runs/old"),
         ("a.b=x=y", "x=y"),
-        ("a.b=", ""),
+        ('a.b=""', ""),
+        ("a.b=" + "9" * 5000, "9" * 5000),
+        ("a.b=" + "[" * 100_000, "[" * 100_000),
+        ("a.b=東京\u3000駅", "東京\u3000駅"),
         ("a.b=[1, 2]", [1, 2]),
         (" a.b = 3 ", 3),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_overrides_are_read_as_toml_or_else_as_text(override: str, value: object) -> None:
     content: dict[str, Any] = {"a": {"b": None, "c": 1}}
@@ -228,6 +234,8 @@ def test_overrides_reach_the_recipe(path: Path) -> None:
         ("=3", "expected key=value"),
         ("name.first=3", "'name' is a value, not a section"),
         ("train.epochs.x=3", "'epochs' is a value, not a section"),
+        ("data.path=\udcff", "expected key=value in UTF-8"),
+        ("data.path=a\0b", "expected key=value in UTF-8"),
     ],
 )
 def test_bad_overrides_are_named(path: Path, override: str, expected: str) -> None:
@@ -236,9 +244,80 @@ def test_bad_overrides_are_named(path: Path, override: str, expected: str) -> No
     assert expected in message
 
 
+def test_an_override_takes_a_key_out(path: Path) -> None:
+    words = ["method.ratio=0.5", "data.split=runs/split", "train.warmup_steps=3"]
+    taken = load_recipe(path, [*words, "method.ratio=", "data.split=", "train.nothing="])
+    assert taken == load_recipe(path, ["train.warmup_steps=3"])
+    assert "optimizer: missing" in refusal(path, "optimizer=")
+
+
+def test_another_name_takes_out_what_it_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    more = 'name = "mixbct"\nratio = 0.5\nquery_map = "prefix"'
+    path.write_text(TEXT.replace('name = "mixbct"', more))
+    recipe = load_recipe(path, ["method.weight=3.0", "method.name=l2"])
+    assert recipe.method.model_dump(exclude_unset=True) == {
+        **{"name": "l2", "weight": 3.0, "bank": Path("bank"), "query_map": "prefix"}
+    }
+    independent = load_recipe(path, ["method.name=independent", "head.name=softmax"])
+    assert independent.method.model_dump() == {"name": "independent"}
+    # what is set by hand is not taken out in silence, in whatever order
+    assert "method.ratio: unknown key" in refusal(path, "method.ratio=0.2", "method.name=l2")
+    # the recipe's own name names no kind
+    assert load_recipe(path, ["name=l2"]).method == load_recipe(path).method
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = " + "9" * 5000,
+        "seed = " + "9" * 399,
+        "seed = " + "[" * 1_000_000,
+        "seed = " + "{a=" * 100_000,
+        'part = "a\\u0000b"',
+        "a" + ".a" * 10_000 + " = 3",
+        "[" + "a." * 10_000 + "a]",
+        "name = 1979-05-27",
+        "train.epochs = 99999999999999",
+        "model.dim = 99999999999999",
+        "model.options.width = 99999999999999999999",
+        "train.threads = 99999999999999",
+        "method.negatives = 99999999999999",
+    ],
+    ids=lambda text: text[:24],
+)
+def test_no_text_gives_a_traceback_or_a_page(path: Path, tmp_path: Path, text: str) -> None:
+    path.write_text(f"{text}\n{TEXT.replace('[data]', 'data.part = 3' + chr(10) + '[data]')}")
+    assert len(refusal(path)) < 2000
+    other = tmp_path / "other.toml"
+    other.write_text('extends = "tiny.toml"\n' + text)
+    assert len(refusal(other)) < 2000
+
+
+def test_no_mutation_of_a_recipe_gives_a_traceback(path: Path) -> None:
+    rng, good = random.Random(0), TEXT.encode()
+    for _ in range(400):
+        content = bytearray(good)
+        place = rng.randrange(len(content))
+        match rng.randrange(4):
+            case 0:
+                content[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del content[place : place + rng.randint(1, 30)]
+            case 2:
+                content[place:place] = rng.choice(
+                    [b"9" * 5000, b"[" * 10_000, b"\0", b"\xff", b"\r", b'"""', b"a.b.", b"{"]
+                )
+            case _:
+                del content[place:]
+        path.write_bytes(content)
+        with contextlib.suppress(RecipeError):
+            load_recipe(path)
+
+
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     assert "there is no recipe at" in refusal(tmp_path / "none.toml")
-    assert "cannot be read" in refusal(tmp_path)
+    assert "cannot be read as a recipe: it is a folder" in refusal(tmp_path)
     (tmp_path / "bad.toml").write_text("name = ")
     assert "bad.toml is not valid TOML" in refusal(tmp_path / "bad.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")

@@ -1,34 +1,31 @@
-"""Maps fitted after training, from one model's space into another's."""
+"""Maps fitted after training, between one model's queries and another's stored rows.
 
-from collections.abc import Mapping
-from pathlib import Path
+Each is a pure function of the same items' vectors by both models: fit(source, target, labels) gives
+the map of queries and that of rows, either of which may be absent.
+"""
 
-from mixbct.adapters.adapter import Adapter, LinearAdapter
-from mixbct.adapters.mlp import ResidualMLP
-from mixbct.adapters.procrustes import Procrustes
-from mixbct.adapters.ridge import Ridge
-from mixbct.errors import ModelError
+from collections.abc import Callable, Mapping
 
-ADAPTERS: Mapping[str, type[Adapter]] = {
-    "procrustes": Procrustes,
-    "ridge": Ridge,
-    "mlp": ResidualMLP,
+from mixbct.adapters import cca, procrustes, ridge, ridge_cca, whiten
+from mixbct.schemas.linear_map import LinearMap
+
+Fit = Callable[..., tuple[LinearMap | None, LinearMap | None]]
+
+ADAPTERS: Mapping[str, Fit] = {
+    "procrustes": procrustes.fit,
+    "ridge": ridge.fit,
+    "ridge_gallery": ridge.fit_gallery,
+    "cca": cca.fit,
+    "ridge_cca": ridge_cca.fit,
+    "whiten": whiten.fit,
 }
 
-LINEAR_ADAPTERS: Mapping[str, type[LinearAdapter]] = {"procrustes": Procrustes, "ridge": Ridge}
-"""Those that a model can carry as its query map."""
+SHRUNK = {
+    "cca": cca.SHRINKAGE,
+    "ridge_cca": ridge_cca.SHRINKAGE,
+    "whiten": whiten.SHRINKAGE,
+}
+"""The shrinkage that an adapter takes where none is given; the others take none."""
 
-
-def load_adapter(path: Path) -> Adapter:
-    """Read a fitted map of any kind; its arrays say which.
-
-    Raises:
-        ModelError: the file is missing, damaged, or no map of a kind in `ADAPTERS`.
-    """
-    problems = []
-    for kind in ADAPTERS.values():
-        try:
-            return kind.load(path)
-        except ModelError as error:
-            problems.append(str(error))
-    raise ModelError("; ".join(dict.fromkeys(problems)))
+OF_STRANGERS = tuple(name for name in ADAPTERS if name != "whiten")
+"""Those that tie models that know nothing of each other."""

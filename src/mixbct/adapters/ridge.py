@@ -4,107 +4,52 @@ Minimise ‖X M − Y‖² + λ‖M‖² over M, around the means of both sides.
 cross-validation among values relative to the mean eigenvalue of XᵀX: it minimises
 (1/n)‖Y − Ŷ‖² / (1 − (1 + Σ_k s_k/(s_k + λ))/n)², s the eigenvalues, the 1 for the mean (Golub,
 Heath and Wahba, "Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter",
-Technometrics 21, 1979).
+Technometrics 21, 1979). Fitted the other way, from the old vectors to the new ones, it maps the
+gallery instead of the queries.
 """
 
-from pathlib import Path
-
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
-from mixbct.adapters.adapter import (
-    check_dimension,
-    check_pairs,
-    read_tensors,
-    write_tensors,
-)
-from mixbct.data.bank import normalise
+from mixbct.adapters.moments import Labels, Moments, check_pairs, moments
+from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
-_CHUNK = 8192
 CANDIDATES = np.logspace(-6, 2, 33)
 """Values of λ to choose from, as multiples of the mean eigenvalue of XᵀX."""
 
 
-class Ridge:
-    """A fitted map from one embedding space into another.
+def fit(source: Vectors, target: Vectors, labels: Labels | None = None) -> tuple[LinearMap, None]:
+    """Return the map of queries to the old vectors; rows stay as they are.
 
     Args:
-        weights: [d1, d2].
-        source_mean: [d1], subtracted before.
-        target_mean: [d2], added after.
+        source: [n, d1] vectors of the model whose queries are mapped.
+        target: [n, d2] the same items by the other model, in the same order.
+        labels: not looked at.
+
+    Raises:
+        FeatureError: the counts differ, or there are fewer than three rows.
     """
+    return of_moments(moments(source, target, needed=3)), None
 
-    def __init__(
-        self,
-        weights: Float32[np.ndarray, "d1 d2"],
-        source_mean: Float32[np.ndarray, " d1"],
-        target_mean: Float32[np.ndarray, " d2"],
-    ) -> None:
-        self.weights = weights
-        self.source_mean = source_mean
-        self.target_mean = target_mean
 
-    @property
-    def dims(self) -> tuple[int, int]:
-        """Return the dimensions that it takes and that it gives."""
-        return len(self.source_mean), len(self.target_mean)
+def of_moments(found: Moments) -> LinearMap:
+    """Return the ridge map of the source's vectors to the target's."""
+    values, vectors = np.linalg.eigh(found.rows * found.source)
+    values = values.clip(min=0)
+    rotated = found.rows * vectors.T @ found.cross
+    energy = found.rows * float(np.trace(found.target))
+    strength = choose_strength(values, np.square(rotated).sum(axis=1), energy, found.rows)
+    weights = vectors @ (rotated / (values + strength)[:, None])
+    return LinearMap.of(weights, found.target_mean - found.source_mean @ weights)
 
-    @classmethod
-    def fit(
-        cls, source: Float32[np.ndarray, "n d1"], target: Float32[np.ndarray, "m d2"]
-    ) -> "Ridge":
-        """Fit the map on the same items embedded by both models; see `Adapter.fit`.
 
-        Raises:
-            FeatureError: the counts differ, or there are fewer than three rows.
-        """
-        check_pairs(source, target, needed=3)
-        source_mean = source.mean(axis=0, dtype=np.float64)
-        target_mean = target.mean(axis=0, dtype=np.float64)
-        gram: Float64[np.ndarray, "d1 d1"] = np.zeros((source.shape[1], source.shape[1]))
-        cross: Float64[np.ndarray, "d1 d2"] = np.zeros((source.shape[1], target.shape[1]))
-        energy = 0.0
-        # in chunks, so that the float64 copies stay small
-        for start in range(0, len(source), _CHUNK):
-            x = source[start : start + _CHUNK] - source_mean
-            y = target[start : start + _CHUNK] - target_mean
-            gram += x.T @ x
-            cross += x.T @ y
-            energy += float(np.square(y).sum())
-        values, vectors = np.linalg.eigh(gram)
-        values = values.clip(min=0)
-        rotated = vectors.T @ cross
-        strength = choose_strength(values, np.square(rotated).sum(axis=1), energy, len(source))
-        weights = vectors @ (rotated / (values + strength)[:, None])
-        return cls(
-            weights.astype(np.float32),
-            source_mean.astype(np.float32),
-            target_mean.astype(np.float32),
-        )
-
-    def transform(self, features: Float32[np.ndarray, "n d1"]) -> Float32[np.ndarray, "n d2"]:
-        """Return the rows in the target's space, normalised; see `Adapter.transform`."""
-        check_dimension(features, len(self.source_mean))
-        return normalise((features - self.source_mean) @ self.weights + self.target_mean)
-
-    def linear_map(self) -> LinearMap:
-        """Return the map that `transform` applies before it normalises."""
-        return LinearMap.of(self.weights, self.target_mean - self.source_mean @ self.weights)
-
-    def save(self, path: Path) -> None:
-        """Write the map to one safetensors file."""
-        tensors = {
-            "weights": self.weights,
-            "source_mean": self.source_mean,
-            "target_mean": self.target_mean,
-        }
-        write_tensors(path, tensors)
-
-    @classmethod
-    def load(cls, path: Path) -> "Ridge":
-        """Read a map that `save` wrote; see `Adapter.load`."""
-        return cls(**read_tensors(path, {"weights": 2, "source_mean": 1, "target_mean": 1}))
+def fit_gallery(
+    source: Vectors, target: Vectors, labels: Labels | None = None
+) -> tuple[None, LinearMap]:
+    """Return the map of stored rows to the new vectors; queries stay as they are; see `fit`."""
+    check_pairs(source, target, needed=3)
+    return None, fit(target, source)[0]
 
 
 def choose_strength(

@@ -1,6 +1,6 @@
 """An embedding model on disk: backbone weights, preprocessing and contract in one folder.
 
-model.json             backbone, options, contract, head, classes, query map (`ModelManifest`)
+model.json             backbone, options, contract, head, classes, bridge (`ModelManifest`)
 backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph and all
 head.safetensors       the classifier it was trained with, where there is one
 """
@@ -34,13 +34,13 @@ from mixbct.backbones.weights import (
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import (
     Contract,
     Input,
     ModelManifest,
     OldPart,
     Preprocessing,
-    QueryMap,
     VectorInput,
 )
 from mixbct.schemas.record import read_record
@@ -161,7 +161,7 @@ class EmbeddingModel:
         self.manifest = manifest
         self.contract = manifest.contract
         self.takes = _takes(manifest)
-        self.query_map = manifest.query_map
+        self.bridge = manifest.bridge
         tensors = [*backbone.parameters(), *backbone.buffers()]
         # an ONNX encoder has none, and computes in main memory
         self.device = tensors[0].device if tensors else torch.device("cpu")
@@ -210,19 +210,23 @@ def save_model(
     head: Mapping[str, Tensor],
     classes: tuple[str, ...],
     data_digest: str,
-    query_map: QueryMap | None = None,
+    bridge_from: Callable[[Contract], Bridge | None] = lambda _: None,
     old_part: OldPart | None = None,
 ) -> ModelManifest:
-    """Write a model folder, whole or not at all, and return its manifest."""
+    """Write a model folder, whole or not at all, and return its manifest.
+
+    `bridge_from` is given the model's contract and returns its way to an old model, if it has one.
+    """
     state = state_copy(backbone.state_dict())
+    contract = Contract(name=name, weights=weights_digest(state), preprocessing=takes, dim=dim)
     manifest = ModelManifest(
         backbone=backbone_name,
         options=dict(options),
-        contract=Contract(name=name, weights=weights_digest(state), preprocessing=takes, dim=dim),
+        contract=contract,
         head=head_name,
         classes=classes,
         data_digest=data_digest,
-        query_map=query_map,
+        bridge=bridge_from(contract),
         old_part=old_part,
     )
     with folder_written_whole(path) as folder:
@@ -233,21 +237,18 @@ def save_model(
     return manifest
 
 
-def save_with_query_map(path: Path, out: Path, query_map: QueryMap) -> ModelManifest:
-    """Write a copy of a model folder whose queries go through a map; its vectors are the same.
+def save_with_bridge(path: Path, out: Path, bridge: Bridge) -> ModelManifest:
+    """Write a copy of a model folder that carries a bridge; its vectors are the same.
 
     Raises:
-        ModelError: there is no model, `out` is there already, or the map is of another dimension.
+        ContractError: the bridge is not one of this model's queries.
+        ModelError: there is no model, or `out` is there already.
     """
     folder, manifest = read_manifest(path)
     if out.exists():
         raise ModelError(f"{out} is already there; choose another --out, or delete it")
-    if query_map.map.source_dim != manifest.contract.dim:
-        raise ModelError(
-            f"a map from {query_map.map.source_dim} dimensions does not fit {manifest.contract} of "
-            f"{manifest.contract.dim}"
-        )
-    mapped = manifest.model_copy(update={"query_map": query_map})
+    bridge.check(manifest.contract, bridge.target)
+    mapped = manifest.model_copy(update={"bridge": bridge})
     with folder_written_whole(out) as partial:
         for file in folder.iterdir():
             shutil.copyfile(file, partial / file.name)

@@ -4,34 +4,87 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from mixbct.cli.options import AsJson, Out
-from mixbct.cli.output import next_command, printed, progress_bar
-from mixbct.data.bank import FeatureBank
-from mixbct.workflows.adapt import adapt as fit_map
+from mixbct.cli.options import AsJson, Out, TrustCode
+from mixbct.cli.output import next_command, progress_bar
+from mixbct.schemas.bridge import Bridge, without_numbers
+from mixbct.workflows.adapt import adapt as fit_bridge
 
-Kind = Literal["procrustes", "ridge", "mlp"]
+Kind = Literal["choose", "procrustes", "ridge", "ridge_gallery", "cca", "ridge_cca", "whiten"]
 
 
 def adapt(
-    kind: Annotated[Kind, typer.Argument(help="Of the map.")],
-    source: Annotated[Path, typer.Option("--from", help="The new model's feature bank.")],
-    target: Annotated[Path, typer.Option("--to", help="The old model's, of the same items.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="The new model, or its feature bank: whose queries.")
+    ],
+    target: Annotated[
+        Path, typer.Option("--to", help="The old model, or its bank: whose vectors are stored.")
+    ],
     out: Out,
+    kind: Annotated[Kind, typer.Argument(help="Of the bridge.")] = "choose",
+    data: Annotated[
+        Path | None, typer.Option(help="Images that both embed; not needed for two banks.")
+    ] = None,
+    split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
+    part: Annotated[str | None, typer.Option(help="That part [new_train].")] = None,
+    shrinkage: Annotated[
+        float | None, typer.Option(help="Of cca [.1], ridge_cca and whiten [.3], in (0, 1].")
+    ] = None,
+    model_out: Annotated[
+        Path | None,
+        typer.Option(help="Also write a copy of the new model's folder that has the bridge."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a map from one model's space into another's on two feature banks; no labels needed.
+    """Fit a bridge from a new model's queries to an old model's stored vectors; no training.
 
-    Items are paired by their keys. The map's file is what `eval-pairs` and `eval-ijb` take as
-    --query-map.
+    Without a kind, the best is chosen by cross-validation: identity (compare as they are), ridge,
+    cca, both side by side (ridge_cca) or whiten. Labels help, and are not needed. Stored vectors
+    are never changed. `eval`, `eval-pairs`, `eval-ijb` and `generations` take the file as --bridge,
+    and the gate puts it on the edge.
     """
-    with progress_bar(f"fit {kind}"):
-        found = fit_map(kind, FeatureBank(source), FeatureBank(target), out)
-    if not printed(found, as_json):
-        typer.echo(
-            f"{kind} from {found.source} to {found.target}, {found.source.dim} to "
-            f"{found.target.dim} dimensions, fitted on {found.pairs:,} items; mean cosine there "
-            f"{found.cosine:.4f}; in {out}"
-        )
-        models = ("--model", "NEW", "--gallery-model", "OLD")
-        next_command("eval-pairs", *models, "--query-map", out, "--pairs", "PAIRS")
+    found = fit_bridge(
+        source,
+        target,
+        out,
+        kind=kind,
+        data=data,
+        split=split,
+        part=part,
+        shrinkage=shrinkage,
+        model_out=model_out,
+        device=device,
+        stage=progress_bar,
+    )
+    if as_json:
+        typer.echo(without_numbers(found))
+        return
+    _print(found, out)
+    models = ("--old", target, "--new", model_out or source)
+    bridge = () if model_out else ("--bridge", out)
+    next_command("eval", *models, *bridge, "--data", data or "DATA", "--split", split or "SPLIT")
+
+
+def _print(found: Bridge, out: Path) -> None:
+    assert found.fit is not None, "what was just fitted"
+    if found.fit.candidates:
+        table = Table("kind", "shrinkage", "mAP", "TAR@1e-3")
+        for each in found.fit.candidates:
+            table.add_row(
+                each.kind,
+                "" if each.shrinkage is None else f"{each.shrinkage:g}",
+                f"{each.mean_average_precision:.1%}",
+                f"{each.true_accept_rate:.1%}",
+            )
+        Console().print(table)
+        judged = "classes" if found.fit.labelled else "pairs of like items (no labels tell classes)"
+        typer.echo(f"chosen: {found.kind}, by these figures on {judged} left out of the fit")
+    typer.echo(
+        f"queries are those of {found.source}, {found.source.dim} dimensions (--from); stored are "
+        f"those of {found.target}, {found.target.dim} dimensions (--to). {found}, fitted on "
+        f"{found.fit.items:,} items; in {out}"
+    )

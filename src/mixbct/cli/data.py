@@ -117,7 +117,7 @@ def bank(
             f"{len(manifest.classes) or 'no'} classes, by {manifest.contract}, in {out}"
         )
         if labels is None:
-            next_command("adapt", "ridge", "--from", "NEW", "--to", out, "--out", "MAP")
+            next_command("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
         else:
             next_command("denoise", out)
 

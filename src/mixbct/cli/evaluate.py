@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mixbct.adapters import ADAPTERS
+from mixbct.adapters import OF_STRANGERS
 from mixbct.cli.options import AsJson, OtherClasses, Replicates, Resume, Seed, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.errors import CheckpointError, RecipeError, ResultError
@@ -15,6 +15,7 @@ from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.results import remedies, results_table, verdict_line
+from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import made_of, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
@@ -38,11 +39,15 @@ def evaluate(
     ] = None,
     via: Annotated[
         list[Path] | None,
-        typer.Option(help="A model between old and new that its query map leads to, newest first."),
+        typer.Option(help="A model between old and new that its bridge leads to, newest first."),
+    ] = None,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(help="A bridge from new to old (`adapt`), in the place of the model's own."),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="A map of the independent model's queries [procrustes, ridge, mlp]."),
+        typer.Option(help=f"Of the independent model's bridges [{', '.join(OF_STRANGERS)}]."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
     seed: Seed = 0,
@@ -58,9 +63,9 @@ def evaluate(
 
     Refuses to where a model was trained on a test class, going by its name.
     """
-    adapters = adapter or list(ADAPTERS)
-    if unknown := sorted(set(adapters) - ADAPTERS.keys()):
-        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(ADAPTERS)}")
+    adapters = adapter or list(OF_STRANGERS)
+    if unknown := sorted(set(adapters).difference(OF_STRANGERS)):
+        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(OF_STRANGERS)}")
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
     result = evaluate_models(
@@ -71,6 +76,7 @@ def evaluate(
         replicates=replicates,
         adapters=adapters,
         via=[open_embedder(folder, device) for folder in via or []],
+        bridge=load_bridge(bridge) if bridge else None,
         costs={
             role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
             for role, folder in folders.items()

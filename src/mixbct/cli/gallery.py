@@ -286,7 +286,7 @@ def _print_status(status: GalleryStatus) -> None:
         typer.echo(
             f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "
             f"{edge.threshold:.4f} at FAR {edge.far:g}"
-            + (", through its query map" if edge.query_map else "")
+            + (f"; {edge.bridge}" if edge.bridge else "")
         )
     typer.echo(f"model folder: {status.model_folder or 'not known'}")
     typer.echo(f"size: {status.size_bytes / 1e6:.1f} MB")

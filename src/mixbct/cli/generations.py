@@ -12,6 +12,7 @@ from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
+from mixbct.schemas.bridge import load_bridge
 from mixbct.workflows.evaluate import HeldOutSet
 from mixbct.workflows.generations import compare_generations
 
@@ -23,6 +24,10 @@ def generations(
     ],
     data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
     split: Annotated[Path, typer.Option(help="A split folder.")],
+    bridge: Annotated[
+        list[Path] | None,
+        typer.Option(help="A bridge between two of them, in the place of the models' own."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
         "generations.json"
     ),
@@ -39,6 +44,7 @@ def generations(
     found = compare_generations(
         held_out,
         [load_model(path, device) for path in models],
+        [load_bridge(path) for path in bridge or []],
         seed=seed,
         replicates=replicates,
         stage=progress_bar,

@@ -1,4 +1,4 @@
-"""`mixbct import-model` and `mixbct fit-map`."""
+"""`mixbct import-model`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.cli.options import AsJson, Out, TrustCode
-from mixbct.cli.output import next_command, printed, progress_bar
+from mixbct.cli.options import AsJson, Out
+from mixbct.cli.output import next_command, printed
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import made_of
-from mixbct.workflows.fit_map import fit_query_map
 
 
 def import_model(
@@ -62,25 +61,3 @@ def import_model(
         contract = manifest.contract
         typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
         next_command("extract", out, "--data", "DATA", "--out", f"{out}-bank")
-
-
-def fit_map(
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new model's folder or run.")],
-    old: Annotated[Path, typer.Option(help="The old model's folder or run.")],
-    data: Annotated[Path, typer.Option(help="Images to fit on; they need no labels.")],
-    out: Out,
-    split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
-    part: Annotated[str | None, typer.Option(help="That part [new_train].")] = None,
-    adapter: Annotated[str, typer.Option(help="procrustes or ridge.")] = "procrustes",
-    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
-) -> None:
-    """Give a finished model a fitted map into an old model's space, without training."""
-    manifest = fit_query_map(
-        new, old, out, data, split, part, adapter=adapter, device=device, stage=progress_bar
-    )
-    if not printed(manifest, as_json):
-        reached = manifest.query_map.to if manifest.query_map else None
-        typer.echo(f"{manifest.contract} with a {adapter} map to {reached}, in {out}")
-        next_command("eval", "--old", old, "--new", out, "--data", data, "--split", "SPLIT")

@@ -47,7 +47,12 @@ TrustCode = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the recipe."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe; KEY= takes it out. Another name (method.name=l2) "
+        "takes out the settings that mean nothing to it.",
+    ),
 ]
 
 

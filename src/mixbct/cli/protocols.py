@@ -24,9 +24,9 @@ Model = Annotated[
 GalleryModel = Annotated[
     Path | None, typer.Option(help="The old model, for the gallery side of a cross-test.")
 ]
-QueryMap = Annotated[
+BridgeFile = Annotated[
     Path | None,
-    typer.Option(help="An adapter from the model's into the gallery model's space (`adapt`)."),
+    typer.Option(help="A bridge from the model to the gallery model, as `adapt` writes it."),
 ]
 Flip = Annotated[bool, typer.Option("--flip", help="Sum features with the flipped image's.")]
 Device = Annotated[str, typer.Option(help="Where to embed.")]
@@ -40,7 +40,7 @@ def eval_pairs(
         Path | None, typer.Option(help="The folder of images that a list of pairs names.")
     ] = None,
     gallery_model: GalleryModel = None,
-    query_map: QueryMap = None,
+    bridge: BridgeFile = None,
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
@@ -52,7 +52,7 @@ def eval_pairs(
         pairs,
         *_load(model, gallery_model, device),
         data=data,
-        query_map=query_map,
+        bridge=bridge,
         flip=flip,
         stage=progress_bar,
     )
@@ -67,7 +67,7 @@ def eval_ijb(
     model: Model,
     data: Annotated[Path, typer.Option(help="A folder in the layout of IJB-B or IJB-C.")],
     gallery_model: GalleryModel = None,
-    query_map: QueryMap = None,
+    bridge: BridgeFile = None,
     flip: Flip = False,
     skip_bad: SkipBad = False,
     out: ResultOut = None,
@@ -79,7 +79,7 @@ def eval_ijb(
     found = evaluate_ijb(
         data,
         *_load(model, gallery_model, device),
-        query_map=query_map,
+        bridge=bridge,
         flip=flip,
         skip_bad=skip_bad,
         stage=progress_bar,

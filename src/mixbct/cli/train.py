@@ -8,8 +8,13 @@ import typer
 from mixbct.backbones.model import read_manifest
 from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
 from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
-from mixbct.recipe import CompatibleSettings, load_recipe
+from mixbct.data.bank_source import encoder_of
+from mixbct.data.source import Source
+from mixbct.errors import ModelError
+from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe, load_recipe
+from mixbct.schemas.record import record_there
 from mixbct.training.run import train as train_model
+from mixbct.training.start import HeadStart
 from mixbct.workflows.rows import open_training_rows
 
 
@@ -45,10 +50,22 @@ def train(
         )
         if part := read_manifest(folder)[1].old_part:
             typer.echo(str(part))
-        data: list[str | Path] = ["--data", settings.data.path]
-        if settings.data.split is not None:
-            data += ["--split", settings.data.split]
-        if isinstance(settings.method, CompatibleSettings):
-            next_command("eval", "--old", "OLD", "--new", folder, *data)
-        else:
-            next_command("extract", folder, *data, "--out", f"{folder}-bank")
+        if start := record_there(folder / "start.json", HeadStart, ModelError, "head start"):
+            typer.echo(str(start))
+        next_command(*_next_words(settings, folder, rows))
+
+
+def _next_words(settings: Recipe, folder: Path, rows: Source) -> list[str | Path]:
+    """Return what is done with the model next: an old one makes a bank, a new one is judged."""
+    method, split = settings.method, settings.data.split
+    data: list[str | Path] = ["--data", settings.data.path]
+    data += ["--split", split] if split else []
+    if isinstance(method, CompatibleSettings):
+        # a bank of the very vectors' items stands for the old model
+        old: str | Path = method.bank if encoder_of(rows) and not method.label_map else "OLD"
+        if isinstance(method, BCTSettings) and method.old_model:
+            old = method.old_model
+        return ["eval", "--old", old, "--new", folder, *data]
+    if split and settings.data.part == "new_train":
+        return ["eval", "--old", "OLD", "--new", "NEW", "--independent", folder, *data]
+    return ["extract", folder, *data, "--out", folder.parent / "bank"]

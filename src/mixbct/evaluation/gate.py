@@ -24,7 +24,7 @@ _TRAINING: Mapping[Standing, str] = {
 }
 _CLOSER = (
     "tie the new model closer to the old one (a higher method.ratio or method.weight), train "
-    "longer (train.epochs), or map its queries (method.query_map, or `mixbct fit-map`)"
+    "longer (train.epochs), or give it a bridge (`mixbct adapt`)"
 )
 _MORE = "add test classes or images: the gain is there, but its interval is too wide"
 _LOOSER = (
@@ -142,7 +142,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
         result_digest=outcome.result_digest,
         threshold=result.carried_threshold.threshold,
         far=result.carried_threshold.far,
-        query_map=result.query_map,
+        bridge=result.bridge,
     )
 
 

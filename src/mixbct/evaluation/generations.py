@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.scores import BUDGET, Embeddings
+from mixbct.evaluation.scores import BUDGET
 from mixbct.evaluation.upgrade import Pair, check_same_items
 from mixbct.schemas.generations import Summary, VersionPair
-from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.result import Estimate, tar_name
 
 FAR = 1e-3
@@ -34,7 +32,7 @@ class GenerationFigures:
 
 def evaluate_generations(
     versions: Sequence[Pair],
-    maps: Sequence[LinearMap | None],
+    behind: Callable[[int, int], Pair],
     *,
     seed: int,
     replicates: int = REPLICATES,
@@ -45,7 +43,8 @@ def evaluate_generations(
 
     Args:
         versions: what each made of the same items, version 1 first; at least two.
-        maps: how the queries of versions 2, 3, … reach the version before; None: as they are.
+        behind: gives the queries of one version and the gallery of an earlier one, both counted
+            from 0, as they are compared: behind a bridge where there is one.
         seed: of the bootstrap; the same draw of classes serves every pair.
         replicates: of the bootstrap.
         budget: bytes for a block of scores.
@@ -53,20 +52,25 @@ def evaluate_generations(
 
     Raises:
         DataError: there are fewer than two versions, or they were given different items.
-        FeatureError: two neighbouring versions differ in dimension and have no map.
+        FeatureError: two versions do not meet in one dimension.
     """
-    _check(versions, maps)
+    _check(versions)
     weights = class_weights(len(versions[0].query.classes), replicates, seed)
     judged: dict[tuple[int, int], Judged] = {}
     total = len(versions) * (len(versions) + 1) // 2
     for newest in range(len(versions)):
-        queries = versions[newest].query
-        # down the generations, one map after another
         for gallery in range(newest, -1, -1):
-            if gallery < newest:
-                queries = _step_down(queries, maps[gallery])
-            name, items = f"v{newest + 1}/v{gallery + 1}", versions[gallery].gallery
-            judged[newest, gallery] = judge_sides(name, queries, items, weights, (FAR,), budget)
+            sides = versions[newest] if gallery == newest else behind(newest, gallery)
+            if sides.query.dim != sides.gallery.dim:
+                raise FeatureError(
+                    f"queries of version {newest + 1} reach {sides.query.dim} dimensions, but "
+                    f"version {gallery + 1} has {sides.gallery.dim}: train version {newest + 1} "
+                    f"with model.dim = {sides.gallery.dim}, or with method.query_map, or fit a "
+                    "bridge (`mixbct adapt`)"
+                )
+            judged[newest, gallery] = judge_sides(
+                f"v{newest + 1}/v{gallery + 1}", sides.query, sides.gallery, weights, (FAR,), budget
+            )
             if progress is not None:
                 progress(len(judged), total)
     pairs = tuple(
@@ -85,12 +89,6 @@ def evaluate_generations(
 
 def _of_interest(figures: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name: figures[name] for name in METRICS}
-
-
-def _step_down(queries: Embeddings, down: LinearMap | None) -> Embeddings:
-    if down is None:
-        return queries
-    return Embeddings(normalise(down.apply(queries.features)), queries.labels)
 
 
 def _summary(
@@ -113,7 +111,7 @@ def _summary(
     )
 
 
-def _check(versions: Sequence[Pair], maps: Sequence[LinearMap | None]) -> None:
+def _check(versions: Sequence[Pair]) -> None:
     if len(versions) < 2:
         raise DataError(f"generations need at least 2 versions to compare, not {len(versions)}")
     first = versions[0]
@@ -124,11 +122,3 @@ def _check(versions: Sequence[Pair], maps: Sequence[LinearMap | None]) -> None:
                 (f"gallery items of version {number}", one.gallery, first.gallery),
             ]
         )
-        before, down = versions[number - 2].gallery.dim, maps[number - 2]
-        reached = one.query.dim if down is None else down.target_dim
-        if reached != before:
-            raise FeatureError(
-                f"queries of version {number} reach {reached} dimensions, but version "
-                f"{number - 1} has {before}: train version {number} with model.dim = {before}, "
-                "or with method.query_map"
-            )

@@ -1,7 +1,7 @@
 """A whole upgrade, judged on unseen classes: every combination, and what differs between them.
 
 Combinations are named query/gallery: old/old, new/old (the cross-test), new/new, independent/old
-(the naive swap), procrustes/old (the independent model's queries through that adapter) and so on;
+(the naive swap), procrustes/old (the independent model's queries behind that bridge) and so on;
 `10 % new` is the old gallery with that share of its rows enrolled again by the new model.
 """
 
@@ -57,9 +57,9 @@ def evaluate_upgrade(
     old: Pair,
     new: Pair,
     independent: Pair | None = None,
-    mapped: Mapping[str, Embeddings] | None = None,
+    mapped: Mapping[str, Pair] | None = None,
     *,
-    cross: Embeddings | None = None,
+    cross: Pair | None = None,
     seed: int,
     fars: tuple[float, ...] = FARS,
     replicates: int = REPLICATES,
@@ -73,9 +73,9 @@ def evaluate_upgrade(
         old: the deployed model's vectors.
         new: the compatible model's, row for row of the same items.
         independent: the same by a model that was trained without regard to the old one.
-        mapped: the independent model's queries in the old space, by the adapter that took them.
-        cross: the new model's queries in the old space, where a map takes them there; None: they
-            search it as they are.
+        mapped: the independent model's queries and the old gallery behind a bridge, by its kind.
+        cross: the new model's queries and the old gallery behind their bridge; None: they are
+            compared as they are.
         seed: of the bootstrap, of the split into halves and of the mixed galleries.
         fars: false-accept rates to report; 1e-3 is always among them.
         replicates: bootstrap replicates.
@@ -89,32 +89,32 @@ def evaluate_upgrade(
         DataError: the models were given different items, or the items cannot be compared.
     """
     mapped = mapped or {}
-    pairs = {"new": new} | ({"independent": independent} if independent else {})
+    cross = cross or Pair(new.query, old.gallery)
+    pairs = {"new": new, **({"independent": independent} if independent else {}), **mapped}
+    pairs["bridged"] = cross
     check_same_items(
         [
             *((f"{name} queries", pair.query, old.query) for name, pair in pairs.items()),
             *((f"{name} gallery", pair.gallery, old.gallery) for name, pair in pairs.items()),
-            *((f"{name} queries", side, old.query) for name, side in mapped.items()),
-            *((("new queries in the old space", cross, old.query),) if cross else ()),
         ]
     )
-    searching = cross or new.query
-    if old.gallery.dim != searching.dim:
+    if cross.gallery.dim != cross.query.dim:
         raise FeatureError(
-            f"the old model's vectors have dimension {old.gallery.dim}, the new model's "
-            f"{searching.dim}: they cannot be compared directly; train the new model with "
-            f"dimension {old.gallery.dim}, or with method.query_map"
+            f"the old model's vectors have dimension {cross.gallery.dim}, the new model's "
+            f"{cross.query.dim}: they cannot be compared directly; fit a bridge with `mixbct "
+            f"adapt`, or train the new model with dimension {cross.gallery.dim} or with "
+            "method.query_map"
         )
-    sides = {"old/old": (old.query, old.gallery), "new/old": (searching, old.gallery)}
+    sides = {"old/old": (old.query, old.gallery), "new/old": (cross.query, cross.gallery)}
     sides["new/new"] = (new.query, new.gallery)
     if independent is not None:
         sides["independent/independent"] = (independent.query, independent.gallery)
         if independent.query.dim == old.gallery.dim:
             sides["independent/old"] = (independent.query, old.gallery)
-    for name, queries in mapped.items():
-        sides[f"{name}/old"] = (queries, old.gallery)
+    for name, both in mapped.items():
+        sides[f"{name}/old"] = (both.query, both.gallery)
     for share in mixed:
-        sides[f"new/{100 * share:g} % new"] = mixed_sides(old, new, cross, share, seed)
+        sides[f"new/{100 * share:g} % new"] = mixed_sides(new, cross, share, seed)
 
     weights = class_weights(len(old.query.classes), replicates, seed)
     fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
@@ -139,31 +139,29 @@ def evaluate_upgrade(
         update_gain=_update_gain(base, crossed, oracle),
         negative_flips=negative_flips(base.rank, crossed.rank),
         carried_threshold=carry_threshold(
-            carried, searching, old.gallery, seed=seed, budget=budget
+            carried, cross.query, cross.gallery, seed=seed, budget=budget
         ),
         replicates={name: each.replicates for name, each in judged.items()},
     )
 
 
-def mixed_sides(
-    old: Pair, new: Pair, cross: Embeddings | None, share: float, seed: int
-) -> tuple[Embeddings, Embeddings]:
+def mixed_sides(new: Pair, cross: Pair, share: float, seed: int) -> tuple[Embeddings, Embeddings]:
     """Return queries and a gallery of which a random `share` is enrolled again by the new model.
 
     Where the queries search the two kinds of rows with two vectors, both stand side by side, and
     a gallery row has zeros in the other's place: one product then gives each row its own score.
     """
-    again = mixed_rows(len(old.gallery), share, seed)
-    if cross is None:
-        features = old.gallery.features.copy()
+    again = mixed_rows(len(cross.gallery), share, seed)
+    if cross.query is new.query:
+        features = cross.gallery.features.copy()
         features[again] = new.gallery.features[again]
-        return new.query, Embeddings(features, old.gallery.labels)
-    queries = np.concatenate([new.query.features, cross.features], axis=1)
-    rows = np.zeros((len(old.gallery), queries.shape[1]), dtype=np.float32)
-    rows[:, new.query.dim :] = old.gallery.features
+        return new.query, Embeddings(features, cross.gallery.labels)
+    queries = np.concatenate([new.query.features, cross.query.features], axis=1)
+    rows = np.zeros((len(cross.gallery), queries.shape[1]), dtype=np.float32)
+    rows[:, new.query.dim :] = cross.gallery.features
     rows[again] = 0
     rows[again, : new.query.dim] = new.gallery.features[again]
-    return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, old.gallery.labels)
+    return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, cross.gallery.labels)
 
 
 def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:

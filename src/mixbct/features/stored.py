@@ -18,11 +18,11 @@ class StoredVectors:
     Attributes:
         contract: of the vectors.
         takes: None: any source of the items will do, since it is asked for keys alone.
-        query_map: None: they are compared as they are.
+        bridge: None: they are compared as they are.
     """
 
     takes = None
-    query_map = None
+    bridge = None
 
     def __init__(self, bank: FeatureBank) -> None:
         self.contract = bank.manifest.contract

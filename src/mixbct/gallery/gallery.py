@@ -162,8 +162,8 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
 
         Raises:
             ContractError: `contract` is not the query model's, or it is not tied to a stored one.
-            FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's query
-                map, or has the wrong dimension.
+            FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's
+                bridge, or has the wrong dimension.
         """
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
@@ -176,10 +176,10 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                     f"the queries were embedded by {contract}, but the gallery's query model is "
                     f"{query}; embed them with that one, or switch with `mixbct gallery use-model`"
                 )
-            stored = self._searcher.refresh()
             edges = self._require_tied(query)
-            maps = {id: edge.query_map for id, edge in edges.items() if edge.query_map}
-            scores, ids = self._searcher.search(queries, k, maps)
+            bridges = {id: edge.bridge for id, edge in edges.items() if edge.bridge}
+            stored = self._searcher.refresh(bridges)
+            scores, ids = self._searcher.search(queries, k, bridges)
             items = self._store.items(np.unique(ids))
         self._searcher.save()
         return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
@@ -195,8 +195,8 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
 
         Raises:
             ContractError: rows of a contract are stored that no recorded or given edge ties to
-                the new query model; or an edge starts elsewhere, or its dimensions differ and it
-                has no query map between them.
+                the new query model; or an edge starts elsewhere, its bridge is one of other
+                contracts, or its dimensions differ and it has none.
         """
         for edge in edges:
             _check_edge(edge, contract)
@@ -211,22 +211,24 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.reading():
             query = self._store.query_model()
             edges = self._edges_from(query.contract)
-            ties = {id: edge.threshold for id, edge in edges.items()}
-            contracts = tuple(
-                ContractRows(
-                    contract=stored.contract,
-                    rows=stored.rows,
-                    threshold=ties.get(stored.contract.id),
-                    cached_rows=self._searcher.cached_rows(stored),
+            contracts = []
+            for stored in self._store.contracts():
+                edge = edges.get(stored.contract.id)
+                cached = self._searcher.cached_rows(stored, edge.bridge if edge else None)
+                contracts.append(
+                    ContractRows(
+                        contract=stored.contract,
+                        rows=stored.rows,
+                        threshold=edge.threshold if edge else None,
+                        cached_rows=cached,
+                    )
                 )
-                for stored in self._store.contracts()
-            )
             return GalleryStatus(
                 gallery=str(self.folder),
                 query_model=query.contract,
                 model_folder=str(query.folder) if query.folder else None,
                 rows=sum(stored.rows for stored in contracts),
-                contracts=contracts,
+                contracts=tuple(contracts),
                 edges=tuple(_edge_status(edge) for edge in self._store.edges()),
                 size_bytes=_size_of(self.folder),
             )
@@ -281,8 +283,8 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
 
 
 def _edge_status(edge: Edge) -> EdgeStatus:
-    known = edge.model_dump(include=EdgeStatus.model_fields.keys() - {"query_map"})
-    return EdgeStatus(**known, query_map=edge.query_map.digest if edge.query_map else None)
+    known = edge.model_dump(include=EdgeStatus.model_fields.keys() - {"bridge"})
+    return EdgeStatus(**known, bridge=str(edge.bridge) if edge.bridge else None)
 
 
 def _size_of(folder: Path) -> int:
@@ -335,15 +337,12 @@ def _check_edge(edge: Edge, query: Contract) -> None:
             f"model is {query}; give the edge that `mixbct gate` wrote for that model"
         )
     dims = edge.from_contract.dim, edge.to_contract.dim
-    if edge.query_map is None and dims[0] != dims[1]:
+    if edge.bridge is None and dims[0] != dims[1]:
         raise ContractError(
             f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
-            f"{dims[1]}, and holds no query map; vectors of different dimensions cannot be "
-            "compared without one: train the model with method.query_map"
+            f"{dims[1]}, and holds no bridge; vectors of different dimensions cannot be "
+            "compared without one: fit one with `mixbct adapt`, or train the model with "
+            "method.query_map"
         )
-    if edge.query_map and (edge.query_map.source_dim, edge.query_map.target_dim) != dims:
-        raise ContractError(
-            f"the query map of the edge from {edge.from_contract} to {edge.to_contract} leads from "
-            f"{edge.query_map.source_dim} to {edge.query_map.target_dim} dimensions, not from "
-            f"{dims[0]} to {dims[1]}; run `mixbct gate` again"
-        )
+    if edge.bridge is not None:
+        edge.bridge.check(edge.from_contract, edge.to_contract)

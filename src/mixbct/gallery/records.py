@@ -55,14 +55,14 @@ class ContractRows(Record):
 
 
 class EdgeStatus(Record):
-    """A recorded edge, with no more than the digest of its query map."""
+    """A recorded edge, without the numbers of its bridge."""
 
     from_contract: Contract
     to_contract: Contract
     result_digest: str
     threshold: float
     far: float
-    query_map: str | None
+    bridge: str | None = Field(description="what it does to which side, in words")
     created: str
 
 

@@ -15,12 +15,13 @@ import faiss
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mixbct.data.bank import normalise
 from mixbct.errors import MixbctError
+from mixbct.features.bridged import through
 from mixbct.files import file_written_whole
 from mixbct.gallery.database import damaged
 from mixbct.gallery.records import Stored
 from mixbct.gallery.sqlite import Ids, SqliteStore
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
 
@@ -30,17 +31,19 @@ _STALE_PART = 1 / 8
 
 
 class ContractIndex:
-    """Every row of one contract, ready to be searched.
+    """Every row of one contract, ready to be searched; mapped, where a bridge has a side for rows.
 
     `state` names the state of the store that the index shows; '' before it has seen any.
     """
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, side: LinearMap | None = None) -> None:
         self.contract = contract
+        self.side = side
+        self.dim = contract.dim if side is None else side.target_dim
         self.state = ""
         self.last = 0  # the highest id that was ever added
         self.unsaved = 0  # rows added or dropped since the cache file was written
-        self._flat = faiss.IndexFlatIP(contract.dim)
+        self._flat = faiss.IndexFlatIP(self.dim)
         self._index = faiss.IndexIDMap(self._flat)
 
     def __len__(self) -> int:
@@ -72,7 +75,7 @@ class ContractIndex:
     def save(self, path: Path) -> str:
         """Write the cache file, whole or not at all; return its SHA-256."""
         # a view of FAISS's own memory, not a copy of the vectors
-        vectors = faiss.rev_swig_ptr(self._flat.get_xb(), len(self) * self.contract.dim)
+        vectors = faiss.rev_swig_ptr(self._flat.get_xb(), len(self) * self.dim)
         parts = [self.ids().astype("<i8", copy=False).data, vectors.astype("<f4", copy=False).data]
         digest = hashlib.sha256()
         with file_written_whole(path) as file:
@@ -83,12 +86,12 @@ class ContractIndex:
         return digest.hexdigest()
 
 
-def load_index(path: Path, stored: Stored) -> ContractIndex | None:
+def load_index(path: Path, stored: Stored, side: LinearMap | None = None) -> ContractIndex | None:
     """Read a cache file; None where it is missing, or is not the one that the store knows of."""
-    index, rows = ContractIndex(stored.contract), stored.cached_rows
-    shape = rows, index.contract.dim
+    index, rows = ContractIndex(stored.contract, side), stored.cached_rows
+    shape = rows, index.dim
     try:
-        expected = rows * (8 + 4 * index.contract.dim)
+        expected = rows * (8 + 4 * index.dim)
         if not rows or not path.is_file() or path.stat().st_size != expected:
             return None
         with path.open("rb") as file:
@@ -118,31 +121,36 @@ class Searcher:
         self._saved = True
         self._indexes: dict[str, ContractIndex] = {}
 
-    def refresh(self) -> list[Contract]:
+    def refresh(self, bridges: Mapping[str, Bridge]) -> list[Contract]:
         """Bring every index to the store's state; return the contracts that have rows.
 
         Call it, and the search after it, inside one `store.reading()`.
+
+        Args:
+            bridges: from the query model to the rows of a contract, by its id.
         """
         state = self._store.state()
-        if state != self._state:
-            stored = self._store.contracts()
-            self._indexes = {s.contract.id: self._refreshed(s, state) for s in stored}
+        sides = {id: bridge.gallery for id, bridge in bridges.items()}
+        if state != self._state or any(i.side != sides.get(c) for c, i in self._indexes.items()):
+            self._indexes = {
+                stored.contract.id: self._refreshed(stored, state, sides.get(stored.contract.id))
+                for stored in self._store.contracts()
+            }
             self._state, self._saved = state, False
         return [index.contract for index in self._indexes.values()]
 
     def search(
-        self, queries: Float32[np.ndarray, "q d"], k: int, maps: Mapping[str, LinearMap]
+        self, queries: Float32[np.ndarray, "q d"], k: int, bridges: Mapping[str, Bridge]
     ) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
         """Return the scores and ids of the k best rows over all contracts, best first.
 
         Args:
             queries: unit vectors of the query model.
             k: hits a query; the number of rows where there are fewer.
-            maps: what queries go through to the rows of a contract, by its id, where its space is
-                another one.
+            bridges: as they were given to `refresh`.
         """
         found = [
-            index.search(normalise(maps[id].apply(queries)) if id in maps else queries, k)
+            index.search(through(bridges[id].query if id in bridges else None, queries), k)
             for id, index in self._indexes.items()
         ]
         if len(found) == 1:
@@ -154,16 +162,18 @@ class Searcher:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
 
-    def _refreshed(self, stored: Stored, state: str) -> ContractIndex:
+    def _refreshed(self, stored: Stored, state: str, side: LinearMap | None) -> ContractIndex:
         contract = stored.contract
-        index = self._indexes.get(contract.id) or load_index(self._path(contract), stored)
+        index = self._indexes.get(contract.id)
+        if index is None or index.side != side:
+            index = load_index(self._path(contract, side), stored, side)
         removed = None if index is None else self._store.removed_since(index.state)
         if index is not None and removed is not None:
             if removed:
                 index.keep(self._store.ids(contract.id))
             self._extend(index)
         if index is None or removed is None or len(index) != stored.rows:
-            index = ContractIndex(contract)
+            index = ContractIndex(contract, side)
             self._extend(index)
         if len(index) != stored.rows:
             told = f"{stored.rows:,} rows of {contract} are told of, {len(index):,} are there"
@@ -174,7 +184,7 @@ class Searcher:
     def _extend(self, index: ContractIndex) -> None:
         """Add what the store has and the index has not: here stored rows become index rows."""
         for ids, vectors in self._store.blocks(index.contract, after=index.last):
-            index.add(ids, vectors)
+            index.add(ids, through(index.side, vectors))
 
     def save(self) -> None:
         """Write the cache files that are far behind their indexes, and delete those of no use.
@@ -189,16 +199,18 @@ class Searcher:
             for index in self._indexes.values():
                 if index.unsaved > _STALE_PART * len(index):
                     with self._store.writing(wait=False):
-                        sha256 = index.save(self._path(index.contract))
+                        sha256 = index.save(self._path(index.contract, index.side))
                         self._store.set_cache(index.contract, len(index), index.state, sha256)
-            used = {self._path(index.contract) for index in self._indexes.values()}
+            used = {self._path(index.contract, index.side) for index in self._indexes.values()}
             for path in set(self._folder.glob("index-*")) - used:
                 path.unlink()
 
-    def cached_rows(self, stored: Stored) -> int | None:
+    def cached_rows(self, stored: Stored, bridge: Bridge | None) -> int | None:
         """Return how many rows a contract's cache file holds; None where it is of no use."""
         known = self._store.removed_since(stored.cached_state) is not None
-        return stored.cached_rows if known and self._path(stored.contract).is_file() else None
+        path = self._path(stored.contract, bridge.gallery if bridge else None)
+        return stored.cached_rows if known and path.is_file() else None
 
-    def _path(self, contract: Contract) -> Path:
-        return self._folder / f"index-{contract.id}.rows"
+    def _path(self, contract: Contract, side: LinearMap | None) -> Path:
+        mapped = f"-{side.digest[:16]}" if side else ""
+        return self._folder / f"index-{contract.id}{mapped}.rows"

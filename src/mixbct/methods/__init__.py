@@ -10,12 +10,11 @@ from mixbct.methods.method import Features, Method, OldRows, Progress, StepPlan,
 from mixbct.methods.mixbct import MixBCT
 from mixbct.methods.nccl import NCCL
 from mixbct.methods.unibct import UniBCT
-from mixbct.methods.weakened_l2 import WeakenedL2
 
 METHODS: Mapping[str, type[Method]] = {
     "independent": Independent,
     "l2": L2,
-    "weakened_l2": WeakenedL2,
+    "weakened_l2": L2,
     "bct": BCT,
     "unibct": UniBCT,
     "nccl": NCCL,

@@ -20,41 +20,21 @@ The published code divides L_p2s by the number of rows outside their boundary
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mixbct.distributed import processes, row_rng
+from mixbct.distributed import row_rng
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import (
-    OLD_ROWS,
-    Features,
-    Method,
-    Progress,
-    StepPlan,
-    Task,
-    given,
-)
+from mixbct.methods.method import OLD_ROWS, Features, Method, Progress, StepPlan, Task, given
 from mixbct.recipe import AdvBCTSettings
 
 HIDDEN = 100
 NEW, OLD = 0, 1
-
-
-class _Reversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, by: float) -> Tensor:
-        ctx.by = by  # type: ignore[attr-defined]
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, None]:
-        return -ctx.by * gradients[0], None  # type: ignore[attr-defined]
 
 
 def reverse_gradient(values: Float[Tensor, "n d"], by: float) -> Float[Tensor, "n d"]:
@@ -62,8 +42,10 @@ def reverse_gradient(values: Float[Tensor, "n d"], by: float) -> Float[Tensor, "
 
     Source: Ganin and Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015.
     """
-    reversed_: Tensor = _Reversal.apply(values, by)  # type: ignore[no-untyped-call]
-    return reversed_
+    same = values.view_as(values)
+    if same.requires_grad:
+        same.register_hook(lambda gradient: -by * gradient)  # type: ignore[no-untyped-call]
+    return same
 
 
 def reversal(done: float) -> float:
@@ -93,7 +75,7 @@ class AdvBCT(Method):
 
     def __init__(self, settings: AdvBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.task, self.old = task, given(task.old)
+        self.old = given(task.old)
         self.threshold, self.mean_over = settings.threshold, settings.mean_over
         self.boundary_weight = settings.boundary_weight
         self.adversarial_weight = settings.adversarial_weight
@@ -116,9 +98,7 @@ class AdvBCT(Method):
         plain = self.task.plain_step(seed, epoch, step)
         rng = row_rng(seed, OLD_ROWS, epoch, step)
         rows = rng.integers(0, len(self.old.labels), self.task.batch)
-        return StepPlan(
-            plain.forward_rows, plain.forward_labels, rows, self.old.labels[rows], plain.trained
-        )
+        return replace(plain, old_rows=rows, old_labels=self.old.labels[rows])
 
     def boundaries(self) -> Float[Tensor, " c"]:
         """Return r̂, the elastic boundary of each class."""
@@ -129,8 +109,8 @@ class AdvBCT(Method):
     ) -> Mapping[str, Tensor]:
         """Return the classification, the adversarial and the boundary loss."""
         features = reverse_gradient(F.normalize(new.values), reversal(progress.done))
-        rows = len(new.labels) * processes()
-        told = F.cross_entropy(
+        rows = len(new.labels)
+        discriminator_loss = F.cross_entropy(
             self.discriminator(features), torch.full_like(new.labels, NEW), reduction="sum"
         ) + F.cross_entropy(
             self.discriminator(old.values), torch.full_like(old.labels, OLD), reduction="sum"
@@ -138,10 +118,10 @@ class AdvBCT(Method):
         outside = beyond_boundary(
             new.values, new.labels, self.means, self.boundaries(), self.bounded
         )
-        by = rows if self.mean_over == "batch" else max(int((outside > 0).sum()), 1) * processes()
+        by = rows if self.mean_over == "batch" else max(int((outside > 0).sum()), 1)
         fading = (progress.epochs - progress.epoch + 1) / progress.epochs
         return {
             "classification": classification(new, head),
-            "adversarial": self.adversarial_weight * fading * told / rows,
+            "adversarial": self.adversarial_weight * fading * discriminator_loss / rows,
             "boundary": self.boundary_weight * outside.sum() / by,
         }

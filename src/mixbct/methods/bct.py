@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mixbct.distributed import processes
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Features, Method, Progress, StepPlan, Task, given
+from mixbct.methods.method import Features, Method, Progress, Task, given
 from mixbct.recipe import BCTSettings
 
 
@@ -59,7 +58,6 @@ class BCT(Method):
 
     def __init__(self, settings: BCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.task = task
         self.weight = settings.weight
         self.scaled = settings.scaled
         means, weights = given(task.prototypes), task.old_classifier
@@ -70,10 +68,6 @@ class BCT(Method):
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("known", known, persistent=False)
 
-    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return the batch; the old features have left their trace in the directions."""
-        return self.task.plain_step(seed, epoch, step)
-
     def losses(
         self, new: Features, old: Features, head: Head, progress: Progress
     ) -> Mapping[str, Tensor]:
@@ -82,5 +76,5 @@ class BCT(Method):
         rows = influence(new.values, new.labels, self.directions, self.known, scale)
         return {
             "classification": classification(new, head),
-            "influence": self.weight * rows.sum() / (len(rows) * processes()),
+            "influence": self.weight * rows.sum() / len(rows),
         }

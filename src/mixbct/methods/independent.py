@@ -7,28 +7,18 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mixbct.distributed import processes
 from mixbct.heads.classifier import Head
-from mixbct.methods.method import Features, Method, Progress, StepPlan, Task
-from mixbct.recipe import IndependentSettings
+from mixbct.methods.method import Features, Method, Progress
 
 
 def classification(new: Features, head: Head) -> Tensor:
-    """Return (1/B) Σ ℓ(f_i, y_i; W) over the rows of all processes."""
-    loss: Tensor = head(new.values, new.labels).sum() / (len(new.labels) * processes())
+    """Return (1/B) Σ ℓ(f_i, y_i; W) over the rows."""
+    loss: Tensor = head(new.values, new.labels).sum() / len(new.labels)
     return loss
 
 
 class Independent(Method):
     """L = (1/B) Σ ℓ(f_i, y_i; W)."""
-
-    def __init__(self, settings: IndependentSettings, task: Task) -> None:
-        super().__init__(settings, task)
-        self.task = task
-
-    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return the batch, and no old rows."""
-        return self.task.plain_step(seed, epoch, step)
 
     def losses(
         self, new: Features, old: Features, head: Head, progress: Progress

@@ -1,8 +1,10 @@
 """L2 regression: each new feature is drawn to the old feature of the same image.
 
-    L = (1/B) Σ ℓ(f_i, y_i; W) + (λ/B) Σ d_i,    d_i = ‖f̂_i − o_i‖ (or its square)
+    L = (1/B) Σ ℓ(f_i, y_i; W) + (λ/B) Σ max(d_i − δ, 0),    d_i = ‖f̂_i − o_i‖
 
-The baseline that every paper on compatible training has (Shen et al., CVPR 2020, sec. 4.3).
+`l2` has δ = 0, and d_i² in place of d_i with `squared`: the baseline that every paper on compatible
+training has (Shen et al., CVPR 2020, sec. 4.3). `weakened_l2` lets a new feature lie anywhere
+within δ of its old one; from the code published with MixBCT (Liang et al., arXiv 2308.06948).
 """
 
 from collections.abc import Mapping
@@ -12,11 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mixbct.distributed import processes
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
 from mixbct.methods.method import Features, Method, Progress, StepPlan, Task
-from mixbct.recipe import L2Settings
+from mixbct.recipe import L2Settings, WeakenedL2Settings
 
 
 def distances(new: Float[Tensor, "n d"], old: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -29,15 +30,15 @@ def distances(new: Float[Tensor, "n d"], old: Float[Tensor, "n d"]) -> Float[Ten
 
 
 class L2(Method):
-    """L2 regression, squared or not."""
+    """L2 regression: plain, squared or with a slack."""
 
     needs = frozenset({"old", "paired_old"})
 
-    def __init__(self, settings: L2Settings, task: Task) -> None:
+    def __init__(self, settings: L2Settings | WeakenedL2Settings, task: Task) -> None:
         super().__init__(settings, task)
-        self.task = task
         self.weight = settings.weight
-        self.power = 2 if settings.squared else 1
+        self.slack = settings.slack if isinstance(settings, WeakenedL2Settings) else 0.0
+        self.power = 2 if isinstance(settings, L2Settings) and settings.squared else 1
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch with the old features of its images."""
@@ -46,9 +47,9 @@ class L2(Method):
     def losses(
         self, new: Features, old: Features, head: Head, progress: Progress
     ) -> Mapping[str, Tensor]:
-        """Return the classification loss and the mean distance."""
-        apart = distances(new.values, old.values) ** self.power
+        """Return the classification loss and the mean of what exceeds the slack."""
+        beyond = (distances(new.values, old.values) - self.slack).clamp_min(0) ** self.power
         return {
             "classification": classification(new, head),
-            "l2": self.weight * apart.sum() / (len(apart) * processes()),
+            "l2": self.weight * beyond.sum() / len(beyond),
         }

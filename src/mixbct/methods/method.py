@@ -21,6 +21,7 @@ from mixbct.distributed import row_rng
 from mixbct.errors import BankError, RecipeError
 from mixbct.features.prototypes import ClassDirections, ClassStats
 from mixbct.heads.classifier import Head
+from mixbct.schemas.linear_map import LinearMap
 
 # streams of random numbers: a new use takes a new number, so that none disturbs another
 ORDER, OLD_ROWS, AUGMENT, PARTNERS = range(4)
@@ -94,12 +95,14 @@ class OldRows:
         paired: whether old row i and training row i are of the same image.
         read: gives the normalised old features of some rows.
         credible: [M] which rows denoising kept, for methods that need it.
+        gallery_map: what the stored rows went through before `read` gave them; None: nothing.
     """
 
     labels: Int64[np.ndarray, " m"]
     paired: bool
     read: Callable[[RowIndices], Float32[np.ndarray, "n d"]]
     credible: Bool[np.ndarray, " m"] | None = None
+    gallery_map: LinearMap | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,6 @@ class Method(nn.Module, ABC):
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    @abstractmethod
     def __init__(self, settings: Any, task: Task) -> None:
         """Check that the task holds what the method needs.
 
@@ -180,6 +182,7 @@ class Method(nn.Module, ABC):
             BankError: it does not.
         """
         super().__init__()
+        self.task = task
         old = task.old
         there: dict[Need, bool] = {
             "old": old is not None,
@@ -195,9 +198,9 @@ class Method(nn.Module, ABC):
                 "its bank as method.bank"
             )
 
-    @abstractmethod
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return what one step works on. `step` counts within the epoch."""
+        """Return what one step works on; `step` counts within the epoch. No old rows here."""
+        return self.task.plain_step(seed, epoch, step)
 
     @abstractmethod
     def losses(

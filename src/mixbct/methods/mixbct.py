@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixbct.distributed import processes, row_rng
+from mixbct.distributed import row_rng
 from mixbct.errors import BankError, RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.method import (
@@ -71,7 +71,6 @@ class MixBCT(Method):
 
     def __init__(self, settings: MixBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.task = task
         self.old = given(task.old)
         self.draw = settings.draw
         # 0.7 is not a binary fraction: 0.7·30/0.3 must come out as 70
@@ -93,7 +92,7 @@ class MixBCT(Method):
             )
         usable = given(self.old.credible) & (self.old.labels >= 0)
         self.candidates: RowIndices = np.flatnonzero(usable).astype(np.int64)
-        if len(self.candidates) == 0 and self.old_rows_per_step:
+        if len(self.candidates) == 0 and (self.old_rows_per_step or settings.contrast):
             raise BankError(
                 "the bank has no credible feature of any training class: do the class names of "
                 "the bank and of the training data agree?"
@@ -170,17 +169,17 @@ class MixBCT(Method):
         labels = torch.cat([new.labels, old.labels[:mixed]])
         rows = head(values, labels)
         if self.old_weight is None or not mixed:
-            losses = {"mixed": rows.sum() / (len(labels) * processes())}
+            losses = {"mixed": rows.sum() / len(labels)}
         else:
             fresh = len(new.labels)
             losses = {
-                "new": rows[:fresh].sum() / (fresh * processes()),
-                "old": self.old_weight * rows[fresh:].sum() / (mixed * processes()),
+                "new": rows[:fresh].sum() / fresh,
+                "old": self.old_weight * rows[fresh:].sum() / mixed,
             }
         if self.contrast:
-            alikeness = F.normalize(new.values) @ old.values.t() / self.temperature
+            similarities = F.normalize(new.values) @ old.values.t() / self.temperature
             positive = new.labels[:, None] == old.labels
-            shares = alikeness.log_softmax(dim=1) * positive
+            shares = similarities.log_softmax(dim=1) * positive
             apart = -shares.sum(1) / positive.sum(1).clamp_min(1)
-            losses["contrast"] = self.contrast * apart.sum() / (len(new.labels) * processes())
+            losses["contrast"] = self.contrast * apart.sum() / len(new.labels)
         return losses

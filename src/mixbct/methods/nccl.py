@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mixbct.distributed import processes
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
@@ -52,19 +51,19 @@ def posterior_entropy(
     return entropy
 
 
-def soft_contrast(
-    alikeness: Float[Tensor, "n q"],
+def contrastive_loss(
+    similarities: Float[Tensor, "n q"],
     weights: Float[Tensor, "n q"],
     positive: Bool[Tensor, "n q"],
 ) -> Float[Tensor, " n"]:
     """Return −Σ w·log softmax over the positives of each row, by their number; 0 without any.
 
     Args:
-        alikeness: of each row with each item of the queue, divided by the temperature.
+        similarities: of each row with each item of the queue, divided by the temperature.
         weights: w, in [0, 1].
         positive: which items have the row's label.
     """
-    log_shares = alikeness.log_softmax(dim=1)
+    log_shares = similarities.log_softmax(dim=1)
     total = (weights * log_shares * positive).sum(1)
     return -total / positive.sum(1).clamp_min(1)
 
@@ -85,7 +84,6 @@ class NCCL(Method):
                 f"method.queue = {settings.queue} cannot hold one batch of {task.batch}: raise it "
                 "to train.batch at least"
             )
-        self.task = task
         self.temperature = settings.temperature
         self.feature_weight, self.logit_weight = settings.weight, settings.logit_weight
         stats = given(task.class_stats)
@@ -130,11 +128,13 @@ class NCCL(Method):
         classes = F.normalize(head.weight)
         # z(f)ᵀz(o) = f̂ᵀ(ŴᵀŴ)o, which needs no queue of C-dimensional logits
         between = classes.t() @ classes.detach()
-        rows = len(new.labels) * processes()
-        near = soft_contrast(features @ queue.t() / self.temperature, weights, positive)
-        alike = soft_contrast(features @ between @ queue.t() / self.temperature, weights, positive)
+        rows = len(new.labels)
+        of_features = contrastive_loss(features @ queue.t() / self.temperature, weights, positive)
+        of_logits = contrastive_loss(
+            features @ between @ queue.t() / self.temperature, weights, positive
+        )
         return {
             "classification": classification(new, head),
-            "features": self.feature_weight * near.sum() / rows,
-            "logits": self.logit_weight * alike.sum() / rows,
+            "features": self.feature_weight * of_features.sum() / rows,
+            "logits": self.logit_weight * of_logits.sum() / rows,
         }

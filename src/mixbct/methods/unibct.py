@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mixbct.distributed import processes
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.bct import influence
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Extract, Features, Method, Progress, StepPlan, Task, given
+from mixbct.methods.method import Extract, Features, Method, Progress, Task, given
 from mixbct.recipe import UniBCTSettings
 
 Graph = Literal["rows", "columns"]
@@ -55,9 +54,9 @@ def refined_mean(
     if len(new) == 1:
         return old[0]
     vertices = F.normalize(new) if graph == "rows" else new
-    alikeness = vertices @ vertices.t() / temperature
-    alikeness.fill_diagonal_(-torch.inf)
-    edges = alikeness.softmax(dim=1 if graph == "rows" else 0)
+    similarities = vertices @ vertices.t() / temperature
+    similarities.fill_diagonal_(-torch.inf)
+    edges = similarities.softmax(dim=1 if graph == "rows" else 0)
     system = torch.eye(len(new), dtype=new.dtype) - spread * edges
     moved: Tensor = (1 - spread) * torch.linalg.solve(system, old)
     return moved.mean(dim=0)
@@ -72,7 +71,6 @@ class UniBCT(Method):
 
     def __init__(self, settings: UniBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.task = task
         self.weight, self.start = settings.weight, settings.start
         self.spread, self.temperature = settings.spread, settings.temperature
         self.graph: Graph = settings.graph
@@ -83,10 +81,6 @@ class UniBCT(Method):
         order = np.argsort(task.labels, kind="stable")
         cuts = np.flatnonzero(np.diff(task.labels[order])) + 1
         self.rows_of_classes = np.split(order, cuts)
-
-    def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return the batch; the old features have left their trace in the prototypes."""
-        return self.task.plain_step(seed, epoch, step)
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Refine the prototypes by the present new features, at the epochs chosen."""
@@ -112,5 +106,5 @@ class UniBCT(Method):
             rows = influence(
                 new.values, new.labels, self.directions, self.known, cosine_scale(head)
             )
-            losses["influence"] = self.weight * rows.sum() / (len(rows) * processes())
+            losses["influence"] = self.weight * rows.sum() / len(rows)
         return losses

@@ -1,11 +1,11 @@
 """What the gate decides, and the edge that it writes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Contract
+from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 from mixbct.schemas.result import Cosine, Rate
 
@@ -44,7 +44,7 @@ class GateOutcome(Record):
 class Edge(Record):
     """A passed gate: queries under `from_contract` may search vectors under `to_contract`.
 
-    Where there is a query map, they go through it first.
+    Where there is a bridge, both are compared through it.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -53,5 +53,19 @@ class Edge(Record):
     result_digest: str
     threshold: Cosine = Field(description="keeps the false-accept rate `far` across the edge")
     far: Rate
-    query_map: LinearMap | None = Field(None, exclude_if=absent)
+    bridge: Bridge | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _had_a_query_map(cls, content: Any) -> Any:
+        match content:
+            case {"query_map": dict(query), "from_contract": source, "to_contract": target}:
+                return from_query_map(content, query, source, target)
+        return content
+
+    @model_validator(mode="after")
+    def _bridge_ties_the_same(self) -> "Edge":
+        if self.bridge and (p := self.bridge.problem(self.from_contract, self.to_contract)):
+            raise ValueError(p)
+        return self

@@ -48,7 +48,7 @@ class GenerationsResult(Record):
     data: dict[str, str | int]
     models: tuple[Contract, ...] = Field(description="version 1 first")
     mapped: tuple[bool, ...] = Field(
-        description="whether a version's queries reach the version before through a query map"
+        description="whether a version's queries reach the version before through a bridge"
     )
     trained_apart: Standings = Field({})
     """By version: v1, v2, …"""

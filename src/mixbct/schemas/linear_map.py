@@ -2,9 +2,8 @@
 
     f ↦ f M + b
 
-What a model of another dimension needs to search an old gallery: its queries f, normalised, go
-through the map, are normalised again and then compared. M is trained along (`method.query_map`)
-or fitted afterwards (Procrustes, ridge).
+One side of a bridge: vectors f, normalised, go through the map and are normalised again. It is
+trained along (`method.query_map`) or fitted afterwards (`mixbct.adapters`).
 """
 
 import base64
@@ -60,8 +59,15 @@ class LinearMap(BaseModel):
             digest=_digest(matrix.shape, content),
         )
 
+    def __eq__(self, other: object) -> bool:
+        # its numbers are those of its digest; pydantic would compare decoded arrays, too
+        return isinstance(other, LinearMap) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     def __str__(self) -> str:
-        return f"through a query map of {self.source_dim} to {self.target_dim} dimensions"
+        return f"{self.source_dim} to {self.target_dim} dimensions"
 
     @model_validator(mode="after")
     def _holds_what_it_says(self) -> "LinearMap":
@@ -124,8 +130,8 @@ class LinearMap(BaseModel):
         follow, later = after.arrays
         if later is not None:
             raise FeatureError(
-                "a query map with an offset cannot follow another one in a single map: fit a map "
-                "from the newest model to the oldest with `mixbct fit-map`"
+                "a map with an offset cannot follow another one in a single map: fit a bridge from "
+                "the newest model to the oldest with `mixbct adapt`"
             )
         assert matrix is not None
         return LinearMap.of(matrix @ follow, None if offset is None else offset @ follow)

@@ -1,74 +1,14 @@
-"""Models and their contracts: what two vectors must share to be compared."""
+"""Models: what stands in `model.json`."""
 
-import hashlib
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.contract import Contract, Input, Preprocessing, VectorInput
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 
-
-class Preprocessing(Record):
-    """How an image becomes the backbone's input: (value − mean) / std on uint8 pixels."""
-
-    size: int = Field(gt=0, description="height and width in pixels")
-    channels: Literal[1, 3]
-    mean: float = 127.5
-    std: float = Field(127.5, gt=0)
-    alignment: str = Field("none", description="how the object was cut out, by name")
-
-    def __str__(self) -> str:
-        return f"{self.size} px, {'grey' if self.channels == 1 else 'RGB'}"
-
-
-class VectorInput(Record):
-    """The input of a head: normalised vectors of a frozen encoder, known by its contract."""
-
-    encoder: str = Field(description="id of the contract that the vectors are of")
-    name: str = Field(description="of that contract, for people; not part of the identity")
-    dim: int = Field(gt=0)
-
-    def __str__(self) -> str:
-        return f"{self.dim}-d vectors of {self.name} ({self.encoder})"
-
-
-Input = Preprocessing | VectorInput
-"""What a backbone takes: images that are prepared so, or an encoder's vectors."""
-
-
-class Contract(Record):
-    """What two vectors must share to be compared with no edge between them."""
-
-    name: str = Field(description="for people; not part of the identity")
-    weights: str = Field(
-        description="SHA-256 of the canonical weights or of an ONNX file, or a declared name"
-    )
-    preprocessing: Input | None = Field(
-        description="none: the vectors came from elsewhere, under a declared name"
-    )
-    dim: int = Field(gt=0)
-    metric: Literal["cosine"] = "cosine"
-
-    @property
-    def id(self) -> str:
-        """Return the 16 hexadecimal digits that identify the contract, whatever its name."""
-        identity = self.model_dump_json(exclude={"name": True, "preprocessing": {"name"}})
-        return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.id})"
-
-    def as_input(self) -> VectorInput:
-        """Return what a head over these vectors takes."""
-        return VectorInput(encoder=self.id, name=self.name, dim=self.dim)
-
-
-class QueryMap(Record):
-    """How a model's vectors become queries against those of another model."""
-
-    to: Contract
-    map: LinearMap
+__all__ = ["Contract", "Input", "ModelManifest", "OldPart", "Preprocessing", "VectorInput"]
 
 
 class OldPart(Record):
@@ -99,6 +39,22 @@ class ModelManifest(Record):
     head: str | None = None
     classes: tuple[str, ...] = Field((), description="that it was trained on")
     data_digest: str = Field("", description="of the images that it was trained on")
-    query_map: QueryMap | None = Field(None, exclude_if=absent)
+    bridge: Bridge | None = Field(
+        None, exclude_if=absent, description="to the old model that it was made for"
+    )
     old_part: OldPart | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _had_a_query_map(cls, content: Any) -> Any:
+        match content:
+            case {"query_map": {"to": target, "map": query}, "contract": source}:
+                return from_query_map(content, query, source, target)
+        return content
+
+    @model_validator(mode="after")
+    def _bridge_is_its_own(self) -> "ModelManifest":
+        if self.bridge and (problem := self.bridge.problem(self.contract, self.bridge.target)):
+            raise ValueError(problem)
+        return self

@@ -1,4 +1,4 @@
-"""What the face protocols print as JSON: figures of pairs and of IJB, maps, a layout's counts."""
+"""What the face protocols print as JSON: figures of pairs and of IJB, a layout's counts."""
 
 from typing import Literal
 
@@ -71,8 +71,8 @@ class ProtocolResult(Record):
         description="by side: gallery (also the first of a pair), query (also the probes)"
     )
     flip: bool = Field(description="features were summed with those of the flipped image")
-    query_map: str | None = Field(
-        None, description="SHA-256 of the map's file that query vectors went through"
+    bridge: str | None = Field(
+        None, description="digest of the bridge that the two sides were compared through"
     )
     verification: Verification
 
@@ -91,17 +91,6 @@ class IjbResult(ProtocolResult):
 
     kind: Literal["ijb"] = "ijb"
     identification: Identification
-
-
-class FittedMap(Record):
-    """What `mixbct adapt` fitted."""
-
-    kind: str
-    source: Contract
-    target: Contract
-    pairs: Count = Field(description="items that both banks have")
-    cosine: float = Field(description="mean over these items, of the mapped and the target vector")
-    sha256: str = Field(description="of the file")
 
 
 class LayoutCounts(Record):

@@ -5,11 +5,11 @@ result agree with each other, by the gate.
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
 
@@ -202,8 +202,8 @@ class Result(Record):
     seed: int
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by role: old, new, independent")
-    query_map: LinearMap | None = Field(
-        None, exclude_if=absent, description="that new queries went through to the old gallery"
+    bridge: Bridge | None = Field(
+        None, exclude_if=absent, description="that new queries searched the old gallery through"
     )
     trained_apart: Standings = Field({})
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
@@ -213,6 +213,21 @@ class Result(Record):
     carried_threshold: CarriedThreshold
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _had_a_query_map(cls, content: Any) -> Any:
+        match content:
+            case {"query_map": dict(query), "models": {"new": source, "old": target}}:
+                return from_query_map(content, query, source, target)
+        return content
+
+    @model_validator(mode="after")
+    def _bridge_ties_the_models(self) -> "Result":
+        new, old = self.models.get("new"), self.models.get("old")
+        if self.bridge and new and old and (problem := self.bridge.problem(new, old)):
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _compares(self) -> "Result":

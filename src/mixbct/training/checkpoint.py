@@ -6,6 +6,7 @@ and what the method keeps are all that a run needs to go on exactly as if it had
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,6 @@ from torch.optim import Optimizer
 from mixbct.backbones.weights import state_copy
 from mixbct.errors import CheckpointError
 from mixbct.files import folder_written_whole, sha256_file
-from mixbct.heads.classifier import Head
-from mixbct.methods import Method
 from mixbct.schemas.record import SCHEMA_VERSION, Record, read_record
 
 
@@ -29,26 +28,29 @@ class CheckpointManifest(Record):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["checkpoint"] = "checkpoint"
-    step: int
-    seconds: float = Field(description="of training so far, over all resumptions")
-    images: int = Field(description="forwarded so far")
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0, description="of training so far, over all resumptions")
+    images: int = Field(ge=0, description="forwarded so far")
     recipe_digest: str
     data_digest: str
-    tensors_digest: str
+    tensors_digest: str = ""
 
 
 def save_checkpoint(
     folder: Path,
     manifest: CheckpointManifest,
-    backbone: nn.Module,
-    head: Head,
-    method: Method,
+    modules: Mapping[str, nn.Module],
     optimizer: Optimizer,
 ) -> Path:
-    """Write one checkpoint and, once it is whole, remove those before it."""
-    tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-    tensors |= {f"head.{k}": v for k, v in head.state_dict().items()}
-    tensors |= {f"method.{k}": v for k, v in method.state_dict().items()}
+    """Write one checkpoint and, once it is whole, remove all else from the folder.
+
+    Args:
+        folder: of the run's checkpoints.
+        manifest: its digest of the tensors is filled in here.
+        modules: what has a state, by names that `load_checkpoint` is given too.
+        optimizer: of their parameters.
+    """
+    tensors = {f"{n}.{k}": v for n, m in modules.items() for k, v in m.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if value is not None:
@@ -60,9 +62,9 @@ def save_checkpoint(
             update={"tensors_digest": sha256_file(partial / "tensors.safetensors")}
         )
         (partial / "manifest.json").write_text(signed.to_json(), encoding="utf-8")
-    for older in folder.glob("step-*"):
-        if older != path:
-            shutil.rmtree(older)
+    for other in folder.iterdir():
+        if other != path:
+            shutil.rmtree(other, ignore_errors=True)
     return path
 
 
@@ -73,25 +75,29 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def load_checkpoint(
     path: Path,
-    recipe_digest: str,
-    data_digest: str,
-    backbone: nn.Module,
-    head: Head,
-    method: Method,
+    expected: CheckpointManifest,
+    modules: Mapping[str, nn.Module],
     optimizer: Optimizer,
 ) -> CheckpointManifest:
     """Take up the state of a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        expected: the digests that it must have, and the last step of the run.
+        modules: what has a state, as for `save_checkpoint`.
+        optimizer: of their parameters.
 
     Raises:
         CheckpointError: it is damaged, or was written under another recipe or on other data (or
             another old bank).
     """
     manifest = read_record(path / "manifest.json", CheckpointManifest, CheckpointError, "manifest")
-    for what, found, expected in (
-        ("recipe", manifest.recipe_digest, recipe_digest),
-        ("data or old bank", manifest.data_digest, data_digest),
+    for what, differs in (
+        ("recipe", manifest.recipe_digest != expected.recipe_digest),
+        ("data or old bank", manifest.data_digest != expected.data_digest),
+        (f"number of steps than {expected.step}", manifest.step > expected.step),
     ):
-        if found != expected:
+        if differs:
             raise CheckpointError(
                 f"{path} was written with another {what}: resume with what it was begun with, or "
                 "start afresh in another --out"
@@ -99,25 +105,22 @@ def load_checkpoint(
     file = path / "tensors.safetensors"
     try:
         if sha256_file(file) != manifest.tensors_digest:
-            raise CheckpointError(f"{file} is damaged: its digest is not the one in its manifest")
-        tensors = load_file(file)
-        backbone.load_state_dict(_under("backbone.", tensors))
-        head.load_state_dict(_under("head.", tensors))
-        method.load_state_dict(_under("method.", tensors))
-        _load_optimizer(optimizer, _under("optimizer.", tensors))
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file} is damaged: its digest is not the one in its manifest; start afresh in "
+                "another --out"
+            )
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in [*modules, "optimizer"]}
+        for key, value in load_file(file).items():
+            name, _, rest = key.partition(".")
+            parts[name][rest] = value
+        for name, module in modules.items():
+            module.load_state_dict(parts[name])
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimizer"].items():
+            index, _, name = key.partition(".")
+            states.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states, "param_groups": groups})
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     return manifest
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,10 +1,21 @@
-"""What a run leaves of its steps: `steps.jsonl`, and TensorBoard events where it is installed."""
+"""What a run leaves of its steps: `steps.jsonl`, and TensorBoard events where it is installed.
+
+A log is worth less than its run: lines that cannot be read are dropped, lines that cannot be
+written (the disk is full) are left out, which is said once.
+"""
 
 import contextlib
+import errno
 import json
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mixbct.errors import DataError, MixbctError
+from mixbct.files import write_atomically
+from mixbct.reading import read_bytes, reason
 
 EVERY = 20
 
@@ -19,27 +30,58 @@ class StepLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        path = folder / "steps.jsonl"
-        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        self._path = folder / "steps.jsonl"
+        self._said = self._closed = False
         self._board: Any = None
-        with contextlib.suppress(ImportError):
+        try:
+            found = read_bytes(self._path, "log", DataError) if self._path.exists() else b""
+            kept = [line for line in found.splitlines(keepends=True) if _step_of(line) <= step]
+            if len(whole := b"".join(kept)) != len(found):
+                write_atomically(self._path, whole)
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        except ImportError:
+            pass
+        except (OSError, MixbctError) as error:
+            self._closed = True
+            self._say(error)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Record the figures of one step (counted from 1)."""
-        self._file.write(json.dumps({"step": step} | dict(figures)) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(name, value, step)
+        if self._closed:
+            return
+        line = (json.dumps({"step": step} | dict(figures)) + "\n").encode()
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                before = file.tell()
+                if file.write(line) < len(line):
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, "no space left on the disk")
+            if self._board is not None:
+                for name, value in figures.items():
+                    self._board.add_scalar(name, value, step)
+        except OSError as error:
+            self._say(error)
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+    def _say(self, error: Exception) -> None:
+        if not self._said:
+            logging.getLogger(__name__).warning(
+                "%s: steps are left out, the run goes on: %s", self._path, reason(error)
+            )
+        self._said = True
+
+
+def _step_of(line: bytes) -> float:
+    """Return the step that a line of the log is of; infinity where it is not whole."""
+    try:
+        step = float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return math.inf
+    return step if line.endswith(b"\n") else math.inf

@@ -15,12 +15,15 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.errors import BankError, ModelError
+from mixbct.features.bridged import through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import OldPart
 from mixbct.training.label_map import read_label_map
+from mixbct.training.whitened_bank import whitened
 
 
 def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task, OldPart | None]:
@@ -37,6 +40,8 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
     needs = METHODS[recipe.method.name].needs
     dim = recipe.model.dim if recipe.method.query_map is None else None
     bank, old = open_old_bank(recipe.method.bank, source, dim, needs, recipe.method.label_map)
+    if recipe.method.whiten is not None:
+        old = whitened(old, bank.manifest.dim, recipe.method.whiten)
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()))
@@ -46,7 +51,7 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
             stats = class_stats(old.read, old.labels, means, counts)
     weights = None
     if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
-        weights = open_old_classifier(recipe.method.old_model, bank, source)
+        weights = open_old_classifier(recipe.method.old_model, bank, source, old.gallery_map)
     task = Task(labels, recipe.train.batch, old, directions, stats, weights)
     part = _part(bank, old, len(source.classes()))
     if part.classes < part.of_classes or part.training_classes < part.of_training_classes:
@@ -54,8 +59,12 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
     return bank, task, part
 
 
-def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassDirections:
+def open_old_classifier(
+    path: Path, bank: FeatureBank, source: Source, behind: LinearMap | None = None
+) -> ClassDirections:
     """Return the old model's class weights, as directions, for the training classes it knew.
+
+    They are directions among the old features, and go through the same map as these (`behind`).
 
     Raises:
         ModelError: it was saved without its classifier, or that cannot be read.
@@ -85,7 +94,10 @@ def open_old_classifier(path: Path, bank: FeatureBank, source: Source) -> ClassD
     rows = torch.tensor([index.get(name, -1) for name in source.classes()])
     known = rows >= 0
     # normalised as float64: see `prototypes`
-    return ClassDirections(F.normalize(weights[rows].double()).float() * known[:, None], known)
+    directions = F.normalize(weights[rows].double()).float()
+    if behind is not None:
+        directions = torch.from_numpy(through(behind, directions.numpy()))
+    return ClassDirections(directions * known[:, None], known)
 
 
 def open_old_bank(

@@ -4,26 +4,32 @@ recipe.json    the recipe as it was run
 steps.jsonl    losses and learning rate over the steps
 checkpoints/   the newest checkpoint; gone once the run is finished
 model/         the finished model (see mixbct.backbones.model)
+start.json     of a head that chose its start: which, and what training added
 cost.json      seconds, images and steps
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 from mixbct.backbones.model import save_model
 from mixbct.data.source import Source
-from mixbct.errors import CheckpointError, ModelError, StoppedError
+from mixbct.errors import BadImageError, CheckpointError, DiskFullError, ModelError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
 from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import latest_checkpoint
+from mixbct.training.held_out import hold_out
 from mixbct.training.log import EVERY, StepLog
-from mixbct.training.stop import stop_on_signal
+from mixbct.training.stop import signals_as_stopped, stop_on_signal
 from mixbct.training.trainer import StepReport, Trainer, input_of
+
+OnStep = Callable[[StepReport], None]
 
 
 def train(
@@ -33,7 +39,7 @@ def train(
     *,
     resume: bool = False,
     origin: str = "the recipe",
-    progress: Callable[[StepReport], None] | None = None,
+    progress: OnStep | None = None,
 ) -> ModelCost:
     """Train what `recipe` says on `source` and leave the model in `out`/model.
 
@@ -43,45 +49,62 @@ def train(
     Raises:
         CheckpointError: `out` holds a run and `resume` is not set, or it is a run of another
             recipe or other data.
-        StoppedError: Ctrl-C, SIGTERM or `train.stop_after`; the state is saved.
+        StoppedError: Ctrl-C, SIGTERM or `train.stop_after`; the state is saved. Before the first
+            step, and at a second signal, nothing is: what was saved before is intact.
         TrainingDivergedError: a loss became NaN or infinite.
     """
-    # a run that saved nothing yet has nothing to lose
-    saved = (out / "cost.json").exists() or latest_checkpoint(out / "checkpoints")
-    if saved and (out / "recipe.json").exists():
-        _check_begun(out, recipe, resume)
-    if (out / "cost.json").exists():
-        _check_data(out, recipe, source)
-        return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
-    trainer = Trainer(recipe, source, origin)
-    checkpoints = out / "checkpoints"
-    if (path := latest_checkpoint(checkpoints)) is not None:
-        trainer.load(path)
-    else:
-        trainer.begin()
-    write_atomically(out / "recipe.json", recipe.to_json())
-    with stop_on_signal() as stop_asked:
-        _run(trainer, out, checkpoints, stop_asked, progress)
-        # from here on the work is done, and a stop would only lose time
-        save_model(
-            out / "model",
-            recipe.name,
-            recipe.model.backbone,
-            recipe.model.options,
-            trainer.takes,
-            recipe.model.dim,
-            trainer.backbone,
-            recipe.head.name,
-            trainer.head.state_dict(),
-            source.classes(),
-            source.digest(),
-            trainer.query_map(),
-            trainer.old_part,
-        )
-    cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
-    write_atomically(out / "cost.json", cost.to_json())
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return cost
+    stopped = f"stopped; what {out} holds is intact: run the same command again, with --resume"
+    with signals_as_stopped(stopped):
+        checkpoints, finished = out / "checkpoints", (out / "cost.json").exists()
+        # a run that saved nothing yet has nothing to lose
+        if (finished or latest_checkpoint(checkpoints)) and (out / "recipe.json").exists():
+            _check_begun(out, recipe, resume)
+        if finished:
+            _check_data(out, recipe, source)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
+        held_out = hold_out(recipe, source)
+        trainer = Trainer(recipe, held_out.rest if held_out else source, origin)
+        side = trainer.old.gallery_map if trainer.old else None
+        head_start = trainer.begin()
+        began = deepcopy(trainer.backbone.state_dict()) if head_start else {}
+        at_start = held_out.judge(trainer.embed, side) if held_out else None
+        if (path := latest_checkpoint(checkpoints)) is not None:
+            trainer.load(path)
+        write_atomically(out / "recipe.json", recipe.to_json())
+        with stop_on_signal() as stop_asked:
+            _run(trainer, out, checkpoints, stop_asked, progress)
+            # from here on the work is done, and a stop would only lose time
+            head_name: str | None = recipe.head.name
+            classifier = trainer.head.state_dict()
+            if head_start and held_out:
+                at_end = held_out.judge(trainer.embed, side)
+                figures = {"held_out": held_out.classes, "at_start": at_start, "at_end": at_end}
+                head_start = head_start.model_copy(update=figures)
+                if head_start.kept:
+                    trainer.backbone.load_state_dict(began)
+                    head_name, classifier = None, {}  # it belongs to the trained head
+            if head_start:
+                write_atomically(out / "start.json", head_start.to_json())
+            save_model(
+                out / "model",
+                recipe.name,
+                recipe.model.backbone,
+                recipe.model.options,
+                trainer.takes,
+                recipe.model.dim,
+                trainer.backbone,
+                head_name,
+                classifier,
+                trainer.source.classes(),
+                source.digest(),
+                trainer.bridge_from,
+                trainer.old_part,
+            )
+            cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
+            write_atomically(out / "cost.json", cost.to_json())
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        return cost
 
 
 def _check_begun(out: Path, recipe: Recipe, resume: bool) -> None:
@@ -112,32 +135,45 @@ def _run(
     out: Path,
     checkpoints: Path,
     stop_asked: Callable[[], bool],
-    progress: Callable[[StepReport], None] | None,
+    progress: OnStep | None,
 ) -> None:
     """Step to the end, or to where a stop is asked for."""
     settings = trainer.recipe.train
     log = StepLog(out, trainer.step)
+    saved = trainer.step
+    stepping = False
     before = time.perf_counter()
     try:
         for batch in trainer.batches():
+            stepping = True
             report = trainer.take_step(batch)
+            stepping = False
             now = time.perf_counter()
             trainer.seconds += now - before
             before = now
-            if progress:
-                progress(report)
             last = report.step == report.steps
             if report.step % EVERY == 0 or last:
                 rate = trainer.optimizer.param_groups[0]["lr"]
                 log.write(report.step, {**report.losses, "lr": rate})
-            if not last and (stop_asked() or report.step == settings.stop_after):
+            if progress:
+                progress(report)
+            stop = not last and (stop_asked() or report.step == settings.stop_after)
+            every = settings.checkpoint_every
+            if last or stop or (every and report.step % every == 0):
+                saved = report.step  # what cannot be saved now cannot be saved below
                 trainer.save(checkpoints)
+            if stop:
                 raise StoppedError(
                     f"stopped after step {report.step} of {report.steps}, saved in {checkpoints}: "
                     "go on with the same command and --resume"
                 )
-            every = settings.checkpoint_every
-            if last or (every and report.step % every == 0):
+    except BadImageError:
+        raise  # to go on without the image is to go on with other data
+    except Exception:
+        # a disk that went away, say: between two steps the state is whole, and is kept
+        if not stepping and trainer.step > saved:
+            with contextlib.suppress(DiskFullError, OSError):
                 trainer.save(checkpoints)
+        raise
     finally:
         log.close()

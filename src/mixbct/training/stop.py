@@ -6,6 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from mixbct.errors import StoppedError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
@@ -15,23 +20,39 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     the main thread, where signals cannot be caught, nothing is asked for.
     """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    with contextlib.ExitStack() as stack:
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            asked.set()
+            stack.close()
+
+        stack.enter_context(_handled_by(on_signal))
+        yield asked.is_set
+
+
+@contextlib.contextmanager
+def signals_as_stopped(message: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM act at once, and end in a `StoppedError` that says `message`."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        restore()
+        raise KeyboardInterrupt
 
-    for number in signals:
-        signal.signal(number, on_signal)
     try:
-        yield asked.is_set
+        with _handled_by(on_signal):
+            yield
+    except KeyboardInterrupt:
+        raise StoppedError(message) from None
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Handler) -> Iterator[None]:
+    """Handle the signals for a while, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
     finally:
-        restore()
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -25,20 +25,21 @@ from mixbct.data.augment import augment
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.loader import read_ahead
-from mixbct.data.source import Source
+from mixbct.data.source import Items, Source
 from mixbct.distributed import default_dtype, open_device, torch_rng
 from mixbct.errors import RecipeError, TrainingDivergedError
 from mixbct.heads.classifier import Head, build_head
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.mapped import Mapped
-from mixbct.methods.method import AUGMENT, RowIndices
+from mixbct.methods.method import AUGMENT
 from mixbct.recipe import AdamWSettings, CompatibleSettings, OptimizerSettings, Recipe, SGDSettings
+from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Input, QueryMap, VectorInput
+from mixbct.schemas.model import Contract, Input, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
-from mixbct.training.start import start_at_adapter
+from mixbct.training.start import HeadStart, start_at_adapter
 
 
 @dataclass(frozen=True)
@@ -101,27 +102,36 @@ class Trainer:
             self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
             # after them, so that every method starts from the same weights
             self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes()))
-        for module in (self.backbone, self.head, self.method):
+        self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
+        for module in self.modules.values():
             if self.dtype == torch.float64:
                 module.double()
             module.to(self.device)
-        parameters = [*self.backbone.parameters(), *self.head.parameters()]
-        self.optimizer = _build_optimizer(
-            recipe.optimizer, [*parameters, *self.method.parameters()]
-        )
+        parameters = [p for module in self.modules.values() for p in module.parameters()]
+        self.optimizer = _build_optimizer(recipe.optimizer, parameters)
         self.step = 0
         self.seconds = 0.0
         self.images = 0
+        self.rate = recipe.optimizer.lr
 
-    def begin(self) -> None:
-        """Take up the weights that a first step starts from; a checkpoint has its own."""
-        if not isinstance(self.takes, VectorInput) or self.old is None:
-            return
-        # behind a query map the head has a space of its own
-        into_old_space = self.recipe.model.dim == self.old_dim
+    def begin(self) -> HeadStart | None:
+        """Take up the weights that a first step starts from, and its learning rate.
+
+        A checkpoint has weights of its own, but not the rate: a resumed run begins, too.
+
+        Returns:
+            What was chosen for a head, where the recipe leaves that open.
+        """
         start = self.recipe.model.start
-        if into_old_space and start != "random":
-            start_at_adapter(start, self.backbone, self.source, self.old)
+        if not isinstance(self.takes, VectorInput) or self.old is None or start == "random":
+            return None
+        # behind a query map the head has a space of its own
+        if self.recipe.model.dim != self.old_dim:
+            return None
+        chosen = start_at_adapter(start, self.backbone, self.source, self.old)
+        if chosen is not None:
+            self.rate = self.recipe.optimizer.lr * chosen.rate
+        return chosen
 
     def batches(self) -> Iterator[_Batch]:
         """Yield the batches from the present step to the end, read ahead."""
@@ -155,10 +165,9 @@ class Trainer:
         torch.manual_seed(torch_rng(self.recipe.seed, self.step).initial_seed())
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.optimizer.lr * factor
-        self.backbone.train()
-        self.head.train()
-        self.method.train()
+            group["lr"] = self.rate * factor
+        for module in self.modules.values():
+            module.train()
         inputs = to_inputs(batch.items.to(self.device), self.takes, self.dtype)
         labels = batch.labels.to(self.device)
         values = forward(self.backbone, inputs, self.recipe.model.dim)
@@ -188,48 +197,48 @@ class Trainer:
     def _extract(self) -> Float[Tensor, "n d"]:
         """Return the present raw features of the whole set; its images count as forwarded."""
         rows = np.arange(len(self.source))
-        features = [self._embed(rows[start : start + 512]) for start in rows[::512]]
+        chunks = [rows[start : start + 512] for start in rows[::512]]
         self.images += len(rows)
-        return torch.cat(features)
+        return torch.cat([self.embed(self.source.read(chunk)) for chunk in chunks])
 
     @torch.no_grad()
-    def _embed(self, rows: RowIndices) -> Float[Tensor, "n d"]:
+    def embed(self, items: Items) -> Float[Tensor, "n e"]:
+        """Return the present raw features of images, or vectors, in evaluation mode."""
         self.backbone.eval()
-        items = torch.from_numpy(self.source.read(rows)).to(self.device)
-        inputs = to_inputs(items, self.takes, self.dtype)
+        inputs = to_inputs(torch.from_numpy(items).to(self.device), self.takes, self.dtype)
         return forward(self.backbone, inputs, self.recipe.model.dim).cpu()
 
-    def query_map(self) -> QueryMap | None:
-        """Return how new features become queries against the old bank's; None: as they are."""
+    def bridge_from(self, model: Contract) -> Bridge | None:
+        """Return how the model's queries meet the old bank's vectors; None: both as they are."""
         matrix = self.method.query_map()
-        if matrix is None or self.bank is None:
+        gallery = None if self.old is None else self.old.gallery_map
+        if self.bank is None or (matrix is None and gallery is None):
             return None
-        return QueryMap(to=self.bank.manifest.contract, map=LinearMap.of(matrix.numpy()))
+        return Bridge(
+            kind=TRAINED,
+            source=model,
+            target=self.bank.manifest.contract,
+            query=None if matrix is None else LinearMap.of(matrix.numpy()),
+            gallery=gallery,
+        )
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""
-        manifest = CheckpointManifest(
-            step=self.step,
+        save_checkpoint(folder, self._manifest(self.step), self.modules, self.optimizer)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        found = load_checkpoint(path, self._manifest(self.steps), self.modules, self.optimizer)
+        self.step, self.seconds, self.images = found.step, found.seconds, found.images
+
+    def _manifest(self, step: int) -> CheckpointManifest:
+        return CheckpointManifest(
+            step=step,
             seconds=self.seconds,
             images=self.images,
             recipe_digest=self.recipe.digest(),
             data_digest=self.inputs_digest,
-            tensors_digest="",
         )
-        save_checkpoint(folder, manifest, self.backbone, self.head, self.method, self.optimizer)
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        manifest = load_checkpoint(
-            path,
-            self.recipe.digest(),
-            self.inputs_digest,
-            self.backbone,
-            self.head,
-            self.method,
-            self.optimizer,
-        )
-        self.step, self.seconds, self.images = manifest.step, manifest.seconds, manifest.images
 
 
 def input_of(recipe: Recipe, source: Source) -> Input:
@@ -260,11 +269,9 @@ def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task:
         return of_data
     bank_record = bank.manifest.model_dump_json(exclude={"created"})
     digest = hashlib.sha256(f"{of_data}\n{bank_record}\n".encode())
-    digest.update(task.old.labels.tobytes())
-    if task.old.credible is not None:
-        digest.update(task.old.credible.tobytes())
-    if task.old_classifier is not None:
-        digest.update(task.old_classifier.values.numpy().tobytes())
+    weights = None if task.old_classifier is None else task.old_classifier.values.numpy()
+    for array in (task.old.labels, task.old.credible, weights):
+        digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()
 
 

@@ -1,49 +1,100 @@
-"""How one model's queries reach the space of an older one: through its map, or through several."""
+"""How one model's queries meet the rows of an older one: through its bridge, or through several."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mixbct.data.bank import normalise
-from mixbct.errors import ContractError
+from pydantic import ValidationError
+
+from mixbct.errors import ContractError, FeatureError
 from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.upgrade import Pair
+from mixbct.features.bridged import through
 from mixbct.features.stored import Embedder
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.record import first_problem
 
 
-def map_to(new: Embedder, old: Embedder, via: Sequence[Embedder] = ()) -> LinearMap | None:
-    """Return the map of a model's queries into the space of an older one; None: it needs none.
+def bridges_between(
+    new: Embedder, old: Embedder, via: Sequence[Embedder] = (), given: Bridge | None = None
+) -> list[Bridge]:
+    """Return the bridges from a model's queries to an older one's rows, in their order.
 
     Args:
         new: whose queries they are.
         old: whose vectors they are to search.
-        via: the generations between, newest first, where the map leads through theirs.
+        via: the generations between, newest first, where the way leads through theirs.
+        given: a bridge that was fitted between the two, in the place of the models' own.
 
     Raises:
-        ContractError: a map on the way leads to another model.
-        FeatureError: maps on the way do not make one linear map.
+        ContractError: a bridge on the way leads between other models.
+        FeatureError: a bridge on the way maps the rows as well, so that none can follow it.
     """
-    found: LinearMap | None = None
+    if given is not None:
+        given.check(new.contract, old.contract)
+        return [given]
+    found: list[Bridge] = []
     for upper, lower in pairwise([new, *via, old]):
-        if upper.query_map is None:
+        if upper.bridge is None:
             continue
-        if upper.query_map.to.id != lower.contract.id:
+        if upper.bridge.target.id != lower.contract.id:
             raise ContractError(
-                f"the query map of {upper.contract} leads to {upper.query_map.to}, not to "
+                f"the bridge of {upper.contract} leads to {upper.bridge.target}, not to "
                 f"{lower.contract}: compare it with the model whose bank it was trained against, "
-                "or name the generations between (--via)"
+                "name the generations between (--via), or fit a bridge (`mixbct adapt`) and name "
+                "it with --bridge"
             )
-        found = upper.query_map.map if found is None else found.then(upper.query_map.map)
+        if found and found[-1].gallery is not None:
+            raise FeatureError(
+                f"queries by {found[-1].source} meet mapped rows of {found[-1].target}, not the "
+                f"rows themselves, and cannot go on from there to {old.contract}: fit a bridge "
+                f"from {new.contract} to {old.contract} with `mixbct adapt`, and name it with "
+                "--bridge"
+            )
+        found.append(upper.bridge)
     return found
 
 
-def queries_across(
-    new: Embedder,
-    old: Embedder,
-    queries: Embeddings,
-    via: Sequence[Embedder] = (),
-) -> Embeddings | None:
-    """Return a model's queries in the space of an older one; None where `map_to` has no map."""
-    query_map = map_to(new, old, via)
-    if query_map is None:
-        return None
-    return Embeddings(normalise(query_map.apply(queries.features)), queries.labels)
+def bridge_between(
+    new: Embedder, old: Embedder, via: Sequence[Embedder] = (), given: Bridge | None = None
+) -> Bridge | None:
+    """Return `bridges_between` as one, which an edge can hold; None: there is none.
+
+    Raises:
+        ContractError: see there.
+        FeatureError: see there; or their maps do not make one linear map, or do not fit.
+    """
+    found = bridges_between(new, old, via, given)
+    if not found or not via:
+        return found[0] if found else None
+    query = None
+    for each in found:
+        if each.query is not None:
+            query = each.query if query is None else query.then(each.query)
+    try:
+        return Bridge(
+            kind=", ".join(each.kind for each in found),
+            source=new.contract,
+            target=old.contract,
+            query=query,
+            gallery=found[-1].gallery,
+        )
+    except ValidationError as error:
+        raise FeatureError(
+            f"the bridges from {new.contract} to {old.contract} do not follow each other: "
+            f"{first_problem(error)}"
+        ) from None
+
+
+def across(bridges: Sequence[Bridge], query: Embeddings, gallery: Embeddings) -> Pair:
+    """Return both sides as they meet behind bridges; as they are where there is none."""
+    for each in bridges:
+        query = _side(each.query, query)
+    return Pair(query, _side(bridges[-1].gallery, gallery) if bridges else gallery)
+
+
+def _side(side: LinearMap | None, embeddings: Embeddings) -> Embeddings:
+    # what stays as it is stays the same object, which tells that there is one space
+    if side is None:
+        return embeddings
+    return Embeddings(through(side, embeddings.features), embeddings.labels)

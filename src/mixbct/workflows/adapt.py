@@ -1,66 +1,206 @@
-"""Fit a map between two models' spaces on the items that two feature banks share."""
+"""Fit a bridge from a new model's queries to an old model's stored rows, without training.
 
+What it is fitted on are the same items by both models: the rows that two feature banks share by
+their keys, or images that both models embed. What comes of it is a file, and a copy of the new
+model's folder that carries it, to be judged, gated and put into service like a trained model.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
-from mixbct.adapters import ADAPTERS
-from mixbct.data.bank import FeatureBank
-from mixbct.data.source import Rows
-from mixbct.errors import BankError
-from mixbct.files import sha256_file
-from mixbct.schemas.protocols import FittedMap
+from mixbct.adapters import SHRUNK
+from mixbct.adapters.moments import Labels
+from mixbct.backbones.model import save_with_bridge
+from mixbct.data import holds_vectors
+from mixbct.data.bank import FeatureBank, normalise
+from mixbct.data.bank_source import BankSource
+from mixbct.errors import BankError, ModelError
+from mixbct.features.bridged import ReadRows, Vectors
+from mixbct.features.extract import embed_source
+from mixbct.features.stored import open_embedder
+from mixbct.files import write_atomically
+from mixbct.schemas.bridge import Bridge, BridgeFit, Candidate
+from mixbct.schemas.contract import Contract
+from mixbct.workflows.choose import choose, fit_maps, told_apart
+from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.rows import open_rows, rows_of
+
+CHOOSE = "choose"
 
 
-def adapt(kind: str, source: FeatureBank, target: FeatureBank, out: Path) -> FittedMap:
-    """Fit the map from `source` to `target`, write it to `out`, and say how near it comes.
+@dataclass(frozen=True)
+class PairedItems:
+    """The same items as two models see them, and their classes where these can be told."""
 
-    Labels play no part: rows with one key are the same item.
+    models: tuple[Contract, Contract]
+    source: Vectors
+    target: Vectors
+    labels: Labels | None
+    data: str
+    digest: str
+
+
+def adapt(
+    source: Path,
+    target: Path,
+    out: Path,
+    *,
+    kind: str = CHOOSE,
+    data: Path | None = None,
+    split: Path | None = None,
+    part: str | None = None,
+    shrinkage: float | None = None,
+    model_out: Path | None = None,
+    device: str = "cpu",
+    stage: Stage = silent,
+) -> Bridge:
+    """Fit a bridge, and write it to `out`.
 
     Args:
-        kind: a name of `ADAPTERS`.
-        source: features by the model whose vectors will be mapped (the new one).
-        target: features by the model into whose space they are mapped (the old one).
-        out: the map's safetensors file; one that is there already is replaced.
+        source: feature bank, model folder or run of the new model, whose queries are to search.
+        target: the same of the old model, whose vectors are stored.
+        out: the bridge's file; one that is there already is replaced.
+        kind: a name of `mixbct.adapters.ADAPTERS`, or `choose`: the best by cross-validation.
+        data: images, or a bank, whose items both embed; needed unless both are banks, which by
+            themselves give all items that they share.
+        split: use only a part of the items.
+        part: that part; None: `new_train`.
+        shrinkage: of cca and whiten; None: their own.
+        model_out: also write a copy of the new model's folder that carries the bridge.
+        device: where to embed.
+        stage: opens a stage of the progress display.
 
     Raises:
         BankError: the banks share no key, or a key occurs twice.
-        FeatureError: the shared items are too few to determine the map.
+        FeatureError: the items are too few, or do not determine a bridge of that kind.
+        ModelError: a model is missing, needs images that were not named, or `model_out` is there.
     """
-    from_rows, to_rows = shared_rows(source, target)
-    x, y = source.read(from_rows), target.read(to_rows)
-    fitted = ADAPTERS[kind].fit(x, y)
-    fitted.save(out)
-    return FittedMap(
+    banks = holds_vectors(source), holds_vectors(target)
+    if model_out is not None and banks[0]:
+        raise ModelError(
+            f"{source} is a feature bank: to write {model_out}, name the model's folder"
+        )
+    if model_out is not None and model_out.exists():
+        raise ModelError(f"{model_out} is already there; choose another folder, or delete it")
+    if data is not None:
+        items = items_of_data(source, target, data, split, part, device, stage)
+    elif all(banks):
+        items = items_of_banks(FeatureBank(source), FeatureBank(target), split, part)
+    else:
+        raise ModelError(
+            f"{target if banks[0] else source} is a model: name the images that it is to embed "
+            "(--data), or feature banks of the same items by both models"
+        )
+    with stage(f"fit {kind}"):
+        bridge = fit_bridge(kind, items, shrinkage)
+    write_atomically(out, bridge.to_json())
+    if model_out is not None:
+        save_with_bridge(source, model_out, bridge)
+    return bridge
+
+
+def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) -> Bridge:
+    """Return the bridge of a kind, or the best one; see `adapt`."""
+    sides = items.source, items.target, items.labels
+    candidates: tuple[Candidate, ...] = ()
+    if kind == CHOOSE:
+        best, candidates = choose(*sides)
+        kind, shrinkage = best.kind, best.shrinkage
+    query, gallery = fit_maps(kind, *sides, shrinkage)
+    return Bridge(
         kind=kind,
-        source=source.manifest.contract,
-        target=target.manifest.contract,
-        pairs=len(x),
-        cosine=float(np.einsum("nd,nd->n", fitted.transform(x), y).mean()),
-        sha256=sha256_file(out),
+        source=items.models[0],
+        target=items.models[1],
+        query=query,
+        gallery=gallery,
+        fit=BridgeFit(
+            items=items.source.shape[0],
+            labelled=items.labels is not None,
+            data=items.data,
+            data_digest=items.digest,
+            shrinkage=SHRUNK.get(kind) if shrinkage is None else shrinkage,
+            candidates=candidates,
+        ),
     )
 
 
-def shared_rows(first: FeatureBank, second: FeatureBank) -> tuple[Rows, Rows]:
-    """Return the rows of both banks that have the same keys, in the order of the first.
+def items_of_data(
+    source: Path,
+    target: Path,
+    data: Path,
+    split: Path | None,
+    part: str | None,
+    device: str = "cpu",
+    stage: Stage = silent,
+) -> PairedItems:
+    """Return what two models, or banks in their place, make of the items of a data set."""
+    models, sides = [], []
+    for role, path in (("new", source), ("old", target)):
+        model = open_embedder(path, device)
+        rows, _ = open_rows(data, model.takes, split, part)
+        with stage(f"embed the items ({role})") as tick:
+            sides.append(normalise(embed_source(model, rows, progress=tick), rows.keys()))
+        models.append(model.contract)
+    labels = told_apart(rows.labels()) if rows.classes() else None
+    return PairedItems((models[0], models[1]), sides[0], sides[1], labels, str(data), rows.digest())
+
+
+def items_of_banks(
+    source: FeatureBank, target: FeatureBank, split: Path | None = None, part: str | None = None
+) -> PairedItems:
+    """Return the items that two banks share by their keys, in the order of the first.
 
     Raises:
         BankError: there is none, or a key occurs twice in a bank.
     """
-    places = []
-    for bank in (first, second):
-        keys = bank.keys()
-        place = {key: row for row, key in enumerate(keys)}
-        if len(place) != len(keys):
-            twice = next(key for row, key in enumerate(keys) if place[key] != row)
+    banks = source, target
+    chosen = np.arange(len(source))
+    if split is not None or part is not None:
+        chosen = rows_of(BankSource(source), split, part)[0].rows
+    rows = shared_rows(source, target, chosen)
+    sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
+    labels = (
+        told_apart(bank.labels[side.rows])
+        for bank, side in zip(banks, sides, strict=True)
+        if bank.classes()
+    )
+    return PairedItems(
+        (source.manifest.contract, target.manifest.contract),
+        sides[0],
+        sides[1],
+        next((found for found in labels if found is not None), None),
+        str(source.path),
+        source.manifest.data_digest,
+    )
+
+
+def shared_rows(
+    first: FeatureBank, second: FeatureBank, chosen: Int64[np.ndarray, " k"]
+) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """Return, of `chosen` rows of a bank, those whose keys another has, and its rows of them.
+
+    Raises:
+        BankError: there is none, or a key occurs twice in a bank.
+    """
+    known = [(bank.manifest.digests or {}).get("keys.txt") for bank in (first, second)]
+    if known[0] is not None and known[0] == known[1]:
+        return chosen, chosen
+    keys = first.keys(), second.keys()
+    if keys[0] == keys[1]:
+        return chosen, chosen
+    for bank, names in zip((first, second), keys, strict=True):
+        if len(set(names)) != len(names):
+            ((twice, _),) = Counter(names).most_common(1)
             raise BankError(f"the key {twice!r} occurs twice in {bank.path}: items must be told")
-        places.append(place)
-    pairs = [(row, places[1][key]) for key, row in places[0].items() if key in places[1]]
-    if not pairs:
+    place = {key: row for row, key in enumerate(keys[1])}
+    found = np.array([place.get(keys[0][row], -1) for row in chosen.tolist()], dtype=np.int64)
+    if (found < 0).all():
         raise BankError(
-            f"the banks {first.path} and {second.path} share no key (such as "
-            f"{next(iter(places[0]))!r} and {next(iter(places[1]))!r}): extract both from the same "
-            "data"
+            f"the banks {first.path} and {second.path} share no key (such as {keys[0][0]!r} and "
+            f"{keys[1][0]!r}): extract both from the same data"
         )
-    rows = np.array(pairs, dtype=np.int64)
-    return rows[:, 0], rows[:, 1]
+    return chosen[found >= 0], found[found >= 0]

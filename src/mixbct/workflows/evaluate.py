@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 import mixbct
-from mixbct.adapters import ADAPTERS
 from mixbct.data import open_source
 from mixbct.data.bank import normalise
 from mixbct.data.bank_source import encoder_of
@@ -23,10 +22,12 @@ from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Input, VectorInput
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost, Result, Standing
-from mixbct.workflows.across import map_to, queries_across
+from mixbct.workflows.across import across, bridge_between
+from mixbct.workflows.choose import fit_maps
 from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import rows_of
@@ -122,6 +123,7 @@ def evaluate_models(
     replicates: int = REPLICATES,
     adapters: Sequence[str] = ("procrustes",),
     via: Sequence[Embedder] = (),
+    bridge: Bridge | None = None,
     costs: dict[str, ModelCost] | None = None,
     earlier: Path | None = None,
     stage: Stage = silent,
@@ -139,8 +141,9 @@ def evaluate_models(
         replicates: of the bootstrap.
         adapters: names in `mixbct.adapters.ADAPTERS` to fit between the independent and the old
             model, and to search the old gallery with.
-        via: the generations between old and new, newest first, where the query map of `new` leads
+        via: the generations between old and new, newest first, where the bridge of `new` leads
             through theirs.
+        bridge: between new and old, in the place of the one that `new` carries.
         costs: of the models, by role.
         earlier: a result that is returned if the same evaluation by these versions would give it
             again; there may be none.
@@ -148,15 +151,16 @@ def evaluate_models(
 
     Raises:
         DataError: a model was trained on classes of the test set, or the set cannot be read.
-        ContractError: a query map leads to another model than `old`.
+        ContractError: a bridge leads to another model than `old`, or from another than `new`.
         ResultError: `earlier` cannot be read.
     """
     models = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    between = bridge_between(new, old, via, bridge)
     known: dict[str, Any] = {
         "versions": versions(),
         "seed": seed,
         "models": {role: model.contract for role, model in models.items()},
-        "query_map": map_to(new, old, via),
+        "bridge": between,
         "trained_apart": data.standings(models),
         "data": data.facts(new, replicates) | ({"language": language} if language else {}),
     }
@@ -168,11 +172,11 @@ def evaluate_models(
         ):
             return found
     pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
-    mapped: dict[str, Embeddings] = {}
+    mapped: dict[str, Pair] = {}
     if independent is not None:
-        queries = pairs["independent"].query
-        mapped = _map_queries(data, adapters, queries, independent, old, stage)
-    cross = queries_across(new, old, pairs["new"].query, via)
+        sides = pairs["independent"].query, pairs["old"].gallery
+        mapped = _bridged(data, adapters, *sides, independent, old, stage)
+    cross = across([between] if between else [], pairs["new"].query, pairs["old"].gallery)
     with stage("compare every combination") as tick:
         figures = evaluate_upgrade(
             pairs["old"],
@@ -185,7 +189,6 @@ def evaluate_models(
             progress=tick,
         )
     query, gallery = data.part(new, "query"), data.part(new, "gallery")
-    searching = cross or pairs["new"].query
     return Result(
         title=title,
         **known,
@@ -193,7 +196,7 @@ def evaluate_models(
         costs=costs or {},
         examples=()
         if encoder_of(gallery) is not None
-        else choose_examples(query, gallery, pairs["old"], searching, seed),
+        else choose_examples(query, gallery, pairs["old"], cross, seed),
     )
 
 
@@ -230,32 +233,42 @@ def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pa
     return Pair(*embeddings)
 
 
-def _map_queries(
+def _bridged(
     data: HeldOutSet,
     adapters: Sequence[str],
     queries: Embeddings,
+    gallery: Embeddings,
     independent: Embedder,
     old: Embedder,
     stage: Stage,
-) -> dict[str, Embeddings]:
-    """Fit adapters from the independent to the old space on training images; map the queries.
+) -> dict[str, Pair]:
+    """Fit bridges from the independent to the old model on training images; return what meets.
 
     None where there are fewer images than dimensions, which do not determine a map, or where
     vectors of them were not stored.
     """
-    for model in (independent, old):
-        if isinstance(model, StoredVectors) and not model.holds(data.part(model, FITTING)):
+    roles = {"independent": independent, "old": old}
+    parts = {role: data.part(model, FITTING) for role, model in roles.items()}
+    for role, model in roles.items():
+        if isinstance(model, StoredVectors) and not model.holds(parts[role]):
             return {}
-    if len(data.part(old, FITTING)) < max(independent.contract.dim, old.contract.dim):
+    if len(parts["old"]) < max(independent.contract.dim, old.contract.dim):
         return {}
-    features = {}
-    for role, model in (("independent", independent), ("old", old)):
-        part = data.part(model, FITTING)
-        with stage(f"embed {FITTING} ({role}, for the maps)") as tick:
-            features[role] = normalise(embed_source(model, part, progress=tick), part.keys())
+    fitted_on = []
+    for (role, model), part in zip(roles.items(), parts.values(), strict=True):
+        with stage(f"embed {FITTING} ({role}, for the bridges)") as tick:
+            fitted_on.append(normalise(embed_source(model, part, progress=tick), part.keys()))
     mapped = {}
     for name in adapters:
         with stage(f"fit {name}"):
-            fitted = ADAPTERS[name].fit(features["independent"], features["old"])
-        mapped[name] = Embeddings(fitted.transform(queries.features), queries.labels)
+            new_side, old_side = fitted_on
+            maps = fit_maps(name, new_side, old_side, parts["old"].labels())
+        bridge = Bridge(
+            kind=name,
+            source=independent.contract,
+            target=old.contract,
+            query=maps[0],
+            gallery=maps[1],
+        )
+        mapped[name] = across([bridge], queries, gallery)
     return mapped

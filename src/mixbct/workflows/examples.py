@@ -10,7 +10,6 @@ from PIL import Image
 
 from mixbct.data.source import Source
 from mixbct.distributed import row_rng
-from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair
 from mixbct.schemas.result import Example, Match
 
@@ -19,7 +18,7 @@ TOP = 5
 
 
 def choose_examples(
-    query: Source, gallery: Source, old: Pair, new_query: Embeddings, seed: int
+    query: Source, gallery: Source, old: Pair, cross: Pair, seed: int
 ) -> tuple[Example, ...]:
     """Choose queries at random from those of which one of the top five is wrong, before or after.
 
@@ -27,7 +26,7 @@ def choose_examples(
     """
     pool = row_rng(seed).permutation(len(query))[: 50 * EXAMPLES].astype(np.int64)
     before = _top(old.query.features[pool], old.gallery.features)
-    after = _top(new_query.features[pool], old.gallery.features)
+    after = _top(cross.query.features[pool], cross.gallery.features)
     labels = old.query.labels[pool]
     wrong = (old.gallery.labels[np.concatenate([before[1], after[1]], 1)] != labels[:, None]).any(1)
     wrong &= np.isin(labels, old.gallery.labels)

@@ -1,14 +1,14 @@
 """From the model folders of several generations to a matrix: embed each once, compare all."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.generations import evaluate_generations
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.generations import GenerationsResult
-from mixbct.workflows.across import map_to
+from mixbct.workflows.across import across, bridges_between
 from mixbct.workflows.evaluate import HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import Stage, silent
 
@@ -16,6 +16,7 @@ from mixbct.workflows.progress import Stage, silent
 def compare_generations(
     data: HeldOutSet,
     models: Sequence[EmbeddingModel],
+    bridges: Sequence[Bridge] = (),
     *,
     seed: int = 0,
     replicates: int = REPLICATES,
@@ -26,32 +27,61 @@ def compare_generations(
     Args:
         data: the images; queries and gallery share no image.
         models: version 1 first, each trained against the one before.
+        bridges: that were fitted between two of them, in the place of the models' own.
         seed: of the bootstrap.
         replicates: of the bootstrap.
         stage: opens a stage of the progress display.
 
     Raises:
-        ContractError: a version's query map leads to another model than the version before.
+        ContractError: a version's bridge leads to another model than the version before, or one
+            that was given ties no two of these models, or does so the wrong way round.
         DataError: there are fewer than two versions, or one was trained on classes of the test set.
-        FeatureError: neighbouring versions differ in dimension and have no map.
+        FeatureError: versions differ in dimension and have no bridge, or bridges do not follow
+            each other.
     """
     if len(models) < 2:
         raise DataError(f"name at least 2 versions, the oldest first, not {len(models)}")
     standings = data.standings({f"v{n}": model for n, model in enumerate(models, 1)})
-    maps = [map_to(new, old) for old, new in pairwise(models)]
+    ways = _ways(models, bridges)
     pairs = [
         embed_pair(data, model, f"version {number}", stage)
         for number, model in enumerate(models, 1)
     ]
     with stage("compare every pair of versions") as tick:
-        figures = evaluate_generations(pairs, maps, seed=seed, replicates=replicates, progress=tick)
+        figures = evaluate_generations(
+            pairs,
+            lambda i, j: across(ways[i, j], pairs[i].query, pairs[j].gallery),
+            seed=seed,
+            replicates=replicates,
+            progress=tick,
+        )
     return GenerationsResult(
         versions=versions(),
         seed=seed,
         data=data.facts(models[0], replicates),
         trained_apart=standings,
         models=tuple(model.contract for model in models),
-        mapped=(False, *(down is not None for down in maps)),
+        mapped=tuple(i > 0 and bool(ways[i, i - 1]) for i in range(len(models))),
         pairs=figures.pairs,
         summary=figures.summary,
     )
+
+
+def _ways(
+    models: Sequence[EmbeddingModel], bridges: Sequence[Bridge]
+) -> dict[tuple[int, int], list[Bridge]]:
+    """Return the bridges from each version's queries to every earlier gallery, counted from 0."""
+    place = {model.contract.id: number for number, model in enumerate(models)}
+    given = {}
+    for each in bridges:
+        i, j = place.get(each.source.id, -1), place.get(each.target.id, -1)
+        if not 0 <= j < i:
+            # it cannot be taken; say so as of the two that it ties, or of the newest and oldest
+            newer, older = (max(i, j), min(i, j)) if min(i, j) >= 0 else (len(models) - 1, 0)
+            each.check(models[newer].contract, models[older].contract)
+        given[i, j] = each
+    return {
+        (i, j): bridges_between(models[i], models[j], models[i - 1 : j : -1], given.get((i, j)))
+        for i in range(len(models))
+        for j in range(i)
+    }

@@ -1,9 +1,9 @@
 """Face protocols from model files and data: embed with one or two models, and judge.
 
 With a gallery model the first image (or template) of each pair and the galleries are its own, and
-the rest is the model's: the cross-test of an upgrade. Without one it is a self-test. A query map
-(an adapter's file) takes the model's vectors of images, or of whole templates, into the gallery
-model's space.
+the rest is the model's: the cross-test of an upgrade. Without one it is a self-test. Where there is
+a bridge, the vectors of images, or of whole templates, meet through it: the one that is named, or
+the one that the model carries.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from mixbct.adapters import load_adapter
-from mixbct.adapters.adapter import Adapter
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
 from mixbct.data.ijb import IjbImages, IjbLayout, read_layout
@@ -26,11 +24,13 @@ from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import Templates, pool_templates
+from mixbct.features.bridged import through
 from mixbct.features.extract import embed_source
 from mixbct.features.flip import embed_with_flip
-from mixbct.files import sha256_file
+from mixbct.schemas.bridge import Bridge, load_bridge
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import IjbResult, PairsResult
+from mixbct.workflows.across import bridge_between
 from mixbct.workflows.evaluate import versions
 from mixbct.workflows.progress import Stage, silent
 
@@ -43,7 +43,7 @@ def evaluate_pairs(
     gallery_model: EmbeddingModel | None = None,
     *,
     data: Path | None = None,
-    query_map: Path | None = None,
+    bridge: Path | None = None,
     flip: bool = False,
     stage: Stage = silent,
 ) -> PairsResult:
@@ -54,16 +54,17 @@ def evaluate_pairs(
         model: of the second image of each pair, and of the first where there is no other.
         gallery_model: of the first image of each pair.
         data: the folder that a list of pairs names images of.
-        query_map: the file of an adapter from the model's to the gallery model's space.
+        bridge: the file of one from the model to the gallery model; None: the model's own.
         flip: sum features with those of the flipped image.
         stage: opens a stage of the progress display.
 
     Raises:
         DataError: the set cannot be read, or has only genuine or only impostor pairs.
-        FeatureError: the models differ in dimension, or the map does not lie between them.
-        ModelError: the map cannot be read.
+        ContractError: the bridge does not lead from the model to the gallery model.
+        FeatureError: the models differ in dimension, and there is no bridge.
+        ModelError: the bridge cannot be read.
     """
-    into_gallery = _open_map(query_map, model, gallery_model)
+    between = _open_bridge(bridge, model, gallery_model)
     found = open_pairs(pairs, data, model.preprocessing)
     used, places = np.unique(found.pairs, return_inverse=True)
 
@@ -74,13 +75,14 @@ def evaluate_pairs(
     if gallery_model is not None:
         images = open_pairs(pairs, data, gallery_model.preprocessing).images
         first = side(gallery_model, images, "images (gallery)")
-    if into_gallery is not None:
-        second = into_gallery.transform(normalise(second))
+    if between is not None:
+        first = through(between.gallery, normalise(first))
+        second = through(between.query, normalise(second))
     scores = pair_similarities(first, second, places.reshape(-1, 2))
     folds = fold_accuracies(scores, found.same, found.folds)
     accuracies = [fold.accuracy for fold in folds]
     return PairsResult(
-        **_said(model, gallery_model, query_map, flip),
+        **_said(model, gallery_model, between, flip),
         data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
         accuracy=float(np.mean(accuracies)),
         accuracy_deviation=float(np.std(accuracies)),
@@ -107,7 +109,7 @@ def evaluate_ijb(
     model: EmbeddingModel,
     gallery_model: EmbeddingModel | None = None,
     *,
-    query_map: Path | None = None,
+    bridge: Path | None = None,
     flip: bool = False,
     skip_bad: bool = False,
     stage: Stage = silent,
@@ -119,7 +121,7 @@ def evaluate_ijb(
         data: the folder with `loose_crop` and `meta`.
         model: of the probes, and of the galleries where there is no other.
         gallery_model: of the galleries and of the first template of each pair.
-        query_map: the file of an adapter from the model's to the gallery model's space.
+        bridge: the file of one from the model to the gallery model; None: the model's own.
         flip: sum features with those of the flipped image.
         skip_bad: leave out images without a face or that cannot be read, and templates that lose
             all of theirs; the result counts them.
@@ -129,10 +131,11 @@ def evaluate_ijb(
     Raises:
         DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
         BadImageError: an image cannot be read.
-        FeatureError: the models differ in dimension, or the map does not lie between them.
-        ModelError: the map cannot be read.
+        ContractError: the bridge does not lead from the model to the gallery model.
+        FeatureError: the models differ in dimension, and there is no bridge.
+        ModelError: the bridge cannot be read.
     """
-    into_gallery = _open_map(query_map, model, gallery_model)
+    between = _open_bridge(bridge, model, gallery_model)
     with stage("read the layout"):
         layout = read_layout(data, skip_bad)
     if skip_bad:
@@ -151,11 +154,12 @@ def evaluate_ijb(
     probe = gallery = side(model, "probe")
     if gallery_model is not None:
         gallery = side(gallery_model, "gallery")
-    if into_gallery is not None:
-        probe = Templates(probe.ids, into_gallery.transform(probe.features))
+    if between is not None:
+        probe = Templates(probe.ids, through(between.query, probe.features))
+        gallery = Templates(gallery.ids, through(between.gallery, gallery.features))
     with stage("compare templates"):
         return IjbResult(
-            **_said(model, gallery_model, query_map, flip),
+            **_said(model, gallery_model, between, flip),
             data={
                 "layout": str(data),
                 "images": len(layout.names),
@@ -179,41 +183,36 @@ def _say_skipped(layout: IjbLayout, say: Callable[[str], object]) -> None:
             say(f"left out {len(found)} {what}: {', '.join(map(str, found[:10]))}{more}")
 
 
-def _open_map(
+def _open_bridge(
     path: Path | None, model: EmbeddingModel, gallery_model: EmbeddingModel | None
-) -> Adapter | None:
-    """Return the map at `path`; refuse models and maps whose dimensions do not meet."""
-    query, gallery = model.contract.dim, (gallery_model or model).contract.dim
-    if path is None:
-        if query != gallery:
+) -> Bridge | None:
+    """Return the bridge at `path`, or the model's own; refuse models that do not meet."""
+    if gallery_model is None:
+        if path is not None:
             raise FeatureError(
-                f"the gallery model's vectors have dimension {gallery}, the model's {query}: they "
-                "cannot be compared directly; fit a map with `mixbct adapt` and name it with "
-                f"--query-map, or train the new model with dimension {gallery}"
+                f"the bridge {path} leads to a gallery model: name that with --gallery-model"
             )
         return None
-    if gallery_model is None:
+    found = bridge_between(model, gallery_model, given=load_bridge(path) if path else None)
+    query, gallery = model.contract.dim, gallery_model.contract.dim
+    if found is None and query != gallery:
         raise FeatureError(
-            f"the map {path} leads into a gallery model's space: name that with --gallery-model"
-        )
-    found = load_adapter(path)
-    if found.dims != (query, gallery):
-        raise FeatureError(
-            f"the map {path} leads from {found.dims[0]} to {found.dims[1]} dimensions; the model "
-            f"has {query} and the gallery model {gallery}"
+            f"the gallery model's vectors have dimension {gallery}, the model's {query}: they "
+            "cannot be compared directly; fit a bridge with `mixbct adapt` and name it with "
+            f"--bridge, or train the new model with dimension {gallery}"
         )
     return found
 
 
 def _said(
-    model: EmbeddingModel, gallery_model: EmbeddingModel | None, query_map: Path | None, flip: bool
+    model: EmbeddingModel, gallery_model: EmbeddingModel | None, bridge: Bridge | None, flip: bool
 ) -> dict[str, Any]:
     """Return what every protocol's result says of the models."""
     return {
         "versions": versions(),
         "models": {"gallery": (gallery_model or model).contract, "query": model.contract},
         "flip": flip,
-        "query_map": query_map and sha256_file(query_map),
+        "bridge": bridge and bridge.digest(),
     }
 
 

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 
-from mixbct.adapters.mlp import ResidualMLP
-from mixbct.adapters.procrustes import Procrustes
+from mixbct.adapters import mlp, procrustes
 from mixbct.data.bank import normalise
+from mixbct.errors import FeatureError
+from mixbct.features.bridged import through
 
 
 def pairs() -> tuple[np.ndarray, np.ndarray]:
@@ -14,31 +16,32 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
 
 def test_it_begins_at_the_procrustes_map() -> None:
     source, target = pairs()
-    begun = ResidualMLP.fit(source, target, steps=0).transform(source)
-    np.testing.assert_allclose(begun, Procrustes.fit(source, target).transform(source), atol=1e-5)
+    begun = mlp.fit(source, target, steps=0)(source)
+    rotated = through(procrustes.fit(source, target)[0], source)
+    np.testing.assert_allclose(begun, rotated, atol=1e-5)
 
 
 def test_it_learns_what_a_rotation_cannot() -> None:
     source, target = pairs()
-    maps = [kind.fit(source[:500], target[:500]) for kind in (Procrustes, ResidualMLP)]
-    rotated, learned = (
-        np.sum(m.transform(source[500:]) * target[500:], axis=1).mean() for m in maps
-    )
-    assert learned > rotated + 0.1
+    probe = source[500:]
+    rotated = through(procrustes.fit(source[:500], target[:500])[0], probe)
+    learned = mlp.fit(source[:500], target[:500])(probe)
+    assert learned.dtype == np.float32
+    before, after = (np.sum(m * target[500:], axis=1).mean() for m in (rotated, learned))
+    assert after > before + 0.1
 
 
-def test_a_row_equals_the_formula() -> None:
+def test_the_seed_counts_and_nothing_else() -> None:
     source, target = pairs()
-    fitted = ResidualMLP.fit(source, target, steps=20)
-    x = source[3].astype(np.float64)
-    hidden = np.maximum(x @ fitted.inner + fitted.inner_bias, 0)
-    mapped = x @ fitted.rotation + hidden @ fitted.outer + fitted.outer_bias
-    np.testing.assert_allclose(
-        fitted.transform(source[3:4])[0], mapped / np.linalg.norm(mapped), atol=1e-6
-    )
+    found = [mlp.fit(source, target, steps=20, seed=seed)(source[:9]) for seed in (0, 1, 0)]
+    np.testing.assert_array_equal(found[0], found[2])
+    assert not np.allclose(found[0], found[1])
 
 
-def test_the_seed_counts() -> None:
+def test_other_dimensions_and_too_few_rows() -> None:
     source, target = pairs()
-    one, other = (ResidualMLP.fit(source, target, steps=20, seed=seed) for seed in (0, 1))
-    assert not np.allclose(one.outer, other.outer)
+    assert mlp.fit(source, target[:, :5].copy(), steps=2)(source[:3]).shape == (3, 5)
+    with pytest.raises(FeatureError, match="600 source and 599 target rows"):
+        mlp.fit(source, target[1:])
+    with pytest.raises(FeatureError, match="7 rows do not determine"):
+        mlp.fit(source[:7], target[:7])

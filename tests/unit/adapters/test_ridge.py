@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from mixbct.adapters import ridge as module
-from mixbct.adapters.ridge import CANDIDATES, Ridge
+from mixbct.adapters import ridge
+from mixbct.adapters.ridge import CANDIDATES
 from mixbct.data.bank import normalise
+from mixbct.features.bridged import through
 
 
 def pairs(n: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -33,11 +34,12 @@ def test_the_map_is_scikit_learns_at_the_lambda_of_the_hat_matrix(n: int, noise:
     source, target = pairs(n, noise)
     strength = gcv_by_hat_matrix(source, target)
     oracle = SklearnRidge(alpha=strength).fit(source.astype(np.float64), target.astype(np.float64))
-    fitted = Ridge.fit(source, target)
-    np.testing.assert_allclose(fitted.weights, oracle.coef_.T, atol=1e-4)
+    fitted, rows = ridge.fit(source, target)
+    assert rows is None
+    np.testing.assert_allclose(fitted.arrays[0], oracle.coef_.T, atol=1e-4)
     probe = normalise(np.random.default_rng(1).standard_normal((5, 10)))
     np.testing.assert_allclose(
-        fitted.transform(probe), normalise(oracle.predict(probe.astype(np.float64))), atol=1e-4
+        through(fitted, probe), normalise(oracle.predict(probe.astype(np.float64))), atol=1e-4
     )
 
 
@@ -46,8 +48,9 @@ def test_more_noise_asks_for_a_stronger_hold() -> None:
     assert strengths[1] > 10 * strengths[0]
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_way_it_maps_the_gallery() -> None:
     source, target = pairs(40, 0.5)
-    whole = Ridge.fit(source, target).weights
-    monkeypatch.setattr(module, "_CHUNK", 7)
-    np.testing.assert_allclose(Ridge.fit(source, target).weights, whole, atol=1e-5)
+    query, gallery = ridge.fit_gallery(source, target)
+    assert query is None
+    assert gallery == ridge.fit(target, source)[0]
+    assert (gallery.source_dim, gallery.target_dim) == (6, 10)

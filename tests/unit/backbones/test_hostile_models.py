@@ -225,7 +225,7 @@ def test_what_is_no_file(folder: Path, tmp_path: Path) -> None:
                 tmp_path / f"{stem}.safetensors", tmp_path / "out", name="m", backbone="small",
                 dim=6, preprocessing=PRE,
             )  # fmt: skip
-        with pytest.raises(ModelError, match=r"expected a ONNX file"):
+        with pytest.raises(ModelError, match="cannot be read as a ONNX file: it is "):
             import_onnx(tmp_path / f"{stem}.onnx", tmp_path / "out", name="m", preprocessing=PRE)
     (folder / "backbone.safetensors").unlink()
     os.mkfifo(folder / "backbone.safetensors")
@@ -282,10 +282,10 @@ def test_a_persons_word_lets_code_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "own_backbones.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "hostile_backbones.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     torch.save(build_backbone("small", 6, PRE, OPTIONS).state_dict(), tmp_path / "w.pth")
-    words = [tmp_path / "w.pth", "--out", tmp_path / "own", "--backbone", "own_backbones:f"]
+    words = [tmp_path / "w.pth", "--out", tmp_path / "own", "--backbone", "hostile_backbones:f"]
     words += ["--dim", "6", "--size", "16", "--channels", "1"]
     assert mixbct(monkeypatch, "import-model", *words) == 0
     for name in ("a", "b"):

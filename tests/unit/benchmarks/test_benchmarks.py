@@ -54,6 +54,22 @@ def test_all_of_them_write_their_figures(
     assert all(name in table for name in NAMES)
 
 
+def test_bridges_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.bridge")
+    in_turn = importlib.import_module("benchmarks.measure").in_turn
+    for size, value in {"ROWS": 300, "NEW": 12, "OLD": 6}.items():
+        monkeypatch.setattr(module, size, value)
+    monkeypatch.setattr(
+        module, "in_turn", lambda *both, **_: in_turn(*both, for_seconds=0, warm_up=0, at_least=1)
+    )
+    module._write(tmp_path)
+    figures = module.measure(tmp_path)
+    names = ["cca", "cca memory", "whiten", "whiten memory", "apply"]
+    assert [figure.name for figure in figures] == [f"bridge/{name}" for name in names]
+    assert all(min(figure.value, figure.reference) > 0 for figure in figures)
+
+
 def test_pairs_change_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     measure = importlib.import_module("benchmarks.measure")

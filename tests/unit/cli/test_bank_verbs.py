@@ -95,7 +95,7 @@ def test_a_part_of_no_split(run: Run, images: Path, model: Path, tmp_path: Path)
     with pytest.raises(DataError, match="part 'query' is one of a split: name the split as well"):
         run("extract", model, *data, "--out", tmp_path / "no")
     with pytest.raises(DataError, match="is one of a split"):
-        run("fit-map", model, "--old", model, *data, "--out", tmp_path / "no")
+        run("adapt", "--from", model, "--to", model, *data, "--out", tmp_path / "no")
     run("gallery", "init", tmp_path / "g", "--model", model)
     with pytest.raises(DataError, match="is one of a split"):
         run("gallery", "enrol", tmp_path / "g", *data)

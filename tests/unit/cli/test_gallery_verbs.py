@@ -19,6 +19,7 @@ from mixbct.data.split import make_split
 from mixbct.errors import BadImageError, BankError, ContractError, GalleryError, MixbctError
 from mixbct.features.extract import extract
 from mixbct.gallery import Gallery
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Preprocessing
@@ -274,15 +275,18 @@ def test_verify_names_what_was_changed(made, run, run_json, gallery):
         run("search", gallery, image(made, 3, 1))
 
 
-def test_status_shows_a_map_by_its_digest(tmp_path, made, run, run_json, gallery):
-    query_map = LinearMap.of(np.eye(8) + 0.1)
+def test_status_shows_a_bridge_in_words(tmp_path, made, run, run_json, gallery):
+    side = LinearMap.of(np.eye(8) + 0.1)
     edge = Edge.model_validate_json((made / "edge.json").read_text(encoding="utf-8"))
-    mapped = edge.model_copy(update={"query_map": query_map})
+    ends = {"source": edge.from_contract, "target": edge.to_contract}
+    bridge = Bridge(kind="cca", query=side, gallery=side, **ends)
+    mapped = edge.model_copy(update={"bridge": bridge})
     (tmp_path / "edge.json").write_text(mapped.to_json(), encoding="utf-8")
     status = run_json("use-model", gallery, made / "new", "--edge", tmp_path / "edge.json")
-    assert status["edges"][0]["query_map"] == query_map.digest
-    assert query_map.matrix not in run("status", gallery, "--json").stdout
-    assert "through its query map" in run("status", gallery).stdout
+    assert status["edges"][0]["bridge"] == str(bridge)
+    assert side.matrix not in run("status", gallery, "--json").stdout
+    shown = " ".join(run("status", gallery).stdout.split())
+    assert "stored rows go through a map of 8 to 8 dimensions (cca)" in shown
 
 
 def test_a_gallery_that_is_not_there_says_how_to_make_one(tmp_path, made, run):

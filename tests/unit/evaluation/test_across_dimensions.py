@@ -5,6 +5,7 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
+from mixbct.evaluation.carried import carry_threshold
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides
@@ -23,21 +24,21 @@ def embed(dim: int, noise: float, seed: int) -> Pair:
 
 
 @pytest.fixture(params=[(6, 16), (16, 6)])
-def sides(request: pytest.FixtureRequest) -> tuple[Pair, Pair, Embeddings]:
-    """Return an old and a new model of two dimensions, and the new queries in the old space."""
+def sides(request: pytest.FixtureRequest) -> tuple[Pair, Pair, Pair]:
+    """Return models of two dimensions, and new queries with old rows as they meet."""
     old_dim, new_dim = request.param
     old, new = embed(old_dim, 1.0, 2), embed(new_dim, 0.6, 3)
     matrix = np.eye(new_dim, old_dim) + 0.01
     across = Embeddings(normalise(new.query.features @ matrix.astype(np.float32)), new.query.labels)
-    return old, new, across
+    return old, new, Pair(across, old.gallery)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_score_is_taken_in_the_rows_own_space(
-    sides: tuple[Pair, Pair, Embeddings], share: float
+    sides: tuple[Pair, Pair, Pair], share: float
 ) -> None:
-    old, new, across = sides
-    queries, gallery = mixed_sides(old, new, across, share, seed=4)
+    _, new, across = sides
+    queries, gallery = mixed_sides(new, across, share, seed=4)
     scores = queries.features @ gallery.features.T
     # a row of the old model has nothing in the new one's coordinates
     enrolled = (gallery.features[:, : new.query.dim] != 0).any(axis=1)
@@ -47,33 +48,62 @@ def test_a_score_is_taken_in_the_rows_own_space(
             if enrolled[g]:
                 expected = float(new.query.features[q] @ new.gallery.features[g])
             else:
-                expected = float(across.features[q] @ old.gallery.features[g])
+                expected = float(across.query.features[q] @ across.gallery.features[g])
             assert scores[q, g] == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Embeddings]) -> None:
+def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Pair]) -> None:
     old, new, across = sides
     found = evaluate_upgrade(old, new, cross=across, seed=5, replicates=50)
-    sure = compare(across, old.gallery)
+    sure = compare(across.query, across.gallery)
     cross = found.combinations["new/old"]
     assert cross.mean_average_precision.value == sure.mean_average_precision()
     itself = found.combinations["new/new"].mean_average_precision.value
     assert itself == compare(new.query, new.gallery).mean_average_precision()
-    half = compare(*mixed_sides(old, new, across, 0.5, seed=5))
+    half = compare(*mixed_sides(new, across, 0.5, seed=5))
     assert found.combinations["new/50 % new"].rank1.value == half.rank_rate(1)
     # a threshold is a cosine, in whichever space
     genuine = [
         float(new.query.features[q] @ new.gallery.features[g]) for q in range(60) for g in range(90)
     ]
-    everything = compare(*mixed_sides(old, new, across, 1.0, seed=5))
+    everything = compare(*mixed_sides(new, across, 1.0, seed=5))
     assert everything.thresholds[-1].value <= max(genuine)
     assert everything.thresholds[0].value == pytest.approx(
         compare(new.query, new.gallery).thresholds[0].value, abs=1e-5
     )
 
 
+def mapped_gallery(old: Pair, new: Pair) -> Pair:
+    """Return what meets where rows, and not queries, are mapped into the space of the queries."""
+    matrix = np.random.default_rng(9).normal(size=(old.gallery.dim, new.query.dim))
+    rows = normalise(old.gallery.features @ matrix.astype(np.float32))
+    return Pair(new.query, Embeddings(rows, old.gallery.labels))
+
+
+def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair, Pair]) -> None:
+    old, new, _ = sides
+    across = mapped_gallery(old, new)
+    queries, gallery = mixed_sides(new, across, 0.5, seed=4)
+    assert queries is new.query
+    again = (gallery.features == new.gallery.features).all(axis=1)
+    assert again.sum() == 45
+    np.testing.assert_array_equal(gallery.features[~again], across.gallery.features[~again])
+    found = evaluate_upgrade(old, new, cross=across, mapped={"x": across}, seed=5, replicates=50)
+    sure = compare(new.query, across.gallery)
+    cross = found.combinations["new/old"]
+    assert cross.mean_average_precision.value == sure.mean_average_precision()
+    assert found.combinations["x/old"].metrics() == cross.metrics()
+    base = compare(old.query, old.gallery).mean_average_precision()
+    assert found.combinations["old/old"].mean_average_precision.value == base
+    # the threshold that an edge will hold is one of mapped rows
+    carried = carry_threshold(
+        compare(old.query, old.gallery).thresholds[1], new.query, across.gallery, seed=5
+    )
+    assert found.carried_threshold == carried
+
+
 def test_without_a_map_differing_dimensions_are_refused(
-    sides: tuple[Pair, Pair, Embeddings],
+    sides: tuple[Pair, Pair, Pair],
 ) -> None:
     old, new, _ = sides
     with pytest.raises(FeatureError, match=r"cannot be compared directly.*method\.query_map"):

@@ -35,7 +35,8 @@ def models():
         normalise(independent.query.features @ rotation.T.astype(np.float32)),
         independent.query.labels,
     )
-    return model(1.3, seed=1), model(0.7, seed=2), independent, {"procrustes": mapped}
+    old = model(1.3, seed=1)
+    return old, model(0.7, seed=2), independent, {"procrustes": Pair(mapped, old.gallery)}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_mixed_galleries_are_nested_and_have_their_share(models):
     old, new, *_ = models
     replaced = []
     for share in (0.1, 0.5, 0.9):
-        queries, gallery = mixed_sides(old, new, None, share, seed=2)
+        queries, gallery = mixed_sides(new, Pair(new.query, old.gallery), share, seed=2)
         assert queries is new.query
         from_new = (gallery.features == new.gallery.features).all(axis=1)
         np.testing.assert_array_equal(gallery.features[~from_new], old.gallery.features[~from_new])
@@ -190,7 +191,8 @@ def test_a_longer_model_with_a_map_is_judged_as_the_same_model_without(models):
             for side in (new.query, new.gallery)
         )
     )
-    cross = Embeddings(normalise(longer.query.features @ turn.T), new.query.labels)
+    back = Embeddings(normalise(longer.query.features @ turn.T), new.query.labels)
+    cross = Pair(back, old.gallery)
     plain = evaluate_upgrade(old, new, independent, mapped, seed=5, replicates=50)
     found = evaluate_upgrade(old, longer, independent, mapped, cross=cross, seed=5, replicates=50)
     assert found.combinations.keys() == plain.combinations.keys()

@@ -7,7 +7,6 @@ from conftest import PROGRESS, make_head, make_task
 
 from mixbct.methods import Features
 from mixbct.methods.l2 import L2, distances
-from mixbct.methods.weakened_l2 import WeakenedL2
 from mixbct.recipe import L2Settings, WeakenedL2Settings
 
 
@@ -46,7 +45,7 @@ def test_l2_equals_a_loop(squared: bool) -> None:
 def test_weakened_l2_equals_a_loop() -> None:
     new, old = rows()
     settings = WeakenedL2Settings(name="weakened_l2", bank="b", weight=3.0, slack=0.6)  # type: ignore[arg-type]
-    loss = WeakenedL2(settings, make_task()).losses(new, old, make_head().double(), PROGRESS)["l2"]
+    loss = L2(settings, make_task()).losses(new, old, make_head().double(), PROGRESS)["l2"]
     beyond = [max(d - 0.6, 0.0) for d in slow_distances(new, old)]
     assert 0 < sum(b == 0 for b in beyond) < 9
     assert loss.item() == pytest.approx(3 * sum(beyond) / 9, rel=1e-12)
@@ -57,7 +56,7 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     new, old = rows()
     if kind == "weakened":
         settings = WeakenedL2Settings(name="weakened_l2", bank="b", slack=0.6)  # type: ignore[arg-type]
-        method: L2 | WeakenedL2 = WeakenedL2(settings, make_task())
+        method = L2(settings, make_task())
     else:
         method = L2(L2Settings(name="l2", bank="b", squared=kind == "squared"), make_task())  # type: ignore[arg-type]
     head = make_head().double()

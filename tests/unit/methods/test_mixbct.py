@@ -99,6 +99,20 @@ def test_errors() -> None:
         method("bank", credible=np.zeros(100, dtype=bool))
 
 
+def test_a_contrast_alone_needs_a_credible_row_too() -> None:
+    settings = MixBCTSettings(name="mixbct", bank="b", ratio=0.0, contrast=1.0, negatives=3)  # type: ignore[arg-type]
+
+    def build(credible: bool) -> MixBCT:
+        old = OldRows(
+            LABELS, True, lambda rows: np.ones((len(rows), 6), np.float32), np.full(100, credible)
+        )
+        return MixBCT(settings, Task(LABELS, 20, old))
+
+    assert len(build(True).plan(0, 0, 0).old_rows) == 20 + 3
+    with pytest.raises(BankError, match="no credible feature of any training class"):
+        build(False)
+
+
 def test_loss_equals_a_loop_over_the_mixed_batch() -> None:
     torch.manual_seed(0)
     head = build_head(ArcFaceSettings(name="arcface", scale=8.0, margin=0.3), 5, 6).double()

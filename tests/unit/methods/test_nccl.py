@@ -7,7 +7,7 @@ from conftest import BATCH, CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.errors import RecipeError
 from mixbct.methods import Features
-from mixbct.methods.nccl import NCCL, posterior_entropy, soft_contrast
+from mixbct.methods.nccl import NCCL, contrastive_loss, posterior_entropy
 from mixbct.recipe import NCCLSettings
 
 
@@ -92,8 +92,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
     weights = torch.rand(4, 9, dtype=torch.float64)
     positive = torch.rand(4, 9) < 0.4
     positive[2] = False
-    assert torch.autograd.gradcheck(lambda a: soft_contrast(a, weights, positive), alikeness)
-    assert soft_contrast(alikeness, weights, positive)[2] == 0
+    assert torch.autograd.gradcheck(lambda a: contrastive_loss(a, weights, positive), alikeness)
+    assert contrastive_loss(alikeness, weights, positive)[2] == 0
 
 
 def test_the_whole_losss_gradient_is_that_of_finite_differences() -> None:

@@ -91,6 +91,11 @@ def test_equality_does_not_depend_on_what_was_computed() -> None:
     used, fresh = LinearMap.of(MATRIX), LinearMap.of(MATRIX)
     used.apply(FEATURES)
     assert used == fresh
+    fresh.apply(FEATURES)
+    assert used == fresh
+    assert hash(used) == hash(fresh)
+    assert used != LinearMap.of(2 * MATRIX)
+    assert used != "a map"
     assert used.model_dump_json() == fresh.model_dump_json()
 
 

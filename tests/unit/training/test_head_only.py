@@ -1,6 +1,7 @@
 """Heads over stored vectors: the same loop, started at a map that an adapter fits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,14 @@ from mixbct.backbones.model import load_model
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.source import Selection
 from mixbct.errors import BankError, CheckpointError, ModelError, RecipeError, StoppedError
+from mixbct.features.bridged import through
 from mixbct.features.extract import extract
 from mixbct.methods import METHODS
+from mixbct.recipe import Recipe
+from mixbct.schemas.record import read_record
+from mixbct.training.held_out import HeldOut, hold_out
 from mixbct.training.run import train
-from mixbct.training.start import paired_means, paired_rows
+from mixbct.training.start import HeadStart, paired_means, paired_rows
 from mixbct.training.trainer import Trainer
 
 
@@ -79,8 +84,8 @@ def test_a_head_begins_as_the_adapter(
     assert trainer.old is not None
     assert trainer.old.paired
     both = [FeatureBank(tmp_path / side).all() for side in ("new", "cone")]
-    expected = ADAPTERS[start].fit(*both).transform(both[0])
-    begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
+    expected = through(ADAPTERS[start](*both)[0], both[0])
+    begun = normalise(trainer.embed(trainer.source.read(np.arange(ROWS))).numpy())
     np.testing.assert_allclose(begun, expected, atol=1e-5)
     assert trainer.backbone.state_dict()["map.bias"].any() == (start == "ridge")
 
@@ -115,6 +120,138 @@ def test_random_and_independent_heads_begin_elsewhere(banks: Path) -> None:
     assert torch.equal(began[1], began[2])
 
 
+def many_classes(folder: Path, mean: float, classes: int = 120) -> Selection:
+    """Write banks of several items a class, the old vectors around a mean, and open the new one."""
+    rng = np.random.default_rng(4)
+    names = tuple(f"c{i}" for i in range(classes))
+    who = rng.normal(size=(classes, 12))[np.arange(6 * classes) % classes]
+    for side, dim, noise, centre in (("new", 10, 0.1, 0.0), ("old", 8, 0.3, mean)):
+        seen = who @ rng.normal(size=(12, dim)) / 3 + noise * rng.normal(size=(len(who), dim))
+        features = (seen + centre).astype(np.float32)
+        write_bank(folder / side, features, side, classes=names)
+    return source_of(folder / "new")
+
+
+def auto_recipe(folder: Path, *overrides: str) -> Recipe:
+    return head_recipe(folder, "model.start=auto", "train.batch=32", *overrides, dim=8)
+
+
+@pytest.mark.parametrize(("mean", "start"), [(0.0, "procrustes"), (5.0, "ridge")])
+def test_a_head_chooses_its_start_by_the_mean_of_the_old_vectors(
+    tmp_path: Path, mean: float, start: str
+) -> None:
+    source = many_classes(tmp_path, mean)
+    trainer = Trainer(auto_recipe(tmp_path), source)
+    chosen = trainer.begin()
+    assert chosen is not None
+    length = float(np.linalg.norm(FeatureBank(tmp_path / "old").all().mean(0)))
+    assert chosen.start == start
+    assert chosen.mean_length == pytest.approx(length, abs=1e-6)
+    assert chosen.rate == pytest.approx((1 - length**2) ** 2, rel=1e-4)
+    trainer.take_step(next(trainer.batches()))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * chosen.rate)
+    said = Trainer(auto_recipe(tmp_path, f"model.start={start}"), source)
+    assert said.begin() is None
+    assert said.rate == 0.1
+
+
+@pytest.mark.parametrize("start", ["start", "trained"])
+def test_the_better_of_start_and_end_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    source, recipe = many_classes(tmp_path, 0.0), auto_recipe(tmp_path, "optimizer.lr=0.3")
+    embeds: list[int] = []
+    kept = HeldOut.judge
+
+    def judge(self: HeldOut, embed: Any, side: object = None) -> tuple[float, float]:
+        found = kept(self, embed)
+        assert all(0 < figure <= 1 for figure in found)
+        assert not set(self.rows.keys()) & set(self.rest.keys())
+        assert not set(self.rows.classes()) & set(self.rest.classes())
+        embeds.append(1)
+        return (0.5, 0.5) if len(embeds) == 1 else (0.6, 0.1 if start == "start" else 0.5)
+
+    monkeypatch.setattr(HeldOut, "judge", judge)
+    train(recipe, source, tmp_path / "run")
+    record = read_record(tmp_path / "run/start.json", HeadStart, ModelError, "head start")
+    assert (record.held_out, record.kept) == (12, start == "start")
+    assert f"so the {start} " in str(record).replace("trained head", "trained ")
+    model = load_model(tmp_path / "run")
+    assert len(model.manifest.classes) == 108
+    assert model.manifest.data_digest == source.digest()
+    begun = Trainer(recipe, rest_of(recipe, source))
+    begun.begin()
+    same = torch.equal(model.backbone.state_dict()["map.weight"], begun.backbone.map.weight)
+    assert same == (start == "start")
+    assert (tmp_path / "run/model/head.safetensors").exists() != same
+
+
+def rest_of(recipe: Recipe, source: Selection) -> Selection:
+    found = hold_out(recipe, source)
+    assert found is not None
+    return found.rest
+
+
+def test_a_head_that_chose_resumes_to_the_bit(tmp_path: Path) -> None:
+    source = many_classes(tmp_path, 5.0)
+    train(auto_recipe(tmp_path), source, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train(auto_recipe(tmp_path, "train.stop_after=5"), source, tmp_path / "parts")
+    train(auto_recipe(tmp_path), source, tmp_path / "parts", resume=True)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    read = [(tmp_path / run / "start.json").read_bytes() for run in ("whole", "parts")]
+    assert read[0] == read[1]
+
+
+@pytest.mark.parametrize("more", [(), ("method.whiten=0.3",)])
+def test_the_start_is_judged_as_anyone_would(tmp_path: Path, more: tuple[str, ...]) -> None:
+    source, recipe = many_classes(tmp_path, 5.0), auto_recipe(tmp_path, *more)
+    held = hold_out(recipe, source)
+    assert held is not None
+    trainer = Trainer(recipe, held.rest)
+    start = trainer.begin().start
+    new, old = (FeatureBank(tmp_path / side).all() for side in ("new", "old"))
+    rest, rows = held.rest.rows, held.rows.rows
+    side = trainer.old.gallery_map
+    assert (side is not None) == bool(more)
+    old = through(side, old)
+    mapped = through(ADAPTERS[start](new[rest], old[rest])[0], new)
+    labels = source.labels()
+    precision = []
+    order = rows[np.argsort(labels[rows], kind="stable")]
+    for query in order[::2]:
+        items = order[1::2]
+        hits = labels[items[np.argsort(-(old[items] @ mapped[query]))]] == labels[query]
+        precision.append(np.mean(np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)))
+    assert held.judge(trainer.embed, side)[0] == pytest.approx(np.mean(precision), abs=1e-6)
+
+
+def test_strangers_and_few_classes(tmp_path: Path, banks: Path) -> None:
+    assert hold_out(head_recipe(banks), source_of(banks / "new")) is None  # eight classes
+    assert hold_out(make_recipe(), MemorySource()) is None  # images
+    (tmp_path / "many").mkdir()
+    source = many_classes(tmp_path / "many", 0.0)
+    recipe = auto_recipe(tmp_path / "many")
+    assert hold_out(auto_recipe(tmp_path / "many", "method.query_map=prefix"), source) is None
+    # an old bank of other items of the same classes, and one that knows none of those set aside
+    old = FeatureBank(tmp_path / "many/old")
+    write_bank(
+        tmp_path / "others", old.all()[::-1].copy(), "old", digest="others", classes=old.classes()
+    )
+    others = hold_out(auto_recipe(tmp_path / "many", f"method.bank={tmp_path / 'others'}"), source)
+    assert others is not None
+    assert len(others._queries) == 72
+    assert len(others._items) == 72
+    write_bank(tmp_path / "few", old.all()[:60], "old", digest="few", classes=("c1", "c2", "c3"))
+    assert (
+        hold_out(auto_recipe(tmp_path / "many", f"method.bank={tmp_path / 'few'}"), source) is None
+    )
+    train(recipe, source, tmp_path / "run")
+    assert "began at procrustes" in str(
+        read_record(tmp_path / "run/start.json", HeadStart, ModelError, "head start")
+    )
+
+
 def test_without_pairs_the_means_of_shared_classes_are_the_start(banks: Path) -> None:
     """Strangers to the training rows, some of them of training classes, in another order."""
     several = ("c7", "x", "c1", "c2", "c3", "c5")
@@ -136,9 +273,9 @@ def test_without_pairs_the_means_of_shared_classes_are_the_start(banks: Path) ->
         recipe = head_recipe(banks, f"method.bank={banks / 'strangers'}", f"model.start={start}")
         trainer = Trainer(recipe, source_of(banks / "new"))
         trainer.begin()
-        fitted = ADAPTERS[start].fit(new_side, old_side)
-        begun = normalise(trainer._embed(np.arange(ROWS)).numpy())
-        np.testing.assert_allclose(begun, fitted.transform(rows), atol=1e-5)
+        fitted, _ = ADAPTERS[start](new_side, old_side)
+        begun = normalise(trainer.embed(trainer.source.read(np.arange(ROWS))).numpy())
+        np.testing.assert_allclose(begun, through(fitted, rows), atol=1e-5)
 
 
 def test_too_few_classes_for_a_start_are_named(banks: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs between dimensions: through the whole loop, resumed, and into the model folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mixbct.data.bank import FeatureBank
 from mixbct.errors import BankError, ModelError, RecipeError, StoppedError
 from mixbct.methods import METHODS
 from mixbct.recipe import Recipe
+from mixbct.schemas.bridge import Bridge
 from mixbct.training.run import train
 from mixbct.training.trainer import Trainer
 
@@ -43,7 +45,7 @@ def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(
         train(stopped, MemorySource(), tmp_path / "parts")
     train(recipe_of(name, bank.path, dim), MemorySource(), tmp_path / "parts", resume=True)
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
-    maps = [read_manifest(tmp_path / run)[1].query_map for run in ("parts", "whole")]
+    maps = [read_manifest(tmp_path / run)[1].bridge for run in ("parts", "whole")]
     assert maps[0] == maps[1]
     assert maps[0] is not None
 
@@ -64,34 +66,51 @@ def test_the_model_knows_its_map_and_where_it_leads(
     train(recipe_of("mixbct", bank.path, dim), source, tmp_path / "run")
     model = load_model(tmp_path / "run")
     assert model.contract.dim == dim
-    assert model.query_map is not None
-    assert model.query_map.to == bank.manifest.contract
-    np.testing.assert_array_equal(model.query_map.map.arrays[0], last.numpy())
+    assert model.bridge is not None
+    assert model.bridge.kind == "trained"
+    assert model.bridge.source == model.contract
+    assert model.bridge.target == bank.manifest.contract
+    assert model.bridge.gallery is None
+    assert model.bridge.query is not None
+    np.testing.assert_array_equal(model.bridge.query.arrays[0], last.numpy())
 
 
 def test_a_prefix_goes_into_the_model_as_a_map(tmp_path: Path, bank: FeatureBank) -> None:
     recipe = recipe_of("mixbct", bank.path, 7, kind="prefix")
     train(recipe, MemorySource(), tmp_path / "run")
-    query_map = load_model(tmp_path / "run").query_map
-    assert query_map is not None
-    np.testing.assert_array_equal(query_map.map.arrays[0], np.eye(7, 4))
+    bridge = load_model(tmp_path / "run").bridge
+    assert bridge is not None
+    assert bridge.query is not None
+    np.testing.assert_array_equal(bridge.query.arrays[0], np.eye(7, 4))
     with pytest.raises(RecipeError, match=r"set method\.query_map = 'projection'"):
         Trainer(recipe_of("mixbct", bank.path, 3, kind="prefix"), MemorySource())
 
 
 def test_a_model_without_a_map_is_as_it_was(tmp_path: Path, bank: FeatureBank) -> None:
     train(make_recipe(bank=bank.path), MemorySource(), tmp_path / "run")
-    assert load_model(tmp_path / "run").query_map is None
-    # so that a version without query maps can read it
-    assert "query_map" not in (tmp_path / "run/model/model.json").read_text()
+    assert load_model(tmp_path / "run").bridge is None
+    # so that a version without bridges can read it
+    assert "bridge" not in (tmp_path / "run/model/model.json").read_text()
+
+
+def test_a_query_map_of_an_earlier_version_is_read_as_a_bridge(
+    tmp_path: Path, bank: FeatureBank
+) -> None:
+    train(recipe_of("mixbct", bank.path, 7), MemorySource(), tmp_path / "run")
+    path = tmp_path / "run/model/model.json"
+    content = json.loads(path.read_text())
+    now = content.pop("bridge")
+    content["query_map"] = {"to": now["target"], "map": now["query"]}
+    path.write_text(json.dumps(content, indent=1))
+    assert load_model(tmp_path / "run").bridge == Bridge.model_validate(now)
 
 
 def test_a_damaged_map_is_named(tmp_path: Path, bank: FeatureBank) -> None:
     train(recipe_of("mixbct", bank.path, 7), MemorySource(), tmp_path / "run")
     path = tmp_path / "run/model/model.json"
-    digest = read_manifest(tmp_path / "run")[1].query_map.map.digest  # type: ignore[union-attr]
+    digest = read_manifest(tmp_path / "run")[1].bridge.query.digest  # type: ignore[union-attr]
     path.write_text(path.read_text().replace(digest, "0" * 64))
-    with pytest.raises(ModelError, match=r"query_map\.map: .*damaged"):
+    with pytest.raises(ModelError, match=r"bridge\.query: .*damaged"):
         load_model(tmp_path / "run")
 
 

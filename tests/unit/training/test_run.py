@@ -1,15 +1,20 @@
 """Runs: the same bits every time, however often they were stopped or killed."""
 
 import errno
+import itertools
 import json
 import os
+import pkgutil
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +24,7 @@ from tiny_run import MemorySource, make_bank, make_recipe, weights
 
 from mixbct.backbones.model import load_model
 from mixbct.errors import (
+    BadImageError,
     BankError,
     CheckpointError,
     DiskFullError,
@@ -32,6 +38,7 @@ from mixbct.recipe import Recipe
 from mixbct.training import checkpoint as checkpoint_module
 from mixbct.training import run as run_module
 from mixbct.training.run import train
+from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.trainer import StepReport, Trainer
 
 METHODS = ("independent", "replace", "skip", "bank")
@@ -236,6 +243,137 @@ def test_a_signal_finishes_the_step_saves_and_stops(tmp_path: Path, number: int)
     assert weights(parts) == weights(whole)
 
 
+MOMENTS = {
+    "before anything is opened": ("mixbct.training.run.latest_checkpoint", "stopped"),
+    "while all is built": ("mixbct.training.trainer.open_task", "stopped"),
+    "before the first weights": ("mixbct.training.trainer.Trainer.begin", "stopped"),
+    "before the log is opened": ("mixbct.training.run.StepLog", "saved"),
+    "while a batch is read": ("tiny_run.MemorySource.read", "saved"),
+    "in a step": ("mixbct.training.trainer.learning_rate_factor", "saved"),
+    "while a checkpoint is written": ("mixbct.training.checkpoint.save_file", "saved"),
+    "while the model is saved": ("mixbct.training.run.save_model", "finished"),
+    "before the cost is written": ("mixbct.training.run.ModelCost", "finished"),
+}
+"""What is called then, and how a run ends that is asked to stop there."""
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"), [*zip(MOMENTS, itertools.cycle([signal.SIGINT, signal.SIGTERM]))]
+)
+def test_a_stop_at_any_moment_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, number: int
+) -> None:
+    recipe, out = make_recipe("train.checkpoint_every=6"), tmp_path / "parts"
+    called, ends = MOMENTS[moment]
+    kept = pkgutil.resolve_name(called)
+    asked: list[int] = []
+
+    def ask(*arguments: object, **named: object) -> object:
+        if not asked:
+            asked.append(number)
+            # to the main thread, from whichever reads ahead
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        return kept(*arguments, **named)
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patched:
+        patched.setattr(called, ask)
+        if ends == "finished":
+            train(recipe, MemorySource(), out)
+        else:
+            with pytest.raises(StoppedError, match=r"same command.* --resume") as caught:
+                train(recipe, MemorySource(), out)
+            assert caught.value.exit_code == 3
+    assert asked
+    assert {n: signal.getsignal(n) for n in before} == before
+    assert (out / "checkpoints").exists() == (ends == "saved")
+    assert (out / "cost.json").exists() == (ends == "finished")
+    train(recipe, MemorySource(), out, resume=True)
+    train(make_recipe(), MemorySource(), tmp_path / "whole")
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_a_second_signal_acts_at_once_and_keeps_what_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = make_recipe("train.checkpoint_every=6"), tmp_path / "run"
+    with monkeypatch.context() as patched:
+
+        def impatient(step: int, *others: Any) -> float:
+            if step == 8:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return learning_rate_factor(step, *others)
+
+        patched.setattr("mixbct.training.trainer.learning_rate_factor", impatient)
+        with pytest.raises(StoppedError, match=f"stopped; what {out} holds is intact"):
+            train(recipe, MemorySource(), out)
+    assert checkpoint(out).name == "step-00000006"
+    train(recipe, MemorySource(), out, resume=True)
+    train(recipe, MemorySource(), tmp_path / "whole")
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+class Unreadable(MemorySource):
+    """Its batch of the ninth step cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        if len(self.rows_read) == 8:
+            raise self.error
+        return super().read(rows)
+
+
+def test_an_error_between_steps_keeps_the_steps_before_it(tmp_path: Path) -> None:
+    # the remedy for a damaged image is other data, which no checkpoint may stand in the way of
+    with pytest.raises(BadImageError, match="k3"):
+        train(make_recipe(), Unreadable(BadImageError("k3 is damaged", ["k3"])), tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
+    gone = OSError(errno.ESTALE, "Stale file handle")
+    with pytest.raises(OSError, match="Stale file handle"):
+        train(make_recipe(), Unreadable(gone), tmp_path / "run")
+    assert checkpoint(tmp_path / "run").name == "step-00000008"
+    train(make_recipe(), MemorySource(), tmp_path / "run", resume=True)
+    train(make_recipe(), MemorySource(), tmp_path / "whole")
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_disk_that_holds_no_log_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Path.open
+
+    def refuse(self: Path, *arguments: object, **named: object) -> object:
+        if self.name == "steps.jsonl":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return kept(self, *arguments, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert train(make_recipe(), MemorySource(), tmp_path / "run").steps == 18
+    assert "No space left on device" in caplog.text
+    assert (tmp_path / "run/model/model.json").exists()
+
+
+def test_what_late_kills_leave_behind_is_cleared(tmp_path: Path) -> None:
+    recipe, out = make_recipe(), tmp_path / "run"
+    stopped(make_recipe("train.stop_after=4"), out)
+    begun = shutil.copytree(out / "checkpoints", tmp_path / "kept")
+    (out / "checkpoints/.step-00000009.77.partial").mkdir()
+    (out / ".model.77.partial").mkdir()
+    (out / ".model.77.partial/backbone.safetensors").write_bytes(b"half")
+    (out / ".recipe.json.77.partial").write_text("half", encoding="utf-8")
+    (out / ".cost.json.77.partial").write_text("half", encoding="utf-8")
+    (out / ".profile.old").write_text("a person's own", encoding="utf-8")
+    train(recipe, MemorySource(), out, resume=True)
+    shutil.copytree(begun, out / "checkpoints")  # a kill after the cost, before they are removed
+    train(recipe, MemorySource(), out, resume=True)
+    left = {path.name for path in out.iterdir()} - {"tensorboard"}
+    assert left == {"cost.json", "model", "recipe.json", "steps.jsonl", ".profile.old"}
+
+
 def test_a_signal_in_the_last_step_is_too_late(tmp_path: Path) -> None:
     def interrupt(report: StepReport) -> None:
         if report.step == report.steps:
@@ -397,6 +535,64 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage) -> None:  # typ
     damage(checkpoint(out))
     with pytest.raises(CheckpointError, match=str(checkpoint(out))):
         train(make_recipe(), MemorySource(), out, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -1},
+        {"step": 19},
+        {"step": 10**30},
+        {"step": None},
+        {"seconds": -1.0},
+        {"seconds": float("nan")},
+        {"images": -5},
+        {"tensors_digest": "../x"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_contradicts_its_run_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    stopped(make_recipe("train.stop_after=4"), out)
+    manifest = checkpoint(out) / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(CheckpointError, match=str(checkpoint(out))):
+        train(make_recipe(), MemorySource(), out, resume=True)
+
+
+def test_no_mutation_of_a_checkpoint_gives_a_traceback(tmp_path: Path) -> None:
+    out, rng = tmp_path / "run", random.Random(0)
+    stopped(make_recipe("train.stop_after=4"), out)
+    path = checkpoint(out)
+    files = {name: (path / name).read_bytes() for name in ("manifest.json", "tensors.safetensors")}
+    trainer = Trainer(make_recipe(), MemorySource())
+    refused = 0
+    for turn in range(200):
+        manifest, tensors = map(bytearray, files.values())
+        content = (manifest, tensors)[turn % 2]
+        # mostly the header of the tensors, whose digest is then made right
+        place = rng.randrange(min(len(content), 2000))
+        match rng.randrange(3):
+            case 0:
+                content[place] ^= 1 << rng.randrange(8)
+            case 1:
+                del content[place : place + rng.randint(1, 40)]
+            case _:
+                content[place:place] = rng.choice([b"[" * 10_000, b"9" * 5000, b"\0", b"\xff"])
+        (path / "tensors.safetensors").write_bytes(tensors)
+        (path / "manifest.json").write_bytes(manifest)
+        if turn % 2:
+            right = json.loads(manifest) | {
+                "tensors_digest": sha256_file(path / "tensors.safetensors")
+            }
+            (path / "manifest.json").write_text(json.dumps(right))
+        try:
+            trainer.load(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 150
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mixbct.recipe import (
 from mixbct.recipe_problems import settings_of
 from mixbct.report.names import INDEPENDENT
 
+MLP = "mlp"
 RANK_MERGE = "rank_merge"
 MOST_TRIALS = 6
 OLD_SEEDS = 1_000_000
@@ -205,7 +206,7 @@ class BenchRecipe(Settings):
 
 def is_adapter(method: str) -> bool:
     """Return whether a row of the table is an adapter or rank merging: no model is trained."""
-    return method in ADAPTERS or method == RANK_MERGE
+    return method in (*ADAPTERS, MLP, RANK_MERGE)
 
 
 def load_bench(path: Path, overrides: list[str] | None = None) -> BenchRecipe:

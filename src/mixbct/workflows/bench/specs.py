@@ -55,6 +55,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     float64 otherwise than another.
     """
     content = recipe.model_dump(mode="json", exclude=_PLACES)
+    content["model"]["start"] = "procrustes"  # means nothing for images; finished cells say this
     if recipe.train.precision == "float64":
         del content["train"]["device"]
     return content

@@ -11,10 +11,13 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from mixbct.adapters import ADAPTERS
+import numpy as np
+
+from mixbct.adapters import ADAPTERS, mlp
 from mixbct.backbones.model import EmbeddingModel, load_model
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.distributed import device_name
@@ -23,6 +26,7 @@ from mixbct.evaluation.bootstrap import Replicates
 from mixbct.evaluation.gate import judge
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
+from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
@@ -31,9 +35,9 @@ from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
 from mixbct.schemas.record import now, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
-from mixbct.workflows.across import queries_across
+from mixbct.workflows.across import across, bridges_between
 from mixbct.workflows.bench.merged import rank_merged
-from mixbct.workflows.bench.recipe import RANK_MERGE
+from mixbct.workflows.bench.recipe import MLP, RANK_MERGE
 from mixbct.workflows.bench.specs import CellSpec, Trained
 from mixbct.workflows.evaluate import FITTING, HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import silent
@@ -65,11 +69,11 @@ def run_cell(spec: CellSpec) -> BenchCell:
     if method != INDEPENDENT:
         bank = _bank(spec, data, old_model)
         if spec.model is None:
-            cross, cost = _adapt(method, data, model, bank, new)
+            cross, cost = _adapt(method, data, model, bank, Pair(new.query, old.gallery))
         else:
             model, cost = _train(spec.model)
             new = embed_pair(data, model, "new", silent)
-            cross = queries_across(model, old_model, new.query)
+            cross = across(bridges_between(model, old_model), new.query, old.gallery)
     # one seed for all cells: the drawn classes are the same, and cells can be paired
     found = evaluate_upgrade(
         old, new, free, cross=cross, seed=0, replicates=spec.replicates, mixed=(0.5,)
@@ -130,19 +134,27 @@ def _bank(spec: CellSpec, data: HeldOutSet, old: EmbeddingModel) -> FeatureBank:
 
 
 def _adapt(
-    name: str, data: HeldOutSet, model: EmbeddingModel, bank: FeatureBank, new: Pair
-) -> tuple[Embeddings, CellCost]:
-    """Return a model's queries in the old space, and what the fit of the map took."""
+    name: str, data: HeldOutSet, model: EmbeddingModel, bank: FeatureBank, sides: Pair
+) -> tuple[Pair, CellCost]:
+    """Return a model's queries and the old gallery as they meet, and what the fit took."""
     rows = data.part(model, FITTING)
     source, target = normalise(embed_source(model, rows), rows.keys()), bank.all()
     began, cpu_began = time.perf_counter(), time.process_time()
-    adapter = ADAPTERS[name].fit(source, target)
+    maps: list[Callable[[np.ndarray], np.ndarray]]
+    if name == MLP:
+        maps = [mlp.fit(source, target), lambda features: features]
+    else:
+        maps = [partial(through, side) for side in ADAPTERS[name](source, target, rows.labels())]
     cost = CellCost(
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
         peak_memory=_peak_memory(),
     )
-    return Embeddings(adapter.transform(new.query.features), new.query.labels), cost
+    query, gallery = (
+        Embeddings(to(side.features), side.labels)
+        for to, side in zip(maps, (sides.query, sides.gallery), strict=True)
+    )
+    return Pair(query, gallery), cost
 
 
 @contextlib.contextmanager

@@ -1,0 +1,130 @@
+"""Means and covariances of vectors that are read in blocks, and what is made of covariances.
+
+Every closed-form fit needs no more of its vectors than these, so that five million rows cost one
+pass, or two, and the memory of a block. All is summed as float64.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from mixbct.data.bank import normalise
+from mixbct.errors import FeatureError
+from mixbct.features.bridged import Vectors
+
+CHUNK = 8192
+LEAST = 1e-12
+"""Directions with less of the largest variance than this are none."""
+
+Labels = Int64[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What two models made of the same n items, normalised: means and covariances (over n)."""
+
+    rows: int
+    source_mean: Float64[np.ndarray, " d1"]
+    target_mean: Float64[np.ndarray, " d2"]
+    source: Float64[np.ndarray, "d1 d1"]
+    target: Float64[np.ndarray, "d2 d2"]
+    cross: Float64[np.ndarray, "d1 d2"]
+
+
+def blocks(vectors: Vectors) -> Iterator[tuple[slice, Float64[np.ndarray, "n d"]]]:
+    """Yield the normalised vectors block by block.
+
+    Raises:
+        FeatureError: a row holds NaN or infinity, or is zero.
+    """
+    for start in range(0, vectors.shape[0], CHUNK):
+        rows = slice(start, start + CHUNK)
+        block = vectors[rows]
+        yield rows, normalise(block, np.arange(start, start + len(block))).astype(np.float64)
+
+
+def moments(source: Vectors, target: Vectors, needed: int = 2) -> Moments:
+    """Return the moments of two models' vectors, in one pass.
+
+    Raises:
+        FeatureError: the counts differ, there are fewer than `needed`, or a row cannot be
+            normalised.
+    """
+    check_pairs(source, target, needed)
+    n, d1, d2 = source.shape[0], source.shape[1], target.shape[1]
+    sums = np.zeros(d1), np.zeros(d2)
+    products = np.zeros((d1, d1)), np.zeros((d2, d2)), np.zeros((d1, d2))
+    for (_, x), (_, y) in zip(blocks(source), blocks(target), strict=True):
+        for one, block in zip(sums, (x, y), strict=True):
+            one += block.sum(axis=0)
+        for total, (left, right) in zip(products, ((x, x), (y, y), (x, y)), strict=True):
+            total += left.T @ right
+    a, b = (one / n for one in sums)
+    xx, yy, xy = (total / n for total in products)
+    return Moments(n, a, b, xx - np.outer(a, a), yy - np.outer(b, b), xy - np.outer(a, b))
+
+
+def within_classes(
+    vectors: Vectors, labels: Labels | None
+) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:
+    """Return the mean of normalised vectors and their scatter within classes, in one pass.
+
+    Σ_i (y_i − μ_c)(y_i − μ_c)ᵀ is Σ_i y_i y_iᵀ − Σ_c n_c μ_c μ_cᵀ; float64 bears the difference.
+
+    Args:
+        vectors: [n, d].
+        labels: class of each; None: all are of one. The scatter is zero, but for rounding, where
+            no class has two different vectors.
+    """
+    n, d = vectors.shape
+    of = np.zeros(n, np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    sums = torch.zeros(int(of.max()) + 1, d, dtype=torch.float64)
+    products = np.zeros((d, d))
+    for rows, block in blocks(vectors):
+        sums.index_add_(0, torch.from_numpy(of[rows]), torch.from_numpy(block))
+        products += block.T @ block
+    totals = sums.numpy()
+    between = (totals / np.bincount(of)[:, None]).T @ totals
+    return totals.sum(axis=0) / n, (products - between) / n
+
+
+def inverse_root(
+    covariance: Float64[np.ndarray, "d d"], shrinkage: float
+) -> Float64[np.ndarray, "d d"]:
+    """Return C^(−1/2) of the shrunk covariance (1 − s)C + s·tr(C)/d·I.
+
+    Raises:
+        FeatureError: the covariance is zero, or the shrinkage does not lie in (0, 1].
+    """
+    if not 0 < shrinkage <= 1:
+        raise FeatureError(f"the shrinkage is {shrinkage:g}; expected more than 0 and at most 1")
+    values, vectors = np.linalg.eigh(covariance)
+    values = values.clip(min=0)
+    # what is left of equal rows is rounding
+    if values.mean() < LEAST:
+        raise FeatureError("the vectors are all alike: they span no space that could be mapped")
+    values = (1 - shrinkage) * values + shrinkage * values.mean()
+    root: Float64[np.ndarray, "d d"] = (vectors / np.sqrt(values)) @ vectors.T
+    return root
+
+
+def check_pairs(source: Vectors, target: Vectors, needed: int) -> None:
+    """Refuse rows that are no pairs, or fewer than `needed` of them.
+
+    Raises:
+        FeatureError: it says how many there are.
+    """
+    counts = source.shape[0], target.shape[0]
+    if counts[0] != counts[1]:
+        raise FeatureError(
+            f"a map between models needs the same items on both sides, not {counts[0]} source "
+            f"and {counts[1]} target rows"
+        )
+    if counts[0] < needed:
+        raise FeatureError(
+            f"{counts[0]} rows do not determine a map from {source.shape[1]} to "
+            f"{target.shape[1]} dimensions; give at least {needed}"
+        )

@@ -1,0 +1,175 @@
+"""Which bridge is best between two spaces: tried on classes that its fit did not see.
+
+Whether a space is better compared whitened, mapped or as it lies depends on the space, so it is
+measured: training classes are cut into folds, each kind is fitted on the others, and new queries
+search old rows of the fold. Where there are no classes, two items count as one that are each
+other's nearest by the new model: that a new vector finds the old one of its own item is too easy to
+tell kinds apart.
+"""
+
+import faiss
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from mixbct.adapters import ADAPTERS, SHRUNK
+from mixbct.adapters.moments import Labels
+from mixbct.data.bank import normalise
+from mixbct.distributed import row_rng
+from mixbct.errors import FeatureError
+from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.scores import Embeddings
+from mixbct.features.bridged import Vectors, through
+from mixbct.schemas.bridge import IDENTITY, Candidate
+from mixbct.schemas.linear_map import LinearMap
+
+FOLDS = 3
+MOST = 15_000
+"""Items that are tried on: a choice is settled long before."""
+FAR = 1e-3
+DEPLOYED = "old/old"
+TRIED: tuple[tuple[str, float | None], ...] = (
+    (IDENTITY, None),
+    ("ridge", None),
+    ("cca", 0.1),
+    ("cca", 0.3),
+    ("ridge_cca", 0.3),
+    ("whiten", 0.1),
+    ("whiten", 0.3),
+)
+"""Kinds with their shrinkage; of two that are level the first is taken."""
+
+Maps = tuple[LinearMap | None, LinearMap | None]
+
+
+def fit_maps(
+    kind: str,
+    source: Vectors,
+    target: Vectors,
+    labels: Labels | None,
+    shrinkage: float | None = None,
+) -> Maps:
+    """Return the maps of a kind, `identity` included; see `mixbct.adapters`.
+
+    Raises:
+        FeatureError: the kind cannot be fitted on these vectors, or takes no shrinkage.
+    """
+    if kind == IDENTITY:
+        if source.shape[1] != target.shape[1]:
+            raise FeatureError(
+                f"vectors of {source.shape[1]} and {target.shape[1]} dimensions cannot be compared "
+                "as they are"
+            )
+        return None, None
+    if shrinkage is None:
+        return ADAPTERS[kind](source, target, labels)
+    if kind not in SHRUNK:
+        raise FeatureError(f"{kind} takes no shrinkage; {', '.join(SHRUNK)} do")
+    return ADAPTERS[kind](source, target, labels, shrinkage=shrinkage)
+
+
+def choose(
+    source: Vectors, target: Vectors, labels: Labels | None, seed: int = 0
+) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """Return the best kind by mAP and TAR at a FAR of 1e-3 together, and all that were tried.
+
+    Those that cannot be fitted are not among them; the old model alone is, for comparison.
+
+    Args:
+        source: the new model's vectors.
+        target: the old model's, of the same items.
+        labels: class of each item, or None.
+        seed: of the folds.
+
+    Raises:
+        FeatureError: there are too few items to fit and to judge anything.
+    """
+    of = labels
+    if labels is None:
+        rows = np.sort(row_rng(seed).permutation(source.shape[0])[:MOST])
+        source, target = normalise(source[rows]), normalise(target[rows])
+        of = told_apart(_neighbours(source))
+    if of is None:
+        raise FeatureError(
+            f"{source.shape[0]} items are too few to choose a bridge by cross-validation: give "
+            f"more, or name a kind: {', '.join(ADAPTERS)}"
+        )
+    rows, folds = _folds(of, seed)
+    x, y, of = normalise(source[rows]), normalise(target[rows]), of[rows]
+    tried = []
+    for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
+        try:
+            figures = [
+                _judge(kind, shrinkage, x, y, of, folds == fold, labels is not None)
+                for fold in range(FOLDS)
+            ]
+        except FeatureError:
+            continue
+        means = np.mean(figures, axis=0)
+        tried.append(
+            Candidate(
+                kind=kind,
+                shrinkage=shrinkage,
+                mean_average_precision=float(means[0]),
+                true_accept_rate=float(means[1]),
+            )
+        )
+    real = [each for each in tried if each.kind != DEPLOYED]
+    if not real:
+        raise FeatureError("no kind of bridge can be fitted: are the vectors of a side all alike?")
+    best = max(real, key=lambda each: each.mean_average_precision + each.true_accept_rate)
+    return best, tuple(tried)
+
+
+def told_apart(labels: Labels) -> Labels | None:
+    """Return the labels, or None where they are too few classes of two items to judge by."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return labels if (counts > 1).sum() >= 2 * FOLDS else None
+
+
+def _neighbours(unit: Float32[np.ndarray, "n d"]) -> Labels:
+    """Return labels under which two items are one class that are each other's nearest."""
+    found = faiss.knn(unit, unit, 2, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    own = np.arange(len(unit))
+    nearest = np.where(found[:, 0] == own, found[:, 1], found[:, 0])
+    return np.where(nearest[nearest] == own, np.minimum(own, nearest), own)
+
+
+def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+    """Return which items are tried on, and the fold of each; a class is in one fold."""
+    _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = row_rng(seed, len(labels)).permutation(len(counts))
+    # classes of several items first, so that each fold has its share of them
+    order = order[np.argsort(counts[order] < 2, kind="stable")]
+    fold = np.empty(len(counts), np.int64)
+    fold[order] = np.arange(len(counts)) % FOLDS
+    fold[order[np.cumsum(counts[order]) > MOST]] = -1
+    rows = np.flatnonzero(fold[of] >= 0)
+    return rows, fold[of[rows]]
+
+
+def _judge(
+    kind: str,
+    shrinkage: float | None,
+    x: Float32[np.ndarray, "n d"],
+    y: Float32[np.ndarray, "n e"],
+    labels: Labels,
+    held: np.ndarray,
+    labelled: bool,
+) -> tuple[float, float]:
+    """Return mAP and TAR of one fold."""
+    # every second item of a class is a query; one alone is in the gallery
+    rows = np.flatnonzero(held)
+    order = rows[np.argsort(labels[rows], kind="stable")]
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
+    query, gallery = order[odd], order[~odd]
+    if kind == DEPLOYED:
+        sides = y[query], y[gallery]
+    else:
+        known = labels[~held] if labelled else None
+        maps = fit_maps(kind, x[~held], y[~held], known, shrinkage)
+        sides = through(maps[0], x[query]), through(maps[1], y[gallery])
+    found = compare(
+        Embeddings(sides[0], labels[query]), Embeddings(sides[1], labels[gallery]), fars=(FAR,)
+    )
+    return found.mean_average_precision(), found.true_accept_rate(found.thresholds[0])
