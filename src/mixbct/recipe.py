@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mixbct.errors import RecipeError
 from mixbct.extends import read_extended
 from mixbct.reading import parse_toml
-from mixbct.recipe_problems import explain, variant_of
+from mixbct.recipe_problems import settings_of, variant_of
 from mixbct.schemas.model import Preprocessing
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -264,18 +264,19 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         RecipeError: the file, or one that it extends, is missing or not TOML; recipes extend each
             other in a circle; a key is unknown, a value not allowed.
     """
+    return parse_recipe(*read_overridden(path, overrides))
+
+
+def read_overridden(path: Path, overrides: list[str] | None = None) -> tuple[dict[str, Any], str]:
+    """Return a recipe as a dictionary, see `load_recipe`, and what names it in errors."""
     content, files = read_extended(path)
     bases = f" (with {', '.join(map(str, files[1:]))})" if len(files) > 1 else ""
-    return parse_recipe(apply_overrides(content, overrides or []), f"{path}{bases}")
+    return apply_overrides(content, overrides or []), f"{path}{bases}"
 
 
 def parse_recipe(content: dict[str, Any], origin: str) -> Recipe:
     """Check a recipe that is already a dictionary; `origin` names it in errors."""
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        problems = "\n".join(f"  {explain(dict(e), Recipe)}" for e in error.errors())
-        raise RecipeError(f"{origin} is not a valid recipe:\n{problems}") from error
+    return settings_of(Recipe, content, f"{origin} is not a valid recipe")
 
 
 def apply_overrides(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

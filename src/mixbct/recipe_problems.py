@@ -2,9 +2,26 @@
 
 import difflib
 import reprlib
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+from mixbct.errors import RecipeError
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def settings_of(model: type[SettingsT], content: dict[str, Any], wrong: str) -> SettingsT:
+    """Return settings that are already a dictionary; `wrong` begins the error where they are not.
+
+    Raises:
+        RecipeError: with a line for every problem.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(f"  {explain(dict(e), model)}" for e in error.errors())
+        raise RecipeError(f"{wrong}:\n{problems}") from error
 
 
 def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:

@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mixbct.cli.common import AsJson, Out, TrustCode, next_command, progress_bar
+from mixbct.cli.options import AsJson, Out, TrustCode
+from mixbct.cli.output import next_command, progress_bar
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
 

@@ -7,15 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixbct.cli.common import (
-    AsJson,
-    Overrides,
-    default_font_cache,
-    next_command,
-    progress_bar,
-    result,
-    say,
-)
+from mixbct.cli.options import AsJson, Fonts, Overrides, default_font_cache
+from mixbct.cli.output import next_command, printed, progress_bar, say
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.run import run_bench
@@ -34,9 +27,7 @@ def bench(
     only: Annotated[
         str | None, typer.Option(help="Run no other cells than this pattern fits, such as *--s1.")
     ] = None,
-    fonts: Annotated[
-        Path | None, typer.Option(help="A folder of fonts for the glyphs [fetch Debian's].")
-    ] = None,
+    fonts: Fonts = None,
     device: Annotated[
         str | None, typer.Option(help="Where to train and embed, such as cuda [the recipe's].")
     ] = None,
@@ -53,35 +44,32 @@ def bench(
 
     The same command again goes on where it was stopped, and costs nothing once all is done.
     """
-    asked = [*(overrides or []), *([f"device={device}"] if device else [])]
+    asked = (overrides or []) + ([f"device={device}"] if device else [])
     settings = load_bench(recipe, asked)
     folder = Path("runs/bench") / settings.name
     target = out or folder / "results"
-    words = ["mixbct", "bench", recipe, *(f"--set={text}" for text in asked)]
-    for option, value in (("out", out), ("work", work), ("only", only), ("fonts", fonts)):
-        words += [f"--{option}", value] if value is not None else []
-    words += ["--jobs", jobs]
+    words = ["bench", str(recipe), *(f"--set={text}" for text in asked)]
+    for option, value in {"out": out, "work": work, "only": only, "fonts": fonts}.items():
+        words += [f"--{option}", str(value)] if value is not None else []
+    words += ["--jobs", str(jobs)]
     summary = run_bench(
         settings,
         target,
         work or folder / "work",
         jobs=jobs,
-        only=only,
+        only=only or "*",
         replicates=replicates,
         fonts=fonts,
         cache=default_font_cache(),
-        command=shlex.join(map(str, words)),
+        command=shlex.join(["mixbct", *words]),
         stage=progress_bar,
     )
     write_bench(target, summary)
-
-    def human() -> None:
+    if not printed(summary, as_json):
         console = Console()
         for table in summary.tables:
             console.print(bench_table(summary, table))
         typer.echo(f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}")
         if summary.failed:
             say(f"{summary.failed} of {summary.cells} cells failed: run it again to try them again")
-        next_command(*map(str, words[1:]), "--json")
-
-    result(summary, as_json, human)
+        next_command(*words, "--json")

@@ -5,16 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mixbct.cli.common import (
-    AsJson,
-    Out,
-    SkipBad,
-    default_font_cache,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad, default_font_cache
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
 from mixbct.data.array import ArraySource
@@ -50,12 +42,8 @@ def glyphs(
     out: Out,
     classes: Annotated[int | None, typer.Option(help="How many kanji [all 2,965].")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of kanji.")] = 0,
-    fonts: Annotated[
-        Path | None, typer.Option(help="A folder of fonts [fetched from Debian].")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where fetched fonts are kept [~/.cache/mixbct/fonts].")
-    ] = None,
+    fonts: Fonts = None,
+    cache: FontCache = None,
     as_json: AsJson = False,
 ) -> None:
     """Render kanji in every typeface: one class a character, one image a typeface."""
@@ -68,15 +56,12 @@ def glyphs(
             cache=cache or default_font_cache(),
             progress=tick,
         )
-
-    def human() -> None:
+    if not printed(manifest, as_json):
         typer.echo(
             f"{manifest.images:,} images of {len(manifest.classes):,} kanji in "
             f"{len(manifest.groups)} families of typefaces, in {out}"
         )
         next_command("data", "split", out, "--out", f"{out}-split")
-
-    result(manifest, as_json, human)
 
 
 @app.command()
@@ -125,8 +110,7 @@ def bank(
         dtype,
         others,
     )
-
-    def human() -> None:
+    if not printed(made.manifest, as_json):
         manifest = made.manifest
         typer.echo(
             f"{manifest.rows:,} features of {manifest.dim} dimensions, "
@@ -137,16 +121,13 @@ def bank(
         else:
             next_command("denoise", out)
 
-    result(made.manifest, as_json, human)
-
 
 @app.command()
 def info(data: Data, as_json: AsJson = False) -> None:
     """Count images, classes and groups."""
     source = open_source(data)
     found = summarise(source)
-
-    def human() -> None:
+    if not printed(found, as_json):
         what = "image" if found.mean_norm is None else "vector"
         classes = (
             f"{found.classes:,} classes of {found.smallest_class} to {found.largest_class} "
@@ -167,8 +148,6 @@ def info(data: Data, as_json: AsJson = False) -> None:
             typer.echo("no image was decoded: `data verify` and `data split` look at each")
         next_command("data", "split", data, "--out", "SPLIT")
 
-    result(found, as_json, human)
-
 
 @app.command()
 def convert(
@@ -185,12 +164,9 @@ def convert(
     with progress_bar("convert") as tick:
         done = convert_source(source, out, skip_bad=skip_bad, progress=tick)
     name_skipped([*left_out(source), *done.skipped])
-
-    def human() -> None:
+    if not printed(done, as_json):
         typer.echo(f"{done.images:,} images of {done.classes:,} classes, in {out}")
         next_command("data", "info", out)
-
-    result(done, as_json, human)
 
 
 @app.command()
@@ -291,16 +267,13 @@ def split(
         held_out_groups=hold_out or (),
         skipped=bad,
     )
-
-    def human() -> None:
+    if not printed(manifest, as_json):
         typer.echo(manifest.rule)
         if not looked:
             typer.echo("no image was looked at: `mixbct data verify` finds what cannot be read")
         typer.echo(", ".join(f"{part} {rows:,}" for part, rows in manifest.parts.items()))
         words = ["--set", f"data.path={data}", "--set", f"data.split={out}"]
         next_command("train", "recipes/old.toml", *words)
-
-    result(manifest, as_json, human)
 
 
 app.command("ijb-layout")(ijb_layout)

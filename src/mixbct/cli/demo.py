@@ -6,17 +6,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixbct.cli.common import (
+from mixbct.cli.options import (
     AsJson,
+    FontCache,
+    Fonts,
     Out,
     Overrides,
     Resume,
     SkipBad,
     default_font_cache,
-    next_command,
-    progress_bar,
-    result,
 )
+from mixbct.cli.output import next_command, printed, progress_bar
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
 
@@ -26,12 +26,8 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="A folder of class folders to use instead of the glyphs.")
     ] = None,
-    fonts: Annotated[
-        Path | None, typer.Option(help="A folder of fonts to render the glyphs from.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where fetched fonts are kept [~/.cache/mixbct/fonts].")
-    ] = None,
+    fonts: Fonts = None,
+    cache: FontCache = None,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
     overrides: Overrides = None,
     skip_bad: SkipBad = False,
@@ -55,8 +51,7 @@ def demo(
         resume=resume,
         stage=progress_bar,
     )
-
-    def human() -> None:
+    if not printed(upgrade, as_json):
         Console().print(results_table(upgrade.result))
         for line in (verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)):
             typer.echo(line)
@@ -72,7 +67,5 @@ def demo(
             next_command("gallery", "status", out / "gallery")
         else:
             next_command("gate", out / "result.json")
-
-    result(upgrade, as_json, human)
     if not upgrade.gate.passed:
         raise typer.Exit(1)

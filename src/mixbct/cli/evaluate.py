@@ -7,19 +7,8 @@ import typer
 from rich.console import Console
 
 from mixbct.adapters import OF_STRANGERS
-from mixbct.cli.common import (
-    AsJson,
-    OtherClasses,
-    Replicates,
-    Resume,
-    Seed,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-)
-from mixbct.cli.common import result as print_result
+from mixbct.cli.options import AsJson, OtherClasses, Replicates, Resume, Seed, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
@@ -28,7 +17,7 @@ from mixbct.report.page import write_report
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
-from mixbct.schemas.record import made_of, read_record
+from mixbct.schemas.record import made_of, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.verdict import beside, decide
@@ -98,13 +87,10 @@ def evaluate(
     )
     write_atomically(out, result.to_json())
     name_skipped(sorted(held_out.left_out))
-
-    def human() -> None:
+    if not printed(result, as_json):
         Console().print(results_table(result))
         typer.echo(training_says(result.trained_apart))
         next_command("gate", out)
-
-    print_result(result, as_json, human)
 
 
 def gate(
@@ -130,8 +116,7 @@ def gate(
     settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
-
-    def human() -> None:
+    if not printed(outcome, as_json):
         for check in outcome.checks:
             typer.echo(f"{'pass' if check.passed else 'FAIL'}  {check.says}")
         for line in (outcome.training, verdict_line(outcome, found), *remedies(outcome)):
@@ -144,8 +129,6 @@ def gate(
             next_command("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
         else:
             next_command("report", result)
-
-    print_result(outcome, as_json, human)
     if not outcome.passed:
         raise typer.Exit(1)
 
@@ -162,15 +145,11 @@ def report(
     page = out or beside(result, "report.html")
     outcome = judge(found)
     # what the gate decided, perhaps under other settings, is what the page must say
-    if (decided := beside(result, "gate.json")).exists():
-        recorded = read_record(decided, GateOutcome, ResultError, "gate outcome")
-        if recorded.result_digest == outcome.result_digest:
-            outcome = recorded
+    decided = record_there(beside(result, "gate.json"), GateOutcome, ResultError, "gate outcome")
+    if decided and decided.result_digest == outcome.result_digest:
+        outcome = decided
     write_report(page, found, outcome)
-
-    def human() -> None:
+    if not printed(outcome, as_json):
         typer.echo(verdict_line(outcome, found))
         typer.echo(f"report: {page}")
         next_command("gate", result)
-
-    print_result(outcome, as_json, human)

@@ -6,17 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import (
-    AsJson,
-    Out,
-    Resume,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, Out, Resume, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.data.bank import FeatureBank
 from mixbct.features.denoise import denoise as denoise_bank
 from mixbct.features.extract import extract as extract_bank
@@ -53,16 +44,13 @@ def extract(
         bank = extract_bank(
             loaded, rows, out, dtype=dtype, batch=batch, resume=resume or skip_bad, progress=tick
         )
-
-    def human() -> None:
+    if not printed(bank.manifest, as_json):
         manifest = bank.manifest
         typer.echo(
             f"{manifest.rows:,} features of {manifest.dim} dimensions by {manifest.contract} "
             f"in {out}"
         )
         next_command("denoise", out)
-
-    result(bank.manifest, as_json, human)
 
 
 def denoise(
@@ -79,9 +67,6 @@ def denoise(
     opened = FeatureBank(bank)
     with progress_bar("denoise") as tick:
         record = denoise_bank(opened, keep, normalise_columns, tick)
-
-    def human() -> None:
+    if not printed(record, as_json):
         typer.echo(f"{record.credible:,} of {record.rows:,} features are credible")
         next_command("train", "recipes/new.toml", "--set", f"method.bank={bank}")
-
-    result(record, as_json, human)

@@ -13,16 +13,8 @@ from jaxtyping import Float32
 from rich.cells import cell_len, set_cell_size
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
-from mixbct.cli.common import (
-    AsJson,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-    say,
-)
+from mixbct.cli.options import AsJson, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar, say
 from mixbct.data.bank import FeatureBank
 from mixbct.data.images import decode
 from mixbct.errors import BankError, ContractError, GalleryError
@@ -98,15 +90,12 @@ def enrol(
         say(f"enrolling {len(keys):,} items of {contract}")
         with progress_bar("enrol") as tick:
             report = opened.enrol(keys, names, vectors, contract, replace, tick)
-
-    def human() -> None:
+    if not printed(report, as_json):
         typer.echo(
             f"{gallery}: {report.added:,} items added, {report.replaced:,} replaced, "
             f"{report.rows:,} in all"
         )
         next_command("gallery", "search", gallery, "IMAGE")
-
-    result(report, as_json, human)
 
 
 @app.command()
@@ -145,12 +134,9 @@ def search(
             query_model=contract,
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
         )
-
-    def human() -> None:
+    if not printed(report, as_json):
         _print_hits(report)
         next_command("gallery", "status", gallery)
-
-    result(report, as_json, human)
 
 
 @app.command("use-model")
@@ -200,8 +186,7 @@ def _end(
     """Print what was done, or else the whole status, and the next command."""
     found = None if faults is None else tuple(faults)
     status = gallery.status().model_copy(update={"faults": found})
-
-    def human() -> None:
+    if not printed(status, as_json):
         if done:
             typer.echo(f"{gallery.folder}: {done}")
         else:
@@ -210,8 +195,6 @@ def _end(
             next_command("gallery", "search", gallery.folder, "IMAGE")
         else:
             next_command("gallery", "enrol", gallery.folder, "--bank", "BANK")
-
-    result(status, as_json, human)
 
 
 def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:

@@ -7,18 +7,8 @@ import typer
 from rich.console import Console
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.common import (
-    AsJson,
-    OtherClasses,
-    Replicates,
-    Seed,
-    SkipBad,
-    TrustCode,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, OtherClasses, Replicates, Seed, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
@@ -61,12 +51,9 @@ def generations(
     )
     write_atomically(out, found.to_json())
     name_skipped(sorted(held_out.left_out))
-
-    def human() -> None:
+    if not printed(found, as_json):
         for metric in found.summary:
             Console().print(generations_table(found, metric))
         typer.echo(training_says(found.trained_apart))
         old, new = models[-2:]
         next_command("eval", "--old", old, "--new", new, "--data", data, "--split", split)
-
-    result(found, as_json, human)

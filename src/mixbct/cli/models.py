@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.cli.common import AsJson, Out, next_command, result
+from mixbct.cli.options import AsJson, Out
+from mixbct.cli.output import next_command, printed
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import made_of
@@ -36,8 +37,6 @@ def import_model(
     An .onnx file brings its architecture along; for a state dict say --backbone and --dim. The
     defaults are those of insightface: 112 × 112 RGB, (x − 127.5) / 127.5.
     """
-    if channels not in (1, 3):
-        raise typer.BadParameter("expected 1 or 3", param_hint="--channels")
     asked = {"size": size, "channels": channels, "mean": mean, "std": std}
     preprocessing = made_of(Preprocessing, ModelError, "the model's input", asked)
     called = name or weights.stem
@@ -58,10 +57,7 @@ def import_model(
         manifest = import_weights(
             weights, out, name=called, backbone=backbone, dim=dim, preprocessing=preprocessing
         )
-
-    def human() -> None:
+    if not printed(manifest, as_json):
         contract = manifest.contract
         typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
         next_command("extract", out, "--data", "DATA", "--out", f"{out}-bank")
-
-    result(manifest, as_json, human)

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.cli.common import AsJson, SkipBad, TrustCode, next_command, progress_bar, result, say
+from mixbct.cli.options import AsJson, SkipBad, TrustCode
+from mixbct.cli.output import next_command, printed, progress_bar, say
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
@@ -107,8 +108,7 @@ def _tell(
     """Write and print a result: a line, its TAR at FAR and `more` as a table, the next command."""
     if out is not None:
         write_atomically(out, found.to_json())
-
-    def human() -> None:
+    if not printed(found, as_json):
         typer.echo(head)
         table = Table("figure", "value")
         points = {tar_name(point.wanted): point.rate for point in found.verification.points}
@@ -116,8 +116,6 @@ def _tell(
             table.add_row(name, f"{value:.4f}")
         Console().print(table)
         next_command(verb, "--model", "NEW", "--gallery-model", "OLD", *words)
-
-    result(found, as_json, human)
 
 
 def ijb_layout(
@@ -138,8 +136,7 @@ def ijb_layout(
     settings = {"seed": seed, "template_images": template_images, "impostors": impostors}
     with progress_bar("copy the images") as tick:
         found = lay_out(faces, out, **settings, progress=tick)
-
-    def human() -> None:
+    if not printed(found, as_json):
         first, second = found.galleries
         typer.echo(
             f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
@@ -147,5 +144,3 @@ def ijb_layout(
             f"{found.impostor_pairs:,} impostor pairs, in {out}"
         )
         next_command("eval-ijb", "--model", "MODEL", "--data", out)
-
-    result(found, as_json, human)

@@ -6,21 +6,13 @@ from typing import Annotated
 import typer
 
 from mixbct.backbones.model import read_manifest
-from mixbct.cli.common import (
-    AsJson,
-    Overrides,
-    Resume,
-    SkipBad,
-    name_skipped,
-    next_command,
-    progress_bar,
-    result,
-)
+from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
+from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Source
 from mixbct.errors import ModelError
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe, load_recipe
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import record_there
 from mixbct.training.run import train as train_model
 from mixbct.training.start import HeadStart
 from mixbct.workflows.rows import open_training_rows
@@ -50,8 +42,7 @@ def train(
             origin=str(recipe),
             progress=lambda report: tick(report.images, report.images_in_all),
         )
-
-    def human() -> None:
+    if not printed(cost, as_json):
         typer.echo(
             f"trained {settings.name} in {cost.seconds:.1f} s: {cost.steps:,} steps, "
             f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
@@ -59,11 +50,9 @@ def train(
         )
         if part := read_manifest(folder)[1].old_part:
             typer.echo(str(part))
-        if (folder / "start.json").exists():
-            typer.echo(str(read_record(folder / "start.json", HeadStart, ModelError, "head start")))
+        if start := record_there(folder / "start.json", HeadStart, ModelError, "head start"):
+            typer.echo(str(start))
         next_command(*_next_words(settings, folder, rows))
-
-    result(cost, as_json, human)
 
 
 def _next_words(settings: Recipe, folder: Path, rows: Source) -> list[str | Path]:

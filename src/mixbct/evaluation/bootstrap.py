@@ -6,7 +6,7 @@ set of weights serves every combination, which makes differences between them pa
 """
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
@@ -35,18 +35,12 @@ def replicate_metrics(
     A replicate that drew no query with its class in the gallery has no figure: NaN.
     """
     mated = comparison.mated
-    per_class = len(comparison.classes)
-
-    def mean_over_queries(values: Float64[np.ndarray, " n"]) -> Replicates:
-        sums = np.bincount(comparison.class_of[mated], values[mated], minlength=per_class)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(weights @ sums / (weights @ counts))
-
-    counts = np.bincount(comparison.class_of[mated], minlength=per_class).astype(np.float64)
-    figures = {"mAP": mean_over_queries(comparison.average_precision)}
-    for k in ranks:
-        hits = (comparison.rank <= k).astype(np.float64)
-        figures[f"rank-{k}"] = mean_over_queries(hits)
+    values = {"mAP": comparison.average_precision}
+    values |= {f"rank-{k}": (comparison.rank <= k).astype(np.float64) for k in ranks}
+    figures = {
+        name: mean_replicates(one[mated], comparison.class_of[mated], weights)
+        for name, one in values.items()
+    }
     with np.errstate(invalid="ignore"):
         tar, far = (
             weights @ above / (weights @ above[:, :1])
@@ -55,6 +49,18 @@ def replicate_metrics(
     for threshold in comparison.thresholds:
         figures[tar_name(threshold.far)] = _tar_at(tar, far, threshold.far, comparison.skipped)
     return figures
+
+
+def mean_replicates(
+    values: Float64[np.ndarray, " n"],
+    class_of: Int64[np.ndarray, " n"],
+    weights: Float64[np.ndarray, "r c"],
+) -> Replicates:
+    """Return the mean over queries in every replicate; NaN where it drew none of them."""
+    counts = np.bincount(class_of, minlength=weights.shape[1])
+    sums = np.bincount(class_of, values, minlength=weights.shape[1])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(weights @ sums / (weights @ counts))
 
 
 def _tar_at(

@@ -4,82 +4,87 @@ Figures are percentages, means over seeds. A mark (▲ ▼) needs the interval o
 every single seed on the same side of zero; otherwise it is ≈.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.table import Table as RichTable
 
 from mixbct.files import write_atomically
 from mixbct.report.charts import Plot, percent_axis
 from mixbct.report.figures import Figure
 from mixbct.report.foreign_text import markdown, markdown_code
-from mixbct.report.tables import MARKS, Trend, interval, percent, points
+from mixbct.report.names import INDEPENDENT
+from mixbct.report.tables import TRENDS, Cell, Row, Table, figure_cell, marked, percent, rich_table
 from mixbct.report.templates import render_page
 from mixbct.schemas.bench import METRICS, BenchRow, BenchSummary, BenchTable, Score
 
-INDEPENDENT = "independent"
 _COLOURS = (
     *("k-self", "k-naive", "k-map", "k-free", "k-mixed1", "k-other1", "k-other2", "k-other3"),
     *("k-mixed2", "k-mixed3", "k-today"),
 )
-COLUMNS = (
-    *(f"cross {metric}" for metric in METRICS),
-    "self mAP",
-    "half new mAP",
-    "gate",
-    "vs {ours}",
-    "cost",
-)
+_FIGURES = (*(("cross", metric) for metric in METRICS), ("own", "mAP"), ("mixed", "mAP"))
+"""Side and metric of each column that holds a figure."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One figure: its text, its interval, its difference with a trend; what is missing is empty."""
+def scenario_table(summary: BenchSummary, table: BenchTable) -> Table:
+    """Return the table of one scenario, with what old/old reaches as its caption."""
+    most = max((len(row.seeds) for row in table.rows), default=0)
+    reached = ", ".join(f"{m} {percent(s.mean.value)}" for m, s in table.base.items())
+    return Table(
+        "method",
+        (
+            *(f"cross {metric}" for metric in METRICS),
+            *("self mAP", "half new mAP", "gate", f"vs {summary.ours}", "cost"),
+        ),
+        tuple(_row(summary, table, row, most) for row in table.rows),
+        f"old/old: {reached}" if reached else "no old/old: the independent model failed",
+        f"{table.scenario}, old model {table.old}",
+    )
 
-    value: str
-    interval: str = ""
-    difference: str = ""
-    trend: Trend = "level"
-    best: bool = False
+
+def _row(summary: BenchSummary, table: BenchTable, row: BenchRow, most: int) -> Row:
+    """Return a method's row; of one that failed the only cell says why."""
+    name, seeds, ours = row.method, len(row.seeds), row.method == summary.ours
+    if seeds < most:
+        name += f" ({seeds} of {most})"
+    cells = [Cell(f"failed: {why}") for why in row.failed.values()][:1]
+    if seeds:
+        against = ", ".join(marked(-s.sign, -s.mean.value) for s in row.behind.values())
+        cells = [
+            *(_figure(table, row, side, metric, seeds == most) for side, metric in _FIGURES),
+            Cell(f"{row.gates_passed} of {seeds}" if row.cross else "–"),
+            Cell(against or ("itself" if ours else "–")),
+            _cost(table, row),
+        ]
+    return Row(name, tuple(cells), colour=colour(summary, table, row), main=ours)
 
 
-def trend_of(score: Score) -> Trend:
-    """Return where a difference lies; `level` unless every seed agrees with the interval."""
-    trends: tuple[Trend, ...] = ("level", "up", "down")
-    return trends[score.sign]  # −1 is the last
+def _figure(table: BenchTable, row: BenchRow, side: str, metric: str, whole: bool) -> Cell:
+    """Return one figure with its paired difference; the best is sought among whole rows."""
+    score: Score | None = getattr(row, side).get(metric)
+    if score is None:
+        return Cell("–")
+    gain: Score | None = getattr(row, f"{side}_gain", {}).get(metric)
+    rivals = [getattr(one, side).get(metric) for one in table.rows if one.seeds == row.seeds]
+    best = whole and all(r is None or r.mean.value <= score.mean.value for r in rivals)
+    cell = figure_cell(score.mean, gain.mean if gain else None, best)
+    return replace(cell, trend=TRENDS[gain.sign]) if gain else cell
 
 
-def cells(summary: BenchSummary, table: BenchTable, row: BenchRow) -> list[Cell]:
-    """Return a row's cells, in the order of `COLUMNS`; one that says why for a row that failed."""
-    if not row.seeds:
-        return [Cell(f"failed: {next(iter(row.failed.values()))}")]
-    found = [_cell(table, row, metric, "cross") for metric in METRICS]
-    found += [_cell(table, row, "mAP", "own"), _cell(table, row, "mAP", "mixed")]
-    found.append(Cell(f"{row.gates_passed} of {len(row.seeds)}" if row.cross else "–"))
-    found.append(Cell(_against(row) or ("–" if row.method != summary.ours else "itself")))
+def _cost(table: BenchTable, row: BenchRow) -> Cell:
+    """Return what a training took, and how many more images than the independent model's."""
     if (cost := row.cost) is None:
-        return [*found, Cell("–")]
-    forwarded = f"{cost.images / 1000:,.0f} k images{_more(table, row)}"
-    forwarded += f", {cost.peak_memory / 2**20:,.0f} MB"
-    if len({one.device for one in table.rows if one.cost and one.cost.steps}) > 1 and cost.steps:
-        forwarded += f", on {row.device}"
-    return [*found, Cell(f"{cost.cpu_seconds:,.0f} s", forwarded)]
-
-
-def _more(table: BenchTable, row: BenchRow) -> str:
-    """Say where a method forwarded more images than the independent model, by 2 % or more."""
-    free = next((one.cost for one in table.rows if one.method == INDEPENDENT and one.cost), None)
-    if free is None or row.cost is None or row.cost.images < 1.02 * free.images:
-        return ""
-    return f" (+{row.cost.images / free.images - 1:.0%})"
-
-
-def name_of(table: BenchTable, row: BenchRow) -> str:
-    """Return a method's name, with the number of its seeds where others have more."""
-    most = max(len(one.seeds) for one in table.rows)
-    return row.method if len(row.seeds) == most else f"{row.method} ({len(row.seeds)} of {most})"
+        return Cell("–")
+    trained = [one for one in table.rows if one.cost and one.cost.steps]
+    free = next((one.cost for one in trained if one.method == INDEPENDENT), None)
+    more = ""
+    if free and cost.images >= 1.02 * free.images:
+        more = f" (+{cost.images / free.images - 1:.0%})"
+    took = f"{cost.images / 1000:,.0f} k images{more}, {cost.peak_memory / 2**20:,.0f} MB"
+    if cost.steps and len({one.device for one in trained}) > 1:
+        took += f", on {row.device}"
+    return Cell(f"{cost.cpu_seconds:,.0f} s", took)
 
 
 def failures(table: BenchTable) -> list[str]:
@@ -91,77 +96,23 @@ def failures(table: BenchTable) -> list[str]:
     ]
 
 
-def caption(table: BenchTable) -> str:
-    """Return what old/old reaches, in words."""
-    if not table.base:
-        return "no old/old: the independent model failed"
-    figures = ", ".join(f"{m} {percent(s.mean.value)}" for m, s in table.base.items())
-    return f"old/old: {figures}"
-
-
-def _cell(table: BenchTable, row: BenchRow, metric: str, side: str) -> Cell:
-    """Return one figure of a side (`cross`, `own` or `mixed`) with its paired difference."""
-    score: Score | None = getattr(row, side).get(metric)
-    if score is None:
-        return Cell("–")
-    others = [getattr(one, side).get(metric) for one in table.rows if one.seeds == row.seeds]
-    best = max(other.mean.value for other in others if other is not None)
-    mean, gain = score.mean, getattr(row, f"{side}_gain", {}).get(metric)
-    cell = Cell(
-        percent(mean.value),
-        interval(mean),
-        best=mean.value == best and name_of(table, row) == row.method,
-    )
-    if gain is None:
-        return cell
-    return replace(cell, difference=points(gain.mean), trend=trend_of(gain))
-
-
-def _against(row: BenchRow) -> str:
-    """Return this method − the bench's own, on cross and self mAP."""
-    if not row.behind:
-        return ""
-    marks = {"up": MARKS["down"], "down": MARKS["up"], "level": MARKS["level"]}
-    return ", ".join(
-        f"{marks[trend_of(score)]} " + f"{-100 * score.mean.value:+.1f}".replace("-", "−")
-        for score in (row.behind["cross"], row.behind["own"])
-    )
-
-
-def bench_table(summary: BenchSummary, table: BenchTable) -> Table:
-    """Return one scenario's table for a terminal."""
-    shown = Table(
-        title=f"{table.scenario}, old model {table.old}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-        caption=f"{caption(table)}; ▲ ▼ ≈ to old/old (cross) and to the independent model (self)",
-        caption_justify="left",
-    )
-    # what a terminal's width has no room for is on the page
-    kept = [i for i, column in enumerate(COLUMNS) if column != "vs {ours}"]
-    shown.add_column("method", no_wrap=True)
-    for i in kept:
-        shown.add_column(COLUMNS[i], justify="right")
-    for row in table.rows:
-        found = cells(summary, table, row)
-        texts = [
-            Text(cell.value, style="bold" if cell.best else "")
-            + Text(f" {MARKS[cell.trend]}" if cell.difference else "")
-            for cell in (found if len(found) == 1 else [found[i] for i in kept])
-        ]
-        shown.add_row(
-            Text(name_of(table, row), style="bold" if row.method == summary.ours else ""), *texts
+def bench_table(summary: BenchSummary, table: BenchTable) -> RichTable:
+    """Return one scenario's table for a terminal; what its width has no room for is on the page."""
+    whole = scenario_table(summary, table)
+    # all but the last but one, `vs`
+    columns = whole.columns[:-2] + whole.columns[-1:]
+    kept = ((row, row.cells[:-2] + row.cells[-1:]) for row in whole.rows)
+    rows = [
+        replace(row, cells=tuple(replace(c, interval="") for c in cells)) for row, cells in kept
+    ]
+    return rich_table(
+        replace(
+            whole,
+            columns=tuple(name.replace(" ", "\n") for name in columns),
+            rows=tuple(rows),
+            caption=f"{whole.caption}; ▲ ▼ ≈ to old/old (cross), to the independent model (self)",
         )
-    return shown
-
-
-_TRIALS = (
-    "Each method's trials were run once, in one scenario, on classes that are neither trained nor "
-    "tested on; the one with the highest sum of both figures was run on the test classes."
-)
+    )
 
 
 def flat(settings: dict[str, object], prefix: str = "") -> str:
@@ -173,83 +124,43 @@ def flat(settings: dict[str, object], prefix: str = "") -> str:
     return ", ".join(parts) or "as it is"
 
 
-def provenance(summary: BenchSummary) -> list[tuple[str, str]]:
-    """Return the command, the date, the versions and what it cost."""
-    versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
-    data = ", ".join(f"{name} {value}" for name, value in summary.data.items())
-    return [
-        ("command", summary.command),
-        ("date", summary.created),
-        ("cells", f"{summary.cells}, of which {summary.failed} failed"),
-        (
-            "CPU time of training",
-            f"{summary.cpu_hours:.2f} hours, trials and old models not counted",
-        ),
-        ("data", data),
-        ("versions", versions),
-    ]
-
-
-def _lead(ours: str) -> str:
-    return (
-        "In per cent: the mean over seeds, with its 95 % interval over query classes. Cross: new "
-        "queries on the old gallery; self: new queries on a new gallery; half new: half of the "
-        "gallery enrolled again. A cross figure has its paired difference to old/old with it, a "
-        f"self figure that to the independent model; *vs {ours}* is the method's mAP − "
-        f"{ours}'s, cross and self. ▲ and ▼: the interval of the paired difference and "
-        "every single seed lie on one side of zero. Bold: the highest of its column. Gate: seeds "
-        "that pass it. Cost: CPU seconds, forwarded images and peak main memory of one "
-        "training (adapters: of one fit); on a GPU, of the process that drives it."
-    )
-
-
 def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
-    """Draw self-test over cross-test mAP; None where no method has figures.
+    """Draw self-test over cross-test mAP; None where the independent model failed.
 
     What finds less than half of old/old on the cross-test would press all others into one line:
     it is named in the caption instead.
     """
-    rows = [row for row in table.rows if row.cross]
-    if not rows or not table.base:
+    spots = [(row, row.own["mAP"].mean, row.cross["mAP"].mean) for row in table.rows if row.cross]
+    free = next((own.value for row, own, _ in spots if row.method == INDEPENDENT), None)
+    if free is None or not table.base:
         return None
     level = table.base["mAP"].mean.value
-    shown = [row for row in rows if row.cross["mAP"].mean.value > level / 2]
-    free = next((row.own["mAP"].mean.value for row in rows if row.method == INDEPENDENT), None)
-    ends = [[level], [free] if free is not None else []]
-    for row in shown:
-        for values, score in zip(ends, (row.cross["mAP"], row.own["mAP"]), strict=True):
-            values += [score.mean.low, score.mean.high]
-    if not ends[1]:
-        return None
+    below = [f"{row.method} ({percent(y.value)})" for row, _, y in spots if y.value <= level / 2]
+    # the bench's own method last, so that it lies on top
+    shown = [spot for spot in spots if spot[2].value > level / 2]
+    shown.sort(key=lambda spot: spot[0].method == summary.ours)
+    across = [free, *(end for _, own, _ in shown for end in (own.low, own.high))]
+    up = [level, *(end for _, _, cross in shown for end in (cross.low, cross.high))]
     plot = Plot(
-        percent_axis(ends[1], "self-test mAP, %"),
-        percent_axis(ends[0], "cross-test mAP, %"),
+        percent_axis(across, "self-test mAP, %"),
+        percent_axis(up, "cross-test mAP, %"),
         width=560,
         height=380,
     )
-    layers = [plot.across(level, f"old/old {percent(level)}")]
-    if free is not None:
-        layers.append(plot.upright(free, f"independent {percent(free)}"))
+    layers = [
+        plot.across(level, f"old/old {percent(level)}"),
+        plot.upright(free, f"independent {percent(free)}"),
+    ]
     named: list[tuple[float, float, float]] = []
-    # the bench's own method last, so that it lies on top
-    for row in sorted(shown, key=lambda row: row.method == summary.ours):
-        own, cross = row.own["mAP"].mean, row.cross["mAP"].mean
+    for row, own, cross in shown:
         x, y = plot.px(own.value), plot.py(cross.value)
         end = x + 8 + 7 * len(row.method)
         # two names at one height would cover each other
         crowded = any(abs(y - v) < 13 and x < stop and u < end for u, v, stop in named)
         named.append((x, y, end))
-        layers.append(
-            plot.dot(
-                colour(summary, table, row),
-                (own.value, own.low, own.high),
-                (cross.value, cross.low, cross.high),
-                row.method,
-                f"{row.method}: self {percent(own.value)}, cross {percent(cross.value)}",
-                to_the_left=crowded,
-            )
-        )
-    below = [f"{r.method} ({percent(r.cross['mAP'].mean.value)})" for r in rows if r not in shown]
+        title = f"{row.method}: self {percent(own.value)}, cross {percent(cross.value)}"
+        tint = colour(summary, table, row)
+        layers.append(plot.dot(tint, own, cross, row.method, title, to_the_left=crowded))
     says = "Right and up is better. Dashed: old/old and the independent model."
     if below:
         says += f" Below the axis: {', '.join(below)}."
@@ -278,33 +189,27 @@ def _rendered(template: str, summary: BenchSummary) -> str:
     return render_page(
         template,
         summary=summary,
-        lead=_lead,
-        headings=[column.format(ours=summary.ours) for column in COLUMNS],
         tables=[
-            {
-                "table": table,
-                "caption": caption(table),
-                "figure": scatter(summary, table),
-                "failures": failures(table),
-                "rows": [
-                    (
-                        name_of(table, row),
-                        colour(summary, table, row),
-                        cells(summary, table, row),
-                        row.method == summary.ours,
-                    )
-                    for row in table.rows
-                ],
-            }
-            for table in summary.tables
+            (scenario_table(summary, one), scatter(summary, one), failures(one))
+            for one in summary.tables
         ],
-        marks=MARKS,
         flat=flat,
-        trials=_TRIALS,
-        provenance=provenance(summary),
+        provenance={
+            "command": summary.command,
+            "date": summary.created,
+            "cells": f"{summary.cells}, of which {summary.failed} failed",
+            "CPU time of training": f"{summary.cpu_hours:.2f} hours, trials and old models not "
+            "counted",
+            "data": _listed(summary.data),
+            "versions": _listed(summary.versions),
+        },
         md=markdown,
         code=markdown_code,
     )
+
+
+def _listed(facts: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def write_bench(folder: Path, summary: BenchSummary) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from mixbct.report.templates import environment
+from mixbct.schemas.result import Estimate
 
 Tick = tuple[float, str]
 
@@ -109,23 +110,23 @@ class Plot:
         ring = [(edges[0], self.y.low), *corners, (edges[-1], self.y.low)]
         return _draw("steps", colour, [(self.px(x), self.py(y)) for x, y in ring])
 
-    def whisker(
-        self, colour: str, x: float, value: float, low: float, high: float, title: str
-    ) -> Markup:
-        """Draw a dot at (x, value) and its interval."""
-        return _draw("whisker", colour, self.px(x), *map(self.py, (value, low, high)), title)
+    def whisker(self, colour: str, x: float, y: Estimate, title: str) -> Markup:
+        """Draw a dot at (x, y) and its interval."""
+        down = map(self.py, (y.value, y.low, y.high))
+        return _draw("whisker", colour, self.px(x), *down, title)
 
     def dot(
         self,
         colour: str,
-        x: tuple[float, float, float],
-        y: tuple[float, float, float],
+        x: Estimate,
+        y: Estimate,
         text: str,
         title: str,
         to_the_left: bool = False,
     ) -> Markup:
-        """Draw a dot with its name beside it; `x` and `y` are (value, low, high)."""
-        across, down = list(map(self.px, x)), list(map(self.py, y))
+        """Draw a dot and both its intervals, with its name beside it."""
+        across = [self.px(value) for value in (x.value, x.low, x.high)]
+        down = [self.py(value) for value in (y.value, y.low, y.high)]
         left = to_the_left or across[0] > self.width * 0.8
         return _draw("dot", colour, across, down, text, title, left)
 

@@ -84,21 +84,18 @@ def life(named: Sequence[Named]) -> list[Figure]:
     """
     if not any(one.mixed for one in named):
         return []
+    base = next(one for one in named if one.name == BASELINE)
+    enrolled = [(one.enrolled, one) for one in named if one.enrolled is not None]
+    stations = sorted(enrolled, key=lambda station: station[0])
     return [
-        _life(metric, named)
+        _life(metric, base.data.metric(metric).value, stations)
         for metric in ("mAP", tar_name(MAIN_FAR))
-        if all(metric in one.data.metrics() for one in named if _at_a_station(one))
+        if all(metric in one.data.metrics() for one in (base, *(one for _, one in stations)))
     ]
 
 
-def _at_a_station(one: Named) -> bool:
-    return one.enrolled is not None or one.name == BASELINE
-
-
-def _life(metric: str, named: Sequence[Named]) -> Figure:
-    level = next(one.data.metric(metric).value for one in named if one.name == BASELINE)
-    stations = [(s, one) for one in named if (s := one.enrolled) is not None]
-    found = sorted(((s, one, one.data.metric(metric)) for s, one in stations), key=lambda f: f[0])
+def _life(metric: str, level: float, stations: Sequence[tuple[float, Named]]) -> Figure:
+    found = [(share, one, one.data.metric(metric)) for share, one in stations]
     ends = [end for _, _, estimate in found for end in (estimate.low, estimate.high)]
     # room at both sides, so that the first and the last dot stand clear of the frame
     ticks = tuple((share, f"{100 * share:g}") for share, _, _ in found)
@@ -106,7 +103,7 @@ def _life(metric: str, named: Sequence[Named]) -> Figure:
     plot = Plot(across, percent_axis([level, *ends], f"{metric}, %"), height=280)
     dots = [
         plot.whisker(
-            *(one.colour, share, figure.value, figure.low, figure.high),
+            *(one.colour, share, figure),
             f"{one.name}: {percent(figure.value)} % [{interval(figure)}]",
         )
         for share, one, figure in found

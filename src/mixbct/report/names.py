@@ -9,6 +9,8 @@ from mixbct.schemas.result import Combination, Result
 BASELINE = "old/old"
 CROSS = "new/old"
 SELF = "new/new"
+INDEPENDENT = "independent"
+"""The method, and the role, of the model that others are held against."""
 
 MAIN_FAR = 1e-3
 """The false-accept rate that histograms, tiles and the life chart show."""

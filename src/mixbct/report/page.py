@@ -11,7 +11,7 @@ from mixbct.files import write_atomically
 from mixbct.report import figures
 from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
 from mixbct.report.results import combinations_table, remedies, verdict
-from mixbct.report.tables import MARKS, percent
+from mixbct.report.tables import percent
 from mixbct.report.templates import render_page
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.result import Estimate, Result, tar_name
@@ -43,7 +43,6 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
         tiles=_tiles(result),
         remedies=remedies(outcome),
         table=combinations_table(result),
-        marks=MARKS,
         curves=figures.curves(named),
         curve_figures=[figures.roc(named), figures.cmc(named)],
         life_figures=figures.life(named),

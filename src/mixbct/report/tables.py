@@ -5,7 +5,7 @@ Figures are percentages. A mark says where the interval of a difference lies: �
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
@@ -15,6 +15,8 @@ from rich.text import Text
 from mixbct.schemas.result import Estimate
 
 Trend = Literal["up", "down", "level"]
+TRENDS: tuple[Trend, ...] = ("level", "up", "down")
+"""By the sign of a difference; that of −1 is the last."""
 MARKS: dict[Trend, str] = {"up": "▲", "down": "▼", "level": "≈"}
 _STYLES: dict[Trend, str] = {"up": "green", "down": "red", "level": "dim"}
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -92,17 +94,13 @@ def figure_cell(figure: Estimate, difference: Estimate | None = None, best: bool
     cell = Cell(percent(figure.value), interval(figure), best=best)
     if difference is None:
         return cell
-    return Cell(
-        *(cell.value, cell.interval, points(difference), trend(difference), best),
-        span=points_interval(difference),
-    )
+    said, span = points(difference), points_interval(difference)
+    return replace(cell, difference=said, trend=trend(difference), span=span)
 
 
 def trend(difference: Estimate) -> Trend:
     """Return `up` or `down` where the whole interval lies on one side of zero."""
-    if difference.low > 0:
-        return "up"
-    return "down" if difference.high < 0 else "level"
+    return TRENDS[(difference.low > 0) - (difference.high < 0)]
 
 
 def percent(value: float) -> str:
@@ -123,6 +121,11 @@ def points(difference: Estimate) -> str:
 def points_interval(difference: Estimate) -> str:
     """Return the 95 % interval of a difference in points: `+6.4 to +8.9`."""
     return f"{_signed(difference.low)} to {_signed(difference.high)}"
+
+
+def marked(sign: int, value: float) -> str:
+    """Return a difference of shares in points behind the mark of a sign: `▲ +7.6`."""
+    return f"{MARKS[TRENDS[sign]]} {_signed(value)}"
 
 
 def _signed(value: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mixbct.report.tables import interval, percent, points, points_interval, trend, visible
+from mixbct.report.tables import MARKS, interval, percent, points, points_interval, trend, visible
 
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 
@@ -24,6 +24,7 @@ def environment() -> Environment:
     )
     formats = (percent, interval, points, points_interval, trend, rate, count, png)
     made.filters |= {one.__name__: one for one in formats}
+    made.globals["marks"] = MARKS
     return made
 
 

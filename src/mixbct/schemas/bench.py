@@ -20,11 +20,11 @@ Part = Literal["validation", "test"]
 class CellCost(Record):
     """What one cell took. Adapters train nothing: theirs is the time of the fit."""
 
-    seconds: float = Field(description="of training, by the clock")
-    cpu_seconds: float = Field(description="of training, of all threads")
-    images: int = Field(description="forwarded in training")
-    steps: int
-    peak_memory: int = Field(description="bytes, of the whole process")
+    seconds: float = Field(0.0, description="of training, by the clock")
+    cpu_seconds: float = Field(0.0, description="of training, of all threads")
+    images: int = Field(0, description="forwarded in training")
+    steps: int = 0
+    peak_memory: int = Field(0, description="bytes, of the whole process")
 
 
 class BenchCell(Record):
@@ -56,6 +56,10 @@ class BenchCell(Record):
         description="combination → metric → bootstrap replicates, base64 of float32; not published",
     )
 
+    def published(self) -> "BenchCell":
+        """Return the cell without its replicates."""
+        return self.model_copy(update={"replicates": {}})
+
     def replicate(self, combination: str, metric: str) -> Float64[np.ndarray, " r"]:
         """Return the bootstrap replicates of a figure; the classes drawn are every cell's."""
         content = base64.b64decode(self.replicates[combination][metric], validate=True)
@@ -76,11 +80,8 @@ class Score(Record):
     @property
     def sign(self) -> int:
         """Return 1 or −1 where the interval and every seed lie above or below zero, else 0."""
-        for sign in (1, -1):
-            ends = (sign * self.mean.low, sign * self.mean.high, *(sign * s for s in self.seeds))
-            if min(ends) > 0:
-                return sign
-        return 0
+        low, high = min(self.mean.low, *self.seeds), max(self.mean.high, *self.seeds)
+        return (low > 0) - (high < 0)
 
 
 class BenchRow(Record):

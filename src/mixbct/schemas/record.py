@@ -69,6 +69,13 @@ def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what:
         raise error(f"{shown(path)} is not a readable {what}: {first_problem(problem)}") from None
 
 
+def record_there(
+    path: Path, model: type[ModelT], error: type[MixbctError], what: str
+) -> ModelT | None:
+    """Return `read_record`'s record, or None where nothing is at `path`."""
+    return read_record(path, model, error, what) if path.exists() else None
+
+
 def made_of(
     model: type[ModelT], error: type[MixbctError], what: str, content: dict[str, Any]
 ) -> ModelT:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mixbct.errors import ResultError
-from mixbct.report.bench import bench_table, failures, render_bench, to_markdown, trend_of
+from mixbct.report.bench import bench_table, failures, render_bench, to_markdown
+from mixbct.report.tables import TRENDS
 from mixbct.schemas.bench import BenchCell, BenchSummary, Choice, Score, Trial
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import Estimate
@@ -196,7 +197,7 @@ def test_a_published_bench_is_summed_up_again_without_replicates(name: str) -> N
 )
 def test_a_win_needs_the_interval_and_every_seed(low, high, seeds, wanted) -> None:
     mean = Estimate(value=(low + high) / 2, low=low, high=high)
-    assert trend_of(Score(mean=mean, seeds=seeds)) == wanted
+    assert TRENDS[Score(mean=mean, seeds=seeds).sign] == wanted
 
 
 def test_the_trial_with_the_highest_sum_is_chosen(make_cell: Callable[..., BenchCell]) -> None:

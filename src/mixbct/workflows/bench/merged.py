@@ -5,10 +5,10 @@ rows with the old vector and the new rows with the new one, and merge the two li
 """
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from mixbct.adapters.rank_merge import ABSENT, merge_ranks, ranks_of
-from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate
+from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate, mean_replicates
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, mixed_rows
 from mixbct.schemas.result import Estimate
@@ -31,23 +31,20 @@ def rank_merged(
     """
     again = np.zeros(len(old.gallery), dtype=np.bool_)
     again[mixed_rows(len(old.gallery), share, seed)] = True
-    figures = [
-        figure
+    places = [
+        found
         for start in range(0, len(old.query), _BLOCK)
-        for figure in _block(old, new, again, slice(start, start + _BLOCK))
+        for found in _block(old, new, again, slice(start, start + _BLOCK))
     ]
+    mated = [found for found in places if len(found)]
+    values = {
+        "mAP": np.array([np.mean(np.arange(1, len(p) + 1) / (p + 1)) for p in mated]),
+        "rank-1": np.array([float(p[0] == 0) for p in mated]),
+    }
     classes, class_of = np.unique(old.query.labels, return_inverse=True)
     weights = class_weights(len(classes), replicates, seed)
-    mated = np.array([bool(len(places)) for places in figures])
-    counts = np.bincount(class_of[mated], minlength=len(classes))
-    values = {
-        "mAP": np.array([_average_precision(p) for p in figures if len(p)]),
-        "rank-1": np.array([float(p[0] == 0) for p in figures if len(p)]),
-    }
-    drawn = {
-        name: weights @ np.bincount(class_of[mated], one, len(classes)) / (weights @ counts)
-        for name, one in values.items()
-    }
+    of_mated = class_of[[bool(len(found)) for found in places]]
+    drawn = {name: mean_replicates(one, of_mated, weights) for name, one in values.items()}
     return {n: estimate(float(v.mean()), drawn[n]) for n, v in values.items()}, drawn
 
 
@@ -68,9 +65,3 @@ def _search(
     scores = query.features[rows] @ gallery.features[which].T
     found = np.flatnonzero(which)[np.argsort(-scores, axis=1, kind="stable")]
     return ranks_of(found, len(gallery))
-
-
-def _average_precision(places: Int64[np.ndarray, " p"]) -> float:
-    """Return the mean over correct items of the precision at each one's place."""
-    precision: Float64[np.ndarray, " p"] = np.arange(1, len(places) + 1) / (places + 1)
-    return float(precision.mean())

@@ -8,17 +8,15 @@ recipe that are laid over the common one:
     trials = [{ method.weight = 3.0 }, { method.weight = 10.0 }]
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mixbct.adapters import ADAPTERS
 from mixbct.data.split import Scenario
-from mixbct.errors import RecipeError
-from mixbct.extends import lay_over, read_extended
+from mixbct.extends import lay_over
 from mixbct.recipe import (
     HeadSettings,
     ModelSettings,
@@ -26,12 +24,12 @@ from mixbct.recipe import (
     Recipe,
     Settings,
     TrainSettings,
-    apply_overrides,
     parse_recipe,
+    read_overridden,
 )
-from mixbct.recipe_problems import explain
+from mixbct.recipe_problems import settings_of
+from mixbct.report.names import INDEPENDENT
 
-INDEPENDENT = "independent"
 MLP = "mlp"
 RANK_MERGE = "rank_merge"
 MOST_TRIALS = 6
@@ -115,16 +113,14 @@ class BenchRecipe(Settings):
 
     @model_validator(mode="after")
     def _names_agree(self) -> "BenchRecipe":
-        used: list[tuple[str, tuple[str, ...], Mapping[str, Any]]]
-        used = [("matrix", block.old, self.old) for block in self.matrix]
-        used += [("matrix", block.methods, self.methods) for block in self.matrix]
-        if self.tuning:
-            used.append(("tuning", (self.tuning.old,), self.old))
-        for where, names, known in used:
-            if unknown := [name for name in names if name not in known]:
-                raise ValueError(
-                    f"{where}: {unknown[0]!r} is not described; there is {', '.join(known)}"
-                )
+        old = [("matrix", name) for block in self.matrix for name in block.old]
+        old += [("tuning", self.tuning.old)] if self.tuning else []
+        methods = [("matrix", name) for block in self.matrix for name in block.methods]
+        for used, known in ((old, self.old), (methods, self.methods)):
+            for where, name in used:
+                if name not in known:
+                    there = ", ".join(known)
+                    raise ValueError(f"{where}: {name!r} is not described; there is {there}")
         for name, method in self.methods.items():
             if (is_adapter(name) and (method.settings or method.trials)) or (
                 name == INDEPENDENT and method.trials
@@ -170,7 +166,7 @@ class BenchRecipe(Settings):
             bank: where the old model's bank of the new training set is.
             old_model: where the old model is.
         """
-        content = self._common(self.new, f"{method}", seed, split, "new_train")
+        content = self._common(self.new, method, seed, split, "new_train")
         content["model"]["dim"] = self.old[old].model.dim
         content["method"] = {"name": method}
         # a copy: what is set below must not stay in the recipe
@@ -188,18 +184,13 @@ class BenchRecipe(Settings):
         content = self.denoise.model_dump()
         for settings in (self.methods[method].settings, choice):
             content |= settings.get("denoise", {})
-        try:
-            return DenoiseSettings.model_validate(content)
-        except ValidationError as error:
-            problems = "; ".join(explain(dict(e), DenoiseSettings) for e in error.errors())
-            raise RecipeError(f"methods.{method}: denoise: {problems}") from error
+        return settings_of(DenoiseSettings, content, f"methods.{method}.denoise is not valid")
 
     def old_training(self, old: str, seed: int, split: Path) -> Recipe:
         """Return the training recipe of an old model."""
-        content = self._common(self.old[old], old, seed, split, "old_train")
-        content["method"] = {"name": INDEPENDENT}
         # one seed for both would begin an old model as its successor begins
-        content["seed"] = OLD_SEEDS + seed
+        content = self._common(self.old[old], old, OLD_SEEDS + seed, split, "old_train")
+        content["method"] = {"name": INDEPENDENT}
         return parse_recipe(content, f"old model {old!r} of bench {self.name!r}")
 
     def _common(self, side: Side, name: str, seed: int, split: Path, part: str) -> dict[str, Any]:
@@ -224,13 +215,8 @@ def load_bench(path: Path, overrides: list[str] | None = None) -> BenchRecipe:
     Raises:
         RecipeError: it is missing or malformed, or a method's settings make no recipe.
     """
-    content, files = read_extended(path)
-    origin = " with ".join(map(str, files))
-    try:
-        recipe = BenchRecipe.model_validate(apply_overrides(content, overrides or []))
-    except ValidationError as error:
-        problems = "\n".join(f"  {explain(dict(e), BenchRecipe)}" for e in error.errors())
-        raise RecipeError(f"{origin} is not a valid bench:\n{problems}") from error
+    content, origin = read_overridden(path, overrides)
+    recipe = settings_of(BenchRecipe, content, f"{origin} is not a valid bench")
     # every cell's recipe must be right before the first hour is spent
     here = Path()
     for name, method in recipe.methods.items():

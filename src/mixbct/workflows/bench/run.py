@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from fnmatch import filter as fnmatch_filter
+from fnmatch import fnmatch
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import build_glyphs
@@ -22,15 +22,17 @@ from mixbct.distributed import open_device
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
-from mixbct.schemas.record import read_record
-from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
+from mixbct.schemas.record import record_there
+from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.specs import CellSpec, Planner
 from mixbct.workflows.bench.summary import summarise
 from mixbct.workflows.bench.trials import choose
 from mixbct.workflows.bench.worker import FULL, failed_cell
 from mixbct.workflows.progress import Stage, silent
 
-SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+_DIVISION = {
+    *("seed", "old_share", "test_classes", "validation_classes", "query_share", "held_out_groups")
+}
 
 
 def run_bench(
@@ -39,7 +41,7 @@ def run_bench(
     work: Path,
     *,
     jobs: int = 1,
-    only: str | None = None,
+    only: str = "*",
     replicates: bool = False,
     fonts: Path | None = None,
     cache: Path,
@@ -70,18 +72,18 @@ def run_bench(
     open_device(recipe.device)
     planner = Planner(recipe, out, work)
     data = _prepare_data(planner, fonts, cache, stage)
-    named = set(fnmatch_filter((spec.cell.id for spec in _test_cells(planner, {})), only or "*"))
+    named = [spec for spec in _test_cells(planner) if fnmatch(spec.cell.id, only)]
     if not named:
         raise ResultError(f"no cell of {recipe.name} is called {only!r}")
-    finished = partial(_finished, whole=replicates)
-    choices = _choices(planner, named, partial(_run_all, planner, _finished, jobs, stage))
-    planned = _test_cells(planner, {c.method: c for c in choices})
-    wanted = [spec for spec in planned if spec.cell.id in named]
-    _run_all(planner, finished, jobs, stage, wanted)
+    run = partial(_run_all, jobs=jobs, stage=stage)
+    methods = {spec.cell.method for spec in named}
+    choices = _choices(planner, methods, partial(run, finished=_finished))
+    planned = _test_cells(planner, choices)
+    wanted = [spec for spec in planned if fnmatch(spec.cell.id, only)]
+    run(wanted, partial(_finished, whole=replicates))
     cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
-    path, earlier = out / "summary.json", None
-    if path.exists():
-        earlier = read_record(path, BenchSummary, ResultError, "summary")
+    path = out / "summary.json"
+    earlier = record_there(path, BenchSummary, ResultError, "summary")
     summary = summarise(recipe, cells, choices, command, data, earlier)
     write_atomically(path, summary.to_json())
     return summary
@@ -103,9 +105,8 @@ def _prepare_data(
                 progress=tick,
             )
     source = open_source(data.path)
-    division = ("seed", "old_share", "test_classes", "validation_classes", "query_share")
-    settings = data.model_dump(include={*division, "held_out_groups"})
-    for scenario in SCENARIOS:
+    settings = data.model_dump(include=_DIVISION)
+    for scenario in get_args(Scenario):
         make_split(source, planner.split(scenario), scenario=scenario, **settings)
     return {
         "source": str(source),
@@ -120,7 +121,7 @@ def _prepare_data(
 def _choices(
     planner: Planner, named: set[str], run: Callable[[Sequence[CellSpec]], None]
 ) -> tuple[Choice, ...]:
-    """Run the trials of methods that have a named cell; choose where all of them are there."""
+    """Run the trials of named methods; choose for every method of which all are there."""
     methods, tuning = planner.recipe.methods, planner.recipe.tuning
     if tuning is None:
         return ()
@@ -133,8 +134,7 @@ def _choices(
         for name, method in methods.items()
         if method.trials
     }
-    wanted = {spec.cell.method for spec in _test_cells(planner, {}) if spec.cell.id in named}
-    run([spec for name, specs in trials.items() if name in wanted for spec in specs])
+    run([spec for name, specs in trials.items() if name in named for spec in specs])
     found = {name: [read_cell(spec) for spec in specs] for name, specs in trials.items()}
     return tuple(
         choose(name, methods[name].trials, [cell for cell in cells if cell is not None])
@@ -143,42 +143,27 @@ def _choices(
     )
 
 
-def _test_cells(planner: Planner, choices: dict[str, Choice]) -> list[CellSpec]:
+def _test_cells(planner: Planner, choices: Sequence[Choice] = ()) -> list[CellSpec]:
+    chosen = {one.method: (one.trial, one.trials[one.trial].settings) for one in choices}
     cells: dict[str, CellSpec] = {}
     for block in planner.recipe.matrix:
         # seed by seed, so that a bench that was stopped has whole rows of fewer seeds
         for seed, old, scenario, method in product(
             block.seeds, block.old, block.scenarios, block.methods
         ):
-            trial, settings = None, dict[str, Any]()
-            if method in choices:
-                trial = choices[method].trial
-                settings = choices[method].trials[trial].settings
+            trial, settings = chosen.get(method, (None, {}))
             spec = planner.cell(method, old, scenario, seed, "test", trial, settings)
             cells[spec.cell.id] = spec
     return list(cells.values())
 
 
 def _run_all(
-    planner: Planner,
-    finished: Callable[[CellSpec], bool],
-    jobs: int,
-    stage: Stage,
-    wanted: Sequence[CellSpec],
+    wanted: Sequence[CellSpec], finished: Callable[[CellSpec], bool], jobs: int, stage: Stage
 ) -> None:
     """Run what is not finished, after the independent models that it is held against."""
-    free = {spec.cell.id: planner.cell(INDEPENDENT, *spec.place) for spec in wanted}
-    first = {spec.cell.id: spec for spec in free.values() if not finished(spec)}
-    _run_together(list(first.values()), "independent models", jobs, stage)
-    rest = []
-    for spec in wanted:
-        of = read_cell(free[spec.cell.id])
-        if spec.cell.method == INDEPENDENT or finished(spec):
-            continue
-        if of is not None and of.error:
-            failed_cell(spec, f"the independent model failed: {of.error}")
-        else:
-            rest.append(spec)
+    free = {one.cell.id: one for spec in wanted if not finished(one := spec.free or spec)}
+    _run_together(list(free.values()), "independent models", jobs, stage)
+    rest = [spec for spec in wanted if spec.free and not finished(spec)]
     _run_together(rest, "cells", jobs, stage)
 
 
@@ -205,11 +190,11 @@ def _run_together(specs: Sequence[CellSpec], what: str, jobs: int, stage: Stage)
 
 def _run(spec: CellSpec, running: set["subprocess.Popen[bytes]"]) -> str:
     """Run one spec in a process of its own; return why it failed, or nothing."""
-    path, log_path = (
-        spec.folder.parent / f"{spec.cell.id}{suffix}" for suffix in (".json", ".log")
-    )
+    if spec.free and (of := read_cell(spec.free)) and of.error:
+        return f"the independent model failed: {of.error}"
+    path, log_path = (spec.folder.with_name(f"{spec.cell.id}.{end}") for end in ("json", "log"))
     write_atomically(path, spec.to_json())
-    threads = str((spec.recipe.train.threads if spec.recipe else 1) or os.cpu_count() or 1)
+    threads = str((spec.model.recipe.train.threads if spec.model else 1) or os.cpu_count() or 1)
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     words = [sys.executable, "-m", "mixbct.workflows.bench.worker", str(path)]
     with log_path.open("wb") as log:
@@ -231,17 +216,11 @@ def read_cell(spec: CellSpec) -> BenchCell | None:
 
     It has its replicates where it was made here, and where an earlier version published them.
     """
-    if not spec.out.exists():
+    cell = record_there(spec.out, BenchCell, ResultError, "cell")
+    if cell is None or cell.plan != spec.cell.plan:
         return None
-    cell = read_record(spec.out, BenchCell, ResultError, "cell")
-    if cell.plan != spec.cell.plan:
-        return None
-    full = spec.folder / FULL
-    if not cell.replicates and full.exists():
-        whole = read_record(full, BenchCell, ResultError, "cell")
-        if whole.model_copy(update={"replicates": {}}) == cell:
-            return whole
-    return cell
+    whole = record_there(spec.folder / FULL, BenchCell, ResultError, "cell")
+    return whole if whole and whole.published() == cell else cell
 
 
 def _finished(spec: CellSpec, whole: bool = False) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe
+from mixbct.report.names import INDEPENDENT
 from mixbct.schemas.bench import BenchCell, Part
 from mixbct.schemas.data import SplitManifest
 from mixbct.schemas.record import Record, read_record
-from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe, DenoiseSettings, is_adapter
+from mixbct.workflows.bench.recipe import BenchRecipe, DenoiseSettings, is_adapter
 
 BENCH_VERSION = 2
 """To be raised when code that decides figures changes: finished cells are then run again."""
@@ -36,22 +37,17 @@ class CellSpec(Record):
     """One cell: what it is (`cell`, still without figures), and what it is made from."""
 
     cell: BenchCell
-    recipe: Recipe | None
-    """Of the training; None for an adapter."""
+    model: Trained | None
+    """None for an adapter."""
     split: Path
     bank: Path
     old_model: Trained
-    free: Trained | None
-    """The independent model that it is held against; None for that model's own cell."""
+    free: "CellSpec | None"
+    """The independent model's cell that it is held against; None for that cell itself."""
     folder: Path
     out: Path
     replicates: int
     denoising: DenoiseSettings
-
-    @property
-    def place(self) -> tuple[str, str, int, Part]:
-        """Return the old model, the scenario, the seed and the part."""
-        return self.cell.old, self.cell.scenario, self.cell.seed, self.cell.part
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
@@ -120,16 +116,13 @@ class Planner:
         denoising = self.recipe.denoising(method, settings)
         columns = "-columns" if denoising.columns else ""
         bank = old_model.folder / f"bank-{scenario}-keep{denoising.keep:g}{columns}"
-        free, recipe, deciding, trained = None, None, dict[str, Any](), dict[str, Any]()
+        free = recipe = None
         if method != INDEPENDENT:
-            of = self.cell(INDEPENDENT, old, scenario, seed, part)
-            assert of.recipe is not None
-            free = Trained(recipe=of.recipe, folder=of.folder, plan=of.cell.plan)
+            free = self.cell(INDEPENDENT, old, scenario, seed, part)
         if not is_adapter(method):
             run = old_model.folder / "run"
             recipe = self.recipe.training(method, settings, old, seed, split, bank, run)
-            deciding = {"recipe": _deciding(recipe)}
-            trained = recipe.method.model_dump(exclude=_PLACES["method"])
+        trained = recipe.method.model_dump(exclude=_PLACES["method"]) if recipe else {}
         plan = _digest(
             version=BENCH_VERSION,
             part=part,
@@ -139,9 +132,10 @@ class Planner:
             division=self._division(scenario),
             denoising=denoising.model_dump(mode="json"),
             old_plan=old_model.plan,
-            independent_plan=free.plan if free else "",
-            **deciding,
+            independent_plan=free.cell.plan if free else "",
+            **({"recipe": _deciding(recipe)} if recipe else {}),
         )
+        folder = self.work / "cells" / name
         return CellSpec(
             cell=BenchCell(
                 id=name,
@@ -155,12 +149,12 @@ class Planner:
                 settings=trained | {k: v for k, v in settings.items() if k != "method"},
                 plan=plan,
             ),
-            recipe=recipe,
+            model=Trained(recipe=recipe, folder=folder, plan=plan) if recipe else None,
             split=split,
             bank=bank,
             old_model=old_model,
             free=free,
-            folder=self.work / "cells" / name,
+            folder=folder,
             out=self.out / "cells" / f"{name}.json",
             replicates=self.recipe.replicates,
             denoising=denoising,

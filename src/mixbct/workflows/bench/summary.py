@@ -9,12 +9,15 @@ every single seed lie on one side of zero.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import estimate
+from mixbct.report.names import BASELINE, CROSS, INDEPENDENT, SELF
 from mixbct.schemas.bench import (
     METRICS,
     BenchCell,
@@ -25,13 +28,13 @@ from mixbct.schemas.bench import (
     Choice,
     Score,
 )
-from mixbct.workflows.bench.recipe import INDEPENDENT, BenchRecipe
-from mixbct.workflows.bench.trials import CROSS, OWN
+from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.worker import DEVICE, HALF
 
-BASE = "old/old"
 Signed = tuple[int, BenchCell, str]
 """(+1 or −1, a cell, a combination): a term of a difference."""
+_Here = dict[tuple[str, int], BenchCell]
+"""Method and seed → cell, in one scenario with one old model."""
 
 
 def summarise(
@@ -50,9 +53,10 @@ def summarise(
     Raises:
         ResultError: it was not.
     """
-    found = {(c.old, c.scenario, c.method, c.seed): c for c in cells}
-    places = dict.fromkeys((cell.old, cell.scenario) for cell in cells)
-    order = [(old, scenario) for old in recipe.old for scenario in _scenarios(recipe)]
+    scenarios = dict.fromkeys(s for block in recipe.matrix for s in block.scenarios)
+    places: dict[tuple[str, str], _Here] = {place: {} for place in product(recipe.old, scenarios)}
+    for cell in cells:
+        places[cell.old, cell.scenario][cell.method, cell.seed] = cell
     methods = [method for method in recipe.methods if any(c.method == method for c in cells)]
     return BenchSummary(
         name=recipe.name,
@@ -72,9 +76,9 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(found, *place, methods, recipe.ours, earlier.tables if earlier else ())
-            for place in order
-            if place in places
+            _table(here, *place, methods, recipe.ours, earlier.tables if earlier else ())
+            for place, here in places.items()
+            if here
         ),
     )
 
@@ -89,20 +93,15 @@ def _devices(cells: Sequence[BenchCell]) -> str:
     return ", ".join(sorted({cell.versions.get(DEVICE, "") for cell in cells} - {""}))
 
 
-def _scenarios(recipe: BenchRecipe) -> list[str]:
-    return list(dict.fromkeys(s for block in recipe.matrix for s in block.scenarios))
-
-
 def _table(
-    found: dict[tuple[str, str, str, int], BenchCell],
+    here: _Here,
     old: str,
     scenario: str,
     methods: Sequence[str],
     ours: str,
     earlier: Sequence[BenchTable],
 ) -> BenchTable:
-    here = {(m, s): c for (o, sc, m, s), c in found.items() if (o, sc) == (old, scenario)}
-    plain = [here[key].model_copy(update={"replicates": {}}).digest() for key in sorted(here)]
+    plain = [here[key].published().digest() for key in sorted(here)]
     made_of = hashlib.sha256(json.dumps([ours, *methods, *plain]).encode()).hexdigest()
     if bare := [cell.id for cell in here.values() if not (cell.error or cell.replicates)]:
         for table in earlier:
@@ -116,41 +115,38 @@ def _table(
     rows = []
     for method in methods:
         cells = {seed: cell for (m, seed), cell in sorted(here.items()) if m == method}
-        if not cells:
-            continue
-        good = [c for s, c in cells.items() if not c.error and s in free]
-        failed = {s: c.error or "the independent model failed" for s, c in cells.items()}
-        failed = {s: why for s, why in failed.items() if cells[s] not in good}
-        row = BenchRow(method=method, seeds=tuple(c.seed for c in good), failed=failed)
-        if good:
-            theirs = [free[c.seed] for c in good]
-            our_cells = {c.seed: here.get((ours, c.seed)) for c in good}
-            row = row.model_copy(update=_scores(good, theirs, our_cells) | _costs(good))
-        rows.append(row)
-    base = _score([[(1, cell, BASE)] for cell in free.values()]) if free else {}
+        failed = {
+            s: c.error or "the independent model failed"
+            for s, c in cells.items()
+            if c.error or s not in free
+        }
+        good = [c for s, c in cells.items() if s not in failed]
+        found = _scores(good, free, here, ours) | _costs(good) if good else {}
+        if cells:
+            seeds = tuple(cell.seed for cell in good)
+            rows.append(BenchRow(method=method, seeds=seeds, failed=failed, **found))
+    base = _score([[(1, cell, BASELINE)] for cell in free.values()]) if free else {}
     return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows), made_of=made_of)
 
 
 def _scores(
-    cells: Sequence[BenchCell],
-    free: Sequence[BenchCell],
-    ours: dict[int, BenchCell | None],
-) -> dict[str, dict[str, Score]]:
-    both = list(zip(cells, free, strict=True))
+    cells: Sequence[BenchCell], free: dict[int, BenchCell], here: _Here, ours: str
+) -> dict[str, Any]:
+    both = [(cell, free[cell.seed]) for cell in cells]
     scores = {
         "cross": _score([[(1, c, CROSS)] for c in cells]),
-        "own": _score([[(1, c, OWN)] for c in cells]),
+        "own": _score([[(1, c, SELF)] for c in cells]),
         "mixed": _score([[(1, c, HALF)] for c in cells]),
-        "cross_gain": _score([[(1, c, CROSS), (-1, f, BASE)] for c, f in both]),
-        "own_gain": _score([[(1, c, OWN), (-1, f, OWN)] for c, f in both]),
+        "cross_gain": _score([[(1, c, CROSS), (-1, f, BASELINE)] for c, f in both]),
+        "own_gain": _score([[(1, c, SELF), (-1, f, SELF)] for c, f in both]),
     }
-    if not scores["cross"]:  # rank merging
-        return scores
-    pairs = [(c, us) for c in cells if (us := ours[c.seed]) is not None and CROSS in us.figures]
-    if len(pairs) == len(cells) and all(c is not us for c, us in pairs):
+    us = [here.get((ours, cell.seed)) for cell in cells]
+    pairs = [(one, c) for one, c in zip(us, cells, strict=True) if one and CROSS in one.figures]
+    # rank merging has no cross-test
+    if scores["cross"] and len(pairs) == len(cells) and us[0] is not cells[0]:
         scores["behind"] = {
-            what: _score([[(1, us, side), (-1, c, side)] for c, us in pairs], ("mAP",))["mAP"]
-            for what, side in (("cross", CROSS), ("own", OWN))
+            what: _score([[(1, one, side), (-1, c, side)] for one, c in pairs], ("mAP",))["mAP"]
+            for what, side in (("cross", CROSS), ("own", SELF))
         }
     return scores
 
@@ -162,27 +158,26 @@ def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) 
     """
     scores = {}
     for metric in metrics:
-        if not all(
-            metric in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
+        if any(
+            metric not in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
         ):
             continue
         values = [
             sum(sign * cell.figures[name][metric].value for sign, cell, name in terms)
             for terms in seeds
         ]
-        drawn: Float64[np.ndarray, " r"] = np.mean(
+        drawn: Float64[np.ndarray, "s r"] = np.array(
             [
-                np.sum([sign * cell.replicate(name, metric) for sign, cell, name in terms], axis=0)
+                sum(sign * cell.replicate(name, metric) for sign, cell, name in terms)
                 for terms in seeds
-            ],
-            axis=0,
+            ]
         )
-        mean = estimate(float(np.mean(values)), drawn)
-        scores[metric] = Score(mean=mean, seeds=tuple(map(float, values)))
+        mean = estimate(float(np.mean(values)), drawn.mean(axis=0))
+        scores[metric] = Score(mean=mean, seeds=tuple(values))
     return scores
 
 
-def _costs(cells: Sequence[BenchCell]) -> dict[str, int | str | CellCost]:
+def _costs(cells: Sequence[BenchCell]) -> dict[str, Any]:
     costs = [cell.cost for cell in cells if cell.cost is not None]
     if not costs:
         return {}

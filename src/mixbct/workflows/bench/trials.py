@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mixbct.report.names import CROSS, SELF
 from mixbct.schemas.bench import BenchCell, Choice, Trial
-
-CROSS, OWN = "new/old", "new/new"
 
 
 def choose(method: str, settings: Sequence[dict[str, Any]], cells: Sequence[BenchCell]) -> Choice:
@@ -16,7 +15,7 @@ def choose(method: str, settings: Sequence[dict[str, Any]], cells: Sequence[Benc
     first where all failed: its cells then say why.
     """
     trials = tuple(
-        Trial(settings=one, cross=_map(cell, CROSS), own=_map(cell, OWN))
+        Trial(settings=one, cross=_map(cell, CROSS), own=_map(cell, SELF))
         for one, cell in zip(settings, cells, strict=True)
     )
     sums = [

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -26,95 +25,92 @@ from mixbct.errors import MixbctError, RecipeError
 from mixbct.evaluation.bootstrap import Replicates
 from mixbct.evaluation.gate import judge
 from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, UpgradeFigures, evaluate_upgrade
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
 from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
 from mixbct.files import write_atomically
+from mixbct.report.names import INDEPENDENT
 from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
-from mixbct.schemas.record import Record, now, read_record
-from mixbct.schemas.result import Estimate, ModelCost, Result
+from mixbct.schemas.record import now, read_record, record_there
+from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
 from mixbct.workflows.across import across, bridges_between
 from mixbct.workflows.bench.merged import rank_merged
-from mixbct.workflows.bench.recipe import INDEPENDENT, MLP, RANK_MERGE
+from mixbct.workflows.bench.recipe import MLP, RANK_MERGE
 from mixbct.workflows.bench.specs import CellSpec, Trained
 from mixbct.workflows.evaluate import FITTING, HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import silent
 from mixbct.workflows.rows import open_training_rows
 
 HALF = "new/50 % new"
+PAIRED = (("new/old", "old/old"), ("new/new", "independent/independent"))
+"""The differences that a cell keeps."""
 DEVICE = "device"
 FULL = "cell.json"
 """A cell with its replicates, in its folder of WORK."""
 
 
-class _Spent(Record):
-    cpu_seconds: float = 0.0
-    peak_memory: int = 0
-
-
 def run_cell(spec: CellSpec) -> BenchCell:
     """Train or fit, embed, compare, judge."""
-    path = spec.old_model.recipe.data.path
-    judged: Literal["", "validation_"] = "validation_" if spec.cell.part == "validation" else ""
-    data = HeldOutSet(path, spec.split, judged=judged)
+    path, method = spec.old_model.recipe.data.path, spec.cell.method
+    validated = spec.cell.part == "validation"
+    data = HeldOutSet(path, spec.split, judged="validation_" if validated else "")
     old_model, _ = _train(spec.old_model)
     old = embed_pair(data, old_model, "old", silent)
-    free = free_model = None
-    if spec.free:
-        free_model, _ = _train(spec.free)
-        free = embed_pair(data, free_model, "independent", silent)
-    if spec.cell.method == RANK_MERGE:
-        assert free is not None
+    independent = (spec.free or spec).model
+    assert independent is not None
+    model, cost = _train(independent)
+    new = free = embed_pair(data, model, "independent", silent)
+    cross = None
+    if method == RANK_MERGE:
         merged, drawn = rank_merged(old, free, 0.5, 0, spec.replicates)
         return _cell(spec, figures={HALF: merged}, replicates={HALF: _packed(drawn)})
-    bank = None if spec.cell.method == INDEPENDENT else _bank(spec, data, old_model)
-    if spec.recipe is None:
-        assert free is not None
-        assert free_model is not None
-        assert bank is not None
-        model, new = free_model, free
-        cross, cost = _adapt(spec.cell.method, data, model, bank, Pair(new.query, old.gallery))
-    else:
-        own = Trained(recipe=spec.recipe, folder=spec.folder, plan=spec.cell.plan)
-        model, cost = _train(own)
-        new = embed_pair(data, model, "new", silent)
-        cross = across(bridges_between(model, old_model), new.query, old.gallery)
+    if method != INDEPENDENT:
+        bank = _bank(spec, data, old_model)
+        if spec.model is None:
+            cross, cost = _adapt(method, data, model, bank, Pair(new.query, old.gallery))
+        else:
+            model, cost = _train(spec.model)
+            new = embed_pair(data, model, "new", silent)
+            cross = across(bridges_between(model, old_model), new.query, old.gallery)
     # one seed for all cells: the drawn classes are the same, and cells can be paired
-    figures = evaluate_upgrade(
-        old, new, free or new, cross=cross, seed=0, replicates=spec.replicates, mixed=(0.5,)
+    found = evaluate_upgrade(
+        old, new, free, cross=cross, seed=0, replicates=spec.replicates, mixed=(0.5,)
     )
-    result = Result(
-        title=spec.cell.id,
-        versions=versions(),
-        seed=spec.cell.seed,
-        data={},
-        models={"old": old_model.contract, "new": model.contract},
-        combinations=figures.combinations,
-        differences=figures.differences,
-        update_gain=figures.update_gain,
-        negative_flips=figures.negative_flips,
-        carried_threshold=figures.carried_threshold,
+    outcome = judge(
+        Result(
+            title=spec.cell.id,
+            versions=versions(),
+            seed=spec.cell.seed,
+            data={},
+            models={"old": old_model.contract, "new": model.contract},
+            **found.content(),
+        )
     )
-    outcome = judge(result)
+    figures = {name: one.metrics() for name, one in found.combinations.items()}
+    figures |= {
+        f"{pair.of} − {pair.minus}": pair.metrics
+        for pair in found.differences
+        if (pair.of, pair.minus) in PAIRED
+    }
     # old/old is the independent cell's to keep
     kept = ("new/old", "new/new", HALF, *(["old/old"] if spec.free is None else []))
     return _cell(
         spec,
-        figures=_figures(figures),
-        update_gain=figures.update_gain,
+        figures={name: {m: one[m] for m in METRICS} for name, one in figures.items()},
+        update_gain=found.update_gain,
         gate_passed=outcome.passed,
         gate_failed=tuple(check.name for check in outcome.checks if not check.passed),
         cost=cost,
-        replicates={name: _packed(figures.replicates[name]) for name in kept},
+        replicates={name: _packed(found.replicates[name]) for name in kept},
     )
 
 
 def _cell(spec: CellSpec, **found: object) -> BenchCell:
     """Return the record of a cell, with what was found."""
     # of a failed cell not its device: that may be what failed
-    device = spec.recipe.train.device if spec.recipe else "cpu"
+    device = spec.model.recipe.train.device if spec.model else "cpu"
     on = {} if "error" in found else {DEVICE: device_name(device)}
     return spec.cell.model_copy(update={**found, "versions": versions() | on, "created": now()})
 
@@ -152,8 +148,6 @@ def _adapt(
     cost = CellCost(
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
-        images=0,
-        steps=0,
         peak_memory=_peak_memory(),
     )
     query, gallery = (
@@ -183,38 +177,22 @@ def _train(model: Trained) -> tuple[EmbeddingModel, CellCost]:
     with _claimed(model):
         # over all processes that had a hand in it
         path = run / "spent.json"
-        spent = _Spent()
-        if path.exists():
-            spent = read_record(path, _Spent, RecipeError, "record of CPU time")
-        if (run / "cost.json").exists():
-            # the plan was compared; the recipe as it was run may name other folders, a device
-            cost = read_record(run / "cost.json", ModelCost, RecipeError, "training cost")
-        else:
+        spent = record_there(path, CellCost, RecipeError, "record of CPU time") or CellCost()
+        # the plan was compared; the recipe as it was run may name other folders, a device
+        if not (run / "cost.json").exists():
             began = time.process_time()
             _forget_peak()
             try:
-                cost = train(recipe, open_training_rows(recipe)[0], run, resume=True)
+                train(recipe, open_training_rows(recipe)[0], run, resume=True)
             finally:
-                spent = _Spent(
+                spent = CellCost(
                     cpu_seconds=spent.cpu_seconds + time.process_time() - began,
                     peak_memory=max(spent.peak_memory, _peak_memory()),
                 )
                 write_atomically(path, spent.to_json())
-    return load_model(run, recipe.train.device, trust_code=True), CellCost(
-        seconds=cost.seconds,
-        cpu_seconds=spent.cpu_seconds,
-        images=cost.images,
-        steps=cost.steps,
-        peak_memory=spent.peak_memory,
-    )
-
-
-def _figures(figures: UpgradeFigures) -> dict[str, dict[str, Estimate]]:
-    found = {name: one.metrics() for name, one in figures.combinations.items()}
-    for of, minus in (("new/old", "old/old"), ("new/new", "independent/independent")):
-        paired = next(d for d in figures.differences if (d.of, d.minus) == (of, minus))
-        found[f"{of} − {minus}"] = paired.metrics
-    return {name: {metric: one[metric] for metric in METRICS} for name, one in found.items()}
+        cost = read_record(run / "cost.json", ModelCost, RecipeError, "training cost")
+    found = load_model(run, recipe.train.device, trust_code=True)
+    return found, spent.model_copy(update=dict(cost))
 
 
 def _forget_peak() -> None:
@@ -238,7 +216,7 @@ def main(path: Path) -> None:
     cell = run_cell(spec)
     spec.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(spec.folder / FULL, cell.to_json())
-    write_atomically(spec.out, cell.model_copy(update={"replicates": {}}).to_json())
+    write_atomically(spec.out, cell.published().to_json())
 
 
 if __name__ == "__main__":

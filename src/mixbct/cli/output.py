@@ -1,76 +1,16 @@
 """What every verb prints with: results to standard output, everything else to standard error."""
 
 import contextlib
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from pydantic import BaseModel
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
-
-from mixbct.backbones.trust import TRUSTED
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
-Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and name them.")
-]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Of the bootstrap and the mixed galleries.")
-]
-Replicates = Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap replicates.")]
-OtherClasses = Annotated[
-    bool,
-    typer.Option(
-        "--other-classes", help="Equal class names mean other classes than in the training."
-    ),
-]
-
-
-def _trust(value: bool) -> bool:
-    TRUSTED.set(value)
-    return value
-
-
-TrustCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-code",
-        callback=_trust,
-        help="Run the code that a model folder names for its backbone (package.module:f).",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a setting of the recipe; KEY= takes it out. Another name (method.name=l2) "
-        "takes out the settings that mean nothing to it.",
-    ),
-]
-
-
-def default_font_cache() -> Path:
-    """Return where fetched fonts are kept unless the person says otherwise."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mixbct" / "fonts"
 
 
 def say(text: str) -> None:
@@ -78,12 +18,11 @@ def say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def result(record: BaseModel, as_json: bool, human: Callable[[], None]) -> None:
-    """Print a verb's result: the record as JSON, or what `human` prints."""
+def printed(record: BaseModel, as_json: bool) -> bool:
+    """Print a verb's result as JSON if that is asked for, and return whether it was."""
     if as_json:
         typer.echo(record.model_dump_json(indent=1))
-    else:
-        human()
+    return as_json
 
 
 def next_command(*words: str | Path) -> None:
@@ -101,10 +40,10 @@ def name_skipped(keys: list[str]) -> None:
         say(f"left out {len(keys)} images that cannot be read: {', '.join(keys[:10])}{more}")
 
 
-class _Rate(ProgressColumn):
+class _Rate(progress.ProgressColumn):
     """How many a second."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: progress.Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f}/s" if speed and speed >= 10 else "")
 
@@ -122,14 +61,14 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
             yield tick
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with progress.Progress(*columns, console=console) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
         if bar.tasks[0].total is None:
