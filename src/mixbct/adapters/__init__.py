@@ -6,7 +6,7 @@ the map of queries and that of rows, either of which may be absent.
 
 from collections.abc import Callable, Mapping
 
-from mixbct.adapters import cca, procrustes, ridge, ridge_cca, whiten
+from mixbct.adapters import cca, procrustes, ridge, ridge_cca, whiten, whiten_cca
 from mixbct.schemas.linear_map import LinearMap
 
 Fit = Callable[..., tuple[LinearMap | None, LinearMap | None]]
@@ -17,12 +17,14 @@ ADAPTERS: Mapping[str, Fit] = {
     "ridge_gallery": ridge.fit_gallery,
     "cca": cca.fit,
     "ridge_cca": ridge_cca.fit,
+    "whiten_cca": whiten_cca.fit,
     "whiten": whiten.fit,
 }
 
 SHRUNK = {
     "cca": cca.SHRINKAGE,
     "ridge_cca": ridge_cca.SHRINKAGE,
+    "whiten_cca": whiten_cca.SHRINKAGE,
     "whiten": whiten.SHRINKAGE,
 }
 """The shrinkage that an adapter takes where none is given; the others take none."""

@@ -12,7 +12,9 @@ from mixbct.cli.output import next_command, progress_bar
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
 
-Kind = Literal["choose", "procrustes", "ridge", "ridge_gallery", "cca", "ridge_cca", "whiten"]
+Kind = Literal[
+    "choose", "procrustes", "ridge", "ridge_gallery", "cca", "ridge_cca", "whiten_cca", "whiten"
+]
 
 
 def adapt(
@@ -30,7 +32,7 @@ def adapt(
     split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
     part: Annotated[str | None, typer.Option(help="That part [new_train].")] = None,
     shrinkage: Annotated[
-        float | None, typer.Option(help="Of cca [.1], ridge_cca and whiten [.3], in (0, 1].")
+        float | None, typer.Option(help="Of cca [.1], the others with cca and whiten [.3].")
     ] = None,
     model_out: Annotated[
         Path | None,
@@ -43,9 +45,9 @@ def adapt(
     """Fit a bridge from a new model's queries to an old model's stored vectors; no training.
 
     Without a kind, the best is chosen by cross-validation: identity (compare as they are), ridge,
-    cca, both side by side (ridge_cca) or whiten. Labels help, and are not needed. Stored vectors
-    are never changed. `eval`, `eval-pairs`, `eval-ijb` and `generations` take the file as --bridge,
-    and the gate puts it on the edge.
+    cca, both side by side (ridge_cca), cca with the whitened old space (whiten_cca) or whiten.
+    Labels help, and are not needed. Stored vectors are never changed. `eval`, `eval-pairs`,
+    `eval-ijb` and `generations` take the file as --bridge, and the gate puts it on the edge.
     """
     found = fit_bridge(
         source,

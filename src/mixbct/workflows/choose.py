@@ -33,6 +33,8 @@ TRIED: tuple[tuple[str, float | None], ...] = (
     ("cca", 0.1),
     ("cca", 0.3),
     ("ridge_cca", 0.3),
+    ("whiten_cca", 0.1),
+    ("whiten_cca", 0.3),
     ("whiten", 0.1),
     ("whiten", 0.3),
 )

@@ -215,7 +215,7 @@ def test_a_model_trained_against_the_whitened_bank_is_put_into_service(tmp_path:
 ADAPT = ("adapt", "--from", "v1", "--to", "v3", "--data", "data", "--split", "split")
 
 
-@pytest.mark.parametrize("kind", ["procrustes", "ridge_gallery", "cca", "ridge_cca"])
+@pytest.mark.parametrize("kind", ["procrustes", "ridge_gallery", "cca", "ridge_cca", "whiten_cca"])
 def test_a_fitted_bridge_makes_a_model_that_can_be_judged(tmp_path: Path, kind: str) -> None:
     """v1 has 8 dimensions, v3 six: the bridge of a frozen v1 leads to rows it knew nothing of."""
     out = tmp_path / "mapped"
@@ -305,7 +305,9 @@ def test_what_adapt_cannot_do_is_said(tmp_path: Path) -> None:
         run("adapt", "--from", "v1.bank", "--to", "v3", *out)
     with pytest.raises(ModelError, match=r"v1\.bank is a feature bank: to write"):
         run("adapt", "--from", "v1.bank", "--to", "v2.bank", *out, "--model-out", tmp_path / "m")
-    with pytest.raises(FeatureError, match="ridge takes no shrinkage; cca, ridge_cca, whiten do"):
+    with pytest.raises(
+        FeatureError, match="ridge takes no shrinkage; cca, ridge_cca, whiten_cca, whiten do"
+    ):
         run("adapt", "ridge", "--from", "v1.bank", "--to", "v2.bank", *out, "--shrinkage", 0.2)
     with pytest.raises(FeatureError, match=r"queries of 8 dimensions with rows of 12: fit cca"):
         run("adapt", "whiten", "--from", "v1.bank", "--to", "v2.bank", *out)
