@@ -91,6 +91,7 @@ def run_cell(spec: CellSpec) -> BenchCell:
         seed=spec.cell.seed,
         data={},
         models={"old": old_model.contract, "new": model.contract},
+        classes=figures.classes,
         combinations=figures.combinations,
         differences=figures.differences,
         update_gain=figures.update_gain,
