@@ -25,7 +25,7 @@ from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.schemas.bridge import Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
-from mixbct.workflows.choose import choose, fit_maps, told_apart
+from mixbct.workflows.choose import OWN, choose, fit_maps, told_apart
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, rows_of
 
@@ -103,14 +103,24 @@ def adapt(
     return bridge
 
 
-def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) -> Bridge:
-    """Return the bridge of a kind, or the best one; see `adapt`."""
+def fit_bridge(
+    kind: str, items: PairedItems, shrinkage: float | None = None, own: Bridge | None = None
+) -> Bridge:
+    """Return the bridge of a kind, or the best one, if better than the model's `own`; see `adapt`.
+
+    Where its own is best, that is returned with what was seen of the others.
+    """
     sides = items.source, items.target, items.labels
     candidates: tuple[Candidate, ...] = ()
+    maps = (own.query, own.gallery) if own else None
     if kind == CHOOSE:
-        best, candidates = choose(*sides)
+        best, candidates = choose(*sides, own=maps)
         kind, shrinkage = best.kind, best.shrinkage
-    query, gallery = fit_maps(kind, *sides, shrinkage)
+    if own is not None and kind == OWN:
+        kind, query, gallery = own.kind, own.query, own.gallery
+        shrinkage = own.fit.shrinkage if own.fit else None
+    else:
+        query, gallery = fit_maps(kind, *sides, shrinkage)
     return Bridge(
         kind=kind,
         source=items.models[0],
