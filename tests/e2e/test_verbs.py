@@ -114,14 +114,21 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
     assert first.code == (0 if verdict else 1)
     left = {path.name for path in (photos / "demo").iterdir()}
     assert {"report.html", "result.json", "gate.json", "old", "new", "independent", "bank"} <= left
+    # deployed with a bridge that was chosen, and judged so
+    deployed = json.loads((photos / "demo/model/model.json").read_text())["bridge"]
+    assert len(deployed["fit"]["candidates"]) > 3
     result = json.loads((photos / "demo/result.json").read_text())
-    assert {"old/old", "new/old", "new/new", "procrustes/old"} <= set(result["combinations"])
+    assert result["bridge"] == deployed
+    rows = {"old/old", "new/old", "new/new", "procrustes/old", "whiten/old", "new+old/old"}
+    assert rows | {"chosen/old", "chosen+old/old"} <= set(result["combinations"])
     assert result["trained_apart"] == dict.fromkeys(("old", "new", "independent"), "apart")
     assert "--resume" in mixbct(*words, cwd=photos, expect=2).stderr
     weights = photos / "demo/new/model/backbone.safetensors"
-    before = weights.stat().st_mtime_ns
+    written = [weights, photos / "demo/model/model.json"]
+    before = [path.stat().st_mtime_ns for path in written]
     mixbct(*words, "--resume", cwd=photos, expect=first.code)
-    assert weights.stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in written] == before
+    assert json.loads((photos / "demo/result.json").read_text()) == result
     gate = mixbct("gate", "demo/result.json", cwd=photos, expect=first.code)
     assert ("try next, for" in gate.stdout) is not verdict
 

@@ -5,8 +5,12 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
+from mixbct.schemas.bridge import Bridge
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Contract
 from mixbct.workflows import choose as module
-from mixbct.workflows.choose import DEPLOYED, choose, told_apart
+from mixbct.workflows.adapt import CHOOSE, PairedItems, fit_bridge
+from mixbct.workflows.choose import DEPLOYED, OWN, choose, choose_share, told_apart
 
 CLASSES, EACH = 60, 6
 LABELS = np.arange(CLASSES * EACH) % CLASSES
@@ -52,6 +56,45 @@ def test_other_dimensions_leave_out_what_cannot_be(labelled: bool) -> None:
     assert {c.kind for c in tried} == {"ridge", "cca", "ridge_cca", DEPLOYED}
     assert best.kind != DEPLOYED
     assert all(0 <= c.mean_average_precision <= 1 for c in tried)
+
+
+def rotation(seed: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((12, 12)))[0]
+
+
+def test_a_bridge_that_is_there_stays_unless_another_is_better() -> None:
+    # white noise, so that nothing beats the true turn back
+    rng = np.random.default_rng(8)
+    centres = np.random.default_rng(1).standard_normal((CLASSES, 12))[LABELS]
+    new, old = (normalise(centres + 0.7 * rng.standard_normal(centres.shape)) for _ in range(2))
+    contracts = tuple(
+        Contract(name=name, weights=name, preprocessing=None, dim=12) for name in ("new", "old")
+    )
+    items = PairedItems(contracts, normalise(new @ rotation(5)), old, LABELS, "", "")
+
+    def own(turn: np.ndarray) -> Bridge:
+        query = LinearMap.of(turn)
+        return Bridge(kind="trained", source=contracts[0], target=contracts[1], query=query)
+
+    good, bad = own(rotation(5).T), own(rotation(6))
+    kept = fit_bridge(CHOOSE, items, own=good)
+    assert (kept.kind, kept.query, kept.gallery) == ("trained", good.query, None)
+    assert kept.fit is not None
+    assert kept.fit.candidates[0].kind == OWN
+    assert len(kept.fit.candidates) == 9
+    replaced = fit_bridge(CHOOSE, items, own=bad)
+    assert replaced.kind in ("ridge", "cca", "ridge_cca")
+    assert replaced == fit_bridge(CHOOSE, items).model_copy(update={"fit": replaced.fit})
+    # a kind that was named is fitted whatever there is
+    assert fit_bridge("ridge", items, own=good).kind == "ridge"
+
+
+@pytest.mark.parametrize(("new", "old", "shares"), [(0.3, 1.5, (0.7, 0.8)), (1.5, 0.3, (0.3,))])
+def test_the_better_query_has_the_greater_share(new, old, shares) -> None:
+    sides = model(2, new), model(3, old)
+    assert choose_share((None, None), *sides, LABELS) in shares
+    with pytest.raises(FeatureError, match="too few classes to choose a share by"):
+        choose_share((None, None), *sides, None)
 
 
 def test_a_choice_is_a_pure_function() -> None:
