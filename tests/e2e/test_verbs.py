@@ -136,12 +136,16 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
 def test_a_demo_leaves_out_what_cannot_be_read(mixbct, photos: Path) -> None:
     bad = photos / "photos/class-03/1.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
-    short = ["train.epochs=1", "train.batch=16", "model.channels=3", "model.dim=64"]
+    short = ["train.epochs=1", "train.batch=16", "model.channels=3", "model.dim=128"]
     settings = [word for setting in short for word in ("--set", setting)]
     words = ["demo", "--data", "photos", "--out", "demo", *settings, "--skip-bad"]
     mixbct(*words, cwd=photos, expect=(0, 1))
     split = json.loads((photos / "demo/split/manifest.json").read_text())
     assert split["skipped"] == ["class-03/1.jpg"]
+    # its training items do not determine a bridge: the new model stays as it was trained
+    assert not (photos / "demo/model").exists()
+    result = json.loads((photos / "demo/result.json").read_text())
+    assert "do not determine" in result["left_out"]["whiten/old"]
 
 
 def test_a_record_set_from_photographs_to_a_split_and_back(mixbct, photos: Path) -> None:

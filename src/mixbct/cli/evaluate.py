@@ -72,6 +72,8 @@ def evaluate(
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes.
 
+    Beside the new model stands what costs less: the old model alone behind whitening, both queries
+    as one, an independent model behind bridges. These are fitted on the split's training part.
     Refuses to where a model was trained on a test class, going by its name.
     """
     adapters = adapter or list(OF_STRANGERS)

@@ -72,7 +72,7 @@ def named_combinations(result: Result) -> list[Named]:
     said = {name: _KNOWN[name] for name in _KNOWN if name in shares}
     # what was chosen on training classes
     for name, choice in (
-        ("chosen/old", result.chosen and result.chosen.kind),
+        ("chosen/old", result.chosen),
         ("new+old/old", result.old_queries and f"{result.old_queries:g} of the new"),
     ):
         if name in said and choice:

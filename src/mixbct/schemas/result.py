@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mixbct.schemas.bridge import Bridge, Candidate, from_query_map
+from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
 
@@ -208,8 +208,8 @@ class Result(Record):
     bridge: Bridge | None = Field(
         None, exclude_if=absent, description="that new queries searched the old gallery through"
     )
-    chosen: Candidate | None = Field(
-        None, exclude_if=absent, description="the independent model's bridge in chosen/old"
+    chosen: str | None = Field(
+        None, exclude_if=absent, description="kind of the independent model's bridge in chosen/old"
     )
     old_queries: Share | None = Field(
         None, exclude_if=absent, description="share of the new query in new+old/old"

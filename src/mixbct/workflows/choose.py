@@ -46,6 +46,11 @@ TRIED: tuple[tuple[str, float | None], ...] = (
 """Kinds with their shrinkage; of two that are level the first is taken."""
 
 Maps = tuple[LinearMap | None, LinearMap | None]
+Held = Bool[np.ndarray, " n"]
+Picked = Int64[np.ndarray, " _"]
+Sides = tuple[Float32[np.ndarray, "_ k"], Float32[np.ndarray, "_ k"]]
+Trial = Callable[[Held, Picked, Picked], Sides]
+"""From which items are held out, and those of them that are queries and gallery, to both sides."""
 
 
 def fit_maps(
@@ -107,13 +112,22 @@ def choose(
         )
     rows, folds = _folds(of, seed)
     x, y, of = normalise(source[rows]), normalise(target[rows]), of[rows]
-    tried = []
-    known = None if labels is None else of
+
+    def sides(
+        kind: str, shrinkage: float | None, held: Held, query: Picked, gallery: Picked
+    ) -> Sides:
+        if kind == DEPLOYED:
+            return y[query], y[gallery]
+        known = of[~held] if labels is not None else None
+        maps = own if kind == OWN else fit_maps(kind, x[~held], y[~held], known, shrinkage)
+        assert maps is not None
+        return through(maps[0], x[query]), through(maps[1], y[gallery])
+
+    tried: list[Candidate] = []
     first = [(OWN, None)] if own is not None else []
     for kind, shrinkage in (*first, *TRIED, (DEPLOYED, None)):
         try:
-            trial = partial(_sides, kind, shrinkage, x, y, known, own)
-            means = _mean_figures(of, folds, trial)
+            means = _mean_figures(of, folds, partial(sides, kind, shrinkage))
         except FeatureError:
             continue
         tried.append(
@@ -158,13 +172,6 @@ def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np
     return rows, fold[of[rows]]
 
 
-Trial = Callable[
-    [Bool[np.ndarray, " n"], Int64[np.ndarray, " q"], Int64[np.ndarray, " g"]],
-    tuple[Float32[np.ndarray, "q k"], Float32[np.ndarray, "g k"]],
-]
-"""From the items that were held out, and those of them that are queries and gallery, to sides."""
-
-
 def _mean_figures(
     labels: Labels, folds: Int64[np.ndarray, " n"], trial: Trial
 ) -> Float64[np.ndarray, "2"]:
@@ -188,27 +195,6 @@ def _mean_figures(
     return np.asarray(np.mean(figures, axis=0))
 
 
-def _sides(
-    kind: str,
-    shrinkage: float | None,
-    x: Float32[np.ndarray, "n d"],
-    y: Float32[np.ndarray, "n e"],
-    labels: Labels | None,
-    own: Maps | None,
-    held: Bool[np.ndarray, " n"],
-    query: Int64[np.ndarray, " q"],
-    gallery: Int64[np.ndarray, " g"],
-) -> tuple[Float32[np.ndarray, "q k"], Float32[np.ndarray, "g k"]]:
-    if kind == DEPLOYED:
-        return y[query], y[gallery]
-    maps = own
-    if kind != OWN:
-        seen = None if labels is None else labels[~held]
-        maps = fit_maps(kind, x[~held], y[~held], seen, shrinkage)
-    assert maps is not None
-    return through(maps[0], x[query]), through(maps[1], y[gallery])
-
-
 def choose_share(maps: Maps, source: Vectors, target: Vectors, labels: Labels | None) -> float:
     """Return the share of the new query in `both_queries` that is best on training classes.
 
@@ -227,12 +213,7 @@ def choose_share(maps: Maps, source: Vectors, target: Vectors, labels: Labels | 
     new = through(maps[0], normalise(source[rows]))
     old = through(maps[1], normalise(target[rows]))
 
-    def mixed(
-        share: float,
-        held: Bool[np.ndarray, " n"],
-        query: Int64[np.ndarray, " q"],
-        gallery: Int64[np.ndarray, " g"],
-    ) -> tuple[Float32[np.ndarray, "q k"], Float32[np.ndarray, "g k"]]:
+    def mixed(share: float, held: Held, query: Picked, gallery: Picked) -> Sides:
         return both_queries(old[query], new[query], share), old[gallery]
 
     def reached(share: float) -> float:

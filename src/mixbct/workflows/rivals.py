@@ -17,7 +17,7 @@ from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair
 from mixbct.features.bridged import both_queries
 from mixbct.features.stored import Embedder
-from mixbct.schemas.bridge import IDENTITY, Bridge, Candidate
+from mixbct.schemas.bridge import IDENTITY, Bridge
 from mixbct.schemas.result import FREE
 from mixbct.workflows.across import across
 from mixbct.workflows.adapt import CHOOSE, PairedItems, fit_bridge
@@ -34,7 +34,7 @@ class Rivals:
 
     sides: dict[str, Pair] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    chosen: Candidate | None = None
+    chosen: str | None = None
     old_queries: float | None = None
 
 
@@ -70,10 +70,8 @@ def find_rivals(
         paired = items(models[role], models["old"], stage)
         with stage(f"fit {name}"):
             fitted = fit_bridge(CHOOSE if name == CHOSEN else kind, paired)
-        if name == CHOSEN and fitted.fit:
-            bridges[CHOSEN] = fitted
-            key = fitted.kind, fitted.fit.shrinkage
-            found.chosen = next(c for c in fitted.fit.candidates if (c.kind, c.shrinkage) == key)
+        if name == CHOSEN:
+            bridges[CHOSEN], found.chosen = fitted, fitted.kind
         return across([fitted], pairs[role].query, pairs["old"].gallery)
 
     def both(name: str) -> Pair:

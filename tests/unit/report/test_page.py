@@ -191,6 +191,18 @@ def test_the_free_gain_stands_beside_and_what_was_left_out_is_named(make_result,
     assert "can do alone" not in render_report(result, bare)
 
 
+def test_what_was_chosen_is_said_of_its_row(make_result, make_outcome):
+    result = make_result(chosen="cca", old_queries=0.6)
+    rows = {
+        name: result.combinations["procrustes/old"].model_copy(update={"query": name[:-4]})
+        for name in ("chosen/old", "new+old/old")
+    }
+    result = result.model_copy(update={"combinations": result.combinations | rows})
+    page = render_report(result, make_outcome(result))
+    assert "the independent model behind a chosen bridge (cca)" in page
+    assert "old and new query as one, gallery untouched (0.6 of the new)" in page
+
+
 def test_missing_parts_are_left_out(make_result, make_outcome):
     full = make_result()
     everything = render_report(full, make_outcome(full))
