@@ -56,6 +56,13 @@ def test_vectors_labels_and_nothing_else(mixbct, arrays: Path) -> None:
     assert result["examples"] == []
     assert result["models"]["new"]["preprocessing"]["name"] == "new"
     mixbct("report", "head.json", cwd=arrays)
+    says = mixbct("gate", "head.json", cwd=arrays, expect=(0, 1)).stdout
+    assert "is it worth more than the old model alone, whitened?" in says
+    best = mixbct("gate", "head.json", "--against", "best", cwd=arrays, expect=(0, 1)).stdout
+    assert "is it worth more" not in best
+    assert "on whiten/old" in best
+    wrong = mixbct("gate", "head.json", "--against", "worst", cwd=arrays, expect=2)
+    assert "against" in wrong.stderr
 
     # the head's own bank stands for it
     words = ["extract", "runs/head", "--data", "runs/new-bank", "--dtype", "float32"]

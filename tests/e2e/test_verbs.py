@@ -114,14 +114,22 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
     assert first.code == (0 if verdict else 1)
     left = {path.name for path in (photos / "demo").iterdir()}
     assert {"report.html", "result.json", "gate.json", "old", "new", "independent", "bank"} <= left
+    # deployed behind a bridge that was fitted to it, and judged so
+    deployed = json.loads((photos / "demo/model/model.json").read_text())["bridge"]
+    assert deployed["kind"] == "whiten_cca"
+    assert deployed["fit"]["shrinkage"] == 0.3
     result = json.loads((photos / "demo/result.json").read_text())
-    assert {"old/old", "new/old", "new/new", "procrustes/old"} <= set(result["combinations"])
+    assert result["bridge"] == deployed
+    rows = {"old/old", "new/old", "new/new", "procrustes/old", "whiten/old", "new+old/old"}
+    assert rows | {"chosen/old", "chosen+old/old"} <= set(result["combinations"])
     assert result["trained_apart"] == dict.fromkeys(("old", "new", "independent"), "apart")
     assert "--resume" in mixbct(*words, cwd=photos, expect=2).stderr
     weights = photos / "demo/new/model/backbone.safetensors"
-    before = weights.stat().st_mtime_ns
+    written = [weights, photos / "demo/model/model.json"]
+    before = [path.stat().st_mtime_ns for path in written]
     mixbct(*words, "--resume", cwd=photos, expect=first.code)
-    assert weights.stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in written] == before
+    assert json.loads((photos / "demo/result.json").read_text()) == result
     gate = mixbct("gate", "demo/result.json", cwd=photos, expect=first.code)
     assert ("try next, for" in gate.stdout) is not verdict
 
@@ -129,12 +137,16 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
 def test_a_demo_leaves_out_what_cannot_be_read(mixbct, photos: Path) -> None:
     bad = photos / "photos/class-03/1.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
-    short = ["train.epochs=1", "train.batch=16", "model.channels=3", "model.dim=64"]
+    short = ["train.epochs=1", "train.batch=16", "model.channels=3", "model.dim=128"]
     settings = [word for setting in short for word in ("--set", setting)]
     words = ["demo", "--data", "photos", "--out", "demo", *settings, "--skip-bad"]
     mixbct(*words, cwd=photos, expect=(0, 1))
     split = json.loads((photos / "demo/split/manifest.json").read_text())
     assert split["skipped"] == ["class-03/1.jpg"]
+    # its training items do not determine a bridge: the new model stays as it was trained
+    assert not (photos / "demo/model").exists()
+    result = json.loads((photos / "demo/result.json").read_text())
+    assert "do not determine" in result["left_out"]["whiten/old"]
 
 
 def test_a_record_set_from_photographs_to_a_split_and_back(mixbct, photos: Path) -> None:

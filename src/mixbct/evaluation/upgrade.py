@@ -1,8 +1,9 @@
 """A whole upgrade, judged on unseen classes: every combination, and what differs between them.
 
 Combinations are named query/gallery: old/old, new/old (the cross-test), new/new, independent/old
-(the naive swap), procrustes/old (the independent model's queries behind that bridge) and so on;
-`10 % new` is the old gallery with that share of its rows enrolled again by the new model.
+(the naive swap), procrustes/old (the independent model's queries behind that bridge), whiten/old
+(the old model's own, whitened on both sides) and so on; `10 % new` is the old gallery with that
+share of its rows enrolled again by the new model.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from mixbct.evaluation.carried import carry_threshold
 from mixbct.evaluation.combination import Judged, judge_sides
 from mixbct.evaluation.comparison import FARS
 from mixbct.evaluation.scores import BUDGET, Embeddings
-from mixbct.schemas.result import CarriedThreshold, Combination, Difference, Estimate
+from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
 MIXED_SHARES = (0.1, 0.5, 0.9)
@@ -41,6 +42,7 @@ class UpgradeFigures:
     replicate, of the same drawn classes whatever the models, so that results can be paired.
     """
 
+    classes: int
     combinations: dict[str, Combination]
     differences: tuple[Difference, ...]
     update_gain: Estimate | None
@@ -73,7 +75,8 @@ def evaluate_upgrade(
         old: the deployed model's vectors.
         new: the compatible model's, row for row of the same items.
         independent: the same by a model that was trained without regard to the old one.
-        mapped: the independent model's queries and the old gallery behind a bridge, by its kind.
+        mapped: other queries and the old gallery as they meet, by the queries' name: those of the
+            independent model behind a bridge by its kind, `whiten` for the old model's own.
         cross: the new model's queries and the old gallery behind their bridge; None: they are
             compared as they are.
         seed: of the bootstrap, of the split into halves and of the mixed galleries.
@@ -127,10 +130,13 @@ def evaluate_upgrade(
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
     compared = [(name, "old/old") for name in judged if name != "old/old"]
+    if f"{FREE}/old" in judged:
+        compared.append(("new/old", f"{FREE}/old"))
     if oracle is not None:
         compared.append(("new/new", "independent/independent"))
     carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
     return UpgradeFigures(
+        classes=len(np.intersect1d(old.query.classes, old.gallery.classes)),
         combinations={name: each.combination for name, each in judged.items()},
         differences=tuple(
             Difference(of=of, minus=minus, metrics=judged[of].minus(judged[minus]))

@@ -64,3 +64,27 @@ def through(
         FeatureError: the map takes another dimension, or sends a row to zero.
     """
     return features if side is None else normalise(side.apply(features), names)
+
+
+def both_queries(
+    old: Float32[np.ndarray, "n e"],
+    new: Float32[np.ndarray, "n e"],
+    share: float,
+    names: Names | None = None,
+) -> Float32[np.ndarray, "n e"]:
+    """Return the queries of both models as one, where the old model can still run for queries.
+
+        q = (1 − share) · old + share · new,  normalised again
+
+    Args:
+        old: the old model's queries as stored rows of it are compared: behind the bridge's side
+            for stored rows, where it has one.
+        new: the new model's of the same items, behind the bridge's side for queries.
+        share: of the new ones.
+        names: what errors call the rows.
+
+    Raises:
+        FeatureError: the two cancel each other out.
+    """
+    mixed: np.ndarray = (1 - share) * old + share * new
+    return normalise(mixed, names)

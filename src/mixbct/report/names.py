@@ -18,11 +18,15 @@ MAIN_FAR = 1e-3
 # technical name → (short name, explanation, colour class); the order is the table's
 _KNOWN = {
     BASELINE: ("Today", "old queries, old gallery", "k-today"),
+    "whiten/old": ("Today, whitened", "no new model: the old one, both sides mapped", "k-other3"),
     CROSS: ("After the switch", "cross-test: new queries, gallery untouched", "k-cross"),
     SELF: ("All re-embedded", "self-test: new queries, new gallery", "k-self"),
+    "new+old/old": ("Both queries", "old and new query as one, gallery untouched", "k-other1"),
     "independent/old": ("Naive swap", "a model that ignored the old one, old gallery", "k-naive"),
     "procrustes/old": ("Rotated swap", "the independent model behind a fitted rotation", "k-map"),
     "ridge/old": ("Ridge swap", "the independent model behind a fitted linear map", "k-other1"),
+    "chosen/old": ("Best swap", "the independent model behind a chosen bridge", "k-other2"),
+    "chosen+old/old": ("Best swap, both queries", "the same and the old one's as one", "k-other3"),
     "mlp/old": ("MLP swap", "the independent model behind a fitted residual MLP", "k-other2"),
     "independent/independent": (
         "Independent, all re-embedded",
@@ -68,6 +72,14 @@ def named_combinations(result: Result) -> list[Named]:
     free = [name for name in others if shares[name] is None]
     mixed = sorted(set(others) - set(free), key=lambda name: (shares[name] or 0.0, name))
     said = {name: _KNOWN[name] for name in _KNOWN if name in shares}
+    # what was chosen on training classes
+    for name, choice in (
+        ("chosen/old", result.chosen),
+        ("new+old/old", result.old_queries and f"{result.old_queries:g} of the new"),
+    ):
+        if name in said and choice:
+            short, explanation, colour = said[name]
+            said[name] = short, f"{explanation} ({choice})", colour
     for name, colour in zip(free, cycle(_OTHER_COLOURS), strict=False):
         one = result.combinations[name]
         said[name] = (name, f"{one.query} queries, {one.gallery} gallery", colour)

@@ -64,12 +64,15 @@ def verdict_line(outcome: GateOutcome, result: Result) -> str:
     """Return the verdict in one line of plain text, for the end of a command's output."""
     before, after = (result.combinations[n].mean_average_precision for n in (BASELINE, CROSS))
     passed = sum(check.passed for check in outcome.checks)
+    beside = outcome.beside
+    worth = sum(check.passed for check in beside)
     gain = result.update_gain
     return (
         f"{verdict(outcome)}: mAP {percent(before.value)} → {percent(after.value)} % on the "
         "untouched gallery, "
         + (f"update gain {percent(gain.value)} % [{interval(gain)}], " if gain else "")
         + f"{passed} of {len(outcome.checks)} checks passed"
+        + (f", {worth} of {len(beside)} against the old model alone, whitened" if beside else "")
     )
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
-from mixbct.schemas.result import Cosine, Rate
+from mixbct.schemas.result import Cosine, Rate, Share
 
 
 class GateCheck(Record):
@@ -29,6 +29,12 @@ class GateOutcome(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     passed: bool
     checks: tuple[GateCheck, ...]
+    beside: tuple[GateCheck, ...] = Field(
+        (),
+        exclude_if=lambda found: not found,
+        description="whether new/old is worth more than whiten/old, the old model alone; decides "
+        "nothing",
+    )
     result_digest: str
     training: str | None = Field(
         None, exclude_if=absent, description="what is known of the classes that the models saw"
@@ -54,6 +60,12 @@ class Edge(Record):
     threshold: Cosine = Field(description="keeps the false-accept rate `far` across the edge")
     far: Rate
     bridge: Bridge | None = Field(None, exclude_if=absent)
+    old_queries: Share | None = Field(
+        None,
+        exclude_if=absent,
+        description="share of the new query where the old model still runs and both are searched "
+        "with as one; the threshold is of new queries alone",
+    )
     created: str = Field(default_factory=now)
 
     @model_validator(mode="before")

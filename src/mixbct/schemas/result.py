@@ -13,6 +13,9 @@ from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
 
+FREE = "whiten"
+"""The old model's own queries, whitened as its rows are: what is to be had without a new model."""
+
 ROUNDING = 1e-9
 """Figures that differ by less than this are equal."""
 
@@ -205,7 +208,21 @@ class Result(Record):
     bridge: Bridge | None = Field(
         None, exclude_if=absent, description="that new queries searched the old gallery through"
     )
+    chosen: str | None = Field(
+        None, exclude_if=absent, description="kind of the independent model's bridge in chosen/old"
+    )
+    old_queries: Share | None = Field(
+        None, exclude_if=absent, description="share of the new query in new+old/old"
+    )
+    left_out: dict[str, str] = Field(
+        {}, exclude_if=lambda found: not found, description="combinations, and why"
+    )
     trained_apart: Standings = Field({})
+    classes: Count | None = Field(
+        None,
+        exclude_if=absent,
+        description="of the queries, those with an item in the gallery: intervals are over them",
+    )
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")

@@ -7,9 +7,12 @@ other's nearest by the new model: that a new vector finds the old one of its own
 tell kinds apart.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import faiss
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from mixbct.adapters import ADAPTERS, SHRUNK
 from mixbct.adapters.moments import Labels
@@ -18,7 +21,7 @@ from mixbct.distributed import row_rng
 from mixbct.errors import FeatureError
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.features.bridged import Vectors, through
+from mixbct.features.bridged import Vectors, both_queries, through
 from mixbct.schemas.bridge import IDENTITY, Candidate
 from mixbct.schemas.linear_map import LinearMap
 
@@ -27,6 +30,8 @@ MOST = 15_000
 """Items that are tried on: a choice is settled long before."""
 FAR = 1e-3
 DEPLOYED = "old/old"
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Of the new query, to choose from, where the old model's is there as well."""
 TRIED: tuple[tuple[str, float | None], ...] = (
     (IDENTITY, None),
     ("ridge", None),
@@ -41,6 +46,11 @@ TRIED: tuple[tuple[str, float | None], ...] = (
 """Kinds with their shrinkage; of two that are level the first is taken."""
 
 Maps = tuple[LinearMap | None, LinearMap | None]
+Held = Bool[np.ndarray, " n"]
+Picked = Int64[np.ndarray, " _"]
+Sides = tuple[Float32[np.ndarray, "_ k"], Float32[np.ndarray, "_ k"]]
+Trial = Callable[[Held, Picked, Picked], Sides]
+"""From which items are held out, and those of them that are queries and gallery, to both sides."""
 
 
 def fit_maps(
@@ -97,16 +107,22 @@ def choose(
         )
     rows, folds = _folds(of, seed)
     x, y, of = normalise(source[rows]), normalise(target[rows]), of[rows]
-    tried = []
+
+    def sides(
+        kind: str, shrinkage: float | None, held: Held, query: Picked, gallery: Picked
+    ) -> Sides:
+        if kind == DEPLOYED:
+            return y[query], y[gallery]
+        known = of[~held] if labels is not None else None
+        maps = fit_maps(kind, x[~held], y[~held], known, shrinkage)
+        return through(maps[0], x[query]), through(maps[1], y[gallery])
+
+    tried: list[Candidate] = []
     for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
         try:
-            figures = [
-                _judge(kind, shrinkage, x, y, of, folds == fold, labels is not None)
-                for fold in range(FOLDS)
-            ]
+            means = _mean_figures(of, folds, partial(sides, kind, shrinkage))
         except FeatureError:
             continue
-        means = np.mean(figures, axis=0)
         tried.append(
             Candidate(
                 kind=kind,
@@ -149,29 +165,51 @@ def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np
     return rows, fold[of[rows]]
 
 
-def _judge(
-    kind: str,
-    shrinkage: float | None,
-    x: Float32[np.ndarray, "n d"],
-    y: Float32[np.ndarray, "n e"],
-    labels: Labels,
-    held: np.ndarray,
-    labelled: bool,
-) -> tuple[float, float]:
-    """Return mAP and TAR of one fold."""
-    # every second item of a class is a query; one alone is in the gallery
-    rows = np.flatnonzero(held)
-    order = rows[np.argsort(labels[rows], kind="stable")]
-    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
-    query, gallery = order[odd], order[~odd]
-    if kind == DEPLOYED:
-        sides = y[query], y[gallery]
-    else:
-        known = labels[~held] if labelled else None
-        maps = fit_maps(kind, x[~held], y[~held], known, shrinkage)
-        sides = through(maps[0], x[query]), through(maps[1], y[gallery])
-    found = compare(
-        Embeddings(sides[0], labels[query]), Embeddings(sides[1], labels[gallery]), fars=(FAR,)
-    )
-    return found.mean_average_precision(), found.true_accept_rate(found.thresholds[0])
+def _mean_figures(
+    labels: Labels, folds: Int64[np.ndarray, " n"], trial: Trial
+) -> Float64[np.ndarray, "2"]:
+    """Return mAP and TAR, the mean over the folds."""
+    figures = []
+    for fold in range(FOLDS):
+        # every second item of a class is a query; one alone is in the gallery
+        held = folds == fold
+        rows = np.flatnonzero(held)
+        order = rows[np.argsort(labels[rows], kind="stable")]
+        _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+        odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
+        query, gallery = order[odd], order[~odd]
+        sides = trial(held, query, gallery)
+        found = compare(
+            Embeddings(sides[0], labels[query]), Embeddings(sides[1], labels[gallery]), fars=(FAR,)
+        )
+        figures.append(
+            (found.mean_average_precision(), found.true_accept_rate(found.thresholds[0]))
+        )
+    return np.asarray(np.mean(figures, axis=0))
+
+
+def choose_share(maps: Maps, source: Vectors, target: Vectors, labels: Labels | None) -> float:
+    """Return the share of the new query in `both_queries` that is best on training classes.
+
+    Args:
+        maps: through which new queries meet old rows.
+        source: the new model's vectors.
+        target: the old model's, of the same items.
+        labels: class of each item.
+
+    Raises:
+        FeatureError: there are no classes, or too few, to choose by.
+    """
+    if labels is None:
+        raise FeatureError("the training items have too few classes to choose a share by")
+    rows, folds = _folds(labels, 0)
+    new = through(maps[0], normalise(source[rows]))
+    old = through(maps[1], normalise(target[rows]))
+
+    def mixed(share: float, held: Held, query: Picked, gallery: Picked) -> Sides:
+        return both_queries(old[query], new[query], share), old[gallery]
+
+    def reached(share: float) -> float:
+        return float(_mean_figures(labels[rows], folds, partial(mixed, share)).sum())
+
+    return max(SHARES, key=reached)

@@ -16,7 +16,8 @@ from mixbct.data.bank import normalise
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Selection, Source
 from mixbct.data.split import skips_bad
-from mixbct.errors import DataError, ResultError
+from mixbct.distributed import row_rng
+from mixbct.errors import DataError, FeatureError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
@@ -27,13 +28,17 @@ from mixbct.schemas.model import Input, VectorInput
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
-from mixbct.workflows.choose import fit_maps
+from mixbct.workflows.adapt import PairedItems
+from mixbct.workflows.choose import told_apart
 from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.rivals import find_rivals, rivals_of
 from mixbct.workflows.rows import rows_of
 
 FITTING = "new_train"
-"""The part on which the maps of the independent model are fitted."""
+"""The part on which bridges are fitted."""
+MOST_FITTED = 20_000
+"""Items of it that are embedded for that: more would not change a figure, but cost."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class HeldOutSet:
     judged: Literal["", "validation_"] = ""
     """What the names of the query and gallery parts begin with."""
     left_out: set[str] = field(default_factory=set, init=False, compare=False)
+    _vectors: dict[str, np.ndarray] = field(default_factory=dict, init=False, compare=False)
     _sources: dict[Input | None, Source] = field(default_factory=dict, init=False, compare=False)
     _parts: dict[tuple[Input | None, str], Selection] = field(
         default_factory=dict, init=False, compare=False
@@ -69,6 +75,44 @@ class HeldOutSet:
             self.left_out.update(bad)
             self._parts[wanted, name] = rows
         return self._parts[wanted, name]
+
+    def items(self, source: Embedder, target: Embedder, stage: Stage = silent) -> PairedItems:
+        """Return the training items that a bridge is fitted on, as two models see them.
+
+        Whole classes, drawn at random, of no more than `MOST_FITTED` items.
+
+        Raises:
+            FeatureError: they are fewer than dimensions, which do not determine a map, or vectors
+                of them were not stored.
+        """
+        sides = []
+        for model in (source, target):
+            part = self._fitting(model)
+            if isinstance(model, StoredVectors) and not model.holds(part):
+                raise FeatureError(f"vectors of {FITTING} by {model.contract} were not stored")
+            if len(part) < model.contract.dim:
+                raise FeatureError(
+                    f"the {len(part)} items of {FITTING} do not determine a map of "
+                    f"{model.contract.dim} dimensions"
+                )
+            known = self._vectors
+            if model.contract.id not in known:
+                with stage(f"embed {FITTING} ({model.contract.name}, for the bridges)") as tick:
+                    features = embed_source(model, part, progress=tick)
+                known[model.contract.id] = normalise(features, part.keys())
+            sides.append(known[model.contract.id])
+        contracts = source.contract, target.contract
+        labels = told_apart(part.labels())
+        return PairedItems(contracts, sides[0], sides[1], labels, str(self.path), part.digest())
+
+    def _fitting(self, model: Embedder) -> Source:
+        part = self.part(model, FITTING)
+        if len(part) <= MOST_FITTED:
+            return part
+        labels = part.labels()
+        order = row_rng(0, len(part)).permutation(len(part.classes()))
+        kept = order[np.bincount(labels)[order].cumsum() <= MOST_FITTED]
+        return Selection(part, np.flatnonzero(np.isin(labels, kept)))
 
     def facts(self, model: Embedder, replicates: int) -> dict[str, str | int]:
         """Return what a result says of the set that it was measured on."""
@@ -130,6 +174,8 @@ def evaluate_models(
 ) -> Result:
     """Compare an old and a new model, and an independent one where there is one, on a test set.
 
+    What the new model must be worth more than stands beside it (see `mixbct.workflows.rivals`).
+
     Args:
         data: the images, or the bank that a head takes; queries and gallery share no image.
         old: the deployed model. Stored vectors can stand for it, and for the others.
@@ -139,8 +185,8 @@ def evaluate_models(
         language: of the class names, such as `ja`; it decides the forms of Chinese characters.
         seed: of the bootstrap, the mixed galleries and the choice of examples.
         replicates: of the bootstrap.
-        adapters: names in `mixbct.adapters.ADAPTERS` to fit between the independent and the old
-            model, and to search the old gallery with.
+        adapters: names in `mixbct.adapters.OF_STRANGERS` to fit between the independent and the
+            old model, and to search the old gallery with.
         via: the generations between old and new, newest first, where the bridge of `new` leads
             through theirs.
         bridge: between new and old, in the place of the one that `new` carries.
@@ -166,23 +212,20 @@ def evaluate_models(
     }
     if earlier is not None and earlier.exists():
         found = read_record(earlier, Result, ResultError, "result")
-        wanted = {f"{name}/old" for name in adapters} if independent else set()
-        if wanted <= found.combinations.keys() and all(
+        wanted = {f"{name}/old" for name in rivals_of(models, adapters)}
+        if wanted <= found.combinations.keys() | found.left_out.keys() and all(
             getattr(found, name) == value for name, value in known.items()
         ):
             return found
     pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
-    mapped: dict[str, Pair] = {}
-    if independent is not None:
-        sides = pairs["independent"].query, pairs["old"].gallery
-        mapped = _bridged(data, adapters, *sides, independent, old, stage)
+    rivals = find_rivals(models, pairs, between, adapters, data.items, stage)
     cross = across([between] if between else [], pairs["new"].query, pairs["old"].gallery)
     with stage("compare every combination") as tick:
         figures = evaluate_upgrade(
             pairs["old"],
             pairs["new"],
             pairs.get("independent"),
-            mapped,
+            rivals.sides,
             cross=cross,
             seed=seed,
             replicates=replicates,
@@ -193,6 +236,9 @@ def evaluate_models(
         title=title,
         **known,
         **figures.content(),
+        chosen=rivals.chosen,
+        old_queries=rivals.old_queries,
+        left_out=rivals.left_out,
         costs=costs or {},
         examples=()
         if encoder_of(gallery) is not None
@@ -231,44 +277,3 @@ def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pa
         for features, part in sides
     ]
     return Pair(*embeddings)
-
-
-def _bridged(
-    data: HeldOutSet,
-    adapters: Sequence[str],
-    queries: Embeddings,
-    gallery: Embeddings,
-    independent: Embedder,
-    old: Embedder,
-    stage: Stage,
-) -> dict[str, Pair]:
-    """Fit bridges from the independent to the old model on training images; return what meets.
-
-    None where there are fewer images than dimensions, which do not determine a map, or where
-    vectors of them were not stored.
-    """
-    roles = {"independent": independent, "old": old}
-    parts = {role: data.part(model, FITTING) for role, model in roles.items()}
-    for role, model in roles.items():
-        if isinstance(model, StoredVectors) and not model.holds(parts[role]):
-            return {}
-    if len(parts["old"]) < max(independent.contract.dim, old.contract.dim):
-        return {}
-    fitted_on = []
-    for (role, model), part in zip(roles.items(), parts.values(), strict=True):
-        with stage(f"embed {FITTING} ({role}, for the bridges)") as tick:
-            fitted_on.append(normalise(embed_source(model, part, progress=tick), part.keys()))
-    mapped = {}
-    for name in adapters:
-        with stage(f"fit {name}"):
-            new_side, old_side = fitted_on
-            maps = fit_maps(name, new_side, old_side, parts["old"].labels())
-        bridge = Bridge(
-            kind=name,
-            source=independent.contract,
-            target=old.contract,
-            query=maps[0],
-            gallery=maps[1],
-        )
-        mapped[name] = across([bridge], queries, gallery)
-    return mapped

@@ -2,6 +2,7 @@
 
     OUT/old, OUT/new, OUT/independent   the training runs (model/ inside)
     OUT/bank                            the old model's features of the new training set
+    OUT/model                           the new model as it is deployed, with the best bridge
     OUT/result.json, OUT/gate.json      the evaluation and the gate's verdict
     OUT/edge.json                       there when the gate passed
     OUT/gallery                         indexed by the old model, searched by the new one
@@ -15,8 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.errors import RecipeError
+from mixbct.backbones.model import (
+    EmbeddingModel,
+    load_model,
+    read_manifest,
+    save_with_bridge,
+)
+from mixbct.errors import FeatureError, RecipeError
 from mixbct.evaluation.gate import edge_from
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
@@ -28,6 +34,7 @@ from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import Record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
+from mixbct.workflows.adapt import fit_bridge
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, open_training_rows
@@ -66,7 +73,9 @@ def run_upgrade(
     """Train the three models, judge the new one, and switch a gallery to it.
 
     The recipes' `data` sections say what is trained on; the split of the new one also holds the
-    test set. The old model's bank is made where `new_recipe.method.bank` says.
+    test set. The old model's bank is made where `new_recipe.method.bank` says. A new
+    model that was trained whitened is deployed, and judged, behind a bridge that is fitted to it.
+    Where the training items do not determine one, it stays as it was trained.
     """
     if not isinstance(new_recipe.method, CompatibleSettings) or new_recipe.data.split is None:
         raise RecipeError(
@@ -80,7 +89,9 @@ def run_upgrade(
     _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
     costs["new"] = _train(new_recipe, out / "new", resume, stage)
     costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
-    new = load_model(out / "new", trust_code=True)
+    trained = load_model(out / "new", trust_code=True)
+    deployed = _deploy(data, old, trained, new_recipe.method.whiten, out, resume, stage)
+    new = load_model(deployed, trust_code=True)
     independent = load_model(out / "independent", trust_code=True)
     seed = new_recipe.seed
     result = evaluate_models(
@@ -99,7 +110,7 @@ def run_upgrade(
     outcome = decide(out / "result.json", result)
     switch = None
     if outcome.passed:
-        switch = switch_gallery(data, old, new, result, outcome, out, stage)
+        switch = switch_gallery(data, old, new, deployed, result, outcome, out, stage)
     write_report(out / "report.html", result, outcome)
     return Upgrade(result=result, gate=outcome, switch=switch)
 
@@ -108,6 +119,7 @@ def switch_gallery(
     data: HeldOutSet,
     old: EmbeddingModel,
     new: EmbeddingModel,
+    deployed: Path,
     result: Result,
     outcome: GateOutcome,
     out: Path,
@@ -115,7 +127,8 @@ def switch_gallery(
 ) -> Switch:
     """Index the test gallery with the old model, search it, switch to the new one, search again.
 
-    The gallery is written to `out`/gallery; one that is there is replaced.
+    The gallery is written to `out`/gallery; one that is there is replaced. It embeds queries with
+    the model folder `deployed`.
     """
     shutil.rmtree(out / "gallery", ignore_errors=True)
     items = data.part(old, "gallery")
@@ -128,7 +141,7 @@ def switch_gallery(
         before = gallery.vectors_digest()
         rank1_before = _rank1(gallery, old, data)
         tick(1, 2)
-        gallery.use_model(new.contract, edge_from(result, outcome), model=out / "new" / "model")
+        gallery.use_model(new.contract, edge_from(result, outcome), model=deployed)
         rank1_after = _rank1(gallery, new, data)
         tick(2, 2)
         return Switch(
@@ -158,6 +171,39 @@ def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
             resume=resume,
             progress=lambda report: tick(report.images, report.images_in_all),
         )
+
+
+def _deploy(
+    data: HeldOutSet,
+    old: EmbeddingModel,
+    new: EmbeddingModel,
+    whiten: float | None,
+    out: Path,
+    resume: bool,
+    stage: Stage,
+) -> Path:
+    """Return the folder of the new model as it is deployed.
+
+    One that was trained against the whitened bank is deployed behind `whiten_cca`, at the same
+    shrinkage. That is no choice by cross-validation: the training classes, which it has learned,
+    would prefer the bridge that it was trained with.
+    """
+    trained, folder = out / "new" / "model", out / "model"
+    if whiten is None:
+        return trained
+    if resume and folder.exists():
+        found = read_manifest(folder)[1]
+        if found.contract == new.contract and found.bridge and found.bridge.target == old.contract:
+            return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        items = data.items(new, old, stage)
+        with stage("fit the new model's bridge"):
+            bridge = fit_bridge("whiten_cca", items, whiten)
+    except FeatureError:
+        return trained
+    save_with_bridge(trained, folder, bridge)
+    return folder
 
 
 def _make_bank(

@@ -1,10 +1,12 @@
 """Each check of the gate can fail by itself, and only a passed gate writes an edge."""
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from mixbct.errors import ContractError, ResultError
-from mixbct.evaluation.gate import GateSettings, edge_from, judge
+from mixbct.evaluation.bootstrap import class_weights
+from mixbct.evaluation.gate import LEAST_CLASSES, GateSettings, edge_from, judge
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.model import Contract, Preprocessing
 from mixbct.schemas.result import (
@@ -23,7 +25,7 @@ GOOD = {
     "rank-1": (0.02, 0.01, 0.03),
     "rank-5": (0.0, -0.01, 0.01),
     "TAR@1e-3": (0.06, 0.02, 0.1),
-    "TAR@1e-4": (-0.01, -0.05, 0.03),
+    "TAR@1e-4": (-0.01, -0.03, 0.01),
 }
 
 
@@ -61,18 +63,32 @@ def contract(name):
 
 
 def result(
-    changes=None, self_test=0.89, independent=0.9, measured_far=1.1e-3, pairs=10_000, **fields
+    changes=None,
+    self_test=(-0.01, -0.014, 0.0),
+    independent=0.9,
+    measured_far=1.1e-3,
+    pairs=10_000,
+    free=None,
+    **fields,
 ):
+    """Return a result that passes, with changes to it; `free`: new/old − whiten/old, by metric."""
     metrics = {name: figure(*values) for name, values in (GOOD | (changes or {})).items()}
     before = dict.fromkeys(GOOD, 0.6)
     after = {name: 0.6 + change.value for name, change in metrics.items()}
     combinations = {
         "old/old": before,
         "new/old": after,
-        "new/new": before | {"mAP": self_test},
+        "new/new": before | {"mAP": (independent or 0) + self_test[0]},
     }
+    differences = [Difference(of="new/old", minus="old/old", metrics=metrics)]
     if independent is not None:
         combinations["independent/independent"] = before | {"mAP": independent}
+        loss = {"mAP": figure(*self_test)}
+        differences.append(Difference(of="new/new", minus="independent/independent", metrics=loss))
+    if free is not None:
+        worth = {name: figure(*free.get(name, (0.02, 0.01, 0.03))) for name in GOOD}
+        combinations["whiten/old"] = {n: after[n] - one.value for n, one in worth.items()}
+        differences.append(Difference(of="new/old", minus="whiten/old", metrics=worth))
     content = {
         "title": "a test",
         "versions": {},
@@ -80,7 +96,7 @@ def result(
         "data": {},
         "models": {role: contract(role) for role in ("old", "new")},
         "combinations": {name: combination(name, m, pairs) for name, m in combinations.items()},
-        "differences": (Difference(of="new/old", minus="old/old", metrics=metrics),),
+        "differences": tuple(differences),
         "negative_flips": 0.01,
         "carried_threshold": CarriedThreshold(
             far=1e-3,
@@ -117,8 +133,13 @@ def test_a_good_result_passes():
         ({"changes": {"mAP": (0.05, 0.0, 0.1)}}, "gain in mAP", 0),
         ({"changes": {"rank-1": (0.05, -0.01, 0.1)}}, "gain in rank-1", 0),
         ({"changes": {"TAR@1e-3": (-0.05, -0.1, -0.01)}}, "gain in TAR@1e-3", 0),
-        ({"changes": {"TAR@1e-4": (-0.05, -0.1, -0.01)}}, "no loss in TAR@1e-4", 0),
-        ({"self_test": 0.88}, "self-test", 0.885),
+        ({"changes": {"TAR@1e-4": (-0.05, -0.1, -0.01)}}, "no loss in TAR@1e-4", -0.03),
+        # not significantly worse, but the data are few
+        ({"changes": {"TAR@1e-4": (-0.01, -0.05, 0.03)}}, "no loss in TAR@1e-4", -0.03),
+        ({"self_test": (-0.02, -0.03, -0.01)}, "self-test", -0.015),
+        ({"self_test": (0.0, -0.02, 0.02)}, "self-test", -0.015),
+        ({"classes": 29}, "test classes", 30),
+        ({"data": {"classes": 2}}, "test classes", 30),
         ({"measured_far": 2.1e-3}, "carried-over threshold", 2e-3),
         ({"pairs": 9_999}, "impostor pairs", 10_000),
     ],
@@ -219,8 +240,14 @@ def test_a_false_accept_rate_lies_between_0_and_1(far):
 
 
 def test_settings_move_the_bounds():
-    worse = result(self_test=0.88, measured_far=2.1e-3)
-    assert judge(worse, GateSettings(self_test_loss=0.03, far_tolerance=3)).passed
+    worse = result(
+        {"TAR@1e-4": (0.0, -0.05, 0.05)}, self_test=(-0.02, -0.03, 0.0), measured_far=2.1e-3
+    )
+    lenient = GateSettings(self_test_loss=0.03, far_tolerance=3, margin=0.05)
+    assert judge(worse, lenient).passed
+    for name in ("self_test_loss", "far_tolerance", "margin"):
+        tight = lenient.model_copy(update={name: GateSettings.model_fields[name].default})
+        assert len(failed(judge(worse, tight))) == 1
     strict = GateSettings(gains=("rank-5",), strict=())
     assert failed(judge(result(), strict)) == ["gain in rank-5"]
 
@@ -234,8 +261,108 @@ def test_a_sentence_holds_the_figures():
     assert check.value == 0.03
 
 
+def ceiling(check):
+    return "at its ceiling" in check.says
+
+
+@pytest.mark.parametrize(
+    ("interval", "change", "passes"),
+    [
+        # 99.8 → 100 %, 100 → 100 %, and what is as good as that
+        ((0.998, 1.0), (0.002, 0.0, 0.006), True),
+        ((1.0, 1.0), (0.0, 0.0, 0.0), True),
+        ((0.998, 1.0), (-0.002, -0.006, 0.002), True),
+        # a loss is one there, too, and few data prove nothing
+        ((1.0, 1.0), (-0.04, -0.06, -0.02), False),
+        ((0.95, 1.0), (0.0, -0.05, 0.05), False),
+        # where there is room, it must be used
+        ((0.98, 0.99), (0.0, 0.0, 0.0), False),
+        ((0.98, 0.999), (0.002, -0.001, 0.005), False),
+    ],
+)
+def test_a_figure_at_its_ceiling_must_not_gain_but_not_lose_either(interval, change, passes):
+    found = result({"rank-1": change})
+    value, high = interval
+    old, new = (
+        found.combinations[name].model_copy(update={"rank1": figure(reached, reached, top)})
+        for name, reached, top in (
+            ("old/old", value, high),
+            ("new/old", value + change[0], max(high, value + change[0])),
+        )
+    )
+    content = {"combinations": found.combinations | {"old/old": old, "new/old": new}}
+    outcome = judge(found.model_copy(update=content))
+    assert failed(outcome) == ([] if passes else ["gain in rank-1"])
+    assert ceiling(outcome.checks[1]) is (high == 1)
+    assert not any(ceiling(check) for check in (outcome.checks[0], *outcome.checks[2:]))
+
+
+def test_what_the_old_model_can_do_alone_stands_beside_and_decides_nothing():
+    assert judge(result()).beside == ()
+    worth = judge(result(free={}))
+    assert [check.name for check in worth.beside] == [
+        "gain in mAP",
+        "gain in rank-1",
+        "gain in TAR@1e-3",
+        "no loss in TAR@1e-4",
+    ]
+    assert all(check.passed and "whiten/old" in check.says for check in worth.beside)
+    level = judge(result(free={"rank-1": (0.0, -0.01, 0.01)}))
+    assert level.passed
+    assert [check.passed for check in level.beside] == [True, False, True, True]
+
+
+def test_against_the_best_a_new_model_must_be_worth_more_than_the_free_gain():
+    best = GateSettings(against="best")
+    assert judge(result(free={}), best).passed
+    level = result(free={"rank-1": (0.0, -0.01, 0.01)})
+    outcome = judge(level, best)
+    assert failed(outcome) == ["gain in rank-1"]
+    assert outcome.beside == ()
+    assert "on whiten/old" in outcome.checks[1].says
+    # where whitening harms, what is deployed is the better
+    harmed = judge(result(free={"mAP": (0.06, 0.05, 0.07)}), best)
+    assert "on old/old" in harmed.checks[0].says
+    assert harmed.checks[0].value == 0.03
+    with pytest.raises(ResultError, match=r"of new/old and whiten/old; evaluate it again"):
+        judge(result(), best)
+    with pytest.raises(ResultError, match=r"whiten/old \(too few items\); evaluate"):
+        judge(result(left_out={"whiten/old": "too few items"}), best)
+
+
+def test_enough_classes_are_no_check():
+    for known in ({"classes": 30}, {"data": {"classes": 30}}, {"data": {"classes": "?"}}, {}):
+        assert judge(result(**known)).passed
+    few = judge(result(classes=8, data={"classes": 40}))
+    assert failed(few) == ["test classes"]
+    assert "has 8 query classes" in few.checks[-1].says
+    assert "need 30 at least" in few.checks[-1].says
+
+
+def false_passes(classes: int, trials: int = 20_000) -> float:
+    """Return how often a lower bound is above zero, for two models that are equal.
+
+    A class has a difference of its own, and its items theirs around it; classes differ in size.
+    """
+    rng = np.random.default_rng(classes)
+    drawn = class_weights(classes, 1000, seed=0)
+    passed = 0
+    for _ in range(trials // 2000):
+        items = rng.integers(1, 9, (classes, 2000))
+        noise = rng.standard_normal((2, classes, 2000))
+        differences = noise[0] + noise[1] / np.sqrt(items)
+        replicates = (drawn @ (differences * items)) / (drawn @ items)
+        passed += (np.percentile(replicates, 2.5, axis=0) > 0).sum()
+    return float(passed / trials)
+
+
+def test_the_floor_of_classes_holds_and_four_would_not():
+    assert false_passes(4) > 0.08
+    assert false_passes(LEAST_CLASSES) < 0.036
+
+
 def test_without_an_independent_model_the_self_test_is_no_check():
-    outcome = judge(result(independent=None, self_test=0.1))
+    outcome = judge(result(independent=None, self_test=(0.1, 0.0, 0.2)))
     assert outcome.passed
     assert "self-test" not in [check.name for check in outcome.checks]
 

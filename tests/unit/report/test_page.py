@@ -179,6 +179,30 @@ def test_what_is_known_of_the_training_and_what_to_try_next_are_there(make_resul
     assert "try next, for carried-over threshold: add test classes" in words
 
 
+def test_the_free_gain_stands_beside_and_what_was_left_out_is_named(make_result, make_outcome):
+    result = make_result(left_out={"chosen/old": "too few <items>"})
+    bare = make_outcome(result)
+    worth = bare.checks[0].model_copy(update={"passed": False, "says": "whiten/old is level."})
+    page = render_report(result, bare.model_copy(update={"beside": (worth,)}))
+    assert "what the old model can do alone" in page
+    assert "✗ no" in page
+    assert "whiten/old is level." in page
+    assert "<bdi>chosen/old</bdi> is left out: <bdi>too few &lt;items&gt;</bdi>" in page
+    assert "can do alone" not in render_report(result, bare)
+
+
+def test_what_was_chosen_is_said_of_its_row(make_result, make_outcome):
+    result = make_result(chosen="cca", old_queries=0.6)
+    rows = {
+        name: result.combinations["procrustes/old"].model_copy(update={"query": name[:-4]})
+        for name in ("chosen/old", "new+old/old")
+    }
+    result = result.model_copy(update={"combinations": result.combinations | rows})
+    page = render_report(result, make_outcome(result))
+    assert "the independent model behind a chosen bridge (cca)" in page
+    assert "old and new query as one, gallery untouched (0.6 of the new)" in page
+
+
 def test_missing_parts_are_left_out(make_result, make_outcome):
     full = make_result()
     everything = render_report(full, make_outcome(full))

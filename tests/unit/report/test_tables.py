@@ -133,6 +133,11 @@ def test_the_verdict_in_one_line(make_result, make_outcome):
         "Compatible: mAP 67.8 → 75.4 % on the untouched gallery, "
         "update gain 34.1 % [30.2 to 37.9], 4 of 4 checks passed"
     )
+    outcome = make_outcome(result)
+    beside = {"beside": make_outcome(result, False).checks}
+    assert verdict_line(outcome.model_copy(update=beside), result).endswith(
+        ", 4 of 4 checks passed, 3 of 4 against the old model alone, whitened"
+    )
     bare = make_result(update_gain=None)
     assert verdict_line(make_outcome(bare, False), bare) == (
         "Not compatible: mAP 67.8 → 75.4 % on the untouched gallery, 3 of 4 checks passed"

@@ -6,7 +6,7 @@ import pytest
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.workflows import choose as module
-from mixbct.workflows.choose import DEPLOYED, choose, told_apart
+from mixbct.workflows.choose import DEPLOYED, choose, choose_share, told_apart
 
 CLASSES, EACH = 60, 6
 LABELS = np.arange(CLASSES * EACH) % CLASSES
@@ -52,6 +52,14 @@ def test_other_dimensions_leave_out_what_cannot_be(labelled: bool) -> None:
     assert {c.kind for c in tried} == {"ridge", "cca", "ridge_cca", "whiten_cca", DEPLOYED}
     assert best.kind != DEPLOYED
     assert all(0 <= c.mean_average_precision <= 1 for c in tried)
+
+
+@pytest.mark.parametrize(("new", "old", "shares"), [(0.3, 1.5, (0.7, 0.8)), (1.5, 0.3, (0.3,))])
+def test_the_better_query_has_the_greater_share(new, old, shares) -> None:
+    sides = model(2, new), model(3, old)
+    assert choose_share((None, None), *sides, LABELS) in shares
+    with pytest.raises(FeatureError, match="too few classes to choose a share by"):
+        choose_share((None, None), *sides, None)
 
 
 def test_a_choice_is_a_pure_function() -> None:
