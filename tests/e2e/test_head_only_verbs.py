@@ -45,12 +45,12 @@ def bank_words(side: str) -> list[str]:
 def test_vectors_labels_and_nothing_else(mixbct, arrays: Path) -> None:
     for side in ("new", "old"):
         assert f"by {side} (" in mixbct(*bank_words(side), cwd=arrays).stdout
-    mixbct("denoise", "runs/bank", cwd=arrays)
+    mixbct("denoise", "runs/old-bank", cwd=arrays)
     mixbct("data", "split", "runs/new-bank", "--out", "runs/split", cwd=arrays)
     shorter = ["--set", f"model.dim={OLD}", "--set", "train.epochs=10"]
     done = mixbct("train", "recipes/head.toml", *shorter, "--out", "runs/head", cwd=arrays)
     assert "next: mixbct eval" in done.stdout
-    banks = ["--old", "runs/bank", "--data", "runs/new-bank", "--split", "runs/split"]
+    banks = ["--old", "runs/old-bank", "--data", "runs/new-bank", "--split", "runs/split"]
     mixbct("eval", "--new", "runs/head", *banks, "--out", "head.json", cwd=arrays)
     result = json.loads((arrays / "head.json").read_text())
     assert result["examples"] == []
@@ -85,7 +85,7 @@ def test_vectors_labels_and_nothing_else(mixbct, arrays: Path) -> None:
 
     # what is not of its encoder
     for words in (
-        ["extract", "runs/head", "--data", "runs/bank", "--out", "no"],
+        ["extract", "runs/head", "--data", "runs/old-bank", "--out", "no"],
         ["extract", "runs/head", "--data", "runs/head-bank", "--out", "no"],
     ):
         refused = mixbct(*words, cwd=arrays, expect=2)
@@ -106,7 +106,7 @@ def test_a_bridge_on_stored_vectors_alone(mixbct, arrays: Path) -> None:
         mixbct(*bank_words(name), cwd=arrays)
     mixbct("data", "split", "runs/new-bank", "--out", "runs/split", cwd=arrays)
     split = ["--split", "runs/split"]
-    sides = ["--from", "runs/new-bank", "--to", "runs/bank"]
+    sides = ["--from", "runs/new-bank", "--to", "runs/old-bank"]
     made = mixbct("adapt", *sides, *split, "--out", "runs/bridge.json", cwd=arrays)
     shown = " ".join(made.stdout.split())
     assert "chosen: " in shown
@@ -114,12 +114,12 @@ def test_a_bridge_on_stored_vectors_alone(mixbct, arrays: Path) -> None:
     assert "queries are those of new" in shown
     assert "stored are those of old" in shown
     judged = ["--data", "runs/new-bank", *split, "--replicates", "100"]
-    models = ["--old", "runs/bank", "--new", "runs/new-bank"]
+    models = ["--old", "runs/old-bank", "--new", "runs/new-bank"]
     mixbct("eval", *models, *judged, "--bridge", "runs/bridge.json", cwd=arrays)
     result = json.loads((arrays / "result.json").read_text())
     chosen = result["combinations"]["new/old"]["mean_average_precision"]["value"]
     assert chosen > result["combinations"]["old/old"]["mean_average_precision"]["value"] - 0.05
-    swapped = ["--old", "runs/new-bank", "--new", "runs/bank"]
+    swapped = ["--old", "runs/new-bank", "--new", "runs/old-bank"]
     refused = mixbct(
         "eval", *swapped, *judged, "--bridge", "runs/bridge.json", cwd=arrays, expect=2
     )
@@ -128,7 +128,7 @@ def test_a_bridge_on_stored_vectors_alone(mixbct, arrays: Path) -> None:
     words = bank_words("new")
     at = words.index("--labels")
     shutil.rmtree(arrays / "runs/new-bank")
-    shutil.rmtree(arrays / "runs/bank")
+    shutil.rmtree(arrays / "runs/old-bank")
     for words in (bank_words("new"), bank_words("old")):
         mixbct(*words[:at], *words[at + 2 :], cwd=arrays)
     made = mixbct("adapt", *sides, "--out", "runs/bridge.json", cwd=arrays)
@@ -163,7 +163,7 @@ def test_what_is_missing_is_named(mixbct, arrays: Path) -> None:
     keys = (arrays / "keys.txt").read_text().splitlines()[:50]
     (arrays / "keys.txt").write_text("\n".join(keys))
     mixbct(*bank_words("old"), cwd=arrays)
-    judged = ["eval", "--old", "runs/bank", "--new", "runs/new-bank"]
+    judged = ["eval", "--old", "runs/old-bank", "--new", "runs/new-bank"]
     refused = mixbct(
         *judged, "--data", "runs/new-bank", "--split", "runs/split", cwd=arrays, expect=2
     )
