@@ -12,7 +12,6 @@ Two maps:
     projection   a linear map, trained along; it begins with orthonormal rows or columns
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Extract, Features, Method, Progress, StepPlan, Task
+from mixbct.methods.method import Extract, Features, Losses, Method, Progress, StepPlan
 
 Map = Literal["prefix", "projection"]
 
@@ -52,13 +51,9 @@ class Mapped(Method):
     """A method whose new features reach the old space through a map.
 
     Args:
-        task: what `method` was built for.
-        method: works in the old space.
-        kind: of the map.
+        method: works in the old space; its settings name the map, and w.
         head: classifies mapped and old features; trained along.
-        new_dim: dimension of the new features.
-        old_dim: of the old ones.
-        weight: w, of the classification loss of the full features.
+        dim: of the new features.
 
     Raises:
         RecipeError: see `first_map`.
@@ -66,22 +61,12 @@ class Mapped(Method):
 
     matrix: Tensor
 
-    def __init__(
-        self,
-        task: Task,
-        method: Method,
-        kind: Map,
-        head: Head,
-        new_dim: int,
-        old_dim: int,
-        weight: float,
-    ) -> None:
-        super().__init__(None, task)
+    def __init__(self, method: Method, head: Head, dim: int) -> None:
+        super().__init__(method.settings, method.task)
         self.method = method
         self.head = head
-        self.weight = weight
-        matrix = first_map(kind, new_dim, old_dim)
-        if kind == "projection":
+        matrix = first_map(self.settings.query_map, dim, head.weight.shape[1])
+        if self.settings.query_map == "projection":
             self.matrix = nn.Parameter(matrix)
         else:
             self.register_buffer("matrix", matrix)
@@ -90,13 +75,11 @@ class Mapped(Method):
         """Return the step of the method."""
         return self.method.plan(seed, epoch, step)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the method's losses in the old space, and the loss of the full features."""
         mapped = Features(new.values @ self.matrix, new.labels)
         losses = self.method.losses(mapped, old, self.head, progress)
-        return {**losses, "full": self.weight * classification(new, head)}
+        return {**losses, "full": self.settings.full_weight * classification(new, head)}
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Let the method look at the whole set, in the old space."""

@@ -16,7 +16,6 @@ The published code takes a column softmax of features that are not normalised
 (`start = 10`, `refresh = [10]`).
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from torch import Tensor
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.bct import influence
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Extract, Features, Method, Progress, Task, given
+from mixbct.methods.method import Extract, Features, Losses, Method, Progress, Task, given
 from mixbct.recipe import UniBCTSettings
 
 Graph = Literal["rows", "columns"]
@@ -66,15 +65,12 @@ class UniBCT(Method):
     """BCT with structural prototype refinement."""
 
     needs = frozenset({"old", "paired_old", "prototypes"})
+    settings: UniBCTSettings
     directions: Tensor
     known: Tensor
 
     def __init__(self, settings: UniBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.weight, self.start = settings.weight, settings.start
-        self.spread, self.temperature = settings.spread, settings.temperature
-        self.graph: Graph = settings.graph
-        self.refresh = frozenset(settings.refresh)
         means = given(task.prototypes)
         self.register_buffer("directions", means.values.clone())
         self.register_buffer("known", means.known, persistent=False)
@@ -84,27 +80,26 @@ class UniBCT(Method):
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Refine the prototypes by the present new features, at the epochs chosen."""
-        if epoch not in self.refresh:
+        settings = self.settings
+        if epoch not in settings.refresh:
             return
         old, new = given(self.task.old), extract()
         for rows in self.rows_of_classes:
             mean = refined_mean(
                 new[rows].double(),
                 torch.from_numpy(old.read(rows)).double(),
-                self.spread,
-                self.temperature,
-                self.graph,
+                settings.spread,
+                settings.temperature,
+                settings.graph,
             )
             self.directions[self.task.labels[rows[0]]] = mean.to(self.directions)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and, from epoch `start`, that under the prototypes."""
         losses = {"classification": classification(new, head)}
-        if progress.epoch >= self.start:
+        if progress.epoch >= self.settings.start:
             rows = influence(
                 new.values, new.labels, self.directions, self.known, cosine_scale(head)
             )
-            losses["influence"] = self.weight * rows.sum() / len(rows)
+            losses["influence"] = self.settings.weight * rows.sum() / len(rows)
         return losses
