@@ -124,7 +124,8 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             ContractError: the query model cannot be compared with `contract`.
             DiskFullError: nothing of the batch is stored.
         """
-        _check_batch(keys, labels, vectors, contract)
+        _check_batch(keys, labels, len(vectors))
+        _check_dimension(vectors, contract)
         rows = normalise(vectors, list(keys))
         with self._store.writing():
             query = self._store.query_model().contract
@@ -178,11 +179,11 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 )
             edges = self._require_tied(query)
             bridges = {id: edge.bridge for id, edge in edges.items() if edge.bridge}
-            stored = self._searcher.refresh(bridges)
             scores, ids = self._searcher.search(queries, k, bridges)
             items = self._store.items(np.unique(ids))
+            contracts = {stored.contract.id: stored.contract for stored in self._store.contracts()}
         self._searcher.save()
-        return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
+        return Hits(scores, ids, items, contracts, edges)
 
     def use_model(self, contract: Contract, *edges: Edge, model: Path | None = None) -> None:
         """Switch the query model. No stored vector is touched.
@@ -214,13 +215,12 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             contracts = []
             for stored in self._store.contracts():
                 edge = edges.get(stored.contract.id)
-                cached = self._searcher.cached_rows(stored, edge.bridge if edge else None)
                 contracts.append(
                     ContractRows(
                         contract=stored.contract,
                         rows=stored.rows,
                         threshold=edge.threshold if edge else None,
-                        cached_rows=cached,
+                        cached_rows=self._searcher.cached_rows(stored, edge),
                     )
                 )
             return GalleryStatus(
@@ -304,18 +304,12 @@ def _check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> N
         )
 
 
-def _check_batch(
-    keys: Sequence[str],
-    labels: Sequence[str],
-    vectors: Float[np.ndarray, "n d"],
-    contract: Contract,
-) -> None:
-    if not len(keys) == len(labels) == len(vectors):
+def _check_batch(keys: Sequence[str], labels: Sequence[str], vectors: int) -> None:
+    if not len(keys) == len(labels) == vectors:
         raise GalleryError(
-            f"{len(keys)} keys, {len(labels)} labels and {len(vectors)} vectors do not go "
-            "together; give one of each an item"
+            f"{len(keys)} keys, {len(labels)} labels and {vectors} vectors do not go together; "
+            "give one of each an item"
         )
-    _check_dimension(vectors, contract)
     for name in (*keys, *labels):
         if _NOT_IN_NAMES.search(name):
             raise GalleryError(
