@@ -15,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
-from mixbct.backbones.model import save_model
+from mixbct.backbones.model import contract_of, save_model
 from mixbct.data.source import Source
 from mixbct.errors import BadImageError, CheckpointError, DiskFullError, ModelError, StoppedError
 from mixbct.files import write_atomically
@@ -86,21 +86,19 @@ def train(
                     head_name, classifier = None, {}  # it belongs to the trained head
             if head_start:
                 write_atomically(out / "start.json", head_start.to_json())
-            save_model(
-                out / "model",
-                recipe.name,
-                recipe.model.backbone,
-                recipe.model.options,
-                trainer.takes,
-                recipe.model.dim,
-                trainer.backbone,
-                head_name,
-                classifier,
-                trainer.source.classes(),
-                source.digest(),
-                trainer.bridge_from,
-                trainer.old_part,
+            model, backbone = recipe.model, trainer.backbone
+            contract = contract_of(recipe.name, backbone, trainer.takes, model.dim)
+            manifest = ModelManifest(
+                backbone=model.backbone,
+                options=model.options,
+                contract=contract,
+                head=head_name,
+                classes=trainer.source.classes(),
+                data_digest=source.digest(),
+                bridge=trainer.bridge_from(contract),
+                old_part=trainer.old_part,
             )
+            save_model(out / "model", manifest, backbone, classifier)
             cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
             write_atomically(out / "cost.json", cost.to_json())
             shutil.rmtree(checkpoints, ignore_errors=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from mixbct.backbones.model import build_backbone, load_model, save_model
+from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
 from mixbct.cli.gallery import app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
@@ -22,7 +22,7 @@ from mixbct.gallery import Gallery
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 
 PREPROCESSING = Preprocessing(size=32, channels=1)
 CLASSES, IMAGES = 5, 4
@@ -31,9 +31,9 @@ CLASSES, IMAGES = 5, 4
 def make_model(path, seed):
     torch.manual_seed(seed)
     backbone = build_backbone("small", 8, PREPROCESSING, {"width": 2})
-    save_model(
-        path, path.name, "small", {"width": 2}, PREPROCESSING, 8, backbone, None, {}, (), "0"
-    )
+    contract = contract_of(path.name, backbone, PREPROCESSING, 8)
+    manifest = ModelManifest(backbone="small", options={"width": 2}, contract=contract)
+    save_model(path, manifest, backbone)
     return path
 
 
