@@ -33,7 +33,7 @@ from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Contract, Input, ModelManifest, Preprocessing, VectorInput
 from mixbct.schemas.record import read_record
 
-Option = int | float | str | bool
+Options = Mapping[str, int | float | str | bool]
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "small": SmallResNet,
@@ -59,7 +59,7 @@ Inputs = Float[Tensor, "b c h w"] | Float[Tensor, "b inputs"]
 """What a backbone takes."""
 
 
-def build_backbone(name: str, dim: int, takes: Input, options: Mapping[str, Option]) -> nn.Module:
+def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Module:
     """Build a backbone from its name, or from `package.module:factory`.
 
     A factory is called with `dim=`, `size=`, `channels=` and the recipe's options, and returns a
@@ -93,12 +93,7 @@ def build_backbone(name: str, dim: int, takes: Input, options: Mapping[str, Opti
 
 
 def build_with_weights(
-    name: str,
-    dim: int,
-    takes: Input,
-    options: Mapping[str, Option],
-    state: Mapping[str, Tensor],
-    where: Path,
+    name: str, dim: int, takes: Input, options: Options, state: Mapping[str, Tensor], where: Path
 ) -> nn.Module:
     """Build a backbone and give it weights, which must have exactly its names and shapes.
 
@@ -109,17 +104,18 @@ def build_with_weights(
         ModelError: names or shapes differ from those in `where`, and it lists the first few; or
             see `build_backbone`.
     """
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     for device in ("cpu",) if ":" in name else ("meta", "cpu"):
         with torch.device(device):
             backbone = build_backbone(name, dim, takes, options)
-        expected = backbone.state_dict()
-        lines = [f"missing: {key}" for key in expected if key not in state]
+        expected = {key: tuple(tensor.shape) for key, tensor in backbone.state_dict().items()}
+        lines = [f"missing: {key}" for key in expected if key not in found]
         lines += [
-            f"{key}: found {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
-            for key, tensor in expected.items()
-            if key in state and state[key].shape != tensor.shape
+            f"{key}: found {found[key]}, expected {shape}"
+            for key, shape in expected.items()
+            if found.get(key, shape) != shape
         ]
-        lines += [f"not expected: {key}" for key in state if key not in expected]
+        lines += [f"not expected: {key}" for key in found if key not in expected]
         if lines:
             more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
             raise ModelError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mixbct.errors import RecipeError
 from mixbct.heads.margin_softmax import Margin, margin_softmax
 from mixbct.heads.margins import arcface, cosface
-from mixbct.recipe import ArcFaceSettings, HeadSettings, SoftmaxSettings
+from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
 RowLosses = Float[Tensor, " n"]
 
@@ -104,7 +104,10 @@ def cosine_scale(head: Head) -> float:
 
 def build_head(settings: HeadSettings, classes: int, dim: int) -> Head:
     """Build the head that a recipe names."""
-    if isinstance(settings, SoftmaxSettings):
-        return LinearHead(classes, dim)
-    by = arcface if isinstance(settings, ArcFaceSettings) else cosface
-    return CosineHead(classes, dim, by, settings.scale, settings.margin, settings.sample)
+    match settings:
+        case ArcFaceSettings(scale=scale, margin=margin, sample=sample):
+            return CosineHead(classes, dim, arcface, scale, margin, sample)
+        case CosFaceSettings(scale=scale, margin=margin, sample=sample):
+            return CosineHead(classes, dim, cosface, scale, margin, sample)
+        case SoftmaxSettings():
+            return LinearHead(classes, dim)

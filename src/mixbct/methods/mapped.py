@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Extract, Features, Losses, Method, Progress, StepPlan
+from mixbct.methods.method import Extract, Features, Losses, Method, Progress, StepPlan, given
+from mixbct.recipe import CompatibleSettings
 
 Map = Literal["prefix", "projection"]
 
@@ -59,14 +60,16 @@ class Mapped(Method):
         RecipeError: see `first_map`.
     """
 
+    settings: CompatibleSettings
     matrix: Tensor
 
     def __init__(self, method: Method, head: Head, dim: int) -> None:
         super().__init__(method.settings, method.task)
         self.method = method
         self.head = head
-        matrix = first_map(self.settings.query_map, dim, head.weight.shape[1])
-        if self.settings.query_map == "projection":
+        kind: Map = given(self.settings.query_map)
+        matrix = first_map(kind, dim, head.weight.shape[1])
+        if kind == "projection":
             self.matrix = nn.Parameter(matrix)
         else:
             self.register_buffer("matrix", matrix)

@@ -19,7 +19,7 @@ from mixbct.errors import ContractError, ModelError
 from mixbct.reading import read_bytes
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, read_record
+from mixbct.schemas.record import Document, Record, absent, read_record
 
 _LONGEST = 2**30
 TRAINED = "trained"
@@ -48,10 +48,9 @@ class BridgeFit(Record):
     )
 
 
-class Bridge(Record):
+class Bridge(Document):
     """A way to compare queries under `source` with stored rows under `target`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     file: Literal["bridge"] = "bridge"
     kind: str = Field(description="of the fit; trained: learned with the model")
     source: Contract = Field(description="of the queries: the new model's")

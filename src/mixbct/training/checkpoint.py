@@ -20,13 +20,12 @@ from torch.optim import Optimizer
 from mixbct.backbones.weights import state_copy
 from mixbct.errors import CheckpointError
 from mixbct.files import folder_written_whole, sha256_file
-from mixbct.schemas.record import SCHEMA_VERSION, Record, read_record
+from mixbct.schemas.record import Document, read_record
 
 
-class CheckpointManifest(Record):
+class CheckpointManifest(Document):
     """`manifest.json` of a checkpoint."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["checkpoint"] = "checkpoint"
     step: int = Field(ge=0)
     seconds: float = Field(ge=0, description="of training so far, over all resumptions")

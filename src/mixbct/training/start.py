@@ -25,7 +25,7 @@ from mixbct.data.source import Source
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features.prototypes import class_means, prototypes
 from mixbct.methods import OldRows
-from mixbct.schemas.record import SCHEMA_VERSION, Record
+from mixbct.schemas.record import Document
 
 MOST_ROWS = 65_536
 """A map is settled long before; more rows would only cost memory."""
@@ -36,10 +36,9 @@ Pairs = tuple[Float32[np.ndarray, "n d1"], Float32[np.ndarray, "n d2"]]
 Start = Literal["procrustes", "ridge"]
 
 
-class HeadStart(Record):
+class HeadStart(Document):
     """`start.json` of a run: what `model.start = "auto"` chose, and what came of it."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["head start"] = "head start"
     mean_length: float = Field(ge=0, description="of the mean of the normalised old vectors")
     start: Start

@@ -103,7 +103,10 @@ class Trainer:
             )
             self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
             # after them, so that every method starts from the same weights
-            self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes()))
+            self.method: Method = METHODS[recipe.method.name](recipe.method, task)
+            if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
+                head = build_head(recipe.head, len(source.classes()), self.old_dim)
+                self.method = Mapped(self.method, head, recipe.model.dim)
         self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
         for module in self.modules.values():
             if self.dtype == torch.float64:
@@ -276,11 +279,3 @@ def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task:
     for array in (task.old.labels, task.old.credible, weights):
         digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()
-
-
-def _build_method(recipe: Recipe, task: Task, old_dim: int, classes: int) -> Method:
-    settings = recipe.method
-    method = METHODS[settings.name](settings, task)
-    if not isinstance(settings, CompatibleSettings) or settings.query_map is None:
-        return method
-    return Mapped(method, build_head(recipe.head, classes, old_dim), recipe.model.dim)
