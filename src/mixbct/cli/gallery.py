@@ -24,7 +24,9 @@ from mixbct.cli.common import (
     say,
 )
 from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import BankSource
 from mixbct.data.images import decode
+from mixbct.data.source import Source
 from mixbct.errors import BankError, ContractError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
@@ -83,8 +85,8 @@ def enrol(
     with Gallery.open(gallery) as opened:
         if bank is not None:
             stored = FeatureBank(bank)
+            source: Source = BankSource(stored)
             contract, vectors = stored.manifest.contract, stored.all()
-            labels, classes, keys = stored.labels, stored.classes(), stored.keys()
         else:
             model = _load_query_model(opened, device)
             part = part or ("gallery" if split else None)
@@ -93,11 +95,11 @@ def enrol(
             with progress_bar("embed") as tick:
                 vectors = embed_source(model, source, progress=tick)
             contract = model.contract
-            labels, classes, keys = source.labels(), source.classes(), source.keys()
-        names = [classes[label] for label in labels]
-        say(f"enrolling {len(keys):,} items of {contract}")
+        classes = source.classes()
+        names = [classes[label] for label in source.labels()]
+        say(f"enrolling {len(names):,} items of {contract}")
         with progress_bar("enrol") as tick:
-            report = opened.enrol(keys, names, vectors, contract, replace, tick)
+            report = opened.enrol(source.keys(), names, vectors, contract, replace, tick)
 
     def human() -> None:
         typer.echo(
@@ -233,9 +235,8 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
     _, manifest = read_manifest(query.folder)
     if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
         raise ContractError(
-            f"{query.folder} now holds {manifest.contract}, but the gallery's query model is "
-            f"{query.contract}; name the folder of the right one with "
-            f"`mixbct gallery use-model {gallery.folder} MODEL`"
+            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
+            f"tell where that is with `mixbct gallery use-model {gallery.folder} MODEL`"
         )
     return load_model(query.folder, device)
 

@@ -36,8 +36,6 @@ def import_model(
     An .onnx file brings its architecture along; for a state dict say --backbone and --dim. The
     defaults are those of insightface: 112 × 112 RGB, (x − 127.5) / 127.5.
     """
-    if channels not in (1, 3):
-        raise typer.BadParameter("expected 1 or 3", param_hint="--channels")
     asked = {"size": size, "channels": channels, "mean": mean, "std": std}
     preprocessing = made_of(Preprocessing, ModelError, "the model's input", asked)
     called = name or weights.stem

@@ -131,10 +131,9 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             query = self._store.query_model().contract
             if contract.id != query.id and contract.id not in self._edges_from(query):
                 raise ContractError(
-                    f"vectors of {contract} cannot be enrolled: queries come from {query}, and no "
-                    "recorded edge leads from there to them; embed the items with the query "
-                    f"model, or run `mixbct gate` on {query} against {contract} and give its edge "
-                    "to `mixbct gallery use-model`"
+                    f"vectors of {contract} cannot be enrolled: no recorded edge leads to them "
+                    f"from the query model {query}; embed the items with that, or give the edge of "
+                    "`mixbct gate` on it against them to `mixbct gallery use-model`"
                 )
             held = [] if replace else self._store.held(keys)
             if held:
@@ -334,9 +333,8 @@ def _check_edge(edge: Edge, query: Contract) -> None:
     if edge.bridge is None and dims[0] != dims[1]:
         raise ContractError(
             f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
-            f"{dims[1]}, and holds no bridge; vectors of different dimensions cannot be "
-            "compared without one: fit one with `mixbct adapt`, or train the model with "
-            "method.query_map"
+            f"{dims[1]}, which cannot be compared without a bridge: fit one with `mixbct adapt`, "
+            "or train the model with method.query_map"
         )
     if edge.bridge is not None:
         edge.bridge.check(edge.from_contract, edge.to_contract)

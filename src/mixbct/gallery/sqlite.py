@@ -9,13 +9,13 @@ twice. So the vector behind an id never changes, and a search index that holds s
 up to date by dropping those that are gone and adding those that came after.
 """
 
-import contextlib
 import json
 import os
 import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -115,21 +115,17 @@ class SqliteStore:
                     )
             return store
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Enclose reads that see one unchanging state."""
         if self._frozen is not None and self._frozen != self.path.stat().st_mtime_ns:
             raise GalleryError(f"{self.path} was changed since it was opened; open it again")
-        with self._transaction("BEGIN"):
-            yield
+        return self._transaction("BEGIN")
 
-    @contextlib.contextmanager
-    def writing(self, wait: bool = True) -> Iterator[None]:
+    def writing(self, wait: bool = True) -> AbstractContextManager[None]:
         """Enclose reads and writes that happen whole or, on an error, not at all; one at a time."""
-        with self._transaction("BEGIN IMMEDIATE", wait):
-            yield
+        return self._transaction("BEGIN IMMEDIATE", wait)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _transaction(self, begin: str, wait: bool = True) -> Iterator[None]:
         with database.named_errors(self.path):
             self.connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._timeout * wait)}")

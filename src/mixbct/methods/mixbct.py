@@ -80,9 +80,8 @@ class MixBCT(Method):
             self.old_rows_per_step = int(ratio * task.batch)
             if not self.old.paired:
                 raise BankError(
-                    f"method.draw = {settings.draw!r} puts an image's old feature in the place of "
-                    "its new one, but the bank was not extracted from these training images: use "
-                    "method.draw = 'bank', or extract a bank from them"
+                    f"method.draw = {settings.draw!r} needs the images' old features, but the bank "
+                    "was not extracted from these training images: set method.draw = 'bank'"
                 )
         if settings.draw == "skip" and task.batch - self.old_rows_per_step < 2:
             raise RecipeError(

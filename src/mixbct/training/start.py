@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mixbct.adapters import ADAPTERS
+from mixbct.data.same_model import mean_norm
 from mixbct.data.source import Source
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features.prototypes import class_means, prototypes
@@ -95,8 +96,7 @@ def start_at_adapter(
     new_side, old_side = paired_rows(source, old) if old.paired else paired_means(source, old)
     chosen = None
     if name == "auto":
-        mean = old_side.mean(axis=0, dtype=np.float64) if len(old_side) else np.zeros(1)
-        length = min(float(np.linalg.norm(mean)), 1.0)
+        length = min(mean_norm(old_side), 1.0) if len(old_side) else 0.0
         name = "ridge" if length > CONE else "procrustes"
         chosen = HeadStart(mean_length=length, start=name, rate=max((1 - length**2) ** 2, 1e-4))
     try:
@@ -118,9 +118,7 @@ def start_at_adapter(
 def paired_rows(source: Source, old: OldRows) -> Pairs:
     """Return up to `MOST_ROWS` rows, spread evenly, as (new, old) vectors."""
     count = len(source)
-    rows = np.arange(count)
-    if count > MOST_ROWS:
-        rows = np.linspace(0, count - 1, MOST_ROWS).astype(np.int64)
+    rows = np.linspace(0, count - 1, min(count, MOST_ROWS)).astype(np.int64)
     return source.read(rows), old.read(rows)
 
 

@@ -209,7 +209,7 @@ def test_a_model_that_is_gone_or_changed(tmp_path, made, run):
     with pytest.raises(GalleryError, match=f"no longer at {model}.*use-model"):
         run("search", path, image(made, 0, 0))
     shutil.copytree(made / "new", model)
-    with pytest.raises(ContractError, match=r"now holds new .* is old "):
+    with pytest.raises(ContractError, match=r"now holds new .*, not the query model old "):
         run("enrol", path, "--data", made / "data")
     run("use-model", path, made / "old")
     assert "class0" in run("search", path, image(made, 0, 0)).stdout
@@ -226,7 +226,7 @@ def test_another_model_is_refused_before_it_is_loaded(tmp_path, made, run, monke
     (model / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
     monkeypatch.setattr("mixbct.cli.gallery.load_model", None)
     for verb in (["search", path, image(made, 0, 0)], ["enrol", path, "--data", made / "data"]):
-        with pytest.raises(ContractError, match=r"now holds old .* query model is old"):
+        with pytest.raises(ContractError, match=r"now holds old .*, not the query model old"):
             run(*verb)
 
 
