@@ -20,11 +20,7 @@ ADAPTERS: Mapping[str, Fit] = {
     "whiten": whiten.fit,
 }
 
-SHRUNK = {
-    "cca": cca.SHRINKAGE,
-    "ridge_cca": ridge_cca.SHRINKAGE,
-    "whiten": whiten.SHRINKAGE,
-}
+SHRUNK = {"cca": cca.SHRINKAGE, "ridge_cca": ridge_cca.SHRINKAGE, "whiten": whiten.SHRINKAGE}
 """The shrinkage that an adapter takes where none is given; the others take none."""
 
 OF_STRANGERS = tuple(name for name in ADAPTERS if name != "whiten")

@@ -51,9 +51,7 @@ def posterior_entropy(
 
 
 def contrastive_loss(
-    similarities: Float[Tensor, "n q"],
-    weights: Float[Tensor, "n q"],
-    positive: Bool[Tensor, "n q"],
+    similarities: Float[Tensor, "n q"], weights: Float[Tensor, "n q"], positive: Bool[Tensor, "n q"]
 ) -> Float[Tensor, " n"]:
     """Return −Σ w·log softmax over the positives of each row, by their number; 0 without any.
 

@@ -73,10 +73,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    path: Path,
-    expected: CheckpointManifest,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
+    path: Path, expected: CheckpointManifest, modules: Mapping[str, nn.Module], optimizer: Optimizer
 ) -> CheckpointManifest:
     """Take up the state of a checkpoint.
 
