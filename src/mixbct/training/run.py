@@ -73,7 +73,7 @@ def train(
             trainer.load(path)
         write_atomically(out / "recipe.json", recipe.to_json())
         with stop_on_signal() as stop_asked:
-            _run(trainer, out, checkpoints, stop_asked, progress)
+            _run(trainer, out, stop_asked, progress)
             # from here on the work is done, and a stop would only lose time
             head_name: str | None = recipe.head.name
             classifier = trainer.head.state_dict()
@@ -129,14 +129,10 @@ def _check_data(out: Path, recipe: Recipe, source: Source) -> None:
 
 
 def _run(
-    trainer: Trainer,
-    out: Path,
-    checkpoints: Path,
-    stop_asked: Callable[[], bool],
-    progress: OnStep | None,
+    trainer: Trainer, out: Path, stop_asked: Callable[[], bool], progress: OnStep | None
 ) -> None:
     """Step to the end, or to where a stop is asked for."""
-    settings = trainer.recipe.train
+    settings, checkpoints = trainer.recipe.train, out / "checkpoints"
     log = StepLog(out, trainer.step)
     saved = trainer.step
     stepping = False

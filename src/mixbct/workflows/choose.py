@@ -7,6 +7,8 @@ other's nearest by the new model: that a new vector finds the old one of its own
 tell kinds apart.
 """
 
+from dataclasses import dataclass
+
 import faiss
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -41,76 +43,75 @@ TRIED: tuple[tuple[str, float | None], ...] = (
 Maps = tuple[LinearMap | None, LinearMap | None]
 
 
-def fit_maps(
-    kind: str,
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None,
-    shrinkage: float | None = None,
-) -> Maps:
+@dataclass(frozen=True)
+class Pairs:
+    """The same items' vectors by a new and an old model, and their classes where known."""
+
+    source: Vectors
+    target: Vectors
+    labels: Labels | None
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        """Return some of the items, by numbers or by a mask: normalised, in memory."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Pairs(normalise(self.source[rows]), normalise(self.target[rows]), labels)
+
+
+def fit_maps(kind: str, pairs: Pairs, shrinkage: float | None = None) -> Maps:
     """Return the maps of a kind, `identity` included; see `mixbct.adapters`.
 
     Raises:
         FeatureError: the kind cannot be fitted on these vectors, or takes no shrinkage.
     """
     if kind == IDENTITY:
-        if source.shape[1] != target.shape[1]:
+        dims = pairs.source.shape[1], pairs.target.shape[1]
+        if dims[0] != dims[1]:
             raise FeatureError(
-                f"vectors of {source.shape[1]} and {target.shape[1]} dimensions cannot be compared "
-                "as they are"
+                f"vectors of {dims[0]} and {dims[1]} dimensions cannot be compared as they are"
             )
         return None, None
-    if shrinkage is None:
-        return ADAPTERS[kind](source, target, labels)
-    if kind not in SHRUNK:
+    if shrinkage is not None and kind not in SHRUNK:
         raise FeatureError(f"{kind} takes no shrinkage; {', '.join(SHRUNK)} do")
-    return ADAPTERS[kind](source, target, labels, shrinkage=shrinkage)
+    more = {} if shrinkage is None else {"shrinkage": shrinkage}
+    return ADAPTERS[kind](pairs.source, pairs.target, pairs.labels, **more)
 
 
-def choose(
-    source: Vectors, target: Vectors, labels: Labels | None, seed: int = 0
-) -> tuple[Candidate, tuple[Candidate, ...]]:
+def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...]]:
     """Return the best kind by mAP and TAR at a FAR of 1e-3 together, and all that were tried.
 
     Those that cannot be fitted are not among them; the old model alone is, for comparison.
 
     Args:
-        source: the new model's vectors.
-        target: the old model's, of the same items.
-        labels: class of each item, or None.
+        pairs: what the bridge is to be fitted on.
         seed: of the folds.
 
     Raises:
         FeatureError: there are too few items to fit and to judge anything.
     """
-    of = labels
+    labels = pairs.labels
     if labels is None:
-        rows = np.sort(row_rng(seed).permutation(source.shape[0])[:MOST])
-        source, target = normalise(source[rows]), normalise(target[rows])
-        of = told_apart(_neighbours(source))
-    if of is None:
+        pairs = pairs.take(np.sort(row_rng(seed).permutation(pairs.source.shape[0])[:MOST]))
+        labels = told_apart(_neighbours(pairs.source[:]))
+    if labels is None:
         raise FeatureError(
-            f"{source.shape[0]} items are too few to choose a bridge by cross-validation: give "
-            f"more, or name a kind: {', '.join(ADAPTERS)}"
+            f"{pairs.source.shape[0]} items are too few to choose a bridge by cross-validation: "
+            f"give more, or name a kind: {', '.join(ADAPTERS)}"
         )
-    rows, folds = _folds(of, seed)
-    x, y, of = normalise(source[rows]), normalise(target[rows]), of[rows]
+    rows, folds = _folds(labels, seed)
+    pairs, labels = pairs.take(rows), labels[rows]
     tried = []
     for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
         try:
-            figures = [
-                _judge(kind, shrinkage, x, y, of, folds == fold, labels is not None)
-                for fold in range(FOLDS)
-            ]
+            figures = [_judge(kind, shrinkage, pairs, labels, folds == f) for f in range(FOLDS)]
         except FeatureError:
             continue
-        means = np.mean(figures, axis=0)
+        precision, rate = np.mean(figures, axis=0).tolist()
         tried.append(
             Candidate(
                 kind=kind,
                 shrinkage=shrinkage,
-                mean_average_precision=float(means[0]),
-                true_accept_rate=float(means[1]),
+                mean_average_precision=precision,
+                true_accept_rate=rate,
             )
         )
     real = [each for each in tried if each.kind != DEPLOYED]
@@ -148,13 +149,7 @@ def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np
 
 
 def _judge(
-    kind: str,
-    shrinkage: float | None,
-    x: Float32[np.ndarray, "n d"],
-    y: Float32[np.ndarray, "n e"],
-    labels: Labels,
-    held: np.ndarray,
-    labelled: bool,
+    kind: str, shrinkage: float | None, pairs: Pairs, labels: Labels, held: np.ndarray
 ) -> tuple[float, float]:
     """Return mAP and TAR of one fold."""
     # every second item of a class is a query; one alone is in the gallery
@@ -163,13 +158,14 @@ def _judge(
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
     query, gallery = order[odd], order[~odd]
+    searched = pairs.target[gallery]
     if kind == DEPLOYED:
-        sides = y[query], y[gallery]
+        searching = pairs.target[query]
     else:
-        known = labels[~held] if labelled else None
-        maps = fit_maps(kind, x[~held], y[~held], known, shrinkage)
-        sides = through(maps[0], x[query]), through(maps[1], y[gallery])
+        query_map, gallery_map = fit_maps(kind, pairs.take(~held), shrinkage)
+        searching = through(query_map, pairs.source[query])
+        searched = through(gallery_map, searched)
     found = compare(
-        Embeddings(sides[0], labels[query]), Embeddings(sides[1], labels[gallery]), fars=(FAR,)
+        Embeddings(searching, labels[query]), Embeddings(searched, labels[gallery]), fars=(FAR,)
     )
     return found.mean_average_precision(), found.true_accept_rate(found.thresholds[0])

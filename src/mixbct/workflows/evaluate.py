@@ -27,7 +27,7 @@ from mixbct.schemas.model import Input, VectorInput
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
-from mixbct.workflows.choose import fit_maps
+from mixbct.workflows.choose import Pairs, fit_maps
 from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import rows_of
@@ -261,8 +261,7 @@ def _bridged(
     mapped = {}
     for name in adapters:
         with stage(f"fit {name}"):
-            new_side, old_side = fitted_on
-            maps = fit_maps(name, new_side, old_side, parts["old"].labels())
+            maps = fit_maps(name, Pairs(fitted_on[0], fitted_on[1], parts["old"].labels()))
         bridge = Bridge(
             kind=name,
             source=independent.contract,
