@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from jaxtyping import Float32
 from rich.cells import cell_len, set_cell_size
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
@@ -133,9 +132,13 @@ def search(
         raise typer.BadParameter("--row goes with --bank")
     with Gallery.open(gallery) as opened:
         if bank is not None:
-            rows = FeatureBank(bank)
-            names, vectors = _bank_rows(rows, row)
-            contract = rows.manifest.contract
+            stored = FeatureBank(bank)
+            wanted = row or range(len(stored))
+            if max(wanted) >= len(stored):
+                raise BankError(f"{bank} has no row {max(wanted)}; its last is {len(stored) - 1}")
+            keys, contract = stored.keys(), stored.manifest.contract
+            names = [keys[number] for number in wanted]
+            vectors = stored.read(np.array(wanted, dtype=np.int64))
         else:
             model = _load_query_model(opened, device)
             names, contract = [str(path) for path in images or []], model.contract
@@ -239,17 +242,6 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
             f"tell where that is with `mixbct gallery use-model {gallery.folder} MODEL`"
         )
     return load_model(query.folder, device)
-
-
-def _bank_rows(
-    bank: FeatureBank, rows: list[int] | None
-) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
-    """Return the keys and normalised features of some rows, of all where none is named."""
-    wanted = rows if rows else range(len(bank))
-    if max(wanted) >= len(bank):
-        raise BankError(f"{bank.path} has no row {max(wanted)}; its last is {len(bank) - 1}")
-    keys = bank.keys()
-    return [keys[row] for row in wanted], bank.read(np.array(wanted, dtype=np.int64))
 
 
 def _plain(text: str) -> str:

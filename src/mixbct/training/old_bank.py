@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from mixbct.adapters.whiten import whitening
 from mixbct.backbones.model import read_manifest
+from mixbct.backbones.weights import read_tensors
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
@@ -105,8 +104,8 @@ def open_old_classifier(
         )
     file = folder / "head.safetensors"
     try:
-        weights = load_file(file)["weight"]
-    except (OSError, SafetensorError, KeyError) as error:
+        weights = read_tensors(file)["weight"]
+    except (ModelError, KeyError) as error:
         raise ModelError(
             f"{file} is not a readable classifier: {error}; leave method.old_model out to take "
             "class means instead"

@@ -236,7 +236,7 @@ def test_the_verb(
     assert "add --backbone and --dim" in capsys.readouterr().err
     words += ["--backbone", "small", "--dim", "8", "--size", "16"]
     assert run(monkeypatch, *words, "--channels", "2") == 2
-    assert "expected 1 or 3" in capsys.readouterr().err
+    assert "channels: Input should be 1 or 3" in capsys.readouterr().err
     assert run(monkeypatch, *words, "--mean", "127", "--std", "128") == 0
     out = capsys.readouterr().out
     assert out.startswith("our-old (")
