@@ -25,10 +25,7 @@ def read_extended(path: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
             raise RecipeError(f"recipes extend each other in a circle: {circle}")
         layers.append(read_toml(target, f"recipe that {above} extends", RecipeError))
         files.append(target)
-    try:
-        return reduce(lay_over, reversed(layers)), tuple(files)
-    except RecursionError:
-        raise RecipeError(f"{path} is nested too deep") from None
+    return reduce(lay_over, reversed(layers)), tuple(files)
 
 
 def lay_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

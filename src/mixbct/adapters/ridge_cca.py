@@ -49,9 +49,8 @@ def _beside(
     """Return two maps as one, each scaled to vectors of mean square 1."""
     matrices, offsets = [], []
     for half in halves:
-        matrix, offset = (None if part is None else part.astype(float) for part in half.arrays)
-        assert matrix is not None
-        shift = np.zeros(matrix.shape[1]) if offset is None else offset
+        matrix, offset = half.arrays[0].astype(float), half.arrays[1]
+        shift = np.zeros(matrix.shape[1]) if offset is None else offset.astype(float)
         centre = mean @ matrix + shift
         scale = np.sqrt(np.trace(matrix.T @ covariance @ matrix) + centre @ centre)
         matrices.append(matrix / scale)

@@ -132,7 +132,8 @@ def _run(
     trainer: Trainer, out: Path, stop_asked: Callable[[], bool], progress: OnStep | None
 ) -> None:
     """Step to the end, or to where a stop is asked for."""
-    settings, checkpoints = trainer.recipe.train, out / "checkpoints"
+    settings = trainer.recipe.train
+    checkpoints = out / "checkpoints"
     log = StepLog(out, trainer.step)
     saved = trainer.step
     stepping = False
