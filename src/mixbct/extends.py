@@ -1,5 +1,6 @@
 """Inheritance of recipes: `extends = "base.toml"`, relative to the file that says it."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -7,37 +8,24 @@ from mixbct.errors import RecipeError
 from mixbct.reading import read_toml
 
 
-def read_extended(
-    path: Path, above: tuple[Path, ...] = ()
-) -> tuple[dict[str, Any], tuple[Path, ...]]:
+def read_extended(path: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Return a recipe laid over those that it extends, and the files, this one first.
-
-    Args:
-        path: the TOML file.
-        above: the files that led to it.
 
     Raises:
         RecipeError: a file is missing or not TOML, or the recipes extend each other in a circle.
     """
-    wanted = f"recipe that {above[-1]} extends" if above else "recipe"
-    content = read_toml(path, wanted, RecipeError)
-    if "extends" not in content:
-        return content, (path,)
-    base = content.pop("extends")
-    if not isinstance(base, str):
-        raise RecipeError(f"{path}: extends: expected the path of a recipe, found {base!r}")
-    target = path.parent / base
-    chain = (*above, path)
-    if target.resolve() in [file.resolve() for file in chain]:
-        circle = " → ".join(map(str, (*chain, target)))
-        raise RecipeError(f"recipes extend each other in a circle: {circle}")
-    try:
-        ground, files = read_extended(target, chain)
-        return lay_over(ground, content), (path, *files)
-    except RecursionError:
-        raise RecipeError(
-            f"{path} is nested too deep, or one of too many that extend another"
-        ) from None
+    files, layers = [path], [read_toml(path, "recipe", RecipeError)]
+    while (base := layers[-1].pop("extends", None)) is not None:
+        above = files[-1]
+        if not isinstance(base, str):
+            raise RecipeError(f"{above}: extends: expected the path of a recipe, found {base!r}")
+        target = above.parent / base
+        if target.resolve() in [file.resolve() for file in files]:
+            circle = " → ".join(map(str, (*files, target)))
+            raise RecipeError(f"recipes extend each other in a circle: {circle}")
+        layers.append(read_toml(target, f"recipe that {above} extends", RecipeError))
+        files.append(target)
+    return reduce(lay_over, reversed(layers)), tuple(files)
 
 
 def lay_over(ground: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

@@ -394,15 +394,18 @@ def annotated_as(annotation: ast.expr | None) -> set[str]:
 def reads_of(tree: ast.Module, inside_recipe: bool) -> set[tuple[str, str]]:
     """Return (class or section, field) of every read of a setting in a module.
 
-    A read is `….section.field`, `name.field` where `name` was annotated as a settings class or
-    assigned from `….section`, a keyword of a class pattern, or `getattr(….section, "field")`;
-    in the recipe's own module `self.field` in a method of the class.
+    A read is `….section.field`, `name.field` or `self.name.field` where `name` was annotated as a
+    settings class or assigned from `….section`, a keyword of a class pattern,
+    `getattr(….section, "field")`, or all of a section as keyword arguments; in the recipe's own
+    module `self.field` in a method of the class.
     """
     found: set[tuple[str, str]] = set()
     holders: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.arg):
             holders.setdefault(node.arg, set()).update(annotated_as(node.annotation))
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            holders.setdefault(node.target.id, set()).update(annotated_as(node.annotation))
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
             for target in node.targets:
                 if isinstance(target, ast.Name):
@@ -416,6 +419,7 @@ def reads_of(tree: ast.Module, inside_recipe: bool) -> set[tuple[str, str]]:
         if isinstance(node, ast.Attribute):
             if isinstance(node.value, ast.Attribute):
                 found.add((node.value.attr, node.attr))
+                found |= {(holder, node.attr) for holder in holders.get(node.value.attr, set())}
             elif isinstance(node.value, ast.Name):
                 found |= {(holder, node.attr) for holder in holders.get(node.value.id, set())}
                 if node.value.id == "recipe":
@@ -428,6 +432,11 @@ def reads_of(tree: ast.Module, inside_recipe: bool) -> set[tuple[str, str]]:
                 args=[ast.Attribute(attr=section), ast.Constant(value=field), *_],
             ):
                 found.add((section, field))
+            case ast.keyword(  # **recipe.section.model_dump(…)
+                arg=None,
+                value=ast.Call(func=ast.Attribute(ast.Attribute(attr=section), "model_dump")),
+            ):
+                found.add((section, "*"))
         if inside_recipe and isinstance(node, ast.ClassDef):
             found |= {
                 (node.name, read.attr)
@@ -453,8 +462,9 @@ def test_every_field_is_read_by_some_code() -> None:
         f"{name}.{field}"
         for name, settings in classes.items()
         for field in settings.model_fields
-        if (name, field) not in reads
+        if not {(base.__name__, field) for base in settings.__mro__} & reads
         and (SECTIONS.get(name), field) not in reads
+        and (SECTIONS.get(name), "*") not in reads
         # names of variants are read by pydantic, which chooses the class by them
         and not (field == "name" and SECTIONS.get(name) == "optimizer")
     ]

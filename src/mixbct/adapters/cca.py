@@ -19,11 +19,7 @@ SHRINKAGE = 0.1
 
 
 def fit(
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None = None,
-    *,
-    shrinkage: float = SHRINKAGE,
+    source: Vectors, target: Vectors, labels: Labels | None = None, shrinkage: float = SHRINKAGE
 ) -> tuple[LinearMap, LinearMap]:
     """Return the maps of queries and of stored rows.
 

@@ -53,10 +53,7 @@ def fit_gallery(
 
 
 def choose_strength(
-    values: Float64[np.ndarray, " d"],
-    squares: Float64[np.ndarray, " d"],
-    energy: float,
-    rows: int,
+    values: Float64[np.ndarray, " d"], squares: Float64[np.ndarray, " d"], energy: float, rows: int
 ) -> float:
     """Return the λ among the candidates that generalised cross-validation prefers.
 

@@ -19,11 +19,7 @@ SHRINKAGE = 0.3
 
 
 def fit(
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None = None,
-    *,
-    shrinkage: float = SHRINKAGE,
+    source: Vectors, target: Vectors, labels: Labels | None = None, shrinkage: float = SHRINKAGE
 ) -> tuple[LinearMap, LinearMap]:
     """Return the maps of queries and of stored rows.
 
@@ -37,11 +33,12 @@ def fit(
         FeatureError: see `ridge.fit` and `cca.fit`.
     """
     found = moments(source, target, needed=3)
-    old_space = ridge.of_moments(found), LinearMap.of(np.eye(target.shape[1]))
-    common = cca.of_moments(found, shrinkage)
-    halves = zip(old_space, common, strict=True)
-    query = _beside(next(halves), found.source_mean, found.source)
-    return query, _beside(next(halves), found.target_mean, found.target)
+    to_old, same = ridge.of_moments(found), LinearMap.of(np.eye(target.shape[1]))
+    query, gallery = cca.of_moments(found, shrinkage)
+    return (
+        _beside((to_old, query), found.source_mean, found.source),
+        _beside((same, gallery), found.target_mean, found.target),
+    )
 
 
 def _beside(
@@ -52,9 +49,8 @@ def _beside(
     """Return two maps as one, each scaled to vectors of mean square 1."""
     matrices, offsets = [], []
     for half in halves:
-        matrix, offset = (None if part is None else part.astype(float) for part in half.arrays)
-        assert matrix is not None
-        shift = np.zeros(matrix.shape[1]) if offset is None else offset
+        matrix, offset = half.arrays[0].astype(float), half.arrays[1]
+        shift = np.zeros(matrix.shape[1]) if offset is None else offset.astype(float)
         centre = mean @ matrix + shift
         scale = np.sqrt(np.trace(matrix.T @ covariance @ matrix) + centre @ centre)
         matrices.append(matrix / scale)

@@ -17,11 +17,7 @@ SHRINKAGE = 0.3
 
 
 def fit(
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None = None,
-    *,
-    shrinkage: float = SHRINKAGE,
+    source: Vectors, target: Vectors, labels: Labels | None = None, shrinkage: float = SHRINKAGE
 ) -> tuple[LinearMap, LinearMap]:
     """Return the one map for both sides.
 

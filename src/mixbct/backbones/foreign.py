@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbct.backbones.model import build_backbone, save_model
+from mixbct.backbones.model import build_backbone, build_with_weights, contract_of, save_model
 from mixbct.backbones.onnx import ONNX, OnnxEncoder, OnnxFile
-from mixbct.backbones.weights import read_tensors, with_weights
+from mixbct.backbones.weights import read_tensors
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
-from mixbct.reading import reason
+from mixbct.reading import file_size, reason
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
 WRAPPERS = ("state_dict", "state_dict_backbone", "model", "backbone")
@@ -48,21 +48,18 @@ def import_weights(
             not the backbone's, or `out` is there already.
     """
     _refuse_existing(out)
-    state, own = _read_state(file), ":" in backbone
-    with torch.device("cpu" if own else "meta"):
+    state = _read_state(file)
+    with torch.device("cpu" if ":" in backbone else "meta"):
         expected = build_backbone(backbone, dim, preprocessing, {}).state_dict()
     state = _without_prefix(state, expected)
     for key in expected.keys() - state.keys():
         if key.endswith(_COUNTER):
             state[key] = torch.zeros((), dtype=torch.int64)
-    module = with_weights(
-        state,
-        f"in {file} are not those of {backbone!r} with dim {dim}, size {preprocessing.size} and "
-        f"{preprocessing.channels} channels",
-        lambda: build_backbone(backbone, dim, preprocessing, {}),
-        has_code=own,
-    )
-    return save_model(out, name, backbone, {}, preprocessing, dim, module, None, {}, (), "")
+    module = build_with_weights(backbone, dim, preprocessing, {}, state, file)
+    contract = contract_of(name, module, preprocessing, dim)
+    manifest = ModelManifest(backbone=backbone, contract=contract)
+    save_model(out, manifest, module)
+    return manifest
 
 
 def import_onnx(
@@ -108,8 +105,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name."""
     if file.suffix.lower() == ".safetensors":
         return read_tensors(file)
-    if not file.is_file():
-        raise ModelError(f"there are no weights at {file}; expected a file")
+    file_size(file, "file of weights", ModelError)
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

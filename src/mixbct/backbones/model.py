@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -24,28 +25,15 @@ from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
 from mixbct.backbones.trust import TRUSTED
 from mixbct.backbones.vit import VisionTransformer
-from mixbct.backbones.weights import (
-    is_double,
-    read_tensors,
-    state_copy,
-    weights_digest,
-    with_weights,
-)
+from mixbct.backbones.weights import is_double, read_tensors, state_copy, weights_digest
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
 from mixbct.schemas.bridge import Bridge
-from mixbct.schemas.model import (
-    Contract,
-    Input,
-    ModelManifest,
-    OldPart,
-    Preprocessing,
-    VectorInput,
-)
+from mixbct.schemas.model import Contract, Input, ModelManifest, Preprocessing, VectorInput
 from mixbct.schemas.record import read_record
 
-Option = int | float | str | bool
+Options = Mapping[str, int | float | str | bool]
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "small": SmallResNet,
@@ -62,13 +50,16 @@ VECTOR_BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
 }
 """Heads over the vectors of a frozen encoder."""
 
+SHOWN = 5
+"""Differences between weights and a backbone that are listed."""
+
 Batch = UInt8[Tensor, "b h w c"] | Float32[Tensor, "b inputs"]
 """What a source reads: images, or vectors."""
 Inputs = Float[Tensor, "b c h w"] | Float[Tensor, "b inputs"]
 """What a backbone takes."""
 
 
-def build_backbone(name: str, dim: int, takes: Input, options: Mapping[str, Option]) -> nn.Module:
+def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Module:
     """Build a backbone from its name, or from `package.module:factory`.
 
     A factory is called with `dim=`, `size=`, `channels=` and the recipe's options, and returns a
@@ -101,16 +92,52 @@ def build_backbone(name: str, dim: int, takes: Input, options: Mapping[str, Opti
     return channels_last
 
 
+def build_with_weights(
+    name: str, dim: int, takes: Input, options: Options, state: Mapping[str, Tensor], where: Path
+) -> nn.Module:
+    """Build a backbone and give it weights, which must have exactly its names and shapes.
+
+    One of mixbct's own is built of shapes alone first, so that a dimension that the weights do
+    not have takes no memory.
+
+    Raises:
+        ModelError: names or shapes differ from those in `where`, and it lists the first few; or
+            see `build_backbone`.
+    """
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    for device in ("cpu",) if ":" in name else ("meta", "cpu"):
+        with torch.device(device):
+            backbone = build_backbone(name, dim, takes, options)
+        expected = {key: tuple(tensor.shape) for key, tensor in backbone.state_dict().items()}
+        lines = [f"missing: {key}" for key in expected if key not in found]
+        lines += [
+            f"{key}: found {found[key]}, expected {shape}"
+            for key, shape in expected.items()
+            if found.get(key, shape) != shape
+        ]
+        lines += [f"not expected: {key}" for key in found if key not in expected]
+        if lines:
+            more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+            raise ModelError(
+                f"the weights in {where} are not those of {name!r} with dim {dim} over {takes}:\n  "
+                + "\n  ".join(lines[:SHOWN])
+                + more
+            )
+    if is_double(state.values()):
+        backbone.double()
+    backbone.load_state_dict(state)
+    return backbone
+
+
 def _import_factory(
     name: str, takes: Input, known: Mapping[str, Callable[..., nn.Module]]
 ) -> Callable[..., nn.Module]:
     module_name, separator, attribute = name.partition(":")
     if not separator:
-        what = f" over {takes}" if isinstance(takes, VectorInput) else ""
-        over = " over images" if name in VECTOR_BACKBONES else what
+        over = takes if isinstance(takes, VectorInput) else "images"
         raise ModelError(
-            f"there is no backbone {name!r}{over}; choose one of {', '.join(known)}, or name a "
-            "factory as package.module:function"
+            f"there is no backbone {name!r} over {over}; choose one of {', '.join(known)}, or name "
+            "a factory as package.module:function"
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -198,46 +225,27 @@ def _takes(manifest: ModelManifest) -> Input:
     return takes
 
 
+def contract_of(name: str, backbone: nn.Module, takes: Input, dim: int) -> Contract:
+    """Return the contract of a backbone's vectors."""
+    weights = weights_digest(backbone.state_dict())
+    return Contract(name=name, weights=weights, preprocessing=takes, dim=dim)
+
+
 def save_model(
     path: Path,
-    name: str,
-    backbone_name: str,
-    options: Mapping[str, Option],
-    takes: Input,
-    dim: int,
+    manifest: ModelManifest,
     backbone: nn.Module,
-    head_name: str | None,
-    head: Mapping[str, Tensor],
-    classes: tuple[str, ...],
-    data_digest: str,
-    bridge_from: Callable[[Contract], Bridge | None] = lambda _: None,
-    old_part: OldPart | None = None,
-) -> ModelManifest:
-    """Write a model folder, whole or not at all, and return its manifest.
-
-    `bridge_from` is given the model's contract and returns its way to an old model, if it has one.
-    """
-    state = state_copy(backbone.state_dict())
-    contract = Contract(name=name, weights=weights_digest(state), preprocessing=takes, dim=dim)
-    manifest = ModelManifest(
-        backbone=backbone_name,
-        options=dict(options),
-        contract=contract,
-        head=head_name,
-        classes=classes,
-        data_digest=data_digest,
-        bridge=bridge_from(contract),
-        old_part=old_part,
-    )
+    head: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write a model folder, whole or not at all; the manifest has the contract of the backbone."""
     with folder_written_whole(path) as folder:
-        save_file(state, folder / "backbone.safetensors")
+        save_file(state_copy(backbone.state_dict()), folder / "backbone.safetensors")
         if head:
             save_file(state_copy(head), folder / "head.safetensors")
         (folder / "model.json").write_text(manifest.to_json(), encoding="utf-8")
-    return manifest
 
 
-def save_with_bridge(path: Path, out: Path, bridge: Bridge) -> ModelManifest:
+def save_with_bridge(path: Path, out: Path, bridge: Bridge) -> None:
     """Write a copy of a model folder that carries a bridge; its vectors are the same.
 
     Raises:
@@ -253,7 +261,6 @@ def save_with_bridge(path: Path, out: Path, bridge: Bridge) -> ModelManifest:
         for file in folder.iterdir():
             shutil.copyfile(file, partial / file.name)
         (partial / "model.json").write_text(mapped.to_json(), encoding="utf-8")
-    return mapped
 
 
 def read_manifest(path: Path) -> tuple[Path, ModelManifest]:
@@ -303,12 +310,8 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
             "was changed since"
         )
     if name != ONNX:
-        backbone = with_weights(
-            state,
-            f"in {folder} are not those of {name!r} with dim {contract.dim} over {takes}",
-            lambda: build_backbone(name, contract.dim, takes, manifest.options),
-            has_code=":" in name,
-        )
+        options = manifest.options
+        backbone = build_with_weights(name, contract.dim, takes, options, state, folder)
     elif isinstance(takes, VectorInput):
         raise ModelError(f"the ONNX encoder of {folder} cannot be a head over {takes}")
     else:

@@ -1,19 +1,16 @@
-"""The weights of a backbone: read without executing anything, digested, put in their place."""
+"""The weights of a backbone: read without executing anything, digested, copied."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixbct.errors import ModelError
-from mixbct.reading import reason, shown
-
-SHOWN = 5
-"""Differences between weights and a backbone that are listed."""
+from mixbct.reading import file_size, reason, shown
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -22,9 +19,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: it is missing or damaged.
     """
+    file_size(path, "file of weights", ModelError)
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is no file")
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
@@ -52,41 +48,3 @@ def is_double(tensors: Iterable[Tensor]) -> bool:
     """Return whether all numbers that are no whole ones are float64; a model computes in those."""
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return types == {torch.float64}
-
-
-def with_weights(
-    state: Mapping[str, Tensor],
-    differs: str,
-    build: Callable[[], nn.Module],
-    has_code: bool,
-) -> nn.Module:
-    """Build a backbone and give it weights, which must have exactly its names and shapes.
-
-    Args:
-        state: the weights.
-        differs: "the weights …" in words, for where they are not those of the backbone.
-        build: gives the backbone.
-        has_code: of somebody's own. Any other is built of shapes alone first, so that a dimension
-            that the weights do not have takes no memory.
-
-    Raises:
-        ModelError: names or shapes differ, and it lists the first few; or see `build`.
-    """
-    for device in ("cpu",) if has_code else ("meta", "cpu"):
-        with torch.device(device):
-            backbone = build()
-        expected = backbone.state_dict()
-        lines = [f"missing: {key}" for key in expected if key not in state]
-        lines += [
-            f"{key}: found {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
-            for key, tensor in expected.items()
-            if key in state and state[key].shape != tensor.shape
-        ]
-        lines += [f"not expected: {key}" for key in state if key not in expected]
-        if lines:
-            more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-            raise ModelError(f"the weights {differs}:\n  " + "\n  ".join(lines[:SHOWN]) + more)
-    if is_double(state.values()):
-        backbone.double()
-    backbone.load_state_dict(state)
-    return backbone

@@ -9,14 +9,15 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from jaxtyping import Float32
 from rich.cells import cell_len, set_cell_size
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
 from mixbct.cli.options import AsJson, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, next_command, printed, progress_bar, say
 from mixbct.data.bank import FeatureBank
+from mixbct.data.bank_source import BankSource
 from mixbct.data.images import decode
+from mixbct.data.source import Source
 from mixbct.errors import BankError, ContractError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
@@ -75,8 +76,8 @@ def enrol(
     with Gallery.open(gallery) as opened:
         if bank is not None:
             stored = FeatureBank(bank)
+            source: Source = BankSource(stored)
             contract, vectors = stored.manifest.contract, stored.all()
-            labels, classes, keys = stored.labels, stored.classes(), stored.keys()
         else:
             model = _load_query_model(opened, device)
             part = part or ("gallery" if split else None)
@@ -85,11 +86,11 @@ def enrol(
             with progress_bar("embed") as tick:
                 vectors = embed_source(model, source, progress=tick)
             contract = model.contract
-            labels, classes, keys = source.labels(), source.classes(), source.keys()
-        names = [classes[label] for label in labels]
-        say(f"enrolling {len(keys):,} items of {contract}")
+        classes = source.classes()
+        names = [classes[label] for label in source.labels()]
+        say(f"enrolling {len(names):,} items of {contract}")
         with progress_bar("enrol") as tick:
-            report = opened.enrol(keys, names, vectors, contract, replace, tick)
+            report = opened.enrol(source.keys(), names, vectors, contract, replace, tick)
     if not printed(report, as_json):
         typer.echo(
             f"{gallery}: {report.added:,} items added, {report.replaced:,} replaced, "
@@ -120,9 +121,13 @@ def search(
         raise typer.BadParameter("--row goes with --bank")
     with Gallery.open(gallery) as opened:
         if bank is not None:
-            rows = FeatureBank(bank)
-            names, vectors = _bank_rows(rows, row)
-            contract = rows.manifest.contract
+            stored = FeatureBank(bank)
+            wanted = row or range(len(stored))
+            if max(wanted) >= len(stored):
+                raise BankError(f"{bank} has no row {max(wanted)}; its last is {len(stored) - 1}")
+            keys, contract = stored.keys(), stored.manifest.contract
+            names = [keys[number] for number in wanted]
+            vectors = stored.read(np.array(wanted, dtype=np.int64))
         else:
             model = _load_query_model(opened, device)
             names, contract = [str(path) for path in images or []], model.contract
@@ -216,22 +221,10 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
     _, manifest = read_manifest(query.folder)
     if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
         raise ContractError(
-            f"{query.folder} now holds {manifest.contract}, but the gallery's query model is "
-            f"{query.contract}; name the folder of the right one with "
-            f"`mixbct gallery use-model {gallery.folder} MODEL`"
+            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
+            f"tell where that is with `mixbct gallery use-model {gallery.folder} MODEL`"
         )
     return load_model(query.folder, device)
-
-
-def _bank_rows(
-    bank: FeatureBank, rows: list[int] | None
-) -> tuple[list[str], Float32[np.ndarray, "n d"]]:
-    """Return the keys and normalised features of some rows, of all where none is named."""
-    wanted = rows if rows else range(len(bank))
-    if max(wanted) >= len(bank):
-        raise BankError(f"{bank.path} has no row {max(wanted)}; its last is {len(bank) - 1}")
-    keys = bank.keys()
-    return [keys[row] for row in wanted], bank.read(np.array(wanted, dtype=np.int64))
 
 
 def _plain(text: str) -> str:

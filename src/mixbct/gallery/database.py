@@ -75,22 +75,24 @@ def connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
     That is how it is opened where no file can be made beside it: on a read-only or a full disk.
     """
     log = path.with_name(path.name + "-wal")
-    for how in ("mode=rw", "mode=ro&immutable=1"):
-        # `isolation_level=None`: transactions begin and end where the store says, only there
-        uri = f"{path.absolute().as_uri()}?{how}"
-        with named_errors(path):
-            connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
-            try:
-                connection.executescript(_SETTINGS)
-                connection.create_function("digest_of", 4, digest_of)
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                return connection, how != "mode=rw"
-            except _FAULTS as error:
-                connection.close()
-                unmerged = log.exists() and log.stat().st_size
-                if how != "mode=rw" or _code(error) not in _UNWRITABLE or unmerged:
-                    raise
-    raise AssertionError("the second way returns or raises")
+    with named_errors(path):
+        try:
+            return _opened(path, "mode=rw", timeout), False
+        except _FAULTS as error:
+            if _code(error) not in _UNWRITABLE or (log.exists() and log.stat().st_size):
+                raise
+        return _opened(path, "mode=ro&immutable=1", timeout), True
+
+
+def _opened(path: Path, how: str, timeout: float) -> sqlite3.Connection:
+    # `isolation_level=None`: transactions begin and end where the store says, only there
+    uri = f"{path.absolute().as_uri()}?{how}"
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
+    with closed_on_error(connection):
+        connection.executescript(_SETTINGS)
+        connection.create_function("digest_of", 4, digest_of)
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return connection
 
 
 @contextlib.contextmanager

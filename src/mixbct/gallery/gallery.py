@@ -124,16 +124,16 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             ContractError: the query model cannot be compared with `contract`.
             DiskFullError: nothing of the batch is stored.
         """
-        _check_batch(keys, labels, vectors, contract)
+        _check_batch(keys, labels, len(vectors))
+        _check_dimension(vectors, contract)
         rows = normalise(vectors, list(keys))
         with self._store.writing():
             query = self._store.query_model().contract
             if contract.id != query.id and contract.id not in self._edges_from(query):
                 raise ContractError(
-                    f"vectors of {contract} cannot be enrolled: queries come from {query}, and no "
-                    "recorded edge leads from there to them; embed the items with the query "
-                    f"model, or run `mixbct gate` on {query} against {contract} and give its edge "
-                    "to `mixbct gallery use-model`"
+                    f"vectors of {contract} cannot be enrolled: no recorded edge leads to them "
+                    f"from the query model {query}; embed the items with that, or give the edge of "
+                    "`mixbct gate` on it against them to `mixbct gallery use-model`"
                 )
             held = [] if replace else self._store.held(keys)
             if held:
@@ -178,11 +178,11 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 )
             edges = self._require_tied(query)
             bridges = {id: edge.bridge for id, edge in edges.items() if edge.bridge}
-            stored = self._searcher.refresh(bridges)
             scores, ids = self._searcher.search(queries, k, bridges)
             items = self._store.items(np.unique(ids))
+            contracts = {stored.contract.id: stored.contract for stored in self._store.contracts()}
         self._searcher.save()
-        return Hits(scores, ids, items, {c.id: c for c in stored}, edges)
+        return Hits(scores, ids, items, contracts, edges)
 
     def use_model(self, contract: Contract, *edges: Edge, model: Path | None = None) -> None:
         """Switch the query model. No stored vector is touched.
@@ -214,13 +214,12 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             contracts = []
             for stored in self._store.contracts():
                 edge = edges.get(stored.contract.id)
-                cached = self._searcher.cached_rows(stored, edge.bridge if edge else None)
                 contracts.append(
                     ContractRows(
                         contract=stored.contract,
                         rows=stored.rows,
                         threshold=edge.threshold if edge else None,
-                        cached_rows=cached,
+                        cached_rows=self._searcher.cached_rows(stored, edge),
                     )
                 )
             return GalleryStatus(
@@ -304,18 +303,12 @@ def _check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> N
         )
 
 
-def _check_batch(
-    keys: Sequence[str],
-    labels: Sequence[str],
-    vectors: Float[np.ndarray, "n d"],
-    contract: Contract,
-) -> None:
-    if not len(keys) == len(labels) == len(vectors):
+def _check_batch(keys: Sequence[str], labels: Sequence[str], vectors: int) -> None:
+    if not len(keys) == len(labels) == vectors:
         raise GalleryError(
-            f"{len(keys)} keys, {len(labels)} labels and {len(vectors)} vectors do not go "
-            "together; give one of each an item"
+            f"{len(keys)} keys, {len(labels)} labels and {vectors} vectors do not go together; "
+            "give one of each an item"
         )
-    _check_dimension(vectors, contract)
     for name in (*keys, *labels):
         if _NOT_IN_NAMES.search(name):
             raise GalleryError(
@@ -340,9 +333,8 @@ def _check_edge(edge: Edge, query: Contract) -> None:
     if edge.bridge is None and dims[0] != dims[1]:
         raise ContractError(
             f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
-            f"{dims[1]}, and holds no bridge; vectors of different dimensions cannot be "
-            "compared without one: fit one with `mixbct adapt`, or train the model with "
-            "method.query_map"
+            f"{dims[1]}, which cannot be compared without a bridge: fit one with `mixbct adapt`, "
+            "or train the model with method.query_map"
         )
     if edge.bridge is not None:
         edge.bridge.check(edge.from_contract, edge.to_contract)

@@ -135,17 +135,13 @@ class Hits:
 
     def of(self, query: int) -> tuple[Hit, ...]:
         """Return what one query found."""
+        hits = []
         found = zip(self.ids[query].tolist(), self.scores[query].tolist(), strict=True)
-        return tuple(self._hit(rank, id, score) for rank, (id, score) in enumerate(found, 1))
-
-    def _hit(self, rank: int, id: int, score: float) -> Hit:
-        key, label, contract_id = self.items[id]
-        edge = self.edges.get(contract_id)
-        return Hit(
-            rank=rank,
-            key=key,
-            label=label,
-            score=score,
-            contract=str(self.contracts[contract_id]),
-            accepted=score > edge.threshold if edge else None,
-        )
+        for rank, (id, score) in enumerate(found, 1):
+            key, label, contract_id = self.items[id]
+            edge, name = self.edges.get(contract_id), str(self.contracts[contract_id])
+            accepted = score > edge.threshold if edge else None
+            hits.append(
+                Hit(rank=rank, key=key, label=label, score=score, contract=name, accepted=accepted)
+            )
+        return tuple(hits)

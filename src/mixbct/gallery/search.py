@@ -22,6 +22,7 @@ from mixbct.gallery.database import damaged
 from mixbct.gallery.records import Stored
 from mixbct.gallery.sqlite import Ids, SqliteStore
 from mixbct.schemas.bridge import Bridge
+from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
 
@@ -121,12 +122,16 @@ class Searcher:
         self._saved = True
         self._indexes: dict[str, ContractIndex] = {}
 
-    def refresh(self, bridges: Mapping[str, Bridge]) -> list[Contract]:
-        """Bring every index to the store's state; return the contracts that have rows.
+    def search(
+        self, queries: Float32[np.ndarray, "q d"], k: int, bridges: Mapping[str, Bridge]
+    ) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
+        """Return the scores and ids of the k best rows over all contracts, best first.
 
-        Call it, and the search after it, inside one `store.reading()`.
+        Call it inside `store.reading()`: every index is first brought to the store's state.
 
         Args:
+            queries: unit vectors of the query model.
+            k: hits a query; the number of rows where there are fewer.
             bridges: from the query model to the rows of a contract, by its id.
         """
         state = self._store.state()
@@ -137,28 +142,11 @@ class Searcher:
                 for stored in self._store.contracts()
             }
             self._state, self._saved = state, False
-        return [index.contract for index in self._indexes.values()]
-
-    def search(
-        self, queries: Float32[np.ndarray, "q d"], k: int, bridges: Mapping[str, Bridge]
-    ) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
-        """Return the scores and ids of the k best rows over all contracts, best first.
-
-        Args:
-            queries: unit vectors of the query model.
-            k: hits a query; the number of rows where there are fewer.
-            bridges: as they were given to `refresh`.
-        """
-        found = [
-            index.search(through(bridges[id].query if id in bridges else None, queries), k)
-            for id, index in self._indexes.items()
-        ]
-        if len(found) == 1:
-            return found[0]
-        scores = np.concatenate(
-            [np.empty((len(queries), 0), np.float32), *(s for s, _ in found)], 1
-        )
-        ids = np.concatenate([np.empty((len(queries), 0), np.int64), *(i for _, i in found)], 1)
+        found = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
+        for id, index in self._indexes.items():
+            side = bridges[id].query if id in bridges else None
+            found.append(index.search(through(side, queries), k))
+        scores, ids = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
 
@@ -168,11 +156,12 @@ class Searcher:
         if index is None or index.side != side:
             index = load_index(self._path(contract, side), stored, side)
         removed = None if index is None else self._store.removed_since(index.state)
-        if index is not None and removed is not None:
-            if removed:
-                index.keep(self._store.ids(contract.id))
-            self._extend(index)
-        if index is None or removed is None or len(index) != stored.rows:
+        if index is None or removed is None:
+            index = ContractIndex(contract, side)
+        elif removed:
+            index.keep(self._store.ids(contract.id))
+        self._extend(index)
+        if len(index) != stored.rows:
             index = ContractIndex(contract, side)
             self._extend(index)
         if len(index) != stored.rows:
@@ -205,10 +194,10 @@ class Searcher:
             for path in set(self._folder.glob("index-*")) - used:
                 path.unlink()
 
-    def cached_rows(self, stored: Stored, bridge: Bridge | None) -> int | None:
+    def cached_rows(self, stored: Stored, edge: Edge | None) -> int | None:
         """Return how many rows a contract's cache file holds; None where it is of no use."""
         known = self._store.removed_since(stored.cached_state) is not None
-        path = self._path(stored.contract, bridge.gallery if bridge else None)
+        path = self._path(stored.contract, edge.bridge.gallery if edge and edge.bridge else None)
         return stored.cached_rows if known and path.is_file() else None
 
     def _path(self, contract: Contract, side: LinearMap | None) -> Path:

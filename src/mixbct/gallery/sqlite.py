@@ -9,13 +9,13 @@ twice. So the vector behind an id never changes, and a search index that holds s
 up to date by dropping those that are gone and adding those that came after.
 """
 
-import contextlib
 import json
 import os
 import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -25,17 +25,7 @@ from jaxtyping import Float32, Int64
 from pydantic import ValidationError
 
 from mixbct.errors import GalleryError
-from mixbct.gallery.database import (
-    SCHEMA,
-    bring_up_to_date,
-    checked_version,
-    closed_on_error,
-    connect,
-    damaged,
-    digest_of,
-    named_errors,
-    schema_of,
-)
+from mixbct.gallery import database
 from mixbct.gallery.records import Item, QueryModel, Stored
 from mixbct.reading import shown
 from mixbct.schemas.gate import Edge
@@ -72,7 +62,7 @@ class SqliteStore:
     def __init__(self, path: Path, timeout: float = 30.0) -> None:
         self.path = path
         self._timeout = timeout
-        self.connection, frozen = connect(path, timeout)
+        self.connection, frozen = database.connect(path, timeout)
         self._frozen = path.stat().st_mtime_ns if frozen else None
 
     @classmethod
@@ -84,15 +74,15 @@ class SqliteStore:
         """
         path.touch()
         store = cls(path)
-        with closed_on_error(store.connection):
-            with named_errors(path):
-                if schema_of(store.connection):
+        with database.closed_on_error(store.connection):
+            with database.named_errors(path):
+                if database.schema_of(store.connection):
                     raise GalleryError(f"{path} is already there; open it, or choose another place")
                 # a row of 512 dimensions takes 2.1 kB: pages of 4 kB would be half empty
                 store.connection.execute("PRAGMA page_size = 8192")
                 store.connection.execute("PRAGMA journal_mode = WAL")
             with store.writing():
-                bring_up_to_date(store.connection, 0)
+                database.bring_up_to_date(store.connection, 0)
                 store.set_query_model(model)
                 store._change(removed=0)
             return store
@@ -110,36 +100,34 @@ class SqliteStore:
                 f"`mixbct gallery init {shown(path.parent)} --model OLD_MODEL`"
             )
         store = cls(path, timeout)
-        with closed_on_error(store.connection):
+        with database.closed_on_error(store.connection):
             with store.reading():
-                version = checked_version(store.connection, path)
-            if version < SCHEMA and store._frozen is not None:
+                version = database.checked_version(store.connection, path)
+            if version < database.SCHEMA and store._frozen is not None:
                 raise GalleryError(
                     f"{path} is of an earlier version, and its disk or folder cannot be written: "
                     "open it once where it can, so that it is brought up to date"
                 )
-            if version < SCHEMA:
+            if version < database.SCHEMA:
                 with store.writing():
-                    bring_up_to_date(store.connection, checked_version(store.connection, path))
+                    database.bring_up_to_date(
+                        store.connection, database.checked_version(store.connection, path)
+                    )
             return store
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Enclose reads that see one unchanging state."""
         if self._frozen is not None and self._frozen != self.path.stat().st_mtime_ns:
             raise GalleryError(f"{self.path} was changed since it was opened; open it again")
-        with self._transaction("BEGIN"):
-            yield
+        return self._transaction("BEGIN")
 
-    @contextlib.contextmanager
-    def writing(self, wait: bool = True) -> Iterator[None]:
+    def writing(self, wait: bool = True) -> AbstractContextManager[None]:
         """Enclose reads and writes that happen whole or, on an error, not at all; one at a time."""
-        with self._transaction("BEGIN IMMEDIATE", wait):
-            yield
+        return self._transaction("BEGIN IMMEDIATE", wait)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _transaction(self, begin: str, wait: bool = True) -> Iterator[None]:
-        with named_errors(self.path):
+        with database.named_errors(self.path):
             self.connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._timeout * wait)}")
             self.connection.execute(begin)
             try:
@@ -168,7 +156,7 @@ class SqliteStore:
             "SELECT revision || '-' || token FROM changes ORDER BY revision DESC LIMIT 1"
         ).fetchone()
         if last is None:
-            raise damaged(self.path, "it has no history")
+            raise database.damaged(self.path, "it has no history")
         return str(last[0])
 
     def removed_since(self, state: str) -> int | None:
@@ -193,7 +181,7 @@ class SqliteStore:
             "SELECT json, folder FROM query_model JOIN contracts ON contracts.id = contract_id"
         ).fetchone()
         if found is None:
-            raise damaged(self.path, "it names no query model")
+            raise database.damaged(self.path, "it names no query model")
         return QueryModel(self._record(Contract, found[0]), Path(found[1]) if found[1] else None)
 
     def set_query_model(self, model: QueryModel) -> None:
@@ -216,15 +204,16 @@ class SqliteStore:
         self._add_contract(edge.to_contract)
         row = edge.from_contract.id, edge.to_contract.id, edge.model_dump_json()
         self.connection.execute(
-            "INSERT OR REPLACE INTO edges VALUES (?, ?, ?, ?)", (*row, digest_of(*row, b""))
+            "INSERT OR REPLACE INTO edges VALUES (?, ?, ?, ?)",
+            (*row, database.digest_of(*row, b"")),
         )
 
     def edges(self) -> list[Edge]:
         """Return every edge."""
         rows = self.connection.execute("SELECT * FROM edges ORDER BY from_id, to_id").fetchall()
         for from_id, to_id, text, digest in rows:
-            if digest != digest_of(from_id, to_id, text, b""):
-                raise damaged(self.path, f"the edge from {from_id} to {to_id} was changed")
+            if digest != database.digest_of(from_id, to_id, text, b""):
+                raise database.damaged(self.path, f"the edge from {from_id} to {to_id} was changed")
         return [self._record(Edge, text) for _, _, text, _ in rows]
 
     def contracts(self) -> list[Stored]:
@@ -261,7 +250,7 @@ class SqliteStore:
                 "INSERT INTO items (key, label, contract_id, time, vector, digest) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (
-                    (key, label, id, time, blob, digest_of(key, label, id, blob))
+                    (key, label, id, time, blob, database.digest_of(key, label, id, blob))
                     for key, label, blob in zip(keys[part], labels[part], blobs, strict=True)
                 ),
             )
@@ -285,10 +274,12 @@ class SqliteStore:
         found = {}
         for row in self._rows(f"id {_LISTED}", json.dumps(ids.tolist())):
             found[row[0]] = Item(*row[1:4])
-            if row[5] != digest_of(*row[1:5]):
+            if row[5] != database.digest_of(*row[1:5]):
                 raise self._changed([row[1]])
         if len(found) != len(ids):
-            raise damaged(self.path, f"{len(ids) - len(found)} rows of its index are not there")
+            raise database.damaged(
+                self.path, f"{len(ids) - len(found)} rows of its index are not there"
+            )
         return found
 
     def ids(self, contract_id: str) -> Ids:
@@ -310,9 +301,11 @@ class SqliteStore:
         while block := rows.fetchmany(BLOCK):
             ids = np.array([row[0] for row in block], dtype=np.int64)
             if (np.diff(ids, prepend=after) <= 0).any():
-                raise damaged(self.path, "its rows are out of order")
+                raise database.damaged(self.path, "its rows are out of order")
             after, size = int(ids[-1]), 4 * contract.dim
-            wrong = [r[1] for r in block if r[5] != digest_of(*r[1:5]) or len(r[4]) != size]
+            wrong = [
+                r[1] for r in block if r[5] != database.digest_of(*r[1:5]) or len(r[4]) != size
+            ]
             if not wrong:
                 vectors = np.frombuffer(b"".join(row[4] for row in block), dtype="<f4")
                 vectors = vectors.reshape(-1, contract.dim).astype(np.float32, copy=False)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mixbct.errors import RecipeError
-from mixbct.heads.margin_softmax import Margin, margin_softmax
+from mixbct.heads.margin_softmax import margin_softmax
 from mixbct.heads.margins import arcface, cosface
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
@@ -26,40 +26,28 @@ class CosineHead(nn.Module):
     Args:
         classes: number of classes C.
         dim: of the features.
-        margin_function: `arcface` or `cosface`.
-        scale: s, multiplies every logit.
-        margin: m.
-        sample: share of the classes that a step looks at, in (0, 1]. Below 1 these are the classes
-            of the rows, and others drawn at random to make up ⌈sample·C⌉ (An et al., "Partial FC",
-            ICCV workshops 2021). The draw is torch's, which the training loop seeds anew by the
-            run's seed and the step.
+        settings: which margin, m; s, which multiplies every logit; and the share of the classes
+            that a step looks at. Below 1 these are the classes of the rows, and others drawn at
+            random to make up ⌈share·C⌉ (An et al., "Partial FC", ICCV workshops 2021). The draw is
+            torch's, which the training loop seeds anew by the run's seed and the step.
     """
 
-    def __init__(
-        self,
-        classes: int,
-        dim: int,
-        margin_function: Margin,
-        scale: float,
-        margin: float,
-        sample: float = 1.0,
-    ) -> None:
+    def __init__(self, classes: int, dim: int, settings: ArcFaceSettings | CosFaceSettings) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes, dim) * 0.01)
-        self.margin_function = margin_function
-        self.scale = scale
-        self.margin = margin
-        self.sample = sample
+        self.settings = settings
+        self.margin_function = arcface if isinstance(settings, ArcFaceSettings) else cosface
 
     def forward(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> RowLosses:
         """Return the cross-entropy of each row, over all classes or a sample of them."""
         weight: Tensor = self.weight
-        if self.sample < 1:
-            chosen = sample_classes(labels, len(weight), self.sample)
+        margin, scale = self.settings.margin, self.settings.scale
+        if self.settings.sample < 1:
+            chosen = sample_classes(labels, len(weight), self.settings.sample)
             weight = weight.index_select(0, chosen)
             labels = torch.searchsorted(chosen, labels)
         return margin_softmax(
-            F.normalize(features), weight, labels, self.margin_function, self.margin, self.scale
+            F.normalize(features), weight, labels, self.margin_function, margin, scale
         )
 
 
@@ -99,15 +87,11 @@ def cosine_scale(head: Head) -> float:
         raise RecipeError(
             "this method needs a head over cosines: set head.name to 'arcface' or 'cosface'"
         )
-    return head.scale
+    return head.settings.scale
 
 
 def build_head(settings: HeadSettings, classes: int, dim: int) -> Head:
     """Build the head that a recipe names."""
-    match settings:
-        case ArcFaceSettings(scale=scale, margin=margin, sample=sample):
-            return CosineHead(classes, dim, arcface, scale, margin, sample)
-        case CosFaceSettings(scale=scale, margin=margin, sample=sample):
-            return CosineHead(classes, dim, cosface, scale, margin, sample)
-        case SoftmaxSettings():
-            return LinearHead(classes, dim)
+    if isinstance(settings, SoftmaxSettings):
+        return LinearHead(classes, dim)
+    return CosineHead(classes, dim, settings)

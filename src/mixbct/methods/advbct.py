@@ -19,8 +19,6 @@ The published code divides L_p2s by the number of rows outside their boundary
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +28,16 @@ from torch import Tensor, nn
 from mixbct.distributed import row_rng
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import OLD_ROWS, Features, Method, Progress, StepPlan, Task, given
+from mixbct.methods.method import (
+    OLD_ROWS,
+    Features,
+    Losses,
+    Method,
+    Progress,
+    StepPlan,
+    Task,
+    given,
+)
 from mixbct.recipe import AdvBCTSettings
 
 HIDDEN = 100
@@ -69,6 +76,7 @@ class AdvBCT(Method):
     """Adversarial alignment with an elastic boundary."""
 
     needs = frozenset({"old", "class_stats"})
+    settings: AdvBCTSettings
     means: Tensor
     radii: Tensor
     bounded: Tensor
@@ -76,9 +84,6 @@ class AdvBCT(Method):
     def __init__(self, settings: AdvBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
         self.old = given(task.old)
-        self.threshold, self.mean_over = settings.threshold, settings.mean_over
-        self.boundary_weight = settings.boundary_weight
-        self.adversarial_weight = settings.adversarial_weight
         stats = given(task.class_stats)
         self.register_buffer("means", stats.means, persistent=False)
         self.register_buffer("radii", stats.radii, persistent=False)
@@ -95,18 +100,15 @@ class AdvBCT(Method):
         """Return the batch, with the old features of its images or else with any old ones."""
         if self.old.paired:
             return self.task.paired_step(seed, epoch, step)
-        plain = self.task.plain_step(seed, epoch, step)
         rng = row_rng(seed, OLD_ROWS, epoch, step)
-        rows = rng.integers(0, len(self.old.labels), self.task.batch)
-        return replace(plain, old_rows=rows, old_labels=self.old.labels[rows])
+        old_rows = rng.integers(0, len(self.old.labels), self.task.batch)
+        return self.task.step(self.task.batch_rows(seed, epoch, step), old_rows)
 
     def boundaries(self) -> Float[Tensor, " c"]:
         """Return r̂, the elastic boundary of each class."""
-        return self.radii + (self.threshold - self.radii) * self.elasticity.sigmoid()
+        return self.radii + (self.settings.threshold - self.radii) * self.elasticity.sigmoid()
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification, the adversarial and the boundary loss."""
         features = reverse_gradient(F.normalize(new.values), reversal(progress.done))
         rows = len(new.labels)
@@ -118,10 +120,10 @@ class AdvBCT(Method):
         outside = beyond_boundary(
             new.values, new.labels, self.means, self.boundaries(), self.bounded
         )
-        by = rows if self.mean_over == "batch" else max(int((outside > 0).sum()), 1)
+        by = rows if self.settings.mean_over == "batch" else max(int((outside > 0).sum()), 1)
         fading = (progress.epochs - progress.epoch + 1) / progress.epochs
         return {
             "classification": classification(new, head),
-            "adversarial": self.adversarial_weight * fading * discriminator_loss / rows,
-            "boundary": self.boundary_weight * outside.sum() / by,
+            "adversarial": self.settings.adversarial_weight * fading * discriminator_loss / rows,
+            "boundary": self.settings.boundary_weight * outside.sum() / by,
         }

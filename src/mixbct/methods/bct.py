@@ -12,8 +12,6 @@ CVPR 2020, eq. 4 and sec. 3.3. With `scaled = false` s is 1, as in some publishe
 influence is then much weaker.
 """
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Features, Method, Progress, Task, given
+from mixbct.methods.method import Features, Losses, Method, Progress, Task, given
 from mixbct.recipe import BCTSettings
 
 
@@ -53,13 +51,12 @@ class BCT(Method):
     """Backward-compatible training with an influence loss."""
 
     needs = frozenset({"prototypes"})
+    settings: BCTSettings
     directions: Tensor
     known: Tensor
 
     def __init__(self, settings: BCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.weight = settings.weight
-        self.scaled = settings.scaled
         means, weights = given(task.prototypes), task.old_classifier
         directions, known = means.values, means.known
         if weights is not None:
@@ -68,13 +65,11 @@ class BCT(Method):
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("known", known, persistent=False)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss under the new and under the old weights."""
-        scale = cosine_scale(head) if self.scaled else 1.0
+        scale = cosine_scale(head) if self.settings.scaled else 1.0
         rows = influence(new.values, new.labels, self.directions, self.known, scale)
         return {
             "classification": classification(new, head),
-            "influence": self.weight * rows.sum() / len(rows),
+            "influence": self.settings.weight * rows.sum() / len(rows),
         }

@@ -3,12 +3,10 @@
 The oracle of the self-test, and in the cross-test what a naive swap of models would give.
 """
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from mixbct.heads.classifier import Head
-from mixbct.methods.method import Features, Method, Progress
+from mixbct.methods.method import Features, Losses, Method, Progress
 
 
 def classification(new: Features, head: Head) -> Tensor:
@@ -20,8 +18,6 @@ def classification(new: Features, head: Head) -> Tensor:
 class Independent(Method):
     """L = (1/B) Σ ℓ(f_i, y_i; W)."""
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the mean classification loss."""
         return {"classification": classification(new, head)}

@@ -7,8 +7,6 @@ training has (Shen et al., CVPR 2020, sec. 4.3). `weakened_l2` lets a new featur
 within δ of its old one; from the code published with MixBCT (Liang et al., arXiv 2308.06948).
 """
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Features, Method, Progress, StepPlan, Task
+from mixbct.methods.method import Features, Losses, Method, Progress, StepPlan
 from mixbct.recipe import L2Settings, WeakenedL2Settings
 
 
@@ -33,23 +31,20 @@ class L2(Method):
     """L2 regression: plain, squared or with a slack."""
 
     needs = frozenset({"old", "paired_old"})
-
-    def __init__(self, settings: L2Settings | WeakenedL2Settings, task: Task) -> None:
-        super().__init__(settings, task)
-        self.weight = settings.weight
-        self.slack = settings.slack if isinstance(settings, WeakenedL2Settings) else 0.0
-        self.power = 2 if isinstance(settings, L2Settings) and settings.squared else 1
+    settings: L2Settings | WeakenedL2Settings
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch with the old features of its images."""
         return self.task.paired_step(seed, epoch, step)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and the mean of what exceeds the slack."""
-        beyond = (distances(new.values, old.values) - self.slack).clamp_min(0) ** self.power
+        beyond = distances(new.values, old.values)
+        if isinstance(self.settings, WeakenedL2Settings):
+            beyond = (beyond - self.settings.slack).clamp_min(0)
+        elif self.settings.squared:
+            beyond = beyond**2
         return {
             "classification": classification(new, head),
-            "l2": self.weight * beyond.sum() / len(beyond),
+            "l2": self.settings.weight * beyond.sum() / len(beyond),
         }

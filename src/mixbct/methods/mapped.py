@@ -12,7 +12,6 @@ Two maps:
     projection   a linear map, trained along; it begins with orthonormal rows or columns
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Extract, Features, Method, Progress, StepPlan, Task
+from mixbct.methods.method import Extract, Features, Losses, Method, Progress, StepPlan, given
+from mixbct.recipe import CompatibleSettings
 
 Map = Literal["prefix", "projection"]
 
@@ -52,35 +52,23 @@ class Mapped(Method):
     """A method whose new features reach the old space through a map.
 
     Args:
-        task: what `method` was built for.
-        method: works in the old space.
-        kind: of the map.
+        method: works in the old space; its settings name the map, and w.
         head: classifies mapped and old features; trained along.
-        new_dim: dimension of the new features.
-        old_dim: of the old ones.
-        weight: w, of the classification loss of the full features.
+        dim: of the new features.
 
     Raises:
         RecipeError: see `first_map`.
     """
 
+    settings: CompatibleSettings
     matrix: Tensor
 
-    def __init__(
-        self,
-        task: Task,
-        method: Method,
-        kind: Map,
-        head: Head,
-        new_dim: int,
-        old_dim: int,
-        weight: float,
-    ) -> None:
-        super().__init__(None, task)
+    def __init__(self, method: Method, head: Head, dim: int) -> None:
+        super().__init__(method.settings, method.task)
         self.method = method
         self.head = head
-        self.weight = weight
-        matrix = first_map(kind, new_dim, old_dim)
+        kind: Map = given(self.settings.query_map)
+        matrix = first_map(kind, dim, head.weight.shape[1])
         if kind == "projection":
             self.matrix = nn.Parameter(matrix)
         else:
@@ -90,13 +78,11 @@ class Mapped(Method):
         """Return the step of the method."""
         return self.method.plan(seed, epoch, step)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the method's losses in the old space, and the loss of the full features."""
         mapped = Features(new.values @ self.matrix, new.labels)
         losses = self.method.losses(mapped, old, self.head, progress)
-        return {**losses, "full": self.weight * classification(new, head)}
+        return {**losses, "full": self.settings.full_weight * classification(new, head)}
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Let the method look at the whole set, in the old space."""

@@ -27,7 +27,11 @@ from mixbct.schemas.linear_map import LinearMap
 ORDER, OLD_ROWS, AUGMENT, PARTNERS = range(4)
 
 RowIndices = Int64[np.ndarray, " _"]
+NO_ROWS: RowIndices = np.empty(0, dtype=np.int64)
 ThingT = TypeVar("ThingT")
+
+Losses = Mapping[str, Tensor]
+"""Named scalars whose sum is minimised."""
 
 Need = Literal["old", "paired_old", "credible", "prototypes", "class_stats"]
 """What a method may need of the old model's bank:
@@ -143,16 +147,18 @@ class Task:
         order = _permutation(len(self.labels), seed, epoch)
         return order[step * self.batch : (step + 1) * self.batch]
 
-    def plain_step(self, seed: int, epoch: int, step: int) -> StepPlan:
-        """Return a step on new features alone."""
-        rows = self.batch_rows(seed, epoch, step)
-        none = np.empty(0, dtype=np.int64)
-        return StepPlan(rows, self.labels[rows], none, none, trained=len(rows))
+    def step(
+        self, rows: RowIndices, old_rows: RowIndices = NO_ROWS, trained: int | None = None
+    ) -> StepPlan:
+        """Return the plan of a step on new and old rows; every new one is trained unless told."""
+        old_labels = NO_ROWS if self.old is None else self.old.labels[old_rows]
+        trained = len(rows) if trained is None else trained
+        return StepPlan(rows, self.labels[rows], old_rows, old_labels, trained)
 
     def paired_step(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return a step on each image's new and old feature, in the same order."""
         rows = self.batch_rows(seed, epoch, step)
-        return StepPlan(rows, self.labels[rows], rows, self.labels[rows], trained=len(rows))
+        return self.step(rows, rows)
 
 
 @lru_cache(maxsize=2)
@@ -174,6 +180,7 @@ class Method(nn.Module, ABC):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    settings: Any
 
     def __init__(self, settings: Any, task: Task) -> None:
         """Check that the task holds what the method needs.
@@ -182,6 +189,7 @@ class Method(nn.Module, ABC):
             BankError: it does not.
         """
         super().__init__()
+        self.settings = settings
         self.task = task
         old = task.old
         there: dict[Need, bool] = {
@@ -200,12 +208,10 @@ class Method(nn.Module, ABC):
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return what one step works on; `step` counts within the epoch. No old rows here."""
-        return self.task.plain_step(seed, epoch, step)
+        return self.task.step(self.task.batch_rows(seed, epoch, step))
 
     @abstractmethod
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return named scalars whose sum is minimised.
 
         Args:

@@ -32,13 +32,11 @@ image wherever it is credible. Mixing ties classes together through W; the contr
 right old feature before all others, which is what a search is judged by.
 """
 
-from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from mixbct.distributed import row_rng
 from mixbct.errors import BankError, RecipeError
@@ -47,6 +45,7 @@ from mixbct.methods.method import (
     OLD_ROWS,
     PARTNERS,
     Features,
+    Losses,
     Method,
     Progress,
     RowIndices,
@@ -68,46 +67,41 @@ class MixBCT(Method):
     """
 
     needs = frozenset({"old", "credible"})
+    settings: MixBCTSettings
 
     def __init__(self, settings: MixBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
         self.old = given(task.old)
-        self.draw = settings.draw
         # 0.7 is not a binary fraction: 0.7·30/0.3 must come out as 70
         ratio = Fraction(settings.ratio).limit_denominator(1_000_000)
-        if self.draw == "bank":
+        if settings.draw == "bank":
             self.old_rows_per_step = int(ratio * task.batch / (1 - ratio))
         else:
             self.old_rows_per_step = int(ratio * task.batch)
             if not self.old.paired:
                 raise BankError(
-                    f"method.draw = {self.draw!r} puts the old feature of an image in the place of "
-                    "its new one, but the bank was not extracted from these training images: use "
-                    "method.draw = 'bank', or extract a bank from them"
+                    f"method.draw = {settings.draw!r} needs the images' old features, but the bank "
+                    "was not extracted from these training images: set method.draw = 'bank'"
                 )
-        if self.draw == "skip" and task.batch - self.old_rows_per_step < 2:
+        if settings.draw == "skip" and task.batch - self.old_rows_per_step < 2:
             raise RecipeError(
                 f"method.ratio = {settings.ratio} of train.batch = {task.batch} leaves fewer than "
                 "two images to forward, too few for batch normalisation: lower method.ratio"
             )
-        usable = given(self.old.credible) & (self.old.labels >= 0)
-        self.candidates: RowIndices = np.flatnonzero(usable).astype(np.int64)
+        self._usable = given(self.old.credible) & (self.old.labels >= 0)
+        self.candidates: RowIndices = np.flatnonzero(self._usable).astype(np.int64)
         if len(self.candidates) == 0 and (self.old_rows_per_step or settings.contrast):
             raise BankError(
                 "the bank has no credible feature of any training class: do the class names of "
                 "the bank and of the training data agree?"
             )
-        self._usable = usable
-        self.old_weight = settings.old_weight
-        self.contrast, self.temperature = settings.contrast, settings.temperature
-        self.partner, self.negatives = settings.partner, settings.negatives
-        if self.contrast:
-            if self.draw != "bank":
+        if settings.contrast:
+            if settings.draw != "bank":
                 raise RecipeError(
-                    f"method.contrast = {self.contrast} needs old rows beside the batch, and "
-                    f"method.draw = {self.draw!r} has them in it: set method.draw = 'bank'"
+                    f"method.contrast = {settings.contrast} needs old rows beside the batch, and "
+                    f"method.draw = {settings.draw!r} has them in it: set method.draw = 'bank'"
                 )
-            if self.partner == "own" and not self.old.paired:
+            if settings.partner == "own" and not self.old.paired:
                 raise BankError(
                     "method.partner = 'own' takes the old feature of the same image, but the bank "
                     "was not extracted from these training images: set method.partner = 'class'"
@@ -121,22 +115,22 @@ class MixBCT(Method):
         """Return the batch and the old rows that join it, or take the place of some."""
         rows = self.task.batch_rows(seed, epoch, step)
         rng = row_rng(seed, OLD_ROWS, epoch, step)
-        if self.draw == "bank":
+        if self.settings.draw == "bank":
             count = min(self.old_rows_per_step, len(self.candidates))
             # no shuffle: the order of the old rows does not matter, and it costs half the draw
             old_rows = self.candidates[
                 rng.choice(len(self.candidates), count, replace=False, shuffle=False)
             ]
-            if self.contrast:
+            if self.settings.contrast:
                 further = self._contrasted(rows, row_rng(seed, PARTNERS, epoch, step))
                 old_rows = np.concatenate([old_rows, further])
-            return self._step(rows, old_rows, trained=len(rows))
+            return self.task.step(rows, old_rows)
         credible = rows[self._usable[rows]]
         count = min(self.old_rows_per_step, len(credible))
         old_rows = rng.choice(credible, count, replace=False)
         kept = rows[~np.isin(rows, old_rows)]
-        forward = kept if self.draw == "skip" else np.concatenate([kept, old_rows])
-        return self._step(forward, old_rows, trained=len(kept))
+        forward = kept if self.settings.draw == "skip" else np.concatenate([kept, old_rows])
+        return self.task.step(forward, old_rows, trained=len(kept))
 
     def _contrasted(self, rows: RowIndices, rng: np.random.Generator) -> RowIndices:
         """Return a partner for each row whose class has one, and rows of any class."""
@@ -144,42 +138,31 @@ class MixBCT(Method):
         classes = self.task.labels[rows]
         places = (rng.random(len(classes)) * self._counts[classes]).astype(np.int64)
         partners = self._by_class[self._starts[classes] + places]
-        if self.partner == "own":
+        if self.settings.partner == "own":
             partners = np.where(self._usable[rows], rows, partners)
-        others = rng.integers(len(self.candidates), size=self.negatives)
+        others = rng.integers(len(self.candidates), size=self.settings.negatives)
         return np.concatenate([partners, self.candidates[others]])
 
-    def _step(self, forward_rows: RowIndices, old_rows: RowIndices, trained: int) -> StepPlan:
-        return StepPlan(
-            forward_rows,
-            self.task.labels[forward_rows],
-            old_rows,
-            self.old.labels[old_rows],
-            trained,
-        )
-
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the mean classification loss over new and mixed rows, and the contrast."""
         mixed = len(old.labels)
-        if self.draw == "bank":
+        if self.settings.draw == "bank":
             mixed = min(self.old_rows_per_step, len(self.candidates))
         values = torch.cat([new.values, old.values[:mixed]])
         labels = torch.cat([new.labels, old.labels[:mixed]])
         rows = head(values, labels)
-        if self.old_weight is None or not mixed:
+        if self.settings.old_weight is None or not mixed:
             losses = {"mixed": rows.sum() / len(labels)}
         else:
             fresh = len(new.labels)
             losses = {
                 "new": rows[:fresh].sum() / fresh,
-                "old": self.old_weight * rows[fresh:].sum() / mixed,
+                "old": self.settings.old_weight * rows[fresh:].sum() / mixed,
             }
-        if self.contrast:
-            similarities = F.normalize(new.values) @ old.values.t() / self.temperature
+        if self.settings.contrast:
+            similarities = F.normalize(new.values) @ old.values.t() / self.settings.temperature
             positive = new.labels[:, None] == old.labels
             shares = similarities.log_softmax(dim=1) * positive
             apart = -shares.sum(1) / positive.sum(1).clamp_min(1)
-            losses["contrast"] = self.contrast * apart.sum() / len(new.labels)
+            losses["contrast"] = self.settings.contrast * apart.sum() / len(new.labels)
         return losses

@@ -19,7 +19,6 @@ At the published τ = 1 the contrast of unit vectors is weak; docs/log.md has wh
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ from torch import Tensor
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Features, Method, Progress, StepPlan, Task, given
+from mixbct.methods.method import Features, Losses, Method, Progress, StepPlan, Task, given
 from mixbct.recipe import NCCLSettings
 
 
@@ -52,9 +51,7 @@ def posterior_entropy(
 
 
 def contrastive_loss(
-    similarities: Float[Tensor, "n q"],
-    weights: Float[Tensor, "n q"],
-    positive: Bool[Tensor, "n q"],
+    similarities: Float[Tensor, "n q"], weights: Float[Tensor, "n q"], positive: Bool[Tensor, "n q"]
 ) -> Float[Tensor, " n"]:
     """Return −Σ w·log softmax over the positives of each row, by their number; 0 without any.
 
@@ -72,6 +69,7 @@ class NCCL(Method):
     """Neighbourhood-consensus contrastive learning."""
 
     needs = frozenset({"old", "paired_old", "class_stats"})
+    settings: NCCLSettings
     means: Tensor
     queue: Tensor
     queue_labels: Tensor
@@ -84,8 +82,6 @@ class NCCL(Method):
                 f"method.queue = {settings.queue} cannot hold one batch of {task.batch}: raise it "
                 "to train.batch at least"
             )
-        self.temperature = settings.temperature
-        self.feature_weight, self.logit_weight = settings.weight, settings.logit_weight
         stats = given(task.class_stats)
         self.variance = stats.variance
         self.register_buffer("means", stats.means[stats.counts > 0], persistent=False)
@@ -112,9 +108,7 @@ class NCCL(Method):
         self.queue_labels[slots] = labels
         self.enqueued += len(old)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and both contrasts; the batch joins the queue first."""
         credible = self.credible(old.values)
         own, labels = old.values[credible], old.labels[credible]
@@ -129,12 +123,11 @@ class NCCL(Method):
         # z(f)ᵀz(o) = f̂ᵀ(ŴᵀŴ)o, which needs no queue of C-dimensional logits
         between = classes.t() @ classes.detach()
         rows = len(new.labels)
-        of_features = contrastive_loss(features @ queue.t() / self.temperature, weights, positive)
-        of_logits = contrastive_loss(
-            features @ between @ queue.t() / self.temperature, weights, positive
-        )
+        scaled = queue.t() / self.settings.temperature
+        of_features = contrastive_loss(features @ scaled, weights, positive)
+        of_logits = contrastive_loss(features @ between @ scaled, weights, positive)
         return {
             "classification": classification(new, head),
-            "features": self.feature_weight * of_features.sum() / rows,
-            "logits": self.logit_weight * of_logits.sum() / rows,
+            "features": self.settings.weight * of_features.sum() / rows,
+            "logits": self.settings.logit_weight * of_logits.sum() / rows,
         }

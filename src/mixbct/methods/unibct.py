@@ -16,9 +16,6 @@ The published code takes a column softmax of features that are not normalised
 (`start = 10`, `refresh = [10]`).
 """
 
-from collections.abc import Mapping
-from typing import Literal
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,37 +25,30 @@ from torch import Tensor
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.bct import influence
 from mixbct.methods.independent import classification
-from mixbct.methods.method import Extract, Features, Method, Progress, Task, given
+from mixbct.methods.method import Extract, Features, Losses, Method, Progress, Task, given
 from mixbct.recipe import UniBCTSettings
-
-Graph = Literal["rows", "columns"]
 
 
 def refined_mean(
-    new: Float[Tensor, "n d"],
-    old: Float[Tensor, "n e"],
-    spread: float,
-    temperature: float,
-    graph: Graph,
+    new: Float[Tensor, "n d"], old: Float[Tensor, "n e"], settings: UniBCTSettings
 ) -> Float[Tensor, " e"]:
     """Return the mean of one class's old features, spread over the graph of its new ones.
 
     Args:
         new: raw new features of the class's images.
         old: normalised old features of the same images.
-        spread: λ, in [0, 1).
-        temperature: τ.
-        graph: "rows" for the row softmax of cosines, "columns" for the column softmax of inner
-            products.
+        settings: λ, τ, and "rows" for the row softmax of cosines or "columns" for the column
+            softmax of inner products.
     """
     if len(new) == 1:
         return old[0]
-    vertices = F.normalize(new) if graph == "rows" else new
-    similarities = vertices @ vertices.t() / temperature
+    by_rows = settings.graph == "rows"
+    vertices = F.normalize(new) if by_rows else new
+    similarities = vertices @ vertices.t() / settings.temperature
     similarities.fill_diagonal_(-torch.inf)
-    edges = similarities.softmax(dim=1 if graph == "rows" else 0)
-    system = torch.eye(len(new), dtype=new.dtype) - spread * edges
-    moved: Tensor = (1 - spread) * torch.linalg.solve(system, old)
+    edges = similarities.softmax(dim=1 if by_rows else 0)
+    system = torch.eye(len(new), dtype=new.dtype) - settings.spread * edges
+    moved: Tensor = (1 - settings.spread) * torch.linalg.solve(system, old)
     return moved.mean(dim=0)
 
 
@@ -66,15 +56,12 @@ class UniBCT(Method):
     """BCT with structural prototype refinement."""
 
     needs = frozenset({"old", "paired_old", "prototypes"})
+    settings: UniBCTSettings
     directions: Tensor
     known: Tensor
 
     def __init__(self, settings: UniBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
-        self.weight, self.start = settings.weight, settings.start
-        self.spread, self.temperature = settings.spread, settings.temperature
-        self.graph: Graph = settings.graph
-        self.refresh = frozenset(settings.refresh)
         means = given(task.prototypes)
         self.register_buffer("directions", means.values.clone())
         self.register_buffer("known", means.known, persistent=False)
@@ -84,27 +71,20 @@ class UniBCT(Method):
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Refine the prototypes by the present new features, at the epochs chosen."""
-        if epoch not in self.refresh:
+        if epoch not in self.settings.refresh:
             return
         old, new = given(self.task.old), extract()
         for rows in self.rows_of_classes:
-            mean = refined_mean(
-                new[rows].double(),
-                torch.from_numpy(old.read(rows)).double(),
-                self.spread,
-                self.temperature,
-                self.graph,
-            )
+            own = torch.from_numpy(old.read(rows)).double()
+            mean = refined_mean(new[rows].double(), own, self.settings)
             self.directions[self.task.labels[rows[0]]] = mean.to(self.directions)
 
-    def losses(
-        self, new: Features, old: Features, head: Head, progress: Progress
-    ) -> Mapping[str, Tensor]:
+    def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and, from epoch `start`, that under the prototypes."""
         losses = {"classification": classification(new, head)}
-        if progress.epoch >= self.start:
+        if progress.epoch >= self.settings.start:
             rows = influence(
                 new.values, new.labels, self.directions, self.known, cosine_scale(head)
             )
-            losses["influence"] = self.weight * rows.sum() / len(rows)
+            losses["influence"] = self.settings.weight * rows.sum() / len(rows)
         return losses

@@ -19,7 +19,7 @@ from mixbct.errors import ContractError, ModelError
 from mixbct.reading import read_bytes
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, read_record
+from mixbct.schemas.record import Document, Record, absent, read_record
 
 _LONGEST = 2**30
 TRAINED = "trained"
@@ -48,10 +48,9 @@ class BridgeFit(Record):
     )
 
 
-class Bridge(Record):
+class Bridge(Document):
     """A way to compare queries under `source` with stored rows under `target`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     file: Literal["bridge"] = "bridge"
     kind: str = Field(description="of the fit; trained: learned with the model")
     source: Contract = Field(description="of the queries: the new model's")
@@ -63,16 +62,14 @@ class Bridge(Record):
     @model_validator(mode="after")
     def _sides_meet(self) -> "Bridge":
         reached = []
-        for side, contract, mapped in (
-            ("queries", self.source, self.query),
-            ("stored rows", self.target, self.gallery),
-        ):
-            if mapped is not None and mapped.source_dim != contract.dim:
+        queries, rows = (self.source, self.query), (self.target, self.gallery)
+        for side, (contract, mapped) in {"queries": queries, "stored rows": rows}.items():
+            if mapped and mapped.source_dim != contract.dim:
                 raise ValueError(
                     f"its map of {side} takes {mapped.source_dim} dimensions, but {contract} has "
                     f"{contract.dim}"
                 )
-            reached.append(contract.dim if mapped is None else mapped.target_dim)
+            reached.append(mapped.target_dim if mapped else contract.dim)
         if reached[0] != reached[1]:
             raise ValueError(
                 f"queries reach {reached[0]} dimensions and stored rows {reached[1]}: they do not "
@@ -90,19 +87,12 @@ class Bridge(Record):
         """Return why queries under `source` may not search rows under `target` through this."""
         if (self.source.id, self.target.id) == (source.id, target.id):
             return None
-        leads = f"takes queries by {self.source} to stored rows of {self.target}"
-        fit = (
-            f"`mixbct adapt --from` a bank or model folder of {source.name} `--to` one of "
-            f"{target.name}"
-        )
-        if (self.source.id, self.target.id) == (target.id, source.id):
-            return (
-                f"this bridge was fitted the wrong way round: it {leads}, but {source} is to "
-                f"search rows of {target}; fit it with {fit}"
-            )
+        turned = (self.source.id, self.target.id) == (target.id, source.id)
+        what = "was fitted the wrong way round" if turned else "is for other models"
         return (
-            f"this bridge is for other models: it {leads}, not queries by {source} to rows of "
-            f"{target}; fit one with {fit}"
+            f"this bridge {what}: it takes queries by {self.source} to stored rows of "
+            f"{self.target}, not queries by {source} to rows of {target}; fit one with `mixbct "
+            f"adapt --from` a bank or model folder of {source.name} `--to` one of {target.name}"
         )
 
     def check(self, source: Contract, target: Contract) -> None:

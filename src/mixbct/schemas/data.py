@@ -5,13 +5,12 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+from mixbct.schemas.record import Document, absent, now
 
 
-class ArrayManifest(Record):
+class ArrayManifest(Document):
     """`manifest.json` of a folder that holds a whole image set as one array."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["image-array"] = "image-array"
     name: str
     images: int = Field(gt=0)
@@ -26,10 +25,9 @@ class ArrayManifest(Record):
     origin: dict[str, str] = Field({}, description="where it came from, for people")
 
 
-class SplitManifest(Record):
+class SplitManifest(Document):
     """`manifest.json` of a split: which rows of a source play which part."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["split"] = "split"
     source: str
     source_digest: str
@@ -41,10 +39,9 @@ class SplitManifest(Record):
     )
 
 
-class BankManifest(Record):
+class BankManifest(Document):
     """`manifest.json` in a feature bank."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["feature-bank"] = "feature-bank"
     contract: Contract
     data_digest: str
@@ -64,10 +61,9 @@ class BankManifest(Record):
     created: str = Field(default_factory=now)
 
 
-class DenoiseManifest(Record):
+class DenoiseManifest(Document):
     """`credible.json` in a feature bank: how `credible.npy` came about."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     keep: float = Field(gt=0, le=1)
     normalise_columns: bool
     credible: int

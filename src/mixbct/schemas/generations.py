@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.record import Document, Record, now
 from mixbct.schemas.result import DifferenceEstimate, Share, ShareEstimate, Standings
 
 
@@ -37,10 +37,9 @@ class Summary(Record):
     mean: ShareEstimate = Field(description="mean of M(i, j) over the T(T + 1)/2 pairs i ≥ j")
 
 
-class GenerationsResult(Record):
+class GenerationsResult(Document):
     """Every version against the gallery of every earlier one."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["generations"] = "generations"
     created: str = Field(default_factory=now)
     versions: dict[str, str]

@@ -126,15 +126,15 @@ class LinearMap(BaseModel):
                 f"a map to {self.target_dim} dimensions cannot be followed by one from "
                 f"{after.source_dim}"
             )
-        matrix, offset = (None if part is None else part.astype(float) for part in self.arrays)
+        matrix, offset = self.arrays
         follow, later = after.arrays
         if later is not None:
             raise FeatureError(
                 "a map with an offset cannot follow another one in a single map: fit a bridge from "
                 "the newest model to the oldest with `mixbct adapt`"
             )
-        assert matrix is not None
-        return LinearMap.of(matrix @ follow, None if offset is None else offset @ follow)
+        exact = follow.astype(float)
+        return LinearMap.of(matrix @ exact, None if offset is None else offset @ exact)
 
 
 def _decode(part: str) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Models: what stands in `model.json`."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.contract import Contract, Input, Preprocessing, VectorInput
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+from mixbct.schemas.record import Document, Record, absent, now
 
 __all__ = ["Contract", "Input", "ModelManifest", "OldPart", "Preprocessing", "VectorInput"]
 
@@ -29,10 +29,9 @@ class OldPart(Record):
         )
 
 
-class ModelManifest(Record):
+class ModelManifest(Document):
     """`model.json` in a model folder."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     backbone: str
     options: dict[str, int | float | str | bool] = Field({})
     contract: Contract

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, now
+from mixbct.schemas.record import Count, Document, Record, now
 from mixbct.schemas.result import Curve, Share
 
 
@@ -60,10 +60,9 @@ class Identification(Record):
     ranks: dict[str, Share] = Field(description="rank-k, pooled over the galleries' mated probes")
 
 
-class ProtocolResult(Record):
+class ProtocolResult(Document):
     """What every protocol's result says: one set under one combination of models."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     created: str = Field(default_factory=now)
     versions: dict[str, str]
     data: dict[str, str | int]

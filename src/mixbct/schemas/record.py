@@ -8,7 +8,7 @@ Numbers are finite: JSON has no NaN and no infinity, so a record that held one c
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -59,6 +59,12 @@ class Record(BaseModel):
                 f"a name cannot be written down as text ({problem}): where it came from the "
                 "command line or from a file's name, run in a UTF-8 locale (LC_ALL=C.UTF-8)"
             ) from None
+
+
+class Document(Record):
+    """Base of every record that is a file of its own; the version comes first in it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
 
 
 def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what: str) -> ModelT:

@@ -20,13 +20,15 @@ from torch.optim import Optimizer
 from mixbct.backbones.weights import state_copy
 from mixbct.errors import CheckpointError
 from mixbct.files import folder_written_whole, sha256_file
-from mixbct.schemas.record import SCHEMA_VERSION, Record, read_record
+from mixbct.schemas.record import Document, read_record
+
+Modules = Mapping[str, nn.Module]
+"""What has a state; a checkpoint is loaded under the names that it was saved under."""
 
 
-class CheckpointManifest(Record):
+class CheckpointManifest(Document):
     """`manifest.json` of a checkpoint."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["checkpoint"] = "checkpoint"
     step: int = Field(ge=0)
     seconds: float = Field(ge=0, description="of training so far, over all resumptions")
@@ -37,17 +39,13 @@ class CheckpointManifest(Record):
 
 
 def save_checkpoint(
-    folder: Path,
-    manifest: CheckpointManifest,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
+    folder: Path, manifest: CheckpointManifest, modules: Modules, optimizer: Optimizer
 ) -> Path:
     """Write one checkpoint and, once it is whole, remove all else from the folder.
 
     Args:
         folder: of the run's checkpoints.
         manifest: its digest of the tensors is filled in here.
-        modules: what has a state, by names that `load_checkpoint` is given too.
         optimizer: of their parameters.
     """
     tensors = {f"{n}.{k}": v for n, m in modules.items() for k, v in m.state_dict().items()}
@@ -74,17 +72,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    path: Path,
-    expected: CheckpointManifest,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
+    path: Path, expected: CheckpointManifest, modules: Modules, optimizer: Optimizer
 ) -> CheckpointManifest:
     """Take up the state of a checkpoint.
 
     Args:
         path: of the checkpoint.
         expected: the digests that it must have, and the last step of the run.
-        modules: what has a state, as for `save_checkpoint`.
         optimizer: of their parameters.
 
     Raises:

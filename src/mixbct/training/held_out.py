@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixbct.backbones.model import VECTOR_BACKBONES
 from mixbct.data.bank import normalise
-from mixbct.data.source import Rows, Selection, Source
+from mixbct.data.source import Selection, Source
 from mixbct.errors import BankError
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
@@ -78,14 +78,7 @@ def hold_out(recipe: Recipe, source: Source) -> HeldOut | None:
     if len(chosen) < FEWEST or (~away).sum() < recipe.train.batch:
         return None
     try:
-        return HeldOut(method, _part(source, ~away), _part(source, away))
+        rest, rows = (Selection(source, np.flatnonzero(part)) for part in (~away, away))
+        return HeldOut(method, rest, rows)
     except BankError:
         return None
-
-
-def _part(source: Source, chosen: np.ndarray) -> Selection:
-    """Return some rows, chosen from what a selection was chosen from: so its pairs are found."""
-    rows: Rows = np.flatnonzero(chosen)
-    if isinstance(source, Selection):
-        return Selection(source.source, source.rows[rows])
-    return Selection(source, rows)

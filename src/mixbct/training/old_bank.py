@@ -2,20 +2,21 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from mixbct.adapters.whiten import whitening
 from mixbct.backbones.model import read_manifest
+from mixbct.backbones.weights import read_tensors
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
-from mixbct.errors import BankError, ModelError
-from mixbct.features.bridged import through
+from mixbct.errors import BankError, FeatureError, ModelError
+from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
@@ -23,7 +24,6 @@ from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import OldPart
 from mixbct.training.label_map import read_label_map
-from mixbct.training.whitened_bank import whitened
 
 
 def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task, OldPart | None]:
@@ -59,6 +59,31 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
     return bank, task, part
 
 
+def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
+    """Return the old rows behind a whitening that is fitted on those of training classes.
+
+    An old space is seldom good as it lies, and stored vectors can be compared in a better one
+    without being changed. A new model that is trained against the whitened rows searches the
+    gallery through the same map, which therefore goes into its bridge.
+
+    Args:
+        old: the rows as they are.
+        dim: their dimension.
+        shrinkage: in (0, 1], towards leaving the space as it is.
+
+    Raises:
+        BankError: the rows do not determine a whitening.
+    """
+    rows = np.flatnonzero(old.labels >= 0)
+    try:
+        side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage)
+    except FeatureError as error:
+        raise BankError(f"method.whiten: {error}") from error
+    return replace(
+        old, read=lambda chosen: through(side, old.read(chosen), chosen), gallery_map=side
+    )
+
+
 def open_old_classifier(
     path: Path, bank: FeatureBank, source: Source, behind: LinearMap | None = None
 ) -> ClassDirections:
@@ -79,8 +104,8 @@ def open_old_classifier(
         )
     file = folder / "head.safetensors"
     try:
-        weights = load_file(file)["weight"]
-    except (OSError, SafetensorError, KeyError) as error:
+        weights = read_tensors(file)["weight"]
+    except (ModelError, KeyError) as error:
         raise ModelError(
             f"{file} is not a readable classifier: {error}; leave method.old_model out to take "
             "class means instead"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
-from mixbct.backbones.model import save_model
+from mixbct.backbones.model import contract_of, save_model
 from mixbct.data.source import Source
 from mixbct.errors import BadImageError, CheckpointError, DiskFullError, ModelError, StoppedError
 from mixbct.files import write_atomically
@@ -73,7 +73,7 @@ def train(
             trainer.load(path)
         write_atomically(out / "recipe.json", recipe.to_json())
         with stop_on_signal() as stop_asked:
-            _run(trainer, out, checkpoints, stop_asked, progress)
+            _run(trainer, out, stop_asked, progress)
             # from here on the work is done, and a stop would only lose time
             head_name: str | None = recipe.head.name
             classifier = trainer.head.state_dict()
@@ -86,21 +86,19 @@ def train(
                     head_name, classifier = None, {}  # it belongs to the trained head
             if head_start:
                 write_atomically(out / "start.json", head_start.to_json())
-            save_model(
-                out / "model",
-                recipe.name,
-                recipe.model.backbone,
-                recipe.model.options,
-                trainer.takes,
-                recipe.model.dim,
-                trainer.backbone,
-                head_name,
-                classifier,
-                trainer.source.classes(),
-                source.digest(),
-                trainer.bridge_from,
-                trainer.old_part,
+            model, backbone = recipe.model, trainer.backbone
+            contract = contract_of(recipe.name, backbone, trainer.takes, model.dim)
+            manifest = ModelManifest(
+                backbone=model.backbone,
+                options=model.options,
+                contract=contract,
+                head=head_name,
+                classes=trainer.source.classes(),
+                data_digest=source.digest(),
+                bridge=trainer.bridge_from(contract),
+                old_part=trainer.old_part,
             )
+            save_model(out / "model", manifest, backbone, classifier)
             cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
             write_atomically(out / "cost.json", cost.to_json())
             shutil.rmtree(checkpoints, ignore_errors=True)
@@ -131,14 +129,11 @@ def _check_data(out: Path, recipe: Recipe, source: Source) -> None:
 
 
 def _run(
-    trainer: Trainer,
-    out: Path,
-    checkpoints: Path,
-    stop_asked: Callable[[], bool],
-    progress: OnStep | None,
+    trainer: Trainer, out: Path, stop_asked: Callable[[], bool], progress: OnStep | None
 ) -> None:
     """Step to the end, or to where a stop is asked for."""
     settings = trainer.recipe.train
+    checkpoints = out / "checkpoints"
     log = StepLog(out, trainer.step)
     saved = trainer.step
     stepping = False

@@ -21,11 +21,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mixbct.adapters import ADAPTERS
+from mixbct.data.foreign_bank import mean_norm
 from mixbct.data.source import Source
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.features.prototypes import class_means, prototypes
 from mixbct.methods import OldRows
-from mixbct.schemas.record import SCHEMA_VERSION, Record
+from mixbct.schemas.record import Document
 
 MOST_ROWS = 65_536
 """A map is settled long before; more rows would only cost memory."""
@@ -36,10 +37,9 @@ Pairs = tuple[Float32[np.ndarray, "n d1"], Float32[np.ndarray, "n d2"]]
 Start = Literal["procrustes", "ridge"]
 
 
-class HeadStart(Record):
+class HeadStart(Document):
     """`start.json` of a run: what `model.start = "auto"` chose, and what came of it."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["head start"] = "head start"
     mean_length: float = Field(ge=0, description="of the mean of the normalised old vectors")
     start: Start
@@ -96,8 +96,7 @@ def start_at_adapter(
     new_side, old_side = paired_rows(source, old) if old.paired else paired_means(source, old)
     chosen = None
     if name == "auto":
-        mean = old_side.mean(axis=0, dtype=np.float64) if len(old_side) else np.zeros(1)
-        length = min(float(np.linalg.norm(mean)), 1.0)
+        length = min(mean_norm(old_side), 1.0) if len(old_side) else 0.0
         name = "ridge" if length > CONE else "procrustes"
         chosen = HeadStart(mean_length=length, start=name, rate=max((1 - length**2) ** 2, 1e-4))
     try:
@@ -119,9 +118,7 @@ def start_at_adapter(
 def paired_rows(source: Source, old: OldRows) -> Pairs:
     """Return up to `MOST_ROWS` rows, spread evenly, as (new, old) vectors."""
     count = len(source)
-    rows = np.arange(count)
-    if count > MOST_ROWS:
-        rows = np.linspace(0, count - 1, MOST_ROWS).astype(np.int64)
+    rows = np.linspace(0, count - 1, min(count, MOST_ROWS)).astype(np.int64)
     return source.read(rows), old.read(rows)
 
 

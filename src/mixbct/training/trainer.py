@@ -10,7 +10,7 @@ as if it had not been.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from mixbct.heads.classifier import Head, build_head
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import AUGMENT
-from mixbct.recipe import AdamWSettings, CompatibleSettings, OptimizerSettings, Recipe, SGDSettings
+from mixbct.recipe import CompatibleSettings, Recipe
 from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, Input, VectorInput
@@ -40,6 +40,9 @@ from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import HeadStart, start_at_adapter
+
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW}
+"""By the name that a recipe gives them; its settings are their arguments."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,7 @@ class StepReport:
 class _Batch:
     items: Batch
     labels: Int64[Tensor, " b"]
-    old: Float[Tensor, "k e"]
-    old_labels: Int64[Tensor, " k"]
+    old: Features
     trained: int
 
 
@@ -101,14 +103,19 @@ class Trainer:
             )
             self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
             # after them, so that every method starts from the same weights
-            self.method: Method = _build_method(recipe, task, self.old_dim, len(source.classes()))
+            self.method: Method = METHODS[recipe.method.name](recipe.method, task)
+            if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
+                head = build_head(recipe.head, len(source.classes()), self.old_dim)
+                self.method = Mapped(self.method, head, recipe.model.dim)
         self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
         for module in self.modules.values():
             if self.dtype == torch.float64:
                 module.double()
             module.to(self.device)
         parameters = [p for module in self.modules.values() for p in module.parameters()]
-        self.optimizer = _build_optimizer(recipe.optimizer, parameters)
+        self.optimizer = OPTIMIZERS[recipe.optimizer.name](
+            parameters, **recipe.optimizer.model_dump(exclude={"name"})
+        )
         self.step = 0
         self.seconds = 0.0
         self.images = 0
@@ -146,8 +153,7 @@ class Trainer:
         return _Batch(
             augment(items, self.recipe.data, torch_rng(self.recipe.seed, AUGMENT, step)),
             torch.from_numpy(plan.forward_labels),
-            old,
-            torch.from_numpy(plan.old_labels),
+            Features(old, torch.from_numpy(plan.old_labels)),
             plan.trained,
         )
 
@@ -169,11 +175,11 @@ class Trainer:
         for module in self.modules.values():
             module.train()
         inputs = to_inputs(batch.items.to(self.device), self.takes, self.dtype)
-        labels = batch.labels.to(self.device)
+        labels, old = batch.labels.to(self.device), batch.old
         values = forward(self.backbone, inputs, self.recipe.model.dim)
         losses = self.method.losses(
             Features(values[: batch.trained], labels[: batch.trained]),
-            Features(batch.old.to(self.device, self.dtype), batch.old_labels.to(self.device)),
+            Features(old.values.to(self.device, self.dtype), old.labels.to(self.device)),
             self.head,
             Progress(epoch, settings.epochs, self.step / self.steps),
         )
@@ -273,21 +279,3 @@ def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task:
     for array in (task.old.labels, task.old.credible, weights):
         digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()
-
-
-def _build_method(recipe: Recipe, task: Task, old_dim: int, classes: int) -> Method:
-    settings = recipe.method
-    method = METHODS[settings.name](settings, task)
-    if not isinstance(settings, CompatibleSettings) or settings.query_map is None:
-        return method
-    head = build_head(recipe.head, classes, old_dim)
-    kind, weight = settings.query_map, settings.full_weight
-    return Mapped(task, method, kind, head, recipe.model.dim, old_dim, weight)
-
-
-def _build_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> Optimizer:
-    match settings:
-        case SGDSettings(lr=lr, momentum=momentum, weight_decay=decay):
-            return SGD(parameters, lr, momentum, weight_decay=decay)
-        case AdamWSettings(lr=lr, weight_decay=decay):
-            return AdamW(parameters, lr, weight_decay=decay)

@@ -13,19 +13,18 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixbct.adapters import SHRUNK
-from mixbct.adapters.moments import Labels
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.bank_source import BankSource
 from mixbct.errors import BankError, ModelError
-from mixbct.features.bridged import ReadRows, Vectors
+from mixbct.features.bridged import ReadRows
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.schemas.bridge import Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
-from mixbct.workflows.choose import choose, fit_maps, told_apart
+from mixbct.workflows.choose import Pairs, choose, fit_maps, told_apart
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, rows_of
 
@@ -34,12 +33,10 @@ CHOOSE = "choose"
 
 @dataclass(frozen=True)
 class PairedItems:
-    """The same items as two models see them, and their classes where these can be told."""
+    """The same items as two models see them, and where they came from."""
 
     models: tuple[Contract, Contract]
-    source: Vectors
-    target: Vectors
-    labels: Labels | None
+    pairs: Pairs
     data: str
     digest: str
 
@@ -105,12 +102,11 @@ def adapt(
 
 def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) -> Bridge:
     """Return the bridge of a kind, or the best one; see `adapt`."""
-    sides = items.source, items.target, items.labels
     candidates: tuple[Candidate, ...] = ()
     if kind == CHOOSE:
-        best, candidates = choose(*sides)
+        best, candidates = choose(items.pairs)
         kind, shrinkage = best.kind, best.shrinkage
-    query, gallery = fit_maps(kind, *sides, shrinkage)
+    query, gallery = fit_maps(kind, items.pairs, shrinkage)
     return Bridge(
         kind=kind,
         source=items.models[0],
@@ -118,8 +114,8 @@ def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) ->
         query=query,
         gallery=gallery,
         fit=BridgeFit(
-            items=items.source.shape[0],
-            labelled=items.labels is not None,
+            items=items.pairs.source.shape[0],
+            labelled=items.pairs.labels is not None,
             data=items.data,
             data_digest=items.digest,
             shrinkage=SHRUNK.get(kind) if shrinkage is None else shrinkage,
@@ -146,7 +142,8 @@ def items_of_data(
             sides.append(normalise(embed_source(model, rows, progress=tick), rows.keys()))
         models.append(model.contract)
     labels = told_apart(rows.labels()) if rows.classes() else None
-    return PairedItems((models[0], models[1]), sides[0], sides[1], labels, str(data), rows.digest())
+    pairs = Pairs(sides[0], sides[1], labels)
+    return PairedItems((models[0], models[1]), pairs, str(data), rows.digest())
 
 
 def items_of_banks(
@@ -168,14 +165,9 @@ def items_of_banks(
         for bank, side in zip(banks, sides, strict=True)
         if bank.classes()
     )
-    return PairedItems(
-        (source.manifest.contract, target.manifest.contract),
-        sides[0],
-        sides[1],
-        next((found for found in labels if found is not None), None),
-        str(source.path),
-        source.manifest.data_digest,
-    )
+    pairs = Pairs(sides[0], sides[1], next((found for found in labels if found is not None), None))
+    models = source.manifest.contract, target.manifest.contract
+    return PairedItems(models, pairs, str(source.path), source.manifest.data_digest)
 
 
 def shared_rows(

@@ -8,11 +8,12 @@ tell kinds apart.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import faiss
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from mixbct.adapters import ADAPTERS, SHRUNK
 from mixbct.adapters.moments import Labels
@@ -53,82 +54,83 @@ Trial = Callable[[Held, Picked, Picked], Sides]
 """From which items are held out, and those of them that are queries and gallery, to both sides."""
 
 
-def fit_maps(
-    kind: str,
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None,
-    shrinkage: float | None = None,
-) -> Maps:
+@dataclass(frozen=True)
+class Pairs:
+    """The same items' vectors by a new and an old model, and their classes where known."""
+
+    source: Vectors
+    target: Vectors
+    labels: Labels | None
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        """Return some of the items, by numbers or by a mask: normalised, in memory."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Pairs(normalise(self.source[rows]), normalise(self.target[rows]), labels)
+
+
+def fit_maps(kind: str, pairs: Pairs, shrinkage: float | None = None) -> Maps:
     """Return the maps of a kind, `identity` included; see `mixbct.adapters`.
 
     Raises:
         FeatureError: the kind cannot be fitted on these vectors, or takes no shrinkage.
     """
     if kind == IDENTITY:
-        if source.shape[1] != target.shape[1]:
+        dims = pairs.source.shape[1], pairs.target.shape[1]
+        if dims[0] != dims[1]:
             raise FeatureError(
-                f"vectors of {source.shape[1]} and {target.shape[1]} dimensions cannot be compared "
-                "as they are"
+                f"vectors of {dims[0]} and {dims[1]} dimensions cannot be compared as they are"
             )
         return None, None
-    if shrinkage is None:
-        return ADAPTERS[kind](source, target, labels)
-    if kind not in SHRUNK:
+    if shrinkage is not None and kind not in SHRUNK:
         raise FeatureError(f"{kind} takes no shrinkage; {', '.join(SHRUNK)} do")
-    return ADAPTERS[kind](source, target, labels, shrinkage=shrinkage)
+    more = {} if shrinkage is None else {"shrinkage": shrinkage}
+    return ADAPTERS[kind](pairs.source, pairs.target, pairs.labels, **more)
 
 
-def choose(
-    source: Vectors, target: Vectors, labels: Labels | None, seed: int = 0
-) -> tuple[Candidate, tuple[Candidate, ...]]:
+def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...]]:
     """Return the best kind by mAP and TAR at a FAR of 1e-3 together, and all that were tried.
 
     Those that cannot be fitted are not among them; the old model alone is, for comparison.
 
     Args:
-        source: the new model's vectors.
-        target: the old model's, of the same items.
-        labels: class of each item, or None.
+        pairs: what the bridge is to be fitted on.
         seed: of the folds.
 
     Raises:
         FeatureError: there are too few items to fit and to judge anything.
     """
-    of = labels
+    labels = pairs.labels
     if labels is None:
-        rows = np.sort(row_rng(seed).permutation(source.shape[0])[:MOST])
-        source, target = normalise(source[rows]), normalise(target[rows])
-        of = told_apart(_neighbours(source))
-    if of is None:
+        pairs = pairs.take(np.sort(row_rng(seed).permutation(pairs.source.shape[0])[:MOST]))
+        labels = told_apart(_neighbours(pairs.source[:]))
+    if labels is None:
         raise FeatureError(
-            f"{source.shape[0]} items are too few to choose a bridge by cross-validation: give "
-            f"more, or name a kind: {', '.join(ADAPTERS)}"
+            f"{pairs.source.shape[0]} items are too few to choose a bridge by cross-validation: "
+            f"give more, or name a kind: {', '.join(ADAPTERS)}"
         )
-    rows, folds = _folds(of, seed)
-    x, y, of = normalise(source[rows]), normalise(target[rows]), of[rows]
+    rows, folds = _folds(labels, seed)
+    pairs, labels = pairs.take(rows), labels[rows]
 
     def sides(
         kind: str, shrinkage: float | None, held: Held, query: Picked, gallery: Picked
     ) -> Sides:
         if kind == DEPLOYED:
-            return y[query], y[gallery]
-        known = of[~held] if labels is not None else None
-        maps = fit_maps(kind, x[~held], y[~held], known, shrinkage)
-        return through(maps[0], x[query]), through(maps[1], y[gallery])
+            return pairs.target[query], pairs.target[gallery]
+        maps = fit_maps(kind, pairs.take(~held), shrinkage)
+        return through(maps[0], pairs.source[query]), through(maps[1], pairs.target[gallery])
 
-    tried: list[Candidate] = []
+    tried = []
     for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
         try:
-            means = _mean_figures(of, folds, partial(sides, kind, shrinkage))
+            precision, rate = _mean_figures(labels, folds, partial(sides, kind, shrinkage))
         except FeatureError:
             continue
         tried.append(
             Candidate(
                 kind=kind,
                 shrinkage=shrinkage,
-                mean_average_precision=float(means[0]),
-                true_accept_rate=float(means[1]),
+                mean_average_precision=precision,
+                true_accept_rate=rate,
             )
         )
     real = [each for each in tried if each.kind != DEPLOYED]
@@ -167,7 +169,7 @@ def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np
 
 def _mean_figures(
     labels: Labels, folds: Int64[np.ndarray, " n"], trial: Trial
-) -> Float64[np.ndarray, "2"]:
+) -> tuple[float, float]:
     """Return mAP and TAR, the mean over the folds."""
     figures = []
     for fold in range(FOLDS):
@@ -185,31 +187,28 @@ def _mean_figures(
         figures.append(
             (found.mean_average_precision(), found.true_accept_rate(found.thresholds[0]))
         )
-    return np.asarray(np.mean(figures, axis=0))
+    precision, rate = np.mean(figures, axis=0).tolist()
+    return precision, rate
 
 
-def choose_share(maps: Maps, source: Vectors, target: Vectors, labels: Labels | None) -> float:
+def choose_share(maps: Maps, pairs: Pairs) -> float:
     """Return the share of the new query in `both_queries` that is best on training classes.
 
     Args:
         maps: through which new queries meet old rows.
-        source: the new model's vectors.
-        target: the old model's, of the same items.
-        labels: class of each item.
+        pairs: the training items.
 
     Raises:
         FeatureError: there are no classes, or too few, to choose by.
     """
+    labels = pairs.labels
     if labels is None:
         raise FeatureError("the training items have too few classes to choose a share by")
     rows, folds = _folds(labels, 0)
-    new = through(maps[0], normalise(source[rows]))
-    old = through(maps[1], normalise(target[rows]))
+    pairs, labels = pairs.take(rows), labels[rows]
+    new, old = through(maps[0], pairs.source[:]), through(maps[1], pairs.target[:])
 
     def mixed(share: float, held: Held, query: Picked, gallery: Picked) -> Sides:
         return both_queries(old[query], new[query], share), old[gallery]
 
-    def reached(share: float) -> float:
-        return float(_mean_figures(labels[rows], folds, partial(mixed, share)).sum())
-
-    return max(SHARES, key=reached)
+    return max(SHARES, key=lambda share: sum(_mean_figures(labels, folds, partial(mixed, share))))

@@ -29,7 +29,7 @@ from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
 from mixbct.workflows.adapt import PairedItems
-from mixbct.workflows.choose import told_apart
+from mixbct.workflows.choose import Pairs, told_apart
 from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rivals import find_rivals, rivals_of
@@ -102,8 +102,8 @@ class HeldOutSet:
                 known[model.contract.id] = normalise(features, part.keys())
             sides.append(known[model.contract.id])
         contracts = source.contract, target.contract
-        labels = told_apart(part.labels())
-        return PairedItems(contracts, sides[0], sides[1], labels, str(self.path), part.digest())
+        pairs = Pairs(sides[0], sides[1], told_apart(part.labels()))
+        return PairedItems(contracts, pairs, str(self.path), part.digest())
 
     def _fitting(self, model: Embedder) -> Source:
         part = self.part(model, FITTING)

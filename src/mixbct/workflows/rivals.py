@@ -79,10 +79,9 @@ def find_rivals(
             raise FeatureError("there is no chosen bridge")
         way, role = bridges[name], "new" if name == "new" else "independent"
         paired = items(models[role], models["old"], stage)
-        sides = paired.source, paired.target
-        maps = (way.query, way.gallery) if way else fit_maps(IDENTITY, *sides, None)
+        maps = (way.query, way.gallery) if way else fit_maps(IDENTITY, paired.pairs)
         with stage(f"choose the share of {name} in {name}+old"):
-            share = choose_share(maps, *sides, paired.labels)
+            share = choose_share(maps, paired.pairs)
         if name == "new":
             found.old_queries = share
         ways = [way] if way else []

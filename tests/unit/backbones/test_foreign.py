@@ -152,7 +152,7 @@ def test_wrong_names_and_shapes_are_listed(tmp_path: Path, state: State) -> None
     wrong["blocks.0.conv.weight"] = torch.zeros(32, 1, 3, 3)
     torch.save(wrong, tmp_path / "w.pth")
     message = refusal(tmp_path / "w.pth")
-    assert "w.pth are not those of 'small' with dim 8, size 16 and 3 channels" in message
+    assert "w.pth are not those of 'small' with dim 8 over 16 px, RGB" in message
     assert message.splitlines()[1:] == [
         f"  missing: {NORM}weight",
         f"  missing: {NORM}bias",
@@ -202,7 +202,7 @@ def test_what_is_no_state_dict(tmp_path: Path) -> None:
     assert "holds a Tensor; expected a state dict" in refusal(tmp_path / "w.pth")
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "w.pth")
     assert "holds more than tensors, under the keys epoch, optimizer" in refusal(tmp_path / "w.pth")
-    assert "there are no weights at" in refusal(tmp_path / "none.pth")
+    assert "there is no file of weights at" in refusal(tmp_path / "none.pth")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "w.pth")
     assert "there is no backbone 'r50'" in refusal(tmp_path / "w.pth", "r50")
 
@@ -236,7 +236,7 @@ def test_the_verb(
     assert "add --backbone and --dim" in capsys.readouterr().err
     words += ["--backbone", "small", "--dim", "8", "--size", "16"]
     assert run(monkeypatch, *words, "--channels", "2") == 2
-    assert "Input should be 1 or 3" in capsys.readouterr().err
+    assert "channels: Input should be 1 or 3" in capsys.readouterr().err
     assert run(monkeypatch, *words, "--mean", "127", "--std", "128") == 0
     out = capsys.readouterr().out
     assert out.startswith("our-old (")

@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.backbones.model import build_backbone, load_model, save_model
+from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
 from mixbct.backbones.weights import state_copy
 from mixbct.cli import main
 from mixbct.errors import MixbctError, ModelError
-from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 
 PRE = Preprocessing(size=16, channels=1)
 OPTIONS = {"width": 2}
@@ -82,7 +82,10 @@ def survives(attempt: Callable[[], object]) -> bool:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "model"
     backbone = build_backbone("small", 6, PRE, OPTIONS)
-    save_model(folder, "old", "small", OPTIONS, PRE, 6, backbone, None, {}, ("a",), "d")
+    contract = contract_of("old", backbone, PRE, 6)
+    save_model(
+        folder, ModelManifest(backbone="small", options=OPTIONS, contract=contract), backbone
+    )
     return folder
 
 
@@ -215,12 +218,12 @@ def test_what_is_no_file(folder: Path, tmp_path: Path) -> None:
         for suffix in (".pth", ".safetensors", ".onnx"):
             path = tmp_path / (stem + suffix)
             path.mkdir() if stem == "folder" else os.mkfifo(path)
-        with pytest.raises(ModelError, match="there are no weights at"):
+        with pytest.raises(ModelError, match="file of weights: it is "):
             import_weights(
                 tmp_path / f"{stem}.pth", tmp_path / "out", name="m", backbone="small", dim=6,
                 preprocessing=PRE,
             )  # fmt: skip
-        with pytest.raises(ModelError, match="it is no file"):
+        with pytest.raises(ModelError, match="file of weights: it is "):
             import_weights(
                 tmp_path / f"{stem}.safetensors", tmp_path / "out", name="m", backbone="small",
                 dim=6, preprocessing=PRE,
@@ -229,7 +232,7 @@ def test_what_is_no_file(folder: Path, tmp_path: Path) -> None:
             import_onnx(tmp_path / f"{stem}.onnx", tmp_path / "out", name="m", preprocessing=PRE)
     (folder / "backbone.safetensors").unlink()
     os.mkfifo(folder / "backbone.safetensors")
-    with pytest.raises(ModelError, match="it is no file"):
+    with pytest.raises(ModelError, match="file of weights: it is "):
         load_model(folder)
     with pytest.raises(ModelError, match="File name too long"):
         load_model(tmp_path / ("long" * 100))

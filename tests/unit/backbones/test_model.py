@@ -16,6 +16,7 @@ from mixbct.backbones.model import (
     BACKBONES,
     EmbeddingModel,
     build_backbone,
+    contract_of,
     load_model,
     normalise_images,
     read_manifest,
@@ -35,12 +36,16 @@ def images(count: int = 5) -> torch.Tensor:
 
 
 def save(path: Path, backbone: nn.Module, name: str = "small", dim: int = 6) -> ModelManifest:
-    options = OPTIONS if name == "small" else {}
-    head = {"weight": torch.randn(3, dim)}
-    classes = ("a", "b", "c")
-    return save_model(
-        path, "old", name, options, PRE, dim, backbone, "arcface", head, classes, "digest"
+    manifest = ModelManifest(
+        backbone=name,
+        options=OPTIONS if name == "small" else {},
+        contract=contract_of("old", backbone, PRE, dim),
+        head="arcface",
+        classes=("a", "b", "c"),
+        data_digest="digest",
     )
+    save_model(path, manifest, backbone, {"weight": torch.randn(3, dim)})
+    return manifest
 
 
 @pytest.fixture
@@ -180,7 +185,7 @@ def test_missing_or_other_weights_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="not those of its contract"):
         load_model(folder)
     (folder / "backbone.safetensors").unlink()
-    with pytest.raises(ModelError, match="do not load"):
+    with pytest.raises(ModelError, match="there is no file of weights at"):
         load_model(folder)
     shutil.rmtree(folder)
     with pytest.raises(ModelError, match="there is no model at"):
@@ -207,7 +212,9 @@ def test_a_pickle_is_never_executed(folder: Path, tmp_path: Path, writer) -> Non
 
 
 def test_unknown_backbones_are_named_with_the_choices() -> None:
-    with pytest.raises(ModelError, match="there is no backbone 'resnet999'; choose one of small"):
+    with pytest.raises(
+        ModelError, match="there is no backbone 'resnet999' over images; choose one of small"
+    ):
         build_backbone("resnet999", 6, PRE, {})
     assert list(BACKBONES) == [
         *("small", "iresnet18", "iresnet34", "iresnet50", "iresnet100", "vit_t", "vit_s")
@@ -232,9 +239,9 @@ def test_a_factory_of_ones_own(tmp_path: Path, factories: str) -> None:
 def test_tied_weights_can_be_saved(tmp_path: Path, factories: str) -> None:
     name = f"{factories}:flat"
     backbone = build_backbone(name, 6, PRE, {"tied": True})
-    save_model(
-        tmp_path / "model", "m", name, {"tied": True}, PRE, 6, backbone, None, {}, (), "digest"
-    )
+    contract = contract_of("m", backbone, PRE, 6)
+    manifest = ModelManifest(backbone=name, options={"tied": True}, contract=contract)
+    save_model(tmp_path / "model", manifest, backbone)
     model = load_model(tmp_path / "model", trust_code=True)
     assert torch.equal(model.backbone.linear.weight, backbone.linear.weight)  # type: ignore[union-attr,arg-type]
     assert not (tmp_path / "model" / "head.safetensors").exists()

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from mixbct.backbones.model import build_backbone, save_model
+from mixbct.backbones.model import build_backbone, contract_of, save_model
 from mixbct.cli.verbs import app
 from mixbct.data import bank_writer
 from mixbct.data.bank import FeatureBank
 from mixbct.errors import BadImageError, BankError, DataError, FeatureError
-from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 
 PREPROCESSING = Preprocessing(size=16, channels=1)
 CLASSES, IMAGES = 4, 6
@@ -51,7 +51,9 @@ def model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     options = {"width": 2}
     backbone = build_backbone("small", 4, PREPROCESSING, options)
-    save_model(tmp_path / "m", "m", "small", options, PREPROCESSING, 4, backbone, None, {}, (), "0")
+    contract = contract_of("m", backbone, PREPROCESSING, 4)
+    manifest = ModelManifest(backbone="small", options=options, contract=contract)
+    save_model(tmp_path / "m", manifest, backbone)
     return tmp_path / "m"
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from mixbct.backbones.model import build_backbone, load_model, save_model
+from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
 from mixbct.cli.gallery import app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
@@ -22,7 +22,7 @@ from mixbct.gallery import Gallery
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 
 PREPROCESSING = Preprocessing(size=32, channels=1)
 CLASSES, IMAGES = 5, 4
@@ -31,9 +31,9 @@ CLASSES, IMAGES = 5, 4
 def make_model(path, seed):
     torch.manual_seed(seed)
     backbone = build_backbone("small", 8, PREPROCESSING, {"width": 2})
-    save_model(
-        path, path.name, "small", {"width": 2}, PREPROCESSING, 8, backbone, None, {}, (), "0"
-    )
+    contract = contract_of(path.name, backbone, PREPROCESSING, 8)
+    manifest = ModelManifest(backbone="small", options={"width": 2}, contract=contract)
+    save_model(path, manifest, backbone)
     return path
 
 
@@ -209,7 +209,7 @@ def test_a_model_that_is_gone_or_changed(tmp_path, made, run):
     with pytest.raises(GalleryError, match=f"no longer at {model}.*use-model"):
         run("search", path, image(made, 0, 0))
     shutil.copytree(made / "new", model)
-    with pytest.raises(ContractError, match=r"now holds new .* is old "):
+    with pytest.raises(ContractError, match=r"now holds new .*, not the query model old "):
         run("enrol", path, "--data", made / "data")
     run("use-model", path, made / "old")
     assert "class0" in run("search", path, image(made, 0, 0)).stdout
@@ -226,7 +226,7 @@ def test_another_model_is_refused_before_it_is_loaded(tmp_path, made, run, monke
     (model / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
     monkeypatch.setattr("mixbct.cli.gallery.load_model", None)
     for verb in (["search", path, image(made, 0, 0)], ["enrol", path, "--data", made / "data"]):
-        with pytest.raises(ContractError, match=r"now holds old .* query model is old"):
+        with pytest.raises(ContractError, match=r"now holds old .*, not the query model old"):
             run(*verb)
 
 

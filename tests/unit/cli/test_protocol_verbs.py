@@ -15,7 +15,13 @@ from safetensors.numpy import save as safetensors
 from typer.testing import CliRunner
 
 from mixbct.adapters import ADAPTERS
-from mixbct.backbones.model import build_backbone, load_model, save_model, save_with_bridge
+from mixbct.backbones.model import (
+    build_backbone,
+    contract_of,
+    load_model,
+    save_model,
+    save_with_bridge,
+)
 from mixbct.cli.adapt import Kind
 from mixbct.cli.verbs import app
 from mixbct.data import open_source
@@ -28,7 +34,7 @@ from mixbct.evaluation.roc import verification
 from mixbct.features.extract import embed_source, embed_with_flip
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.model import ModelManifest, Preprocessing
 from mixbct.schemas.protocols import IjbResult, LayoutCounts, PairsResult
 from mixbct.workflows.adapt import CHOOSE, adapt
 from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, evaluate_pairs, open_pairs
@@ -40,7 +46,9 @@ def make_model(path: Path, seed: int, dim: int = 8, size: int = 16) -> None:
     torch.manual_seed(seed)
     want = Preprocessing(size=size, channels=3)
     backbone = build_backbone("small", dim, want, {"width": 4})
-    save_model(path, path.name, "small", {"width": 4}, want, dim, backbone, None, {}, (), "0")
+    contract = contract_of(path.name, backbone, want, dim)
+    manifest = ModelManifest(backbone="small", options={"width": 4}, contract=contract)
+    save_model(path, manifest, backbone)
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,7 @@ def test_bridges_that_do_not_fit_are_refused(gallery, old, new, wide, make_edge,
                 gallery.use_model(edge.from_contract, wrong)
             with pytest.raises(ValueError, match="bridge is for other models"):
                 Edge.model_validate_json(wrong.to_json())
-    with pytest.raises(ContractError, match=r"no bridge.*method\.query_map"):
+    with pytest.raises(ContractError, match=r"without a bridge.*method\.query_map"):
         gallery.use_model(wide, make_edge(wide, old))
     assert gallery.status().edges == ()
 

@@ -7,14 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from mixbct.heads.classifier import CosineHead, sample_classes
-from mixbct.heads.margins import arcface
+from mixbct.recipe import ArcFaceSettings
 
 CLASSES, DIM, ROWS = 40, 6, 9
 
 
+def arcface(scale: float, sample: float = 1.0) -> ArcFaceSettings:
+    return ArcFaceSettings(name="arcface", scale=scale, margin=0.4, sample=sample)
+
+
 def make_head(sample: float = 1.0) -> CosineHead:
     torch.manual_seed(0)
-    return CosineHead(CLASSES, DIM, arcface, 8.0, 0.4, sample).double()
+    return CosineHead(CLASSES, DIM, arcface(8.0, sample)).double()
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,9 +36,11 @@ def plain_losses(
         cosines = [F.cosine_similarity(feature, head.weight[c], dim=0) for c in among]
         place = among.index(label)
         angle = torch.acos(cosines[place])
-        assert angle + head.margin < math.pi
-        cosines[place] = torch.cos(angle + head.margin)
-        losses.append(F.cross_entropy(head.scale * torch.stack(cosines), torch.tensor(place)))
+        assert angle + head.settings.margin < math.pi
+        cosines[place] = torch.cos(angle + head.settings.margin)
+        losses.append(
+            F.cross_entropy(head.settings.scale * torch.stack(cosines), torch.tensor(place))
+        )
     return torch.stack(losses)
 
 
@@ -99,7 +105,7 @@ def test_the_size_of_the_parts_changes_nothing(
 
 def test_scales_at_which_a_bare_exponential_overflows() -> None:
     torch.manual_seed(0)
-    head = CosineHead(CLASSES, DIM, arcface, 512.0, 0.4)
+    head = CosineHead(CLASSES, DIM, arcface(512.0))
     features, labels = batch()
     values = features.detach().float().requires_grad_()
     losses = head(values, labels)

@@ -1,6 +1,7 @@
 """The loss behind a query map, against a loop over samples; its gradient by finite differences."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +23,14 @@ WEIGHT = 0.6
 
 def mapped(dim: int, method: str = "mixbct", kind: Map = "projection") -> Mapped:
     task = make_task()
+    given: dict[str, Any] = {"bank": "bank", "query_map": kind, "full_weight": WEIGHT}
     inner: Method
     if method == "mixbct":
-        inner = MixBCT(MixBCTSettings(name="mixbct", bank="bank", ratio=0.4), task)  # type: ignore[arg-type]
+        inner = MixBCT(MixBCTSettings(name="mixbct", ratio=0.4, **given), task)
     else:
-        inner = L2(L2Settings(name="l2", bank="bank"), task)  # type: ignore[arg-type]
+        inner = L2(L2Settings(name="l2", **given), task)
     torch.manual_seed(2)
-    return Mapped(task, inner, kind, make_head(), dim, DIM, WEIGHT)
+    return Mapped(inner, make_head(), dim)
 
 
 def batch(dim: int, paired: bool = False) -> tuple[Features, Features]:
@@ -135,9 +137,9 @@ def test_plans_are_those_of_the_method() -> None:
 
 def test_what_looks_at_the_whole_set_sees_it_in_the_old_space() -> None:
     task = make_task()
-    settings = UniBCTSettings(name="unibct", bank="bank", refresh=[1])  # type: ignore[arg-type]
+    settings = UniBCTSettings(name="unibct", bank="bank", query_map="projection", refresh=[1])  # type: ignore[arg-type]
     alone, behind = UniBCT(settings, task), UniBCT(settings, task)
-    method = Mapped(task, behind, "projection", make_head(), DIM + 4, DIM, WEIGHT)
+    method = Mapped(behind, make_head(), DIM + 4)
     features = torch.randn(len(task.labels), DIM + 4)
     method.on_epoch(1, lambda: features)
     alone.on_epoch(1, lambda: features @ method.query_map())

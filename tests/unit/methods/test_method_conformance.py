@@ -56,9 +56,11 @@ CASES = {
 def build(case: str, task: Task, seed: int = 5) -> Method:
     torch.manual_seed(seed)
     name, dim = CASES[case]
-    method = METHODS[SETTINGS[name].name](SETTINGS[name], task)
-    kind = MAPS[dim]
-    return Mapped(task, method, kind, make_head(), dim, DIM, weight=1.0) if kind else method
+    settings, kind = SETTINGS[name], MAPS[dim]
+    if kind:
+        settings = settings.model_copy(update={"query_map": kind, "full_weight": 1.0})
+    method = METHODS[settings.name](settings, task)
+    return Mapped(method, make_head(), dim) if kind else method
 
 
 def kind_of(case: str) -> type[Method]:

@@ -54,7 +54,7 @@ def test_the_refined_mean_equals_a_loop(graph: str) -> None:
     torch.manual_seed(0)
     new = torch.randn(5, 4, dtype=torch.float64)
     old = torch.randn(5, 3, dtype=torch.float64)
-    found = refined_mean(new, old, 0.9, 0.7, graph)  # type: ignore[arg-type]
+    found = refined_mean(new, old, settings(temperature=0.7, graph=graph))
     expected = slow_mean(new.tolist(), old.tolist(), 0.9, 0.7, graph)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     if graph == "rows":
@@ -65,13 +65,13 @@ def test_an_old_feature_far_from_its_class_counts_less() -> None:
     """Three images agree; the old feature of the fourth, which they are unlike, is off."""
     new = torch.tensor([[1.0, 0.1], [1.0, 0.0], [1.0, -0.1], [-0.2, 1.0]], dtype=torch.float64)
     old = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]], dtype=torch.float64)
-    refined = refined_mean(new, old, 0.9, 0.05, "rows")
+    refined = refined_mean(new, old, settings())
     assert refined[1] < 0.1 < old.mean(dim=0)[1]
 
 
 def test_a_class_of_one_image_keeps_its_feature() -> None:
     old = torch.tensor([[0.6, 0.8]])
-    torch.testing.assert_close(refined_mean(torch.randn(1, 5), old, 0.9, 0.05, "rows"), old[0])
+    torch.testing.assert_close(refined_mean(torch.randn(1, 5), old, settings()), old[0])
 
 
 def test_prototypes_are_refined_at_the_epochs_chosen_alone() -> None:
@@ -87,7 +87,7 @@ def test_prototypes_are_refined_at_the_epochs_chosen_alone() -> None:
     for label in range(CLASSES):
         rows = np.flatnonzero(task.labels == label)
         old = torch.from_numpy(task.old.read(rows)).double()
-        expected = refined_mean(features[rows].double(), old, 0.9, 0.05, "rows")
+        expected = refined_mean(features[rows].double(), old, settings())
         torch.testing.assert_close(method.directions[label], expected.float())
     assert set(method.state_dict()) == {"directions"}
     # what was given is untouched

@@ -308,7 +308,7 @@ def test_a_part_of_the_new_bank_is_paired_with_the_whole_old_one(banks: Path) ->
     plan = trainer.method.plan(3, 0, 0)
     np.testing.assert_array_equal(plan.forward_rows, plan.old_rows)
     old = FeatureBank(banks / "old")
-    np.testing.assert_array_equal(batch.old.numpy(), old.read(rows[plan.old_rows]))
+    np.testing.assert_array_equal(batch.old.values.numpy(), old.read(rows[plan.old_rows]))
     new = FeatureBank(banks / "new")
     np.testing.assert_array_equal(batch.items.numpy(), new.read(rows[plan.forward_rows]))
     mixed = Trainer(head_recipe(banks), part)

@@ -6,7 +6,7 @@ import pytest
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.workflows import choose as module
-from mixbct.workflows.choose import DEPLOYED, choose, choose_share, told_apart
+from mixbct.workflows.choose import DEPLOYED, Pairs, choose, choose_share, told_apart
 
 CLASSES, EACH = 60, 6
 LABELS = np.arange(CLASSES * EACH) % CLASSES
@@ -28,7 +28,7 @@ def kinds(found: tuple) -> dict[str, float]:
 
 
 def test_models_of_one_space_are_compared_in_it() -> None:
-    best, tried = choose(model(2, 0.2), model(3, 0.6), LABELS)
+    best, tried = choose(Pairs(model(2, 0.2), model(3, 0.6), LABELS))
     assert "identity" in kinds(tried)
     assert kinds(tried)["identity"] > 1
     # the noise of the old one is uneven, and whitening knows it
@@ -37,7 +37,7 @@ def test_models_of_one_space_are_compared_in_it() -> None:
 
 def test_strangers_need_a_map() -> None:
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((12, 12)))[0]
-    best, tried = choose(normalise(model(2, 0.2) @ turn), model(3, 0.6), LABELS)
+    best, tried = choose(Pairs(normalise(model(2, 0.2) @ turn), model(3, 0.6), LABELS))
     scores = kinds(tried)
     assert best.kind in ("ridge", "cca", "ridge_cca", "whiten_cca")
     assert scores["identity"] < max(scores.values()) - 0.5
@@ -48,7 +48,7 @@ def test_strangers_need_a_map() -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_other_dimensions_leave_out_what_cannot_be(labelled: bool) -> None:
-    best, tried = choose(model(2, 0.2, 12), model(3, 0.4, 7), LABELS if labelled else None)
+    best, tried = choose(Pairs(model(2, 0.2, 12), model(3, 0.4, 7), LABELS if labelled else None))
     assert {c.kind for c in tried} == {"ridge", "cca", "ridge_cca", "whiten_cca", DEPLOYED}
     assert best.kind != DEPLOYED
     assert all(0 <= c.mean_average_precision <= 1 for c in tried)
@@ -57,24 +57,24 @@ def test_other_dimensions_leave_out_what_cannot_be(labelled: bool) -> None:
 @pytest.mark.parametrize(("new", "old", "shares"), [(0.3, 1.5, (0.7, 0.8)), (1.5, 0.3, (0.3,))])
 def test_the_better_query_has_the_greater_share(new, old, shares) -> None:
     sides = model(2, new), model(3, old)
-    assert choose_share((None, None), *sides, LABELS) in shares
+    assert choose_share((None, None), Pairs(*sides, LABELS)) in shares
     with pytest.raises(FeatureError, match="too few classes to choose a share by"):
-        choose_share((None, None), *sides, None)
+        choose_share((None, None), Pairs(*sides, None))
 
 
 def test_a_choice_is_a_pure_function() -> None:
-    sides = model(2, 0.2), model(3, 0.6)
-    assert choose(*sides, LABELS) == choose(*sides, LABELS)
-    assert choose(*sides, LABELS)[1] != choose(*sides, LABELS, seed=1)[1]
+    pairs = Pairs(model(2, 0.2), model(3, 0.6), LABELS)
+    assert choose(pairs) == choose(pairs)
+    assert choose(pairs)[1] != choose(pairs, seed=1)[1]
 
 
 def test_no_class_is_judged_by_what_it_was_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, sizes = [], set()
     fit = module.fit_maps
 
-    def note(kind, x, y, labels, shrinkage=None):
-        seen.append(np.unique(labels))
-        return fit(kind, x, y, labels, shrinkage)
+    def note(kind, pairs, shrinkage=None):
+        seen.append(np.unique(pairs.labels))
+        return fit(kind, pairs, shrinkage)
 
     compare = module.compare
 
@@ -86,7 +86,7 @@ def test_no_class_is_judged_by_what_it_was_fitted_on(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "fit_maps", note)
     monkeypatch.setattr(module, "compare", judged)
-    choose(model(2, 0.2), model(3, 0.6), LABELS)
+    choose(Pairs(model(2, 0.2), model(3, 0.6), LABELS))
     assert sizes == {2 * CLASSES // 3}
 
 
@@ -95,7 +95,7 @@ def test_no_more_items_than_needed_are_tried(monkeypatch: pytest.MonkeyPatch) ->
     rows, folds = module._folds(LABELS, 0)
     assert 100 < len(rows) <= 120
     assert set(folds) == {0, 1, 2}
-    best, _ = choose(model(2, 0.2), model(3, 0.6), None)
+    best, _ = choose(Pairs(model(2, 0.2), model(3, 0.6), None))
     assert best.kind
 
 
@@ -113,7 +113,7 @@ def test_where_classes_cannot_be_told() -> None:
 def test_too_little_to_choose_by_is_named() -> None:
     rows = model(2, 0.2)[:8]
     with pytest.raises(FeatureError, match=r"8 items are too few to choose .* name a kind: proc"):
-        choose(rows, rows, None)
+        choose(Pairs(rows, rows, None))
     same = np.tile(rows[:1], (60, 1))
     with pytest.raises(FeatureError, match=r"no kind of bridge can be fitted|too few to choose"):
-        choose(same, same[:, :5].copy(), None)
+        choose(Pairs(same, same[:, :5].copy(), None))
