@@ -119,7 +119,7 @@ def test_nothing_is_fitted_on_what_is_judged(data, models, monkeypatch) -> None:
 
     def noted(self, *words):
         paired = fit(self, *words)
-        seen.append(paired.source.shape[0])
+        seen.append(paired.pairs.source.shape[0])
         return paired
 
     monkeypatch.setattr(evaluate.HeldOutSet, "items", noted)
@@ -135,9 +135,9 @@ def test_nothing_is_fitted_on_what_is_judged(data, models, monkeypatch) -> None:
 def test_no_more_training_items_are_embedded_than_count(data, models, monkeypatch) -> None:
     monkeypatch.setattr(evaluate, "MOST_FITTED", 100)
     items = data.items(models["independent"], models["old"])
-    assert items.source.shape[0] == 96
-    assert items.target.shape[0] == 96
-    labels, counts = np.unique(items.labels, return_counts=True)
+    assert items.pairs.source.shape[0] == 96
+    assert items.pairs.target.shape[0] == 96
+    labels, counts = np.unique(items.pairs.labels, return_counts=True)
     assert (len(labels), set(counts)) == (12, {EACH})
 
 
