@@ -5,7 +5,7 @@ import numpy as np
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.scores import BUDGET, Embeddings
+from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.thresholds import Threshold, false_accept_rate
 from mixbct.schemas.result import CarriedThreshold
 
@@ -16,7 +16,6 @@ def carry_threshold(
     gallery: Embeddings,
     *,
     seed: int,
-    budget: int = BUDGET,
 ) -> CarriedThreshold:
     """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
 
@@ -27,7 +26,6 @@ def carry_threshold(
         query: the new model's queries.
         gallery: the old model's gallery.
         seed: of the split into halves.
-        budget: bytes for a block of scores.
 
     Raises:
         DataError: there is only one query class, or a half lacks genuine or impostor pairs.
@@ -41,11 +39,11 @@ def carry_threshold(
     chosen = np.isin(query.labels, shuffled[: len(shuffled) // 2])
     calibration = query.take(np.flatnonzero(chosen))
     rest = query.take(np.flatnonzero(~chosen))
-    (cross,) = compare(calibration, gallery, fars=(old.far,), budget=budget).thresholds
+    (cross,) = compare(calibration, gallery, fars=(old.far,)).thresholds
     return CarriedThreshold(
         far=old.far,
         old_threshold=old.value,
-        far_at_old_threshold=false_accept_rate(query, gallery, old.value, budget),
+        far_at_old_threshold=false_accept_rate(query, gallery, old.value),
         threshold=cross.value,
-        measured_far=false_accept_rate(rest, gallery, cross.value, budget),
+        measured_far=false_accept_rate(rest, gallery, cross.value),
     )

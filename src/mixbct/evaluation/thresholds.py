@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.scores import BUDGET, Embeddings, genuine_counts, pair_blocks
+from mixbct.evaluation.scores import Embeddings, genuine_counts, pair_blocks
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def exact_thresholds(
     edges: Float32[np.ndarray, " e"],
     genuine_above: Int64[np.ndarray, " e"],
     impostor_above: Int64[np.ndarray, " e"],
-    budget: int = BUDGET,
+    budget: int,
 ) -> tuple[Threshold, ...]:
     """Return the exact threshold at each rate.
 
@@ -138,12 +138,8 @@ def exact_thresholds(
     return tuple(found)
 
 
-def false_accept_rate(
-    query: Embeddings, gallery: Embeddings, threshold: float, budget: int = BUDGET
-) -> float:
+def false_accept_rate(query: Embeddings, gallery: Embeddings, threshold: float) -> float:
     """Return the share of impostor pairs that score above `threshold`."""
-    accepted = sum(
-        int((block.impostor > threshold).sum()) for block in pair_blocks(query, gallery, budget)
-    )
+    accepted = sum(int((block.impostor > threshold).sum()) for block in pair_blocks(query, gallery))
     pairs = len(query) * len(gallery) - int(genuine_counts(query, gallery).sum())
     return accepted / pairs

@@ -218,5 +218,5 @@ def test_models_of_different_dimension_are_refused(models):
 def test_models_that_saw_other_items_are_refused(models):
     old, new, *_ = models
     fewer = Pair(new.query, new.gallery.take(np.arange(100)))
-    with pytest.raises(DataError, match="new gallery \\(100 rows\\)"):
+    with pytest.raises(DataError, match="gallery items of new \\(100 rows\\)"):
         evaluate_upgrade(old, fewer, seed=0)
