@@ -94,8 +94,7 @@ def exact_thresholds(
     gallery: Embeddings,
     fars: tuple[float, ...],
     edges: Float32[np.ndarray, " e"],
-    genuine_above: Int64[np.ndarray, " e"],
-    impostor_above: Int64[np.ndarray, " e"],
+    above: Int64[np.ndarray, "2 e"],
     budget: int,
 ) -> tuple[Threshold, ...]:
     """Return the exact threshold at each rate.
@@ -105,10 +104,10 @@ def exact_thresholds(
         gallery: the gallery.
         fars: rates in (0, 1).
         edges: ascending, from −inf to +inf.
-        genuine_above: how many genuine scores lie above each edge.
-        impostor_above: how many impostor scores lie above each edge.
+        above: how many genuine and how many impostor scores lie above each edge.
         budget: bytes for a block, the one that the counts were made with.
     """
+    genuine_above, impostor_above = above
     pairs = int(impostor_above[0])
     allowed = [allowed_impostors(far, pairs) for far in fars]
     # the first edge above which no more than allowed lie; the threshold is at most that high

@@ -17,10 +17,10 @@ from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
-from mixbct.evaluation.carried import carry_threshold
 from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.comparison import FARS
+from mixbct.evaluation.comparison import FARS, compare
 from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.thresholds import Threshold, false_accept_rate
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
@@ -133,6 +133,45 @@ def evaluate_upgrade(
         negative_flips=negative_flips(base.rank, crossed.rank),
         carried_threshold=carry_threshold(carried, cross.query, cross.gallery, seed=seed),
         replicates={name: each.replicates for name, each in judged.items()},
+    )
+
+
+def carry_threshold(
+    old: Threshold,
+    query: Embeddings,
+    gallery: Embeddings,
+    *,
+    seed: int,
+) -> CarriedThreshold:
+    """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
+
+    Both the threshold and the two rates are exact, over all impostor pairs of their classes.
+
+    Args:
+        old: where the old system reaches the rate, on all classes.
+        query: the new model's queries.
+        gallery: the old model's gallery.
+        seed: of the split into halves.
+
+    Raises:
+        DataError: there is only one query class, or a half lacks genuine or impostor pairs.
+    """
+    if len(query.classes) < 2:
+        raise DataError(
+            "a threshold is set on half of the query classes and measured on the other half: "
+            "at least 2 classes are needed, there is 1"
+        )
+    shuffled = row_rng(seed, len(query.classes)).permutation(query.classes)
+    chosen = np.isin(query.labels, shuffled[: len(shuffled) // 2])
+    calibration = query.take(np.flatnonzero(chosen))
+    rest = query.take(np.flatnonzero(~chosen))
+    (cross,) = compare(calibration, gallery, fars=(old.far,)).thresholds
+    return CarriedThreshold(
+        far=old.far,
+        old_threshold=old.value,
+        far_at_old_threshold=false_accept_rate(query, gallery, old.value),
+        threshold=cross.value,
+        measured_far=false_accept_rate(rest, gallery, cross.value),
     )
 
 
