@@ -38,10 +38,6 @@ class Search:
     other: Float32[np.ndarray, " n"]
     ahead: Int64[np.ndarray, " n"]
 
-    def ranks(self) -> Int64[np.ndarray, " m"]:
-        """Return the rank of the own subject, from 1, of each mated probe; others tie first."""
-        return self.ahead[self.mate > -np.inf] + 1
-
 
 def search(probe: Embeddings, gallery: Embeddings) -> Search:
     """Search the gallery for every probe; the labels are subjects.
@@ -59,43 +55,6 @@ def search(probe: Embeddings, gallery: Embeddings) -> Search:
     return Search(torch.cat(mate).numpy(), torch.cat(other).numpy(), torch.cat(ahead).numpy())
 
 
-def judge_search(
-    name: str, found: Search, templates: int, fpirs: tuple[float, ...] = FPIRS
-) -> GallerySearch:
-    """Return the figures of one gallery.
-
-    Args:
-        name: of the gallery.
-        found: what the probes found in it.
-        templates: how many it holds.
-        fpirs: rates in (0, 1].
-
-    Raises:
-        DataError: all probes are mated, or none is.
-    """
-    mated = found.mate > -np.inf
-    if mated.all() or not mated.any():
-        raise DataError(
-            f"{int(mated.sum())} of {len(mated)} probes have their subject in gallery {name}: TPIR "
-            "needs mated probes, FPIR needs non-mated ones"
-        )
-    first = np.where(found.ahead[mated] == 0, found.mate[mated], np.float32(-np.inf))
-    scores = trials(first, found.other[~mated])
-    return GallerySearch(
-        gallery=name,
-        templates=templates,
-        mated_probes=int(mated.sum()),
-        non_mated_probes=int((~mated).sum()),
-        points=tuple(rate_point(scores, at_most(scores, fpir)) for fpir in fpirs),
-        ranks=rank_rates(found.ranks()),
-    )
-
-
-def rank_rates(ranks: Int64[np.ndarray, " m"]) -> dict[str, float]:
-    """Return the share of `ranks` that are at most 1, 5 and 10."""
-    return {f"rank-{k}": float((ranks <= k).mean()) for k in RANKS}
-
-
 def identify(
     probe: Embeddings, galleries: dict[str, Embeddings], fpirs: tuple[float, ...] = FPIRS
 ) -> Identification:
@@ -108,17 +67,42 @@ def identify(
 
     Raises:
         FeatureError: the two sides differ in dimension.
-        DataError: see `judge_search`.
+        DataError: all probes are mated to a gallery, or none is.
     """
-    found = {name: search(probe, gallery) for name, gallery in galleries.items()}
-    judged = tuple(judge_search(n, each, len(galleries[n]), fpirs) for n, each in found.items())
-    return Identification(
-        galleries=judged,
-        tpir={
-            tar_name(fpir).replace("TAR", "TPIR"): float(
-                np.mean([each.points[i].rate for each in judged])
+    judged, ranks = [], []
+    for name, gallery in galleries.items():
+        found = search(probe, gallery)
+        mated = found.mate > -np.inf
+        if mated.all() or not mated.any():
+            raise DataError(
+                f"{int(mated.sum())} of {len(mated)} probes have their subject in gallery {name}: "
+                "TPIR needs mated probes, FPIR needs non-mated ones"
             )
-            for i, fpir in enumerate(fpirs)
+        ahead = found.ahead[mated]
+        first = np.where(ahead == 0, found.mate[mated], np.float32(-np.inf))
+        scores = trials(first, found.other[~mated])
+        # others that tie with the own subject come before it
+        ranks.append(ahead + 1)
+        judged.append(
+            GallerySearch(
+                gallery=name,
+                templates=len(gallery),
+                mated_probes=int(mated.sum()),
+                non_mated_probes=int((~mated).sum()),
+                points=tuple(rate_point(scores, at_most(scores, fpir)) for fpir in fpirs),
+                ranks=_rank_rates(ranks[-1]),
+            )
+        )
+    tpirs = np.mean([[point.rate for point in each.points] for each in judged], axis=0)
+    return Identification(
+        galleries=tuple(judged),
+        tpir={
+            tar_name(fpir).replace("TAR", "TPIR"): tpir
+            for fpir, tpir in zip(fpirs, tpirs.tolist(), strict=True)
         },
-        ranks=rank_rates(np.concatenate([each.ranks() for each in found.values()])),
+        ranks=_rank_rates(np.concatenate(ranks)),
     )
+
+
+def _rank_rates(ranks: Int64[np.ndarray, " m"]) -> dict[str, float]:
+    return {f"rank-{k}": float((ranks <= k).mean()) for k in RANKS}
