@@ -144,11 +144,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
         ContractError: the gate did not pass.
         ResultError: the outcome was not reached on this result, or a model has no contract.
     """
-    if outcome.result_digest != result.digest():
-        raise ResultError(
-            f"the gate's outcome belongs to result {outcome.result_digest[:16]}, not to "
-            f"{result.digest()[:16]}; run the gate on this result"
-        )
+    outcome.check(result)
     if not outcome.passed:
         failed = ", ".join(check.name for check in outcome.checks if not check.passed)
         raise ContractError(f"the gate did not pass ({failed}), so it cannot tie the two models")

@@ -95,12 +95,12 @@ class HeldOutSet:
                     f"the {len(part)} items of {FITTING} do not determine a map of "
                     f"{model.contract.dim} dimensions"
                 )
-            known = self._vectors
-            if model.contract.id not in known:
+            known, name = self._vectors, model.contract.id
+            if name not in known:
                 with stage(f"embed {FITTING} ({model.contract.name}, for the bridges)") as tick:
                     features = embed_source(model, part, progress=tick)
-                known[model.contract.id] = normalise(features, part.keys())
-            sides.append(known[model.contract.id])
+                known[name] = normalise(features, part.keys())
+            sides.append(known[name])
         contracts = source.contract, target.contract
         labels = told_apart(part.labels())
         return PairedItems(contracts, sides[0], sides[1], labels, str(self.path), part.digest())
@@ -260,20 +260,14 @@ def versions() -> dict[str, str]:
 
 def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
     """Return what a model makes of the queries and of the gallery; both know classes alike."""
+    parts = {name: data.part(model, name) for name in ("query", "gallery")}
+    # the two parts number their classes each for itself; names tie them
+    names = sorted({name for part in parts.values() for name in part.classes()})
+    index = {name: i for i, name in enumerate(names)}
     sides = []
-    for name in ("query", "gallery"):
-        part = data.part(model, name)
+    for name, part in parts.items():
         with stage(f"embed {name} ({role})") as tick:
             features = embed_source(model, part, progress=tick)
-        sides.append((normalise(features, part.keys()), part))
-    # the two parts number their classes each for itself; names tie them
-    names = sorted({name for _, part in sides for name in part.classes()})
-    index = {name: i for i, name in enumerate(names)}
-    embeddings = [
-        Embeddings(
-            features,
-            np.array([index[n] for n in part.classes()], dtype=np.int64)[part.labels()],
-        )
-        for features, part in sides
-    ]
-    return Pair(*embeddings)
+        numbers = np.array([index[n] for n in part.classes()], dtype=np.int64)
+        sides.append(Embeddings(normalise(features, part.keys()), numbers[part.labels()]))
+    return Pair(*sides)

@@ -16,12 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.backbones.model import (
-    EmbeddingModel,
-    load_model,
-    read_manifest,
-    save_with_bridge,
-)
+from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest, save_with_bridge
+from mixbct.data.source import Source
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.evaluation.gate import edge_from
 from mixbct.features.denoise import denoise
@@ -30,7 +26,7 @@ from mixbct.files import write_atomically
 from mixbct.gallery.gallery import Gallery
 from mixbct.recipe import CompatibleSettings, DataSettings, Recipe
 from mixbct.report.page import write_report
-from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import Record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
@@ -83,17 +79,19 @@ def run_upgrade(
             "and a data.split, which holds the test set"
         )
     data = HeldOutSet(new_recipe.data.path, new_recipe.data.split)
-    costs = {"old": _train(old_recipe, out / "old", resume, stage)}
-    # what recipes name is their writer's word
-    old = load_model(out / "old", trust_code=True)
+    costs: dict[str, ModelCost] = {}
+
+    def trained(role: str, recipe: Recipe) -> EmbeddingModel:
+        costs[role] = _train(recipe, out / role, resume, stage)
+        # what recipes name is their writer's word
+        return load_model(out / role, trust_code=True)
+
+    old = trained("old", old_recipe)
     _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
-    costs["new"] = _train(new_recipe, out / "new", resume, stage)
-    costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
-    trained = load_model(out / "new", trust_code=True)
-    deployed = _deploy(data, old, trained, new_recipe.method.whiten, out, resume, stage)
+    new = trained("new", new_recipe)
+    independent = trained("independent", independent_recipe)
+    deployed = _deploy(data, old, new, new_recipe.method.whiten, out, resume, stage)
     new = load_model(deployed, trust_code=True)
-    independent = load_model(out / "independent", trust_code=True)
-    seed = new_recipe.seed
     result = evaluate_models(
         data,
         old,
@@ -101,7 +99,7 @@ def run_upgrade(
         independent,
         title=title,
         language=language,
-        seed=seed,
+        seed=new_recipe.seed,
         costs=costs,
         earlier=out / "result.json" if resume else None,
         stage=stage,
@@ -110,20 +108,20 @@ def run_upgrade(
     outcome = decide(out / "result.json", result)
     switch = None
     if outcome.passed:
-        switch = switch_gallery(data, old, new, deployed, result, outcome, out, stage)
+        edge = edge_from(result, outcome)
+        switch = _switch_gallery(data, old, new, deployed, edge, out, stage)
     write_report(out / "report.html", result, outcome)
     return Upgrade(result=result, gate=outcome, switch=switch)
 
 
-def switch_gallery(
+def _switch_gallery(
     data: HeldOutSet,
     old: EmbeddingModel,
     new: EmbeddingModel,
     deployed: Path,
-    result: Result,
-    outcome: GateOutcome,
+    edge: Edge,
     out: Path,
-    stage: Stage = silent,
+    stage: Stage,
 ) -> Switch:
     """Index the test gallery with the old model, search it, switch to the new one, search again.
 
@@ -132,16 +130,15 @@ def switch_gallery(
     """
     shutil.rmtree(out / "gallery", ignore_errors=True)
     items = data.part(old, "gallery")
-    names = [items.classes()[label] for label in items.labels()]
     with (
         Gallery.create(out / "gallery", old.contract, out / "old" / "model") as gallery,
         stage("build the gallery with the old model, switch it to the new one") as tick,
     ):
-        gallery.enrol(items.keys(), names, embed_source(old, items), old.contract)
+        gallery.enrol(items.keys(), _names(items), embed_source(old, items), old.contract)
         before = gallery.vectors_digest()
         rank1_before = _rank1(gallery, old, data)
         tick(1, 2)
-        gallery.use_model(new.contract, edge_from(result, outcome), model=deployed)
+        gallery.use_model(new.contract, edge, model=deployed)
         rank1_after = _rank1(gallery, new, data)
         tick(2, 2)
         return Switch(
@@ -156,9 +153,14 @@ def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
     """Return the share of queries whose nearest gallery row has their label."""
     queries = data.part(model, "query")
     hits = gallery.search(embed_source(model, queries), model.contract, k=1)
-    found = [hits.of(query)[0].label for query in range(len(queries))]
-    wanted = [queries.classes()[label] for label in queries.labels()]
-    return float(np.mean([f == w for f, w in zip(found, wanted, strict=True)]))
+    right = [hits.of(query)[0].label == name for query, name in enumerate(_names(queries))]
+    return float(np.mean(right))
+
+
+def _names(source: Source) -> list[str]:
+    """Return the class name of each item."""
+    classes = source.classes()
+    return [classes[label] for label in source.labels()]
 
 
 def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
