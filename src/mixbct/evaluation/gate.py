@@ -128,12 +128,10 @@ def training_says(standings: Mapping[str, Standing]) -> str:
     """Return what is known of the classes that each model (by role) saw in training."""
     if not standings:
         return "Whether a model saw the test classes in training was not looked at."
-    roles = {standing: [r for r, s in standings.items() if s == standing] for standing in _TRAINING}
-    found = [
-        _TRAINING[standing].format(f"{' and '.join(f'the {name}' for name in names)} model")
-        for standing, names in roles.items()
-        if names
-    ]
+    found = []
+    for standing, sentence in _TRAINING.items():
+        if roles := [f"the {role}" for role, one in standings.items() if one == standing]:
+            found.append(sentence.format(f"{' and '.join(roles)} model"))
     return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixbct.data.source import unseen
-from mixbct.errors import DataError, FeatureError
+from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
+from mixbct.evaluation.scores import check_dimensions
 from mixbct.evaluation.upgrade import Pair, check_same_items
 from mixbct.schemas.generations import Summary, VersionPair
 from mixbct.schemas.result import tar_name
@@ -62,13 +63,8 @@ def evaluate_generations(
     for newest in range(len(versions)):
         for gallery in range(newest, -1, -1):
             sides = versions[newest] if gallery == newest else behind(newest, gallery)
-            if sides.query.dim != sides.gallery.dim:
-                raise FeatureError(
-                    f"queries of version {newest + 1} reach {sides.query.dim} dimensions, but "
-                    f"version {gallery + 1} has {sides.gallery.dim}: train version {newest + 1} "
-                    f"with model.dim = {sides.gallery.dim}, or with method.query_map, or fit a "
-                    "bridge (`mixbct adapt`)"
-                )
+            ends = f"queries of version {newest + 1}", f"vectors of version {gallery + 1}"
+            check_dimensions(sides.query.dim, sides.gallery.dim, *ends)
             name = f"v{newest + 1}/v{gallery + 1}"
             judged[newest, gallery] = judge_sides(name, sides.query, sides.gallery, weights, (FAR,))
             progress(len(judged), total)

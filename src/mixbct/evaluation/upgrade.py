@@ -15,11 +15,11 @@ from jaxtyping import Int64
 
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
-from mixbct.errors import DataError, FeatureError
+from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
 from mixbct.evaluation.comparison import FARS, compare
-from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.scores import Embeddings, check_dimensions
 from mixbct.evaluation.thresholds import Threshold, false_accept_rate
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
@@ -93,13 +93,7 @@ def evaluate_upgrade(
     pairs = {"new": new, **({"independent": independent} if independent else {}), **mapped}
     for name, pair in (pairs | {"bridged": cross}).items():
         check_same_items(name, pair, old)
-    if cross.gallery.dim != cross.query.dim:
-        raise FeatureError(
-            f"the old model's vectors have dimension {cross.gallery.dim}, the new model's "
-            f"{cross.query.dim}: they cannot be compared directly; fit a bridge with `mixbct "
-            f"adapt`, or train the new model with dimension {cross.gallery.dim} or with "
-            "method.query_map"
-        )
+    check_dimensions(cross.query.dim, cross.gallery.dim, "new queries", "old vectors")
     sides = {"old/old": old, "new/old": cross, "new/new": new}
     if independent is not None:
         sides["independent/independent"] = independent

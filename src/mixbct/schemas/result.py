@@ -4,6 +4,7 @@ What one figure may be is checked here, when a result is made or read; whether t
 result agree with each other, by the gate.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -52,17 +53,14 @@ class Estimate(Record):
         return self
 
 
-def _within(least: int) -> AfterValidator:
-    def check(figure: Estimate) -> Estimate:
-        if figure.low < least - ROUNDING or figure.high > 1 + ROUNDING:
-            raise ValueError(f"{figure.low} to {figure.high} is not within {least} to 1")
-        return figure
-
-    return AfterValidator(check)
+def _within(least: int, figure: Estimate) -> Estimate:
+    if figure.low < least - ROUNDING or figure.high > 1 + ROUNDING:
+        raise ValueError(f"{figure.low} to {figure.high} is not within {least} to 1")
+    return figure
 
 
-ShareEstimate = Annotated[Estimate, _within(0)]
-DifferenceEstimate = Annotated[Estimate, _within(-1)]
+ShareEstimate = Annotated[Estimate, AfterValidator(partial(_within, 0))]
+DifferenceEstimate = Annotated[Estimate, AfterValidator(partial(_within, -1))]
 
 
 class OperatingPoint(Record):

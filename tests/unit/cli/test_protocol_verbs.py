@@ -214,7 +214,7 @@ def test_pairs_from_a_bin(made: Path, tmp_path: Path) -> None:
 
 
 def test_models_of_two_dimensions_need_a_map(made: Path, layout: Path) -> None:
-    with pytest.raises(FeatureError, match=r"dimension 12, the model's 8.*--bridge"):
+    with pytest.raises(FeatureError, match=r"dimension 8 .* model's of dimension 12.*--bridge"):
         evaluate_ijb(layout, load_model(made / "new"), load_model(made / "wide"))
 
 
