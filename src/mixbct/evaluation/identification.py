@@ -7,8 +7,6 @@ Grother and Micheals, "Evaluation methods in face recognition", 2011, and the pu
 scripts), so TPIR at FPIR 1 is rank-1.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
@@ -22,37 +20,6 @@ from mixbct.schemas.result import tar_name
 
 FPIRS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 RANKS = (1, 5, 10)
-
-
-@dataclass(frozen=True)
-class Search:
-    """What every probe found in one gallery.
-
-    Args:
-        mate: [n] best score with the probe's own subject, −inf where it is not in the gallery.
-        other: [n] best score with any other subject, −inf where there is none.
-        ahead: [n] how many gallery items of other subjects score at least `mate`.
-    """
-
-    mate: Float32[np.ndarray, " n"]
-    other: Float32[np.ndarray, " n"]
-    ahead: Int64[np.ndarray, " n"]
-
-
-def search(probe: Embeddings, gallery: Embeddings) -> Search:
-    """Search the gallery for every probe; the labels are subjects.
-
-    Raises:
-        FeatureError: the two sides differ in dimension.
-    """
-    mate, other, ahead = [], [], []
-    for block in pair_blocks(probe, gallery):
-        best = block.genuine.amax(dim=1, keepdim=True)
-        mate.append(best[:, 0])
-        other.append(block.impostor.amax(dim=1))
-        # a third of the time of sums of 64 bits
-        ahead.append((block.impostor >= best).sum(dim=1, dtype=torch.int32).long())
-    return Search(torch.cat(mate).numpy(), torch.cat(other).numpy(), torch.cat(ahead).numpy())
 
 
 def identify(
@@ -71,18 +38,17 @@ def identify(
     """
     judged, ranks = [], []
     for name, gallery in galleries.items():
-        found = search(probe, gallery)
-        mated = found.mate > -np.inf
+        mate, other, ahead = _search(probe, gallery)
+        mated = mate > -np.inf
         if mated.all() or not mated.any():
             raise DataError(
                 f"{int(mated.sum())} of {len(mated)} probes have their subject in gallery {name}: "
                 "TPIR needs mated probes, FPIR needs non-mated ones"
             )
-        ahead = found.ahead[mated]
-        first = np.where(ahead == 0, found.mate[mated], np.float32(-np.inf))
-        scores = trials(first, found.other[~mated])
         # others that tie with the own subject come before it
-        ranks.append(ahead + 1)
+        ranks.append(ahead[mated] + 1)
+        first = np.where(ranks[-1] == 1, mate[mated], np.float32(-np.inf))
+        scores = trials(first, other[~mated])
         judged.append(
             GallerySearch(
                 gallery=name,
@@ -102,6 +68,26 @@ def identify(
         },
         ranks=_rank_rates(np.concatenate(ranks)),
     )
+
+
+def _search(
+    probe: Embeddings, gallery: Embeddings
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Return what every probe finds in a gallery; the labels are subjects.
+
+    Returns:
+        [n] best score with the probe's own subject, −inf where it is not in the gallery; [n] best
+        score with any other subject, −inf where there is none; [n] how many gallery items of other
+        subjects score at least the first.
+    """
+    mate, other, ahead = [], [], []
+    for block in pair_blocks(probe, gallery):
+        best = block.genuine.amax(dim=1, keepdim=True)
+        mate.append(best[:, 0])
+        other.append(block.impostor.amax(dim=1))
+        # a third of the time of sums of 64 bits
+        ahead.append((block.impostor >= best).sum(dim=1, dtype=torch.int32).long())
+    return torch.cat(mate).numpy(), torch.cat(other).numpy(), torch.cat(ahead).numpy()
 
 
 def _rank_rates(ranks: Int64[np.ndarray, " m"]) -> dict[str, float]:

@@ -238,14 +238,10 @@ class Result(Record):
         return content
 
     @model_validator(mode="after")
-    def _bridge_ties_the_models(self) -> "Result":
+    def _holds_together(self) -> "Result":
         new, old = self.models.get("new"), self.models.get("old")
         if self.bridge and new and old and (problem := self.bridge.problem(new, old)):
             raise ValueError(problem)
-        return self
-
-    @model_validator(mode="after")
-    def _compares(self) -> "Result":
         for name in ("old/old", "new/old"):
             if name not in self.combinations:
                 there = ", ".join(self.combinations) or "none"

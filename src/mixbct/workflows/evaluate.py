@@ -25,7 +25,7 @@ from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Input, VectorInput
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import record_there
 from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
 from mixbct.workflows.adapt import PairedItems
@@ -139,8 +139,8 @@ class HeldOutSet:
     def _standing(self, role: str, model: Embedder) -> Standing:
         if isinstance(model, StoredVectors) or not model.manifest.classes:
             return "unknown"
-        parts = [self.part(model, name) for name in ("query", "gallery")]
-        tested = {name for part in parts for name in part.classes()}
+        parts = ("query", "gallery")
+        tested = {name for part in parts for name in self.part(model, part).classes()}
         known = sorted(tested & set(model.manifest.classes))
         if known and not self.other_classes:
             raise DataError(
@@ -210,12 +210,10 @@ def evaluate_models(
         "trained_apart": data.standings(models),
         "data": data.facts(new, replicates) | ({"language": language} if language else {}),
     }
-    if earlier is not None and earlier.exists():
-        found = read_record(earlier, Result, ResultError, "result")
+    if earlier and (found := record_there(earlier, Result, ResultError, "result")):
         wanted = {f"{name}/old" for name in rivals_of(models, adapters)}
-        if wanted <= found.combinations.keys() | found.left_out.keys() and all(
-            getattr(found, name) == value for name, value in known.items()
-        ):
+        same = all(getattr(found, name) == value for name, value in known.items())
+        if same and wanted <= found.combinations.keys() | found.left_out.keys():
             return found
     pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
     rivals = find_rivals(models, pairs, between, adapters, data.items, stage)
