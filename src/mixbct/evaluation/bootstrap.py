@@ -17,8 +17,6 @@ REPLICATES = 1000
 
 Replicates = Float64[np.ndarray, " r"]
 
-_PERCENTILES = (2.5, 97.5)
-
 
 def class_weights(classes: int, replicates: int, seed: int) -> Float64[np.ndarray, "r c"]:
     """Return how often each class is drawn in each replicate; every row sums to `classes`."""
@@ -96,5 +94,5 @@ def estimate(value: float, replicates: Replicates) -> Estimate:
             f"none of {len(replicates)} bootstrap replicates has the figure {value:g}: the test "
             "set has too few classes for an interval; add some"
         )
-    low, high = np.nanpercentile(replicates, _PERCENTILES)
+    low, high = np.nanpercentile(replicates, (2.5, 97.5))
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))

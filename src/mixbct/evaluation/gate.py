@@ -203,15 +203,14 @@ def _paired(result: Result, metric: str, of: str, minus: str) -> Estimate:
 
 def _over(result: Result, bases: Sequence[str], settings: GateSettings) -> list[GateCheck]:
     """Return a check a metric: new/old against that of `bases` which is best in it."""
-    gains = [
+    checks = [
         _gain(metric, *_best(result, metric, bases), settings.margin) for metric in settings.gains
     ]
-    kept = [
-        _no_loss(f"no loss in {metric}", f"{metric} of new/old", base, change, settings.margin)
-        for metric in settings.strict
-        for base, _, change in [_best(result, metric, bases)]
-    ]
-    return gains + kept
+    for metric in settings.strict:
+        base, _, change = _best(result, metric, bases)
+        name, what = f"no loss in {metric}", f"{metric} of new/old"
+        checks.append(_no_loss(name, what, base, change, settings.margin))
+    return checks
 
 
 def _best(result: Result, metric: str, bases: Sequence[str]) -> tuple[str, Estimate, Estimate]:
