@@ -17,8 +17,6 @@ REPLICATES = 1000
 
 Replicates = Float64[np.ndarray, " r"]
 
-_PERCENTILES = (2.5, 97.5)
-
 
 def class_weights(classes: int, replicates: int, seed: int) -> Float64[np.ndarray, "r c"]:
     """Return how often each class is drawn in each replicate; every row sums to `classes`."""
@@ -28,15 +26,15 @@ def class_weights(classes: int, replicates: int, seed: int) -> Float64[np.ndarra
 
 
 def replicate_metrics(
-    comparison: Comparison, weights: Float64[np.ndarray, "r c"], ranks: tuple[int, ...] = (1, 5)
+    comparison: Comparison, weights: Float64[np.ndarray, "r c"]
 ) -> dict[str, Replicates]:
-    """Return mAP, rank-k and TAR@FAR of every replicate, by the names of `Combination.metrics`.
+    """Return every figure of every replicate, by the names of `Combination.metrics`.
 
     A replicate that drew no query with its class in the gallery has no figure: NaN.
     """
     mated = comparison.mated
     values = {"mAP": comparison.average_precision}
-    values |= {f"rank-{k}": (comparison.rank <= k).astype(np.float64) for k in ranks}
+    values |= {f"rank-{k}": (comparison.rank <= k).astype(np.float64) for k in (1, 5)}
     figures = {
         name: mean_replicates(one[mated], comparison.class_of[mated], weights)
         for name, one in values.items()
@@ -96,5 +94,5 @@ def estimate(value: float, replicates: Replicates) -> Estimate:
             f"none of {len(replicates)} bootstrap replicates has the figure {value:g}: the test "
             "set has too few classes for an interval; add some"
         )
-    low, high = np.nanpercentile(replicates, _PERCENTILES)
+    low, high = np.nanpercentile(replicates, (2.5, 97.5))
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))

@@ -42,7 +42,6 @@ def judge_sides(
     gallery: Embeddings,
     weights: Float64[np.ndarray, "r c"],
     fars: tuple[float, ...],
-    budget: int,
 ) -> Judged:
     """Compare two sides and describe what came of it.
 
@@ -52,42 +51,27 @@ def judge_sides(
         gallery: g unit vectors.
         weights: how often each query class is drawn, for the intervals.
         fars: false-accept rates.
-        budget: bytes for a block of scores.
     """
-    comparison = compare(query, gallery, fars=fars, budget=budget)
+    comparison = compare(query, gallery, fars=fars)
     drawn = replicate_metrics(comparison, weights)
-    described = describe(name, comparison, drawn)
-    return Judged(comparison.rank, comparison.thresholds, described, drawn)
-
-
-def describe(name: str, comparison: Comparison, replicates: dict[str, Replicates]) -> Combination:
-    """Return the record of one comparison.
-
-    Args:
-        name: query/gallery, the roles of the query model and of the gallery.
-        comparison: the exact figures.
-        replicates: from `replicate_metrics`, for the intervals.
-    """
-    query, gallery = name.split("/")
     impostor_pairs = int(comparison.impostor_pairs.sum())
     points = tuple(
         OperatingPoint(
             far=threshold.far,
-            tar=estimate(
-                comparison.true_accept_rate(threshold), replicates[tar_name(threshold.far)]
-            ),
+            tar=estimate(comparison.true_accept_rate(threshold), drawn[tar_name(threshold.far)]),
             threshold=threshold.value,
             measured_far=threshold.impostors / impostor_pairs,
             resolved=threshold.resolved,
         )
         for threshold in comparison.thresholds
     )
-    return Combination(
-        query=query,
-        gallery=gallery,
-        mean_average_precision=estimate(comparison.mean_average_precision(), replicates["mAP"]),
-        rank1=estimate(comparison.rank_rate(1), replicates["rank-1"]),
-        rank5=estimate(comparison.rank_rate(5), replicates["rank-5"]),
+    query_role, gallery_role = name.split("/")
+    combination = Combination(
+        query=query_role,
+        gallery=gallery_role,
+        mean_average_precision=estimate(comparison.mean_average_precision(), drawn["mAP"]),
+        rank1=estimate(comparison.rank_rate(1), drawn["rank-1"]),
+        rank5=estimate(comparison.rank_rate(5), drawn["rank-5"]),
         operating_points=points,
         genuine_pairs=int(comparison.genuine_pairs.sum()),
         impostor_pairs=impostor_pairs,
@@ -95,6 +79,7 @@ def describe(name: str, comparison: Comparison, replicates: dict[str, Replicates
         cmc=cmc_curve(comparison),
         histogram=histogram(comparison),
     )
+    return Judged(comparison.rank, comparison.thresholds, combination, drawn)
 
 
 def roc_curve(comparison: Comparison) -> Curve:

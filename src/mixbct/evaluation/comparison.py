@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mixbct.errors import DataError
 from mixbct.evaluation.grid import Grid, score_grid
-from mixbct.evaluation.ranking import average_precision, first_correct_rank
 from mixbct.evaluation.scores import BUDGET, Embeddings, genuine_counts, pair_blocks
 from mixbct.evaluation.thresholds import Threshold, exact_thresholds
 
@@ -123,8 +122,9 @@ def compare(
         # NumPy sorts rows of float32 with vector instructions, torch carries indices along
         block.impostor.numpy().sort(axis=1)
         block.genuine.numpy().sort(axis=1)
-        precisions.append(average_precision(block.genuine, block.impostor))
-        ranks.append(first_correct_rank(block.genuine, block.impostor))
+        precision, rank = _ranking(block.genuine, block.impostor)
+        precisions.append(precision)
+        ranks.append(rank)
         rows = torch.from_numpy(class_of[block.rows])
         for side, scores in enumerate((block.genuine, block.impostor)):
             above[side].index_add_(0, rows, _count_above(scores, edges))
@@ -144,16 +144,31 @@ def compare(
         skipped=(per_edge[1, :-1] > from_edge[1:]).numpy(),
         genuine_bins=bins[0].numpy(),
         impostor_bins=bins[1].numpy(),
-        thresholds=exact_thresholds(
-            query,
-            gallery,
-            fars,
-            grid.edges,
-            per_edge[0].numpy(),
-            per_edge[1].numpy(),
-            budget,
-        ),
+        thresholds=exact_thresholds(query, gallery, fars, grid.edges, per_edge.numpy(), budget),
     )
+
+
+def _ranking(
+    genuine: Float32[Tensor, "b p"], impostor: Float32[Tensor, "b g"]
+) -> tuple[Float64[Tensor, " b"], Int64[Tensor, " b"]]:
+    """Return each query's average precision and the rank of its first correct item, from 1.
+
+    AP = (1/P) Σ_s P(s) / N(s) over its P genuine items, where P(s) and N(s) count the genuine and
+    all items that score at least s. Items that tie enter together, so their order cannot matter (as
+    scikit-learn's `average_precision_score`); impostors that tie with the first correct item come
+    before it. A query without a genuine item has NaN and 0.
+
+    Args:
+        genuine: scores of genuine pairs, each row ascending, −inf where there is none.
+        impostor: scores of impostor pairs, each row ascending, −inf where there is none.
+    """
+    present = genuine > -torch.inf
+    genuine_at_least = genuine.shape[1] - torch.searchsorted(genuine, genuine)
+    impostor_at_least = impostor.shape[1] - torch.searchsorted(impostor, genuine)
+    precision = genuine_at_least.double() / (genuine_at_least + impostor_at_least)
+    # the best is the last
+    rank = torch.where(present[:, -1], impostor_at_least[:, -1] + 1, 0)
+    return (precision * present).sum(dim=1) / present.sum(dim=1), rank
 
 
 def _count_above(

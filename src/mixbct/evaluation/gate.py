@@ -113,8 +113,7 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     checks = _over(result, bases, settings)
     checks += _self_test(result, settings.self_test_loss)
     checks.append(_carried_threshold(result, settings.far_tolerance))
-    checks += _too_few_pairs(result, (*settings.gains, *settings.strict))
-    checks += _too_few_classes(result)
+    checks += _too_few(result, (*settings.gains, *settings.strict))
     beside = free not in bases and result.difference("new/old", free) is not None
     return GateOutcome(
         passed=all(check.passed for check in checks),
@@ -129,12 +128,10 @@ def training_says(standings: Mapping[str, Standing]) -> str:
     """Return what is known of the classes that each model (by role) saw in training."""
     if not standings:
         return "Whether a model saw the test classes in training was not looked at."
-    roles = {standing: [r for r, s in standings.items() if s == standing] for standing in _TRAINING}
-    found = [
-        _TRAINING[standing].format(f"{' and '.join(f'the {name}' for name in names)} model")
-        for standing, names in roles.items()
-        if names
-    ]
+    found = []
+    for standing, sentence in _TRAINING.items():
+        if roles := [f"the {role}" for role, one in standings.items() if one == standing]:
+            found.append(sentence.format(f"{' and '.join(roles)} model"))
     return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 
@@ -145,11 +142,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
         ContractError: the gate did not pass.
         ResultError: the outcome was not reached on this result, or a model has no contract.
     """
-    if outcome.result_digest != result.digest():
-        raise ResultError(
-            f"the gate's outcome belongs to result {outcome.result_digest[:16]}, not to "
-            f"{result.digest()[:16]}; run the gate on this result"
-        )
+    outcome.check(result)
     if not outcome.passed:
         failed = ", ".join(check.name for check in outcome.checks if not check.passed)
         raise ContractError(f"the gate did not pass ({failed}), so it cannot tie the two models")
@@ -172,11 +165,11 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
 
 def _refuse_contradictions(result: Result) -> None:
     """Refuse a result whose figures deny each other, as those of no evaluation do."""
-    figures = {name: one.metrics() for name, one in result.combinations.items()}
     for pair in result.differences:
+        sides = [result.combinations.get(name) for name in (pair.of, pair.minus)]
+        figures = [side.metrics() if side else {} for side in sides]
         for metric, change in pair.metrics.items():
-            sides = [figures.get(name, {}).get(metric) for name in (pair.of, pair.minus)]
-            of, minus = (None if side is None else side.value for side in sides)
+            of, minus = (one[metric].value if metric in one else None for one in figures)
             if of is None or minus is None or abs(of - minus - change.value) > ROUNDING:
                 raise ResultError(
                     "the result contradicts itself: "
@@ -193,7 +186,7 @@ def _check(
     return GateCheck(name=name, value=value, bound=bound, passed=passed, **said)
 
 
-def _paired(result: Result, of: str, minus: str) -> Mapping[str, Estimate]:
+def _paired(result: Result, metric: str, of: str, minus: str) -> Estimate:
     found = result.difference(of, minus)
     if found is None:
         why = result.left_out.get(minus)
@@ -201,69 +194,68 @@ def _paired(result: Result, of: str, minus: str) -> Mapping[str, Estimate]:
             f"the result holds no paired difference of {of} and {minus}"
             f"{f' ({one_line(why)})' if why else ''}; evaluate it again"
         )
-    return found.metrics
+    if metric not in found.metrics:
+        raise ResultError(
+            f"the result has no metric {metric!r}; it has {one_line(', '.join(found.metrics))}"
+        )
+    return found.metrics[metric]
 
 
 def _over(result: Result, bases: Sequence[str], settings: GateSettings) -> list[GateCheck]:
     """Return a check a metric: new/old against that of `bases` which is best in it."""
-    changes = {base: _paired(result, "new/old", base) for base in bases}
-    checks = []
-    asked = [(name, True) for name in settings.gains]
-    asked += [(name, False) for name in settings.strict]
-    for name, must_gain in asked:
-        for paired in changes.values():
-            if name not in paired:
-                raise ResultError(
-                    f"the result has no metric {name!r}; it has {one_line(', '.join(paired))}"
-                )
-        figures = {base: result.combinations[base].metric(name) for base in bases}
-        base = max(bases, key=lambda one: figures[one].value)
-        change, before = changes[base][name], figures[base]
-        if must_gain and before.high < 1 - ROUNDING:
-            checks.append(_gain(name, change, base))
-            continue
-        check = _no_loss(name, change, base, settings.margin)
-        if must_gain:
-            says = (
-                f"{name} of {base}, {before.value:.1%}, is at its ceiling: its interval reaches "
-                f"100 %, so that not even a perfect model would surely gain. {check.says}"
-            )
-            check = check.model_copy(update={"name": f"gain in {name}", "says": says})
-        checks.append(check)
+    checks = [
+        _gain(metric, *_best(result, metric, bases), settings.margin) for metric in settings.gains
+    ]
+    for metric in settings.strict:
+        base, _, change = _best(result, metric, bases)
+        name, what = f"no loss in {metric}", f"{metric} of new/old"
+        checks.append(_no_loss(name, what, base, change, settings.margin))
     return checks
 
 
-def _gain(name: str, gain: Estimate, base: str) -> GateCheck:
+def _best(result: Result, metric: str, bases: Sequence[str]) -> tuple[str, Estimate, Estimate]:
+    """Return the best of `bases`, what it reaches, and how new/old differs from it."""
+    changes = {base: _paired(result, metric, "new/old", base) for base in bases}
+    figures = {base: result.combinations[base].metric(metric) for base in bases}
+    base = max(bases, key=lambda one: figures[one].value)
+    return base, figures[base], changes[base]
+
+
+def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: float) -> GateCheck:
+    """Return the check of a gain, or of no loss where a perfect model could not gain for sure."""
+    name = f"gain in {metric}"
+    if before.high >= 1 - ROUNDING:
+        ceiling = (
+            f"{metric} of {base}, {before.value:.1%}, is at its ceiling: its interval reaches "
+            "100 %, so that not even a perfect model would surely gain. "
+        )
+        return _no_loss(name, f"{ceiling}{metric} of new/old", base, gain, margin)
     passed = gain.low > 0
     says = (
-        f"{name} of new/old {'gains' if passed else 'does not surely gain'} on {base}: "
+        f"{metric} of new/old {'gains' if passed else 'does not surely gain'} on {base}: "
         f"{_signed(gain)}, and the lower bound must be above 0."
     )
-    remedy = _MORE if gain.value > 0 else _CLOSER
-    return _check(f"gain in {name}", gain.low, 0.0, passed, says, remedy)
+    return _check(name, gain.low, 0.0, passed, says, _MORE if gain.value > 0 else _CLOSER)
 
 
 def _no_loss(
-    name: str, change: Estimate, base: str, margin: float, of: str = "new/old"
+    name: str, what: str, base: str, change: Estimate, margin: float, where_lost: str = _CLOSER
 ) -> GateCheck:
     passed = change.low >= -margin
     says = (
-        f"{name} of {of} {'loses no more' if passed else 'may lose more'} than "
-        f"{100 * margin:g} points on {base}: {_signed(change)}, and the lower bound must not be "
-        f"below -{100 * margin:g}."
+        f"{what} {'loses no more' if passed else 'may lose more'} than {100 * margin:g} points on "
+        f"{base}: {_signed(change)}, and the lower bound must not be below -{100 * margin:g}."
     )
-    remedy = _CLOSER if change.value < -margin or change.high < 0 else _WIDE
-    return _check(f"no loss in {name}", change.low, -margin, passed, says, remedy)
+    lost = change.value < -margin or change.high < 0
+    return _check(name, change.low, -margin, passed, says, where_lost if lost else _WIDE)
 
 
 def _self_test(result: Result, allowed: float) -> list[GateCheck]:
     free = "independent/independent"
     if not {"new/new", free} <= result.combinations.keys():
         return []
-    change = _paired(result, "new/new", free)["mAP"]
-    check = _no_loss("mAP", change, free, allowed, "new/new")
-    remedy = _LOOSER if check.remedy == _CLOSER else check.remedy
-    return [check.model_copy(update={"name": "self-test", "remedy": remedy})]
+    change = _paired(result, "mAP", "new/new", free)
+    return [_no_loss("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
 
 
 def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
@@ -280,42 +272,36 @@ def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
     return _check("carried-over threshold", carried.measured_far, bound, passed, says, _STEADIER)
 
 
-def _too_few_pairs(result: Result, names: tuple[str, ...]) -> list[GateCheck]:
-    """Return a check that fails where a false-accept rate is finer than the test set can show."""
+def _too_few(result: Result, names: Sequence[str]) -> list[GateCheck]:
+    """Return checks that fail: of false-accept rates, and of intervals, too fine for the test set.
+
+    Args:
+        result: the result.
+        names: the metrics that are judged.
+    """
     cross = result.combinations["new/old"]
     fars = [point.far for point in cross.operating_points if tar_name(point.far) in names]
     # the carried-over threshold is set on one half of the classes
-    needed = max([2 / result.carried_threshold.far, *(1 / far for far in fars)])
-    if cross.impostor_pairs >= needed:
-        return []
-    says = (
-        f"The test set has {cross.impostor_pairs:,} impostor pairs; the false-accept rates that "
-        f"are judged need {needed:,.0f} at least."
-    )
-    return [
-        _check(
-            "impostor pairs",
-            float(cross.impostor_pairs),
-            needed,
-            False,
-            says,
-            "add test classes or images",
-        )
-    ]
-
-
-def _too_few_classes(result: Result) -> list[GateCheck]:
-    """Return a check that fails where intervals over so few classes are not to be believed."""
+    pairs = max([2 / result.carried_threshold.far, *(1 / far for far in fars)])
     # a result of an earlier version says so among the facts of its data
-    found = result.classes if result.classes is not None else result.data.get("classes")
-    if not isinstance(found, int) or found >= LEAST_CLASSES:
-        return []
-    says = (
-        f"The test set has {found} query classes with an item in the gallery; intervals are drawn "
-        f"over classes, and need {LEAST_CLASSES} at least to be believed."
+    classes = result.classes if result.classes is not None else result.data.get("classes")
+    few_pairs = (
+        f"The test set has {cross.impostor_pairs:,} impostor pairs; the false-accept rates that "
+        f"are judged need {pairs:,.0f} at least."
     )
-    few, least = float(found), float(LEAST_CLASSES)
-    return [_check("test classes", few, least, False, says, "add test classes")]
+    few_classes = (
+        f"The test set has {classes} query classes with an item in the gallery; intervals are "
+        f"drawn over classes, and need {LEAST_CLASSES} at least to be believed."
+    )
+    more = "add test classes"
+    return [
+        _check(name, float(found), float(least), False, says, remedy)
+        for name, found, least, says, remedy in (
+            ("impostor pairs", cross.impostor_pairs, pairs, few_pairs, f"{more} or images"),
+            ("test classes", classes, LEAST_CLASSES, few_classes, more),
+        )
+        if isinstance(found, int) and found < least
+    ]
 
 
 def _signed(change: Estimate) -> str:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixbct.errors import DataError, FeatureError
+from mixbct.data.source import unseen
+from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.scores import BUDGET
+from mixbct.evaluation.scores import check_dimensions
 from mixbct.evaluation.upgrade import Pair, check_same_items
 from mixbct.schemas.generations import Summary, VersionPair
-from mixbct.schemas.result import Estimate, tar_name
+from mixbct.schemas.result import tar_name
 
 FAR = 1e-3
 METRICS = ("mAP", "rank-1", tar_name(FAR))
@@ -36,8 +37,7 @@ def evaluate_generations(
     *,
     seed: int,
     replicates: int = REPLICATES,
-    budget: int = BUDGET,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = unseen,
 ) -> GenerationFigures:
     """Evaluate every version's queries against its own gallery and those of all before it.
 
@@ -47,48 +47,41 @@ def evaluate_generations(
             from 0, as they are compared: behind a bridge where there is one.
         seed: of the bootstrap; the same draw of classes serves every pair.
         replicates: of the bootstrap.
-        budget: bytes for a block of scores.
         progress: called with (pairs done, pairs in all).
 
     Raises:
         DataError: there are fewer than two versions, or they were given different items.
         FeatureError: two versions do not meet in one dimension.
     """
-    _check(versions)
+    if len(versions) < 2:
+        raise DataError(f"generations need at least 2 versions to compare, not {len(versions)}")
+    for number, one in enumerate(versions[1:], 2):
+        check_same_items(f"version {number}", one, versions[0])
     weights = class_weights(len(versions[0].query.classes), replicates, seed)
     judged: dict[tuple[int, int], Judged] = {}
     total = len(versions) * (len(versions) + 1) // 2
     for newest in range(len(versions)):
         for gallery in range(newest, -1, -1):
             sides = versions[newest] if gallery == newest else behind(newest, gallery)
-            if sides.query.dim != sides.gallery.dim:
-                raise FeatureError(
-                    f"queries of version {newest + 1} reach {sides.query.dim} dimensions, but "
-                    f"version {gallery + 1} has {sides.gallery.dim}: train version {newest + 1} "
-                    f"with model.dim = {sides.gallery.dim}, or with method.query_map, or fit a "
-                    "bridge (`mixbct adapt`)"
-                )
-            judged[newest, gallery] = judge_sides(
-                f"v{newest + 1}/v{gallery + 1}", sides.query, sides.gallery, weights, (FAR,), budget
-            )
-            if progress is not None:
-                progress(len(judged), total)
-    pairs = tuple(
-        VersionPair(
+            ends = f"queries of version {newest + 1}", f"vectors of version {gallery + 1}"
+            check_dimensions(sides.query.dim, sides.gallery.dim, *ends)
+            name = f"v{newest + 1}/v{gallery + 1}"
+            judged[newest, gallery] = judge_sides(name, sides.query, sides.gallery, weights, (FAR,))
+            progress(len(judged), total)
+
+    def pair(query: int, gallery: int) -> VersionPair:
+        found, own = judged[query, gallery], judged[gallery, gallery]
+        gains = found.minus(own) if found is not own else {}
+        figures = found.combination.metrics()
+        return VersionPair(
             query=query + 1,
             gallery=gallery + 1,
-            metrics=_of_interest(judged[query, gallery].combination.metrics()),
-            gains={}
-            if query == gallery
-            else _of_interest(judged[query, gallery].minus(judged[gallery, gallery])),
+            metrics={name: figures[name] for name in METRICS},
+            gains={name: gains[name] for name in METRICS if name in gains},
         )
-        for query, gallery in sorted(judged)
-    )
+
+    pairs = tuple(pair(*place) for place in sorted(judged))
     return GenerationFigures(pairs, {name: _summary(judged, pairs, name) for name in METRICS})
-
-
-def _of_interest(figures: dict[str, Estimate]) -> dict[str, Estimate]:
-    return {name: figures[name] for name in METRICS}
 
 
 def _summary(
@@ -109,16 +102,3 @@ def _summary(
         mean_cross=estimate(*mean([place for place in judged if place[0] > place[1]])),
         mean=estimate(*mean(list(judged))),
     )
-
-
-def _check(versions: Sequence[Pair]) -> None:
-    if len(versions) < 2:
-        raise DataError(f"generations need at least 2 versions to compare, not {len(versions)}")
-    first = versions[0]
-    for number, one in enumerate(versions[1:], 2):
-        check_same_items(
-            [
-                (f"query items of version {number}", one.query, first.query),
-                (f"gallery items of version {number}", one.gallery, first.gallery),
-            ]
-        )

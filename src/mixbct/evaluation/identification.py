@@ -7,8 +7,6 @@ Grother and Micheals, "Evaluation methods in face recognition", 2011, and the pu
 scripts), so TPIR at FPIR 1 is rank-1.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
@@ -24,78 +22,6 @@ FPIRS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 RANKS = (1, 5, 10)
 
 
-@dataclass(frozen=True)
-class Search:
-    """What every probe found in one gallery.
-
-    Args:
-        mate: [n] best score with the probe's own subject, −inf where it is not in the gallery.
-        other: [n] best score with any other subject, −inf where there is none.
-        ahead: [n] how many gallery items of other subjects score at least `mate`.
-    """
-
-    mate: Float32[np.ndarray, " n"]
-    other: Float32[np.ndarray, " n"]
-    ahead: Int64[np.ndarray, " n"]
-
-    def ranks(self) -> Int64[np.ndarray, " m"]:
-        """Return the rank of the own subject, from 1, of each mated probe; others tie first."""
-        return self.ahead[self.mate > -np.inf] + 1
-
-
-def search(probe: Embeddings, gallery: Embeddings) -> Search:
-    """Search the gallery for every probe; the labels are subjects.
-
-    Raises:
-        FeatureError: the two sides differ in dimension.
-    """
-    mate, other, ahead = [], [], []
-    for block in pair_blocks(probe, gallery):
-        best = block.genuine.amax(dim=1, keepdim=True)
-        mate.append(best[:, 0])
-        other.append(block.impostor.amax(dim=1))
-        # a third of the time of sums of 64 bits
-        ahead.append((block.impostor >= best).sum(dim=1, dtype=torch.int32).long())
-    return Search(torch.cat(mate).numpy(), torch.cat(other).numpy(), torch.cat(ahead).numpy())
-
-
-def judge_search(
-    name: str, found: Search, templates: int, fpirs: tuple[float, ...] = FPIRS
-) -> GallerySearch:
-    """Return the figures of one gallery.
-
-    Args:
-        name: of the gallery.
-        found: what the probes found in it.
-        templates: how many it holds.
-        fpirs: rates in (0, 1].
-
-    Raises:
-        DataError: all probes are mated, or none is.
-    """
-    mated = found.mate > -np.inf
-    if mated.all() or not mated.any():
-        raise DataError(
-            f"{int(mated.sum())} of {len(mated)} probes have their subject in gallery {name}: TPIR "
-            "needs mated probes, FPIR needs non-mated ones"
-        )
-    first = np.where(found.ahead[mated] == 0, found.mate[mated], np.float32(-np.inf))
-    scores = trials(first, found.other[~mated])
-    return GallerySearch(
-        gallery=name,
-        templates=templates,
-        mated_probes=int(mated.sum()),
-        non_mated_probes=int((~mated).sum()),
-        points=tuple(rate_point(scores, at_most(scores, fpir)) for fpir in fpirs),
-        ranks=rank_rates(found.ranks()),
-    )
-
-
-def rank_rates(ranks: Int64[np.ndarray, " m"]) -> dict[str, float]:
-    """Return the share of `ranks` that are at most 1, 5 and 10."""
-    return {f"rank-{k}": float((ranks <= k).mean()) for k in RANKS}
-
-
 def identify(
     probe: Embeddings, galleries: dict[str, Embeddings], fpirs: tuple[float, ...] = FPIRS
 ) -> Identification:
@@ -108,17 +34,61 @@ def identify(
 
     Raises:
         FeatureError: the two sides differ in dimension.
-        DataError: see `judge_search`.
+        DataError: all probes are mated to a gallery, or none is.
     """
-    found = {name: search(probe, gallery) for name, gallery in galleries.items()}
-    judged = tuple(judge_search(n, each, len(galleries[n]), fpirs) for n, each in found.items())
-    return Identification(
-        galleries=judged,
-        tpir={
-            tar_name(fpir).replace("TAR", "TPIR"): float(
-                np.mean([each.points[i].rate for each in judged])
+    judged, ranks = [], []
+    for name, gallery in galleries.items():
+        mate, other, ahead = _search(probe, gallery)
+        mated = mate > -np.inf
+        if mated.all() or not mated.any():
+            raise DataError(
+                f"{int(mated.sum())} of {len(mated)} probes have their subject in gallery {name}: "
+                "TPIR needs mated probes, FPIR needs non-mated ones"
             )
-            for i, fpir in enumerate(fpirs)
+        # others that tie with the own subject come before it
+        ranks.append(ahead[mated] + 1)
+        first = np.where(ranks[-1] == 1, mate[mated], np.float32(-np.inf))
+        scores = trials(first, other[~mated])
+        judged.append(
+            GallerySearch(
+                gallery=name,
+                templates=len(gallery),
+                mated_probes=int(mated.sum()),
+                non_mated_probes=int((~mated).sum()),
+                points=tuple(rate_point(scores, at_most(scores, fpir)) for fpir in fpirs),
+                ranks=_rank_rates(ranks[-1]),
+            )
+        )
+    tpirs = np.mean([[point.rate for point in each.points] for each in judged], axis=0)
+    return Identification(
+        galleries=tuple(judged),
+        tpir={
+            tar_name(fpir).replace("TAR", "TPIR"): tpir
+            for fpir, tpir in zip(fpirs, tpirs.tolist(), strict=True)
         },
-        ranks=rank_rates(np.concatenate([each.ranks() for each in found.values()])),
+        ranks=_rank_rates(np.concatenate(ranks)),
     )
+
+
+def _search(
+    probe: Embeddings, gallery: Embeddings
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Return what every probe finds in a gallery; the labels are subjects.
+
+    Returns:
+        [n] best score with the probe's own subject, −inf where it is not in the gallery; [n] best
+        score with any other subject, −inf where there is none; [n] how many gallery items of other
+        subjects score at least the first.
+    """
+    mate, other, ahead = [], [], []
+    for block in pair_blocks(probe, gallery):
+        best = block.genuine.amax(dim=1, keepdim=True)
+        mate.append(best[:, 0])
+        other.append(block.impostor.amax(dim=1))
+        # a third of the time of sums of 64 bits
+        ahead.append((block.impostor >= best).sum(dim=1, dtype=torch.int32).long())
+    return torch.cat(mate).numpy(), torch.cat(other).numpy(), torch.cat(ahead).numpy()
+
+
+def _rank_rates(ranks: Int64[np.ndarray, " m"]) -> dict[str, float]:
+    return {f"rank-{k}": float((ranks <= k).mean()) for k in RANKS}

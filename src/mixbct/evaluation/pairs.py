@@ -32,18 +32,16 @@ def sum_views(features: Float[np.ndarray, "n w"], views: int) -> Float[np.ndarra
 
 
 def pair_similarities(
-    first: Float[np.ndarray, "n w"],
-    second: Float[np.ndarray, "n v"],
+    first: Float[np.ndarray, "n d"],
+    second: Float[np.ndarray, "m e"],
     pairs: Int64[np.ndarray, "p 2"],
-    views: int = 1,
 ) -> Float32[np.ndarray, " p"]:
     """Return the cosine of each pair.
 
     Args:
-        first: [n, views · d] raw features of every image by the model of the first side.
+        first: raw features of every image by the model of the first side.
         second: the same images by the model of the second side (the same array for a self-test).
         pairs: rows of `first` and of `second`.
-        views: features that stand side by side and are summed: 2 with those of the flipped image.
 
     Raises:
         FeatureError: the sides differ in dimension, or a feature cannot be normalised.
@@ -56,9 +54,9 @@ def pair_similarities(
         )
     if len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(first):
         raise DataError(f"pairs name rows {pairs.min()} to {pairs.max()} of {len(first)} images")
-    sides = [normalise(sum_views(first, views))]
-    sides.append(sides[0] if second is first else normalise(sum_views(second, views)))
-    return np.asarray(np.einsum("pd,pd->p", sides[0][pairs[:, 0]], sides[1][pairs[:, 1]]))
+    left = normalise(first)
+    right = left if second is first else normalise(second)
+    return np.asarray(np.einsum("pd,pd->p", left[pairs[:, 0]], right[pairs[:, 1]]))
 
 
 def best_threshold(scores: Float32[np.ndarray, " p"], same: Bool[np.ndarray, " p"]) -> float:

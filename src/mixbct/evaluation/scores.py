@@ -91,6 +91,22 @@ class PairBlock:
     impostor: Float32[Tensor, "b g"]
 
 
+def check_dimensions(
+    query: int, gallery: int, queries: str = "queries", rows: str = "a gallery"
+) -> None:
+    """Refuse two sides, by what they are called, that do not lie in one space.
+
+    Raises:
+        FeatureError: they differ in dimension; it says what helps.
+    """
+    if query != gallery:
+        raise FeatureError(
+            f"{queries} of dimension {query} cannot be compared directly with {rows} of dimension "
+            f"{gallery}: fit a bridge with `mixbct adapt` and name it with --bridge, or train the "
+            f"new model with model.dim = {gallery} or with method.query_map"
+        )
+
+
 def genuine_counts(query: Embeddings, gallery: Embeddings) -> Int64[np.ndarray, " n"]:
     """Return for each query how many gallery items are of its class."""
     labels = np.sort(gallery.labels)
@@ -114,11 +130,7 @@ def pair_blocks(
     Raises:
         FeatureError: the two sides differ in dimension.
     """
-    if query.dim != gallery.dim:
-        raise FeatureError(
-            f"queries of dimension {query.dim} cannot be compared with a gallery of dimension "
-            f"{gallery.dim}; map one into the other's space first"
-        )
+    check_dimensions(query.dim, gallery.dim)
     # one class then stands in neighbouring columns
     order = np.argsort(gallery.labels, kind="stable")
     columns = torch.from_numpy(gallery.features[order]).T

@@ -16,6 +16,7 @@ from torch import Tensor
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.pairs import sum_views
+from mixbct.evaluation.scores import check_dimensions
 
 _BLOCK_BYTES = 128 * 2**20
 _TABLE = 2**24  # ids below this are looked up in a table
@@ -135,11 +136,8 @@ def template_scores(
         FeatureError: the sides differ in dimension.
         DataError: a template is on neither side.
     """
-    if gallery.features.shape[1] != probe.features.shape[1]:
-        raise FeatureError(
-            f"gallery templates of dimension {gallery.features.shape[1]} cannot be compared with "
-            f"probes of dimension {probe.features.shape[1]}; map one into the other's space first"
-        )
+    dims = probe.features.shape[1], gallery.features.shape[1]
+    check_dimensions(*dims, "probes", "gallery templates")
     left, row = _occurring(gallery, pairs[:, 0])
     right, column = _occurring(probe, pairs[:, 1])
     per_block = max(1, min(len(left), _BLOCK_BYTES // (4 * len(right))))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.scores import BUDGET, Embeddings, genuine_counts, pair_blocks
+from mixbct.evaluation.scores import Embeddings, genuine_counts, pair_blocks
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ def exact_thresholds(
     gallery: Embeddings,
     fars: tuple[float, ...],
     edges: Float32[np.ndarray, " e"],
-    genuine_above: Int64[np.ndarray, " e"],
-    impostor_above: Int64[np.ndarray, " e"],
-    budget: int = BUDGET,
+    above: Int64[np.ndarray, "2 e"],
+    budget: int,
 ) -> tuple[Threshold, ...]:
     """Return the exact threshold at each rate.
 
@@ -105,10 +104,10 @@ def exact_thresholds(
         gallery: the gallery.
         fars: rates in (0, 1).
         edges: ascending, from −inf to +inf.
-        genuine_above: how many genuine scores lie above each edge.
-        impostor_above: how many impostor scores lie above each edge.
+        above: how many genuine and how many impostor scores lie above each edge.
         budget: bytes for a block, the one that the counts were made with.
     """
+    genuine_above, impostor_above = above
     pairs = int(impostor_above[0])
     allowed = [allowed_impostors(far, pairs) for far in fars]
     # the first edge above which no more than allowed lie; the threshold is at most that high
@@ -138,12 +137,8 @@ def exact_thresholds(
     return tuple(found)
 
 
-def false_accept_rate(
-    query: Embeddings, gallery: Embeddings, threshold: float, budget: int = BUDGET
-) -> float:
+def false_accept_rate(query: Embeddings, gallery: Embeddings, threshold: float) -> float:
     """Return the share of impostor pairs that score above `threshold`."""
-    accepted = sum(
-        int((block.impostor > threshold).sum()) for block in pair_blocks(query, gallery, budget)
-    )
+    accepted = sum(int((block.impostor > threshold).sum()) for block in pair_blocks(query, gallery))
     pairs = len(query) * len(gallery) - int(genuine_counts(query, gallery).sum())
     return accepted / pairs

@@ -6,20 +6,21 @@ Combinations are named query/gallery: old/old, new/old (the cross-test), new/new
 share of its rows enrolled again by the new model.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
-from mixbct.errors import DataError, FeatureError
+from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
-from mixbct.evaluation.carried import carry_threshold
 from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.comparison import FARS
-from mixbct.evaluation.scores import BUDGET, Embeddings
+from mixbct.evaluation.comparison import FARS, compare
+from mixbct.evaluation.scores import Embeddings, check_dimensions
+from mixbct.evaluation.thresholds import Threshold, false_accept_rate
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
@@ -63,11 +64,9 @@ def evaluate_upgrade(
     *,
     cross: Pair | None = None,
     seed: int,
-    fars: tuple[float, ...] = FARS,
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
-    budget: int = BUDGET,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = unseen,
 ) -> UpgradeFigures:
     """Evaluate an upgrade from `old` to `new`.
 
@@ -80,11 +79,9 @@ def evaluate_upgrade(
         cross: the new model's queries and the old gallery behind their bridge; None: they are
             compared as they are.
         seed: of the bootstrap, of the split into halves and of the mixed galleries.
-        fars: false-accept rates to report; 1e-3 is always among them.
         replicates: bootstrap replicates.
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
-        budget: bytes for a block of scores.
         progress: called with (comparisons done, comparisons in all).
 
     Raises:
@@ -94,38 +91,22 @@ def evaluate_upgrade(
     mapped = mapped or {}
     cross = cross or Pair(new.query, old.gallery)
     pairs = {"new": new, **({"independent": independent} if independent else {}), **mapped}
-    pairs["bridged"] = cross
-    check_same_items(
-        [
-            *((f"{name} queries", pair.query, old.query) for name, pair in pairs.items()),
-            *((f"{name} gallery", pair.gallery, old.gallery) for name, pair in pairs.items()),
-        ]
-    )
-    if cross.gallery.dim != cross.query.dim:
-        raise FeatureError(
-            f"the old model's vectors have dimension {cross.gallery.dim}, the new model's "
-            f"{cross.query.dim}: they cannot be compared directly; fit a bridge with `mixbct "
-            f"adapt`, or train the new model with dimension {cross.gallery.dim} or with "
-            "method.query_map"
-        )
-    sides = {"old/old": (old.query, old.gallery), "new/old": (cross.query, cross.gallery)}
-    sides["new/new"] = (new.query, new.gallery)
+    for name, pair in (pairs | {"bridged": cross}).items():
+        check_same_items(name, pair, old)
+    check_dimensions(cross.query.dim, cross.gallery.dim, "new queries", "old vectors")
+    sides = {"old/old": old, "new/old": cross, "new/new": new}
     if independent is not None:
-        sides["independent/independent"] = (independent.query, independent.gallery)
+        sides["independent/independent"] = independent
         if independent.query.dim == old.gallery.dim:
-            sides["independent/old"] = (independent.query, old.gallery)
-    for name, both in mapped.items():
-        sides[f"{name}/old"] = (both.query, both.gallery)
+            sides["independent/old"] = Pair(independent.query, old.gallery)
+    sides |= {f"{name}/old": both for name, both in mapped.items()}
     for share in mixed:
-        sides[f"new/{100 * share:g} % new"] = mixed_sides(new, cross, share, seed)
-
+        sides[f"new/{100 * share:g} % new"] = Pair(*mixed_sides(new, cross, share, seed))
     weights = class_weights(len(old.query.classes), replicates, seed)
-    fars = tuple(sorted({*fars, CARRIED_FAR}, reverse=True))
     judged: dict[str, Judged] = {}
-    for name, (query, gallery) in sides.items():
-        judged[name] = judge_sides(name, query, gallery, weights, fars, budget)
-        if progress is not None:
-            progress(len(judged), len(sides))
+    for name, both in sides.items():
+        judged[name] = judge_sides(name, both.query, both.gallery, weights, FARS)
+        progress(len(judged), len(sides))
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
@@ -144,10 +125,47 @@ def evaluate_upgrade(
         ),
         update_gain=_update_gain(base, crossed, oracle),
         negative_flips=negative_flips(base.rank, crossed.rank),
-        carried_threshold=carry_threshold(
-            carried, cross.query, cross.gallery, seed=seed, budget=budget
-        ),
+        carried_threshold=carry_threshold(carried, cross.query, cross.gallery, seed=seed),
         replicates={name: each.replicates for name, each in judged.items()},
+    )
+
+
+def carry_threshold(
+    old: Threshold,
+    query: Embeddings,
+    gallery: Embeddings,
+    *,
+    seed: int,
+) -> CarriedThreshold:
+    """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
+
+    Both the threshold and the two rates are exact, over all impostor pairs of their classes.
+
+    Args:
+        old: where the old system reaches the rate, on all classes.
+        query: the new model's queries.
+        gallery: the old model's gallery.
+        seed: of the split into halves.
+
+    Raises:
+        DataError: there is only one query class, or a half lacks genuine or impostor pairs.
+    """
+    if len(query.classes) < 2:
+        raise DataError(
+            "a threshold is set on half of the query classes and measured on the other half: "
+            "at least 2 classes are needed, there is 1"
+        )
+    shuffled = row_rng(seed, len(query.classes)).permutation(query.classes)
+    chosen = np.isin(query.labels, shuffled[: len(shuffled) // 2])
+    calibration = query.take(np.flatnonzero(chosen))
+    rest = query.take(np.flatnonzero(~chosen))
+    (cross,) = compare(calibration, gallery, fars=(old.far,)).thresholds
+    return CarriedThreshold(
+        far=old.far,
+        old_threshold=old.value,
+        far_at_old_threshold=false_accept_rate(query, gallery, old.value),
+        threshold=cross.value,
+        measured_far=false_accept_rate(rest, gallery, cross.value),
     )
 
 
@@ -185,20 +203,21 @@ def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n
     return float(((before == 1) & (after > 1)).sum() / (before > 0).sum())
 
 
-def check_same_items(items: Iterable[tuple[str, Embeddings, Embeddings]]) -> None:
-    """Refuse sides that are not of the same items in the same order, going by their labels.
-
-    Args:
-        items: the name of a side, the side, and what it has to match.
+def check_same_items(name: str, pair: Pair, first: Pair) -> None:
+    """Refuse sides that are not of the first model's items in the same order, by their labels.
 
     Raises:
         DataError: a side does not match.
     """
-    for name, side, reference in items:
+    for what, side, reference in (
+        ("query", pair.query, first.query),
+        ("gallery", pair.gallery, first.gallery),
+    ):
         if not np.array_equal(side.labels, reference.labels):
             raise DataError(
-                f"the {name} ({len(side)} rows) are not those of the first model in the same order "
-                f"({len(reference)} rows), going by their labels; extract all from the same data"
+                f"the {what} items of {name} ({len(side)} rows) are not those of the first model "
+                f"in the same order ({len(reference)} rows), going by their labels; extract all "
+                "from the same data"
             )
 
 
@@ -210,14 +229,11 @@ def _update_gain(base: Judged, cross: Judged, oracle: Judged | None) -> Estimate
     """
     if oracle is None:
         return None
-    start, reached, best = (
-        each.combination.mean_average_precision.value for each in (base, cross, oracle)
-    )
-    if best <= start:
-        return None
-    starts, reaches, bests = (each.replicates["mAP"] for each in (base, cross, oracle))
+    judged = (base, cross, oracle)
+    start, reached, best = (each.combination.mean_average_precision.value for each in judged)
+    starts, reaches, bests = (each.replicates["mAP"] for each in judged)
     room = bests - starts
-    if not (room > 0).any():
+    if best <= start or not (room > 0).any():
         return None
     gains = np.divide(reaches - starts, room, out=np.full_like(room, np.nan), where=room > 0)
     return estimate((reached - start) / (best - start), gains)

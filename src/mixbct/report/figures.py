@@ -129,10 +129,9 @@ def histograms(named: Sequence[Named]) -> list[Figure]:
 
 def _span(one: Combination) -> tuple[float, float]:
     """Return the scores between which there is anything to see."""
-    edges, bins = one.histogram.edges, range(len(one.histogram.edges) - 1)
-    genuine, impostor = one.histogram.genuine, one.histogram.impostor
-    least = max(*genuine, *impostor) / 500
-    seen = [i for i in bins if max(genuine[i], impostor[i]) > least]
+    edges = one.histogram.edges
+    tops = [max(bars) for bars in zip(one.histogram.genuine, one.histogram.impostor, strict=True)]
+    seen = [i for i, top in enumerate(tops) if top > max(tops) / 500]
     return (edges[seen[0]], edges[seen[-1] + 1]) if seen else (edges[0], edges[-1])
 
 

@@ -6,7 +6,6 @@ URIs, fonts are the reader's. Everything that comes from the result is escaped.
 
 from pathlib import Path
 
-from mixbct.errors import ResultError
 from mixbct.files import write_atomically
 from mixbct.report import figures
 from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
@@ -28,11 +27,7 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
     Raises:
         ResultError: the outcome is not about this result.
     """
-    if outcome.result_digest != result.digest():
-        raise ResultError(
-            f"the gate's outcome belongs to result {outcome.result_digest[:16]}, not to "
-            f"{result.digest()[:16]}; run the gate on this result"
-        )
+    outcome.check(result)
     named = named_combinations(result)
     return render_page(
         "page.html.j2",

@@ -4,10 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mixbct.errors import ResultError
 from mixbct.schemas.bridge import Bridge, from_query_map
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
-from mixbct.schemas.result import Cosine, Rate, Share
+from mixbct.schemas.result import Cosine, Rate, Result, Share
 
 
 class GateCheck(Record):
@@ -45,6 +46,18 @@ class GateOutcome(Record):
         if self.passed != all(check.passed for check in self.checks):
             raise ValueError(f"passed is {self.passed}, but not by its checks")
         return self
+
+    def check(self, result: Result) -> None:
+        """Refuse a result that the outcome was not reached on.
+
+        Raises:
+            ResultError: it names both.
+        """
+        if self.result_digest != (digest := result.digest()):
+            raise ResultError(
+                f"the gate's outcome belongs to result {self.result_digest[:16]}, not to "
+                f"{digest[:16]}; run the gate on this result"
+            )
 
 
 class Edge(Record):

@@ -4,6 +4,7 @@ What one figure may be is checked here, when a result is made or read; whether t
 result agree with each other, by the gate.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -52,17 +53,14 @@ class Estimate(Record):
         return self
 
 
-def _within(least: int) -> AfterValidator:
-    def check(figure: Estimate) -> Estimate:
-        if figure.low < least - ROUNDING or figure.high > 1 + ROUNDING:
-            raise ValueError(f"{figure.low} to {figure.high} is not within {least} to 1")
-        return figure
-
-    return AfterValidator(check)
+def _within(least: int, figure: Estimate) -> Estimate:
+    if figure.low < least - ROUNDING or figure.high > 1 + ROUNDING:
+        raise ValueError(f"{figure.low} to {figure.high} is not within {least} to 1")
+    return figure
 
 
-ShareEstimate = Annotated[Estimate, _within(0)]
-DifferenceEstimate = Annotated[Estimate, _within(-1)]
+ShareEstimate = Annotated[Estimate, AfterValidator(partial(_within, 0))]
+DifferenceEstimate = Annotated[Estimate, AfterValidator(partial(_within, -1))]
 
 
 class OperatingPoint(Record):
@@ -240,14 +238,10 @@ class Result(Record):
         return content
 
     @model_validator(mode="after")
-    def _bridge_ties_the_models(self) -> "Result":
+    def _holds_together(self) -> "Result":
         new, old = self.models.get("new"), self.models.get("old")
         if self.bridge and new and old and (problem := self.bridge.problem(new, old)):
             raise ValueError(problem)
-        return self
-
-    @model_validator(mode="after")
-    def _compares(self) -> "Result":
         for name in ("old/old", "new/old"):
             if name not in self.combinations:
                 there = ", ".join(self.combinations) or "none"

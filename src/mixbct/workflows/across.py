@@ -1,6 +1,7 @@
 """How one model's queries meet the rows of an older one: through its bridge, or through several."""
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 
 from pydantic import ValidationError
@@ -67,16 +68,13 @@ def bridge_between(
     found = bridges_between(new, old, via, given)
     if not found or not via:
         return found[0] if found else None
-    query = None
-    for each in found:
-        if each.query is not None:
-            query = each.query if query is None else query.then(each.query)
+    maps = [each.query for each in found if each.query]
     try:
         return Bridge(
             kind=", ".join(each.kind for each in found),
             source=new.contract,
             target=old.contract,
-            query=query,
+            query=reduce(LinearMap.then, maps) if maps else None,
             gallery=found[-1].gallery,
         )
     except ValidationError as error:

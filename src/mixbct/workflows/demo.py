@@ -51,7 +51,10 @@ def run_demo(
         raise DataError(
             f"{out} already holds a demo: add --resume to go on with it, or choose another --out"
         )
-    recipes = _recipes(out, source_path, split, seed, overrides or [])
+    old, new, independent = (
+        _recipe(name, out, source_path, split, seed, overrides or [])
+        for name in ("old", "new", "independent")
+    )
     if data is None and not (source_path / "manifest.json").exists():
         with stage("render the kanji glyphs") as tick:
             build_glyphs(
@@ -73,9 +76,9 @@ def run_demo(
             skipped=readable_rows(source)[1] if skip_bad else (),
         )
     return run_upgrade(
-        recipes["old"],
-        recipes["new"],
-        recipes["independent"],
+        old,
+        new,
+        independent,
         out,
         title="Kanji glyphs" if data is None else data.name,
         language="ja" if data is None else "",
@@ -92,17 +95,13 @@ def _query_groups(source: Source) -> tuple[str, ...]:
     return tuple(groups[::3]) if len(groups) > 1 else ()
 
 
-def _recipes(
-    out: Path, data: Path, split: Path, seed: int, overrides: list[str]
-) -> dict[str, Recipe]:
-    recipes = {}
-    for name in ("old", "new", "independent"):
-        content = tomllib.loads(
-            (files("mixbct") / f"workflows/recipes/{name}.toml").read_text("utf-8")
-        )
-        content["seed"] = seed
-        content["data"] |= {"path": data, "split": split}
-        if name == "new":
-            content["method"]["bank"] = out / "bank"
-        recipes[name] = parse_recipe(apply_overrides(content, overrides), f"the demo's {name}.toml")
-    return recipes
+def _recipe(
+    name: str, out: Path, data: Path, split: Path, seed: int, overrides: list[str]
+) -> Recipe:
+    text = (files("mixbct") / f"workflows/recipes/{name}.toml").read_text("utf-8")
+    content = tomllib.loads(text)
+    content["seed"] = seed
+    content["data"] |= {"path": data, "split": split}
+    if name == "new":
+        content["method"]["bank"] = out / "bank"
+    return parse_recipe(apply_overrides(content, overrides), f"the demo's {name}.toml")

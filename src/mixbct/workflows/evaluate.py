@@ -25,7 +25,7 @@ from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Input, VectorInput
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import record_there
 from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
 from mixbct.workflows.adapt import PairedItems
@@ -95,12 +95,12 @@ class HeldOutSet:
                     f"the {len(part)} items of {FITTING} do not determine a map of "
                     f"{model.contract.dim} dimensions"
                 )
-            known = self._vectors
-            if model.contract.id not in known:
+            known, name = self._vectors, model.contract.id
+            if name not in known:
                 with stage(f"embed {FITTING} ({model.contract.name}, for the bridges)") as tick:
                     features = embed_source(model, part, progress=tick)
-                known[model.contract.id] = normalise(features, part.keys())
-            sides.append(known[model.contract.id])
+                known[name] = normalise(features, part.keys())
+            sides.append(known[name])
         contracts = source.contract, target.contract
         pairs = Pairs(sides[0], sides[1], told_apart(part.labels()))
         return PairedItems(contracts, pairs, str(self.path), part.digest())
@@ -139,8 +139,8 @@ class HeldOutSet:
     def _standing(self, role: str, model: Embedder) -> Standing:
         if isinstance(model, StoredVectors) or not model.manifest.classes:
             return "unknown"
-        parts = [self.part(model, name) for name in ("query", "gallery")]
-        tested = {name for part in parts for name in part.classes()}
+        parts = ("query", "gallery")
+        tested = {name for part in parts for name in self.part(model, part).classes()}
         known = sorted(tested & set(model.manifest.classes))
         if known and not self.other_classes:
             raise DataError(
@@ -210,12 +210,10 @@ def evaluate_models(
         "trained_apart": data.standings(models),
         "data": data.facts(new, replicates) | ({"language": language} if language else {}),
     }
-    if earlier is not None and earlier.exists():
-        found = read_record(earlier, Result, ResultError, "result")
+    if earlier and (found := record_there(earlier, Result, ResultError, "result")):
         wanted = {f"{name}/old" for name in rivals_of(models, adapters)}
-        if wanted <= found.combinations.keys() | found.left_out.keys() and all(
-            getattr(found, name) == value for name, value in known.items()
-        ):
+        same = all(getattr(found, name) == value for name, value in known.items())
+        if same and wanted <= found.combinations.keys() | found.left_out.keys():
             return found
     pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
     rivals = find_rivals(models, pairs, between, adapters, data.items, stage)
@@ -260,20 +258,14 @@ def versions() -> dict[str, str]:
 
 def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
     """Return what a model makes of the queries and of the gallery; both know classes alike."""
+    parts = {name: data.part(model, name) for name in ("query", "gallery")}
+    # the two parts number their classes each for itself; names tie them
+    names = sorted({name for part in parts.values() for name in part.classes()})
+    index = {name: i for i, name in enumerate(names)}
     sides = []
-    for name in ("query", "gallery"):
-        part = data.part(model, name)
+    for name, part in parts.items():
         with stage(f"embed {name} ({role})") as tick:
             features = embed_source(model, part, progress=tick)
-        sides.append((normalise(features, part.keys()), part))
-    # the two parts number their classes each for itself; names tie them
-    names = sorted({name for _, part in sides for name in part.classes()})
-    index = {name: i for i, name in enumerate(names)}
-    embeddings = [
-        Embeddings(
-            features,
-            np.array([index[n] for n in part.classes()], dtype=np.int64)[part.labels()],
-        )
-        for features, part in sides
-    ]
-    return Pair(*embeddings)
+        numbers = np.array([index[n] for n in part.classes()], dtype=np.int64)
+        sides.append(Embeddings(normalise(features, part.keys()), numbers[part.labels()]))
+    return Pair(*sides)

@@ -5,7 +5,7 @@ import io
 
 import faiss
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from mixbct.data.source import Source
@@ -25,8 +25,11 @@ def choose_examples(
     At most one a class, so that the sheet shows many.
     """
     pool = row_rng(seed).permutation(len(query))[: 50 * EXAMPLES].astype(np.int64)
-    before = _top(old.query.features[pool], old.gallery.features)
-    after = _top(cross.query.features[pool], cross.gallery.features)
+    k, inner = min(TOP, len(gallery)), faiss.METRIC_INNER_PRODUCT
+    before, after = (
+        faiss.knn(sides.query.features[pool], sides.gallery.features, k, metric=inner)
+        for sides in (old, cross)
+    )
     labels = old.query.labels[pool]
     wrong = (old.gallery.labels[np.concatenate([before[1], after[1]], 1)] != labels[:, None]).any(1)
     wrong &= np.isin(labels, old.gallery.labels)
@@ -54,14 +57,6 @@ def choose_examples(
         )
         for place in chosen.tolist()
     )
-
-
-def _top(
-    queries: Float32[np.ndarray, "q d"], gallery: Float32[np.ndarray, "g d"]
-) -> tuple[Float32[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
-    k = min(TOP, len(gallery))
-    scores, rows = faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return scores, rows
 
 
 def _data_uri(image: UInt8[np.ndarray, "h w c"]) -> str:

@@ -22,6 +22,7 @@ from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.ijb import identify_templates, verify_templates
 from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
 from mixbct.evaluation.roc import verification
+from mixbct.evaluation.scores import check_dimensions
 from mixbct.evaluation.templates import Templates, pool_templates
 from mixbct.features.bridged import through
 from mixbct.features.extract import embed_source, embed_with_flip
@@ -192,13 +193,9 @@ def _open_bridge(
             )
         return None
     found = bridge_between(model, gallery_model, given=load_bridge(path) if path else None)
-    query, gallery = model.contract.dim, gallery_model.contract.dim
-    if found is None and query != gallery:
-        raise FeatureError(
-            f"the gallery model's vectors have dimension {gallery}, the model's {query}: they "
-            "cannot be compared directly; fit a bridge with `mixbct adapt` and name it with "
-            f"--bridge, or train the new model with dimension {gallery}"
-        )
+    if found is None:
+        dims = model.contract.dim, gallery_model.contract.dim
+        check_dimensions(*dims, "the model's vectors", "the gallery model's")
     return found
 
 

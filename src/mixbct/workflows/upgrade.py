@@ -12,16 +12,13 @@ With `resume`, each step takes up what an earlier run of the same upgrade left.
 """
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mixbct.backbones.model import (
-    EmbeddingModel,
-    load_model,
-    read_manifest,
-    save_with_bridge,
-)
+from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest, save_with_bridge
+from mixbct.data.source import Source
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.evaluation.gate import edge_from
 from mixbct.features.denoise import denoise
@@ -30,7 +27,7 @@ from mixbct.files import write_atomically
 from mixbct.gallery.gallery import Gallery
 from mixbct.recipe import CompatibleSettings, DataSettings, Recipe
 from mixbct.report.page import write_report
-from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import Record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
@@ -82,26 +79,22 @@ def run_upgrade(
             f"recipe {new_recipe.name!r} must have a method with an old bank, such as 'mixbct', "
             "and a data.split, which holds the test set"
         )
-    data = HeldOutSet(new_recipe.data.path, new_recipe.data.split)
-    costs = {"old": _train(old_recipe, out / "old", resume, stage)}
-    # what recipes name is their writer's word
-    old = load_model(out / "old", trust_code=True)
-    _make_bank(old, new_recipe.data, new_recipe.method.bank, resume, stage)
-    costs["new"] = _train(new_recipe, out / "new", resume, stage)
-    costs["independent"] = _train(independent_recipe, out / "independent", resume, stage)
-    trained = load_model(out / "new", trust_code=True)
-    deployed = _deploy(data, old, trained, new_recipe.method.whiten, out, resume, stage)
+    run = _Run(HeldOutSet(new_recipe.data.path, new_recipe.data.split), out, resume, stage)
+    costs: dict[str, ModelCost] = {}
+    old, costs["old"] = run.train("old", old_recipe)
+    run.make_bank(old, new_recipe.data, new_recipe.method.bank)
+    new, costs["new"] = run.train("new", new_recipe)
+    independent, costs["independent"] = run.train("independent", independent_recipe)
+    deployed = run.deploy(old, new, new_recipe.method.whiten)
     new = load_model(deployed, trust_code=True)
-    independent = load_model(out / "independent", trust_code=True)
-    seed = new_recipe.seed
     result = evaluate_models(
-        data,
+        run.data,
         old,
         new,
         independent,
         title=title,
         language=language,
-        seed=seed,
+        seed=new_recipe.seed,
         costs=costs,
         earlier=out / "result.json" if resume else None,
         stage=stage,
@@ -110,108 +103,105 @@ def run_upgrade(
     outcome = decide(out / "result.json", result)
     switch = None
     if outcome.passed:
-        switch = switch_gallery(data, old, new, deployed, result, outcome, out, stage)
+        switch = run.switch_gallery(old, new, deployed, edge_from(result, outcome))
     write_report(out / "report.html", result, outcome)
     return Upgrade(result=result, gate=outcome, switch=switch)
 
 
-def switch_gallery(
-    data: HeldOutSet,
-    old: EmbeddingModel,
-    new: EmbeddingModel,
-    deployed: Path,
-    result: Result,
-    outcome: GateOutcome,
-    out: Path,
-    stage: Stage = silent,
-) -> Switch:
-    """Index the test gallery with the old model, search it, switch to the new one, search again.
+@dataclass(frozen=True)
+class _Run:
+    """The steps of one upgrade."""
 
-    The gallery is written to `out`/gallery; one that is there is replaced. It embeds queries with
-    the model folder `deployed`.
-    """
-    shutil.rmtree(out / "gallery", ignore_errors=True)
-    items = data.part(old, "gallery")
-    names = [items.classes()[label] for label in items.labels()]
-    with (
-        Gallery.create(out / "gallery", old.contract, out / "old" / "model") as gallery,
-        stage("build the gallery with the old model, switch it to the new one") as tick,
-    ):
-        gallery.enrol(items.keys(), names, embed_source(old, items), old.contract)
-        before = gallery.vectors_digest()
-        rank1_before = _rank1(gallery, old, data)
-        tick(1, 2)
-        gallery.use_model(new.contract, edge_from(result, outcome), model=deployed)
-        rank1_after = _rank1(gallery, new, data)
-        tick(2, 2)
-        return Switch(
-            rows=len(items),
-            vectors_unchanged=gallery.vectors_digest() == before,
-            rank1_before=rank1_before,
-            rank1_after=rank1_after,
-        )
+    data: HeldOutSet
+    out: Path
+    resume: bool
+    stage: Stage
+
+    def train(self, role: str, recipe: Recipe) -> tuple[EmbeddingModel, ModelCost]:
+        rows, _ = open_training_rows(recipe)
+        with self.stage(f"train the {recipe.name} model") as tick:
+            cost = train(
+                recipe,
+                rows,
+                self.out / role,
+                resume=self.resume,
+                progress=lambda report: tick(report.images, report.images_in_all),
+            )
+        # what recipes name is their writer's word
+        return load_model(self.out / role, trust_code=True), cost
+
+    def make_bank(self, old: EmbeddingModel, data: DataSettings, path: Path) -> None:
+        part = data.part if data.split else None
+        rows, _ = open_rows(data.path, old.preprocessing, data.split, part)
+        with self.stage("extract the old model's bank") as tick:
+            bank = extract(old, rows, path, resume=self.resume, progress=tick)
+        if bank.credible() is None:
+            denoise(bank)
+
+    def deploy(self, old: EmbeddingModel, new: EmbeddingModel, whiten: float | None) -> Path:
+        """Return the folder of the new model as it is deployed.
+
+        One that was trained against the whitened bank is deployed behind `whiten_cca`, at the same
+        shrinkage. That is no choice by cross-validation: the training classes, which it has
+        learned, would prefer the bridge that it was trained with.
+        """
+        trained, folder = self.out / "new" / "model", self.out / "model"
+        if whiten is None:
+            return trained
+        if self.resume and folder.exists():
+            there = read_manifest(folder)[1]
+            if there.contract == new.contract and (
+                there.bridge and there.bridge.target == old.contract
+            ):
+                return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            items = self.data.items(new, old, self.stage)
+            with self.stage("fit the new model's bridge"):
+                bridge = fit_bridge("whiten_cca", items, whiten)
+        except FeatureError:
+            return trained
+        save_with_bridge(trained, folder, bridge)
+        return folder
+
+    def switch_gallery(
+        self, old: EmbeddingModel, new: EmbeddingModel, deployed: Path, edge: Edge
+    ) -> Switch:
+        """Index the test gallery with the old model, search it, switch, and search again.
+
+        The gallery is written to `out`/gallery; one that is there is replaced. It embeds queries
+        with the model folder `deployed`.
+        """
+        path = self.out / "gallery"
+        shutil.rmtree(path, ignore_errors=True)
+        items = self.data.part(old, "gallery")
+        with (
+            Gallery.create(path, old.contract, self.out / "old" / "model") as gallery,
+            self.stage("build the gallery with the old model, switch it to the new one") as tick,
+        ):
+            gallery.enrol(items.keys(), _names(items), embed_source(old, items), old.contract)
+            before = gallery.vectors_digest()
+            rank1_before = self._rank1(gallery, old)
+            tick(1, 2)
+            gallery.use_model(new.contract, edge, model=deployed)
+            rank1_after = self._rank1(gallery, new)
+            tick(2, 2)
+            return Switch(
+                rows=len(items),
+                vectors_unchanged=gallery.vectors_digest() == before,
+                rank1_before=rank1_before,
+                rank1_after=rank1_after,
+            )
+
+    def _rank1(self, gallery: Gallery, model: EmbeddingModel) -> float:
+        """Return the share of queries whose nearest gallery row has their label."""
+        queries = self.data.part(model, "query")
+        hits = gallery.search(embed_source(model, queries), model.contract, k=1)
+        right = [hits.of(query)[0].label == name for query, name in enumerate(_names(queries))]
+        return float(np.mean(right))
 
 
-def _rank1(gallery: Gallery, model: EmbeddingModel, data: HeldOutSet) -> float:
-    """Return the share of queries whose nearest gallery row has their label."""
-    queries = data.part(model, "query")
-    hits = gallery.search(embed_source(model, queries), model.contract, k=1)
-    found = [hits.of(query)[0].label for query in range(len(queries))]
-    wanted = [queries.classes()[label] for label in queries.labels()]
-    return float(np.mean([f == w for f, w in zip(found, wanted, strict=True)]))
-
-
-def _train(recipe: Recipe, out: Path, resume: bool, stage: Stage) -> ModelCost:
-    rows, _ = open_training_rows(recipe)
-    with stage(f"train the {recipe.name} model") as tick:
-        return train(
-            recipe,
-            rows,
-            out,
-            resume=resume,
-            progress=lambda report: tick(report.images, report.images_in_all),
-        )
-
-
-def _deploy(
-    data: HeldOutSet,
-    old: EmbeddingModel,
-    new: EmbeddingModel,
-    whiten: float | None,
-    out: Path,
-    resume: bool,
-    stage: Stage,
-) -> Path:
-    """Return the folder of the new model as it is deployed.
-
-    One that was trained against the whitened bank is deployed behind `whiten_cca`, at the same
-    shrinkage. That is no choice by cross-validation: the training classes, which it has learned,
-    would prefer the bridge that it was trained with.
-    """
-    trained, folder = out / "new" / "model", out / "model"
-    if whiten is None:
-        return trained
-    if resume and folder.exists():
-        found = read_manifest(folder)[1]
-        if found.contract == new.contract and found.bridge and found.bridge.target == old.contract:
-            return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        items = data.items(new, old, stage)
-        with stage("fit the new model's bridge"):
-            bridge = fit_bridge("whiten_cca", items, whiten)
-    except FeatureError:
-        return trained
-    save_with_bridge(trained, folder, bridge)
-    return folder
-
-
-def _make_bank(
-    old: EmbeddingModel, data: DataSettings, path: Path, resume: bool, stage: Stage
-) -> None:
-    part = data.part if data.split else None
-    rows, _ = open_rows(data.path, old.preprocessing, data.split, part)
-    with stage("extract the old model's bank") as tick:
-        bank = extract(old, rows, path, resume=resume, progress=tick)
-    if bank.credible() is None:
-        denoise(bank)
+def _names(source: Source) -> list[str]:
+    """Return the class name of each item."""
+    classes = source.classes()
+    return [classes[label] for label in source.labels()]

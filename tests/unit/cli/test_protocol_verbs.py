@@ -29,7 +29,7 @@ from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.source import write_lines
 from mixbct.errors import BankError, ContractError, DataError, FeatureError, ModelError
-from mixbct.evaluation.pairs import pair_similarities
+from mixbct.evaluation.pairs import pair_similarities, sum_views
 from mixbct.evaluation.roc import verification
 from mixbct.features.extract import embed_source, embed_with_flip
 from mixbct.schemas.bridge import load_bridge
@@ -196,11 +196,12 @@ def test_pairs_from_a_list_self_and_cross(made: Path, tmp_path: Path) -> None:
     sides = []
     for name in ("old", "new"):
         model = load_model(made / name)
-        sides.append(embed_with_flip(model, open_source(made / "faces", model.preprocessing)))
-    scores = pair_similarities(*sides, rows, views=2)
+        both = embed_with_flip(model, open_source(made / "faces", model.preprocessing))
+        sides.append(sum_views(both, 2))
+    scores = pair_similarities(*sides, rows)
     expected = verification(scores[same], scores[~same], PAIR_FARS)
     assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)
-    swapped = pair_similarities(*sides, rows[:, ::-1], views=2)
+    swapped = pair_similarities(*sides, rows[:, ::-1])
     assert abs(verification(swapped[same], swapped[~same]).auc - expected.auc) > 1e-2
     ours = json.loads(run("eval-pairs", "--model", made / "new", *common))
     assert ours["accuracy"] > 0.9
@@ -221,7 +222,7 @@ def test_pairs_from_a_bin(made: Path, tmp_path: Path) -> None:
 
 
 def test_models_of_two_dimensions_need_a_map(made: Path, layout: Path) -> None:
-    with pytest.raises(FeatureError, match=r"dimension 12, the model's 8.*--bridge"):
+    with pytest.raises(FeatureError, match=r"dimension 8 .* model's of dimension 12.*--bridge"):
         evaluate_ijb(layout, load_model(made / "new"), load_model(made / "wide"))
 
 

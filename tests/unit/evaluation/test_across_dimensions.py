@@ -5,10 +5,9 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
-from mixbct.evaluation.carried import carry_threshold
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides
+from mixbct.evaluation.upgrade import Pair, carry_threshold, evaluate_upgrade, mixed_sides
 
 
 def embed(dim: int, noise: float, seed: int) -> Pair:

@@ -143,7 +143,7 @@ def test_the_old_model_is_on_the_gallery_side() -> None:
 
 def test_what_cannot_be_judged() -> None:
     ids = np.arange(4)
-    with pytest.raises(FeatureError, match=r"dimension 16 .* dimension 8"):
+    with pytest.raises(FeatureError, match=r"dimension 8 .* dimension 16"):
         template_scores(random_templates(ids, 0), random_templates(ids, 0, 8), np.array([[0, 1]]))
     with pytest.raises(FeatureError, match="template 7"):
         pool_templates(np.zeros((2, 4), np.float32), np.array([7, 7]), np.array([0, 1]))

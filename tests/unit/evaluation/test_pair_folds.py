@@ -63,7 +63,7 @@ def test_the_first_of_a_pair_is_of_the_first_side() -> None:
     rng = np.random.default_rng(0)
     old, new = (rng.standard_normal((6, 8)).astype(np.float32) for _ in range(2))
     pairs = np.array([[0, 1], [1, 0], [5, 5]])
-    found = pair_similarities(old, new, pairs, views=2)
+    found = pair_similarities(sum_views(old, 2), sum_views(new, 2), pairs)
     for score, (a, b) in zip(found, pairs, strict=True):
         u, v = old[a, :4] + old[a, 4:], new[b, :4] + new[b, 4:]
         assert score == pytest.approx(u @ v / np.linalg.norm(u) / np.linalg.norm(v), abs=1e-6)
