@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 import mixbct
@@ -27,10 +28,7 @@ VERBS = {
     "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),
     "extract": ("features:extract", "Embed images, or a bank's vectors, into a feature bank."),
     "denoise": ("features:denoise", "Mark the credible features of a bank."),
-    "adapt": (
-        "adapt",
-        "Fit a bridge from a new model's queries to an old model's vectors.",
-    ),
+    "adapt": ("adapt", "Fit a bridge from a new model's queries to an old model's vectors."),
     "eval": ("evaluate", "Compare old and new on the split's queries and gallery."),
     "eval-pairs": ("protocols:eval_pairs", "Verify pairs of images."),
     "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
@@ -91,7 +89,7 @@ app = _typer(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+    version: bool = Option(False, "--version", help="Print the version.", is_eager=True),
 ) -> None:
     if version:
         typer.echo(mixbct.__version__)
