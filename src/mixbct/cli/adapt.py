@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from rich.table import Table
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Out, TrustCode
+from mixbct.cli.options import AsJson, Device, Out, TrustCode
 from mixbct.cli.output import progress_bar, tell
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
@@ -18,24 +18,18 @@ Kind = Literal[
 
 
 def adapt(
-    source: Annotated[
-        Path, Option("--from", help="The new model, or its feature bank: whose queries.")
-    ],
-    target: Annotated[
-        Path, Option("--to", help="The old model, or its bank: whose vectors are stored.")
-    ],
+    source: Annotated[Path, Option("--from", help="The new model, or its bank: queries.")],
+    target: Annotated[Path, Option("--to", help="The old model, or its bank: what is stored.")],
     out: Out,
     kind: Kind = Argument("choose", help="Of the bridge."),
     data: Path | None = Option(None, help="Images that both embed; not needed for two banks."),
     split: Path | None = Option(None, help="Only a part of this split."),
     part: str | None = Option(None, help="That part [new_train]."),
-    shrinkage: float | None = Option(
-        None, help="Of cca [.1], the others with cca and whiten [.3]."
-    ),
+    shrinkage: float | None = Option(None, help="Of cca [.1], others with cca and whiten [.3]."),
     model_out: Path | None = Option(
         None, help="Also write a copy of the new model's folder that has the bridge."
     ),
-    device: str = Option("cpu", help="Where to embed."),
+    device: Device = "cpu",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:

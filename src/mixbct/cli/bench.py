@@ -18,13 +18,9 @@ def bench(
     out: Path | None = Option(None, help="Where cells and tables go [runs/bench/NAME/results]."),
     work: Path | None = Option(None, help="Where models and banks go [runs/bench/NAME/work]."),
     jobs: int = Option(1, min=1, help="Cells at a time, a process each."),
-    only: str | None = Option(
-        None, help="Run no other cells than this pattern fits, such as *--s1."
-    ),
+    only: str | None = Option(None, help="Run only cells that this pattern fits, such as *--s1."),
     fonts: Fonts = None,
-    device: str | None = Option(
-        None, help="Where to train and embed, such as cuda [the recipe's]."
-    ),
+    device: str | None = Option(None, help="Where to train and embed, as cuda [the recipe's]."),
     replicates: bool = Option(
         False, "--replicates", help="Run published cells again for new intervals over seeds."
     ),

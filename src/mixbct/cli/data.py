@@ -81,12 +81,8 @@ def bank(
         None, help="The class of each row: lines of text, or .npy [`adapt` needs none]."
     ),
     dtype: Literal["float16", "float32"] = Option("float32", help="How features are stored."),
-    like: Path | None = Option(
-        None, help="A bank of the same model to compare with [those beside --out]."
-    ),
-    same_model: bool = Option(
-        False, "--same-model", help="Do not compare with banks of the same name."
-    ),
+    like: Path | None = Option(None, help="A bank of it to compare with [those beside --out]."),
+    same_model: bool = Option(False, "--same-model", help="Compare with no bank of the same name."),
     as_json: AsJson = False,
 ) -> None:
     """Make a feature bank of vectors that came from elsewhere.
@@ -159,7 +155,7 @@ def convert(
 def verify(
     data: Data,
     save_index: bool = Option(
-        False, "--save-index", help="Keep the index of a .rec file that has none."
+        False, "--save-index", help="Write the index that a .rec file lacks."
     ),
 ) -> None:
     """Decode every image once and name those that cannot be read; hold arrays to their digests."""
@@ -198,20 +194,12 @@ def _unreadable(source: Source) -> list[str]:
 def split(
     data: Data,
     out: Out,
-    scenario: Scenario = Option(
-        "extended-class", help="How the old and the new training data relate."
-    ),
-    order: Order = Option(
-        "seeded", help="Of classes and images; `record` is the published choice."
-    ),
+    scenario: Scenario = Option("extended-class", help="How old and new training data relate."),
+    order: Order = Option("seeded", help="Of classes and images; `record` is the published one."),
     seed: int = Option(0, help="Of the seeded order."),
     old_share: float = Option(0.3, help="The old model's share."),
-    test_classes: float = Option(
-        0.2, min=0, help="How many classes to test on (0: none), or a share of all."
-    ),
-    validation_classes: float = Option(
-        0, min=0, help="The same, to choose settings on before the test."
-    ),
+    test_classes: float = Option(0.2, min=0, help="Classes to test on (0: none), or their share."),
+    validation_classes: float = Option(0, min=0, help="The same, to choose settings on first."),
     query_share: float = Option(0.3, help="Share of a test class's images that are queries."),
     hold_out: list[str] | None = Option(None, help="A group that only queries come from."),
     skip_bad: SkipBad = False,

@@ -22,9 +22,7 @@ from mixbct.workflows.demo import run_demo
 
 def demo(
     out: Out = Path("runs/demo"),
-    data: Path | None = Option(
-        None, help="A folder of class folders to use instead of the glyphs."
-    ),
+    data: Path | None = Option(None, help="A folder of class folders to use, not the glyphs."),
     fonts: Fonts = None,
     cache: FontCache = None,
     seed: int = Option(1, help="Of everything that is random."),

@@ -7,7 +7,16 @@ import typer
 from typer import Argument, Option
 
 from mixbct.adapters import OF_STRANGERS
-from mixbct.cli.options import AsJson, OtherClasses, Replicates, Resume, Seed, SkipBad, TrustCode
+from mixbct.cli.options import (
+    AsJson,
+    Device,
+    OtherClasses,
+    Replicates,
+    Resume,
+    Seed,
+    SkipBad,
+    TrustCode,
+)
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
@@ -39,12 +48,12 @@ def evaluate(
         None, help="A bridge from new to old (`adapt`), in the place of the model's own."
     ),
     adapter: list[str] | None = Option(
-        None, help=f"Of the independent model's bridges [{_ADAPTERS}]."
+        None, help=f"Of an independent model's bridges [{_ADAPTERS}]."
     ),
     out: Path = Option(Path("result.json"), help="The file to write."),
     seed: Seed = 0,
     replicates: Replicates = 1000,
-    device: str = Option("cpu", help="Where to embed."),
+    device: Device = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -72,9 +81,9 @@ def evaluate(
         via=[open_embedder(folder, device) for folder in via or []],
         bridge=load_bridge(bridge) if bridge else None,
         costs={
-            role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
+            role: cost
             for role, folder in folders.items()
-            if (folder / "cost.json").exists()
+            if (cost := record_there(folder / "cost.json", ModelCost, CheckpointError, "cost"))
         },
         earlier=out if resume else None,
         stage=progress_bar,
@@ -98,7 +107,7 @@ def gate(
         0.03, help="How much TAR@1e-4, or a figure at its ceiling, may lose (0.03: 3 points)."
     ),
     self_test_loss: float = Option(
-        0.015, help="How much mAP new/new may lose to the independent model."
+        0.015, help="What mAP new/new may lose to the independent model."
     ),
     far_tolerance: float = Option(
         2.0, help="How many times its rate the carried-over threshold may accept."

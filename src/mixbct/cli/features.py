@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, Out, Resume, SkipBad, TrustCode
+from mixbct.cli.options import AsJson, Device, Out, Resume, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.features.denoise import denoise as denoise_bank
@@ -16,15 +16,13 @@ from mixbct.workflows.rows import open_rows
 
 def extract(
     model: Annotated[Path, Argument(help="A model folder, or a training run.")],
-    data: Annotated[
-        Path, Option(help="A folder of class folders, an image array, or (for a head) a bank.")
-    ],
+    data: Annotated[Path, Option(help="Images, or (for a head) its encoder's bank.")],
     out: Out,
     split: Path | None = Option(None, help="A split folder; none: all images."),
     part: str | None = Option(None, help="Which part of the split [new_train]."),
     dtype: Literal["float16", "float32"] = Option("float16", help="How features are stored."),
     batch: int = Option(512, min=1, help="Images a forward pass."),
-    device: str = Option("cpu", help="Where to compute."),
+    device: Device = "cpu",
     resume: Resume = False,
     skip_bad: SkipBad = False,
     trust_code: TrustCode = False,
@@ -50,7 +48,7 @@ def denoise(
     bank: Annotated[Path, Argument(help="A feature bank.")],
     keep: float = Option(0.9, help="Share of each class's features that is kept (T)."),
     normalise_columns: bool = Option(
-        False, help="Normalise each column first, as the published script does."
+        False, help="Normalise columns first, as the published script."
     ),
     as_json: AsJson = False,
 ) -> None:

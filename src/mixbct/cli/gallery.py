@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
-from mixbct.cli.options import AsJson, SkipBad, TrustCode
+from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
@@ -34,7 +34,6 @@ app = typer.Typer(
 )
 
 GalleryPath = Annotated[Path, Argument(metavar="GALLERY", help="The gallery's folder.")]
-Device = Annotated[str, Option(help="Where to embed images.")]
 
 # what moves a terminal's cursor, or turns the direction of what follows
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -61,9 +60,7 @@ def enrol(
     part: str | None = Option(None, help="That part [gallery]."),
     device: Device = "cpu",
     skip_bad: SkipBad = False,
-    replace: bool = Option(
-        False, "--replace", help="Replace items that have the same key (backfill)."
-    ),
+    replace: bool = Option(False, "--replace", help="Replace items of the same key (backfill)."),
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,9 +98,7 @@ def search(
     images: list[Path] | None = Argument(None, metavar="IMAGE..."),
     k: int = Option(5, "-k", min=1, help="Hits a query."),
     bank: Path | None = Option(None, help="Search with the rows of a bank of the query model."),
-    row: list[int] | None = Option(
-        None, min=0, help="Only this row of --bank; give it repeatedly."
-    ),
+    row: list[int] | None = Option(None, min=0, help="Only this row of --bank; can be repeated."),
     device: Device = "cpu",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
@@ -157,9 +152,7 @@ def use_model(
 @app.command()
 def status(
     gallery: GalleryPath,
-    verify: bool = Option(
-        False, "--verify", help="Read every row, and name those that were changed."
-    ),
+    verify: bool = Option(False, "--verify", help="Read every row, and name changed ones."),
     as_json: AsJson = False,
 ) -> None:
     """Show what a gallery holds and which model searches it."""

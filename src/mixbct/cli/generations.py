@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, OtherClasses, Replicates, Seed, SkipBad, TrustCode
+from mixbct.cli.options import AsJson, Device, OtherClasses, Replicates, Seed, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
@@ -29,7 +29,7 @@ def generations(
     out: Path = Option(Path("generations.json"), help="The file to write."),
     seed: Seed = 0,
     replicates: Replicates = 1000,
-    device: str = Option("cpu", help="Where to embed."),
+    device: Device = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
     trust_code: TrustCode = False,

@@ -16,7 +16,7 @@ from mixbct.schemas.record import made_of
 
 def import_model(
     weights: Annotated[
-        Path, Argument(help="A state dict (.pth, .pt, .safetensors), or an .onnx file.")
+        Path, Argument(help="A state dict (.pth, .pt, .safetensors) or .onnx file.")
     ],
     out: Out,
     backbone: str | None = Option(None, help="A name of mixbct.backbones, or package.module:f."),

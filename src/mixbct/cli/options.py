@@ -10,19 +10,14 @@ from mixbct.backbones.trust import TRUSTED
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
-Fonts = Annotated[
-    Path | None, Option(help="A folder of fonts to draw the glyphs from [fetch Debian's].")
-]
-FontCache = Annotated[
-    Path | None, Option(help="Where fetched fonts are kept [~/.cache/mixbct/fonts].")
-]
+Fonts = Annotated[Path | None, Option(help="A folder of fonts for the glyphs [fetch Debian's].")]
+FontCache = Annotated[Path | None, Option(help="Where fetched fonts go [~/.cache/mixbct/fonts].")]
+Device = Annotated[str, Option(help="Where to embed.")]
 Out = Annotated[Path, Option("--out", help="Where to write.")]
 SkipBad = Annotated[
-    bool, Option("--skip-bad", help="Leave out images that cannot be read, and name them.")
+    bool, Option("--skip-bad", help="Leave out and name images that cannot be read.")
 ]
-Seed = Annotated[
-    int, Option(min=0, max=2**63 - 1, help="Of the bootstrap and the mixed galleries.")
-]
+Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Of the bootstrap and mixed galleries.")]
 Replicates = Annotated[int, Option(min=100, max=100_000, help="Bootstrap replicates.")]
 OtherClasses = Annotated[
     bool,

@@ -7,7 +7,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.cli.options import AsJson, SkipBad, TrustCode
+from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import progress_bar, say, tell
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
@@ -18,14 +18,11 @@ from mixbct.schemas.result import tar_name
 from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
 
 Model = Annotated[Path, Option(help="The model's folder or run; in a cross-test the new one.")]
-GalleryModel = Annotated[
-    Path | None, Option(help="The old model, for the gallery side of a cross-test.")
-]
+GalleryModel = Annotated[Path | None, Option(help="The gallery's model in a cross-test: the old.")]
 BridgeFile = Annotated[
     Path | None, Option(help="A bridge from the model to the gallery model, as `adapt` writes it.")
 ]
 Flip = Annotated[bool, Option("--flip", help="Sum features with the flipped image's.")]
-Device = Annotated[str, Option(help="Where to embed.")]
 ResultOut = Annotated[Path | None, Option("--out", help="Also write the result there.")]
 
 

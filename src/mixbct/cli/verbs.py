@@ -150,19 +150,13 @@ def _written(error: Exception) -> str:
         f"command: mixbct {shlex.join(sys.argv[1:])}\n" + "".join(traceback.format_exception(error))
     )
     try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            prefix="mixbct-fault-",
-            suffix=".txt",
-            delete=False,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ) as file:
-            file.write(text)
+        descriptor, name = tempfile.mkstemp(".txt", "mixbct-fault-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
     except OSError:
         _say(text)
         return "the lines above"
-    return file.name
+    return name
 
 
 def _say(text: str) -> None:
