@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad, default_font_cache
+from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
@@ -28,9 +28,7 @@ from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
 
-app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split data."
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Data = Annotated[
     Path, Argument(help="Class folders, an image array, a folder with a .rec file, or a bank.")
@@ -43,18 +41,13 @@ def glyphs(
     classes: int | None = Option(None, help="How many kanji [all 2,965]."),
     seed: int = Option(0, help="Of the choice of kanji."),
     fonts: Fonts = None,
-    cache: FontCache = None,
+    cache: Path = FontCache,
     as_json: AsJson = False,
 ) -> None:
     """Render kanji in every typeface: one class a character, one image a typeface."""
     with progress_bar("render the kanji glyphs") as tick:
         manifest = build_glyphs(
-            out,
-            classes=classes,
-            seed=seed,
-            fonts=fonts,
-            cache=cache or default_font_cache(),
-            progress=tick,
+            out, classes=classes, seed=seed, fonts=fonts, cache=cache, progress=tick
         )
     tell(
         manifest,

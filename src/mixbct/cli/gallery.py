@@ -27,11 +27,7 @@ from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import read_record
 from mixbct.workflows.rows import open_rows
 
-app = typer.Typer(
-    rich_markup_mode=None,
-    help="Enrol, search, and switch the query model over stored vectors.",
-    no_args_is_help=True,
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 GalleryPath = Annotated[Path, Argument(metavar="GALLERY", help="The gallery's folder.")]
 

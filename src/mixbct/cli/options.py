@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -11,7 +11,6 @@ from mixbct.backbones.trust import TRUSTED
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
 Fonts = Annotated[Path | None, Option(help="A folder of fonts for the glyphs [fetch Debian's].")]
-FontCache = Annotated[Path | None, Option(help="Where fetched fonts go [~/.cache/mixbct/fonts].")]
 Device = Annotated[str, Option(help="Where to embed.")]
 Out = Annotated[Path, Option("--out", help="Where to write.")]
 SkipBad = Annotated[
@@ -53,3 +52,9 @@ def default_font_cache() -> Path:
     """Return where fetched fonts are kept unless the person says otherwise."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "mixbct" / "fonts"
+
+
+FontCache: Any = Option(
+    default_font_cache, show_default=False, help="Where fetched fonts go [~/.cache/mixbct/fonts]."
+)
+"""A default, since what it is follows from the environment."""

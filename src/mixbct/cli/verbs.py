@@ -53,14 +53,15 @@ class Verbs(TyperGroup):
         """Import a verb and return its command, or None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        place, purpose = VERBS[cmd_name]
+        module, _, attribute = place.partition(":")
         verb = getattr(import_module(f"mixbct.cli.{module}"), attribute or module)
         if not isinstance(verb, typer.Typer):
             alone = _typer()
             alone.command(cmd_name)(verb)
             verb = alone
         command = typer.main.get_command(verb)
-        command.name = cmd_name
+        command.name, command.help = cmd_name, command.help or purpose
         (ctx.find_root().obj or _nothing)()
         return command
 
