@@ -1,14 +1,14 @@
 """`mixbct adapt`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Out, TrustCode
-from mixbct.cli.output import next_command, progress_bar
+from mixbct.cli.options import AsJson, Device, Out, TrustCode
+from mixbct.cli.output import progress_bar, tell
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
 
@@ -18,27 +18,18 @@ Kind = Literal[
 
 
 def adapt(
-    source: Annotated[
-        Path, typer.Option("--from", help="The new model, or its feature bank: whose queries.")
-    ],
-    target: Annotated[
-        Path, typer.Option("--to", help="The old model, or its bank: whose vectors are stored.")
-    ],
+    source: Annotated[Path, Option("--from", help="The new model, or its bank: queries.")],
+    target: Annotated[Path, Option("--to", help="The old model, or its bank: what is stored.")],
     out: Out,
-    kind: Annotated[Kind, typer.Argument(help="Of the bridge.")] = "choose",
-    data: Annotated[
-        Path | None, typer.Option(help="Images that both embed; not needed for two banks.")
-    ] = None,
-    split: Annotated[Path | None, typer.Option(help="Only a part of this split.")] = None,
-    part: Annotated[str | None, typer.Option(help="That part [new_train].")] = None,
-    shrinkage: Annotated[
-        float | None, typer.Option(help="Of cca [.1], the others with cca and whiten [.3].")
-    ] = None,
-    model_out: Annotated[
-        Path | None,
-        typer.Option(help="Also write a copy of the new model's folder that has the bridge."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    kind: Kind = Argument("choose", help="Of the bridge."),
+    data: Path | None = Option(None, help="Images that both embed; not needed for two banks."),
+    split: Path | None = Option(None, help="Only a part of this split."),
+    part: str | None = Option(None, help="That part [new_train]."),
+    shrinkage: float | None = Option(None, help="Of cca [.1], others with cca and whiten [.3]."),
+    model_out: Path | None = Option(
+        None, help="Also write a copy of the new model's folder that has the bridge."
+    ),
+    device: Device = "cpu",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,16 +53,13 @@ def adapt(
         device=device,
         stage=progress_bar,
     )
-    if as_json:
-        typer.echo(without_numbers(found))
-        return
-    _print(found, out)
-    models = ("--old", target, "--new", model_out or source)
     bridge = () if model_out else ("--bridge", out)
-    next_command("eval", *models, *bridge, "--data", data or "DATA", "--split", split or "SPLIT")
+    models = ("--old", target, "--new", model_out or source, *bridge)
+    then = ("eval", *models, "--data", data or "DATA", "--split", split or "SPLIT")
+    tell(without_numbers(found), as_json, *_lines(found, out), then=then)
 
 
-def _print(found: Bridge, out: Path) -> None:
+def _lines(found: Bridge, out: Path) -> Iterator[str | Table]:
     assert found.fit is not None, "what was just fitted"
     if found.fit.candidates:
         table = Table("kind", "shrinkage", "mAP", "TAR@1e-3")
@@ -82,10 +70,10 @@ def _print(found: Bridge, out: Path) -> None:
                 f"{each.mean_average_precision:.1%}",
                 f"{each.true_accept_rate:.1%}",
             )
-        Console().print(table)
+        yield table
         judged = "classes" if found.fit.labelled else "pairs of like items (no labels tell classes)"
-        typer.echo(f"chosen: {found.kind}, by these figures on {judged} left out of the fit")
-    typer.echo(
+        yield f"chosen: {found.kind}, by these figures on {judged} left out of the fit"
+    yield (
         f"queries are those of {found.source}, {found.source.dim} dimensions (--from); stored are "
         f"those of {found.target}, {found.target.dim} dimensions (--to). {found}, fitted on "
         f"{found.fit.items:,} items; in {out}"

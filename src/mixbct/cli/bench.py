@@ -4,39 +4,26 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
+from typer import Argument, Option
 
 from mixbct.cli.options import AsJson, Fonts, Overrides, default_font_cache
-from mixbct.cli.output import next_command, printed, progress_bar, say
+from mixbct.cli.output import progress_bar, say, tell
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.run import run_bench
 
 
 def bench(
-    recipe: Annotated[Path, typer.Argument(help="The TOML recipe of a bench.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Where cells and tables go [runs/bench/NAME/results]."),
-    ] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Where models and banks go [runs/bench/NAME/work].")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, a process each.")] = 1,
-    only: Annotated[
-        str | None, typer.Option(help="Run no other cells than this pattern fits, such as *--s1.")
-    ] = None,
+    recipe: Annotated[Path, Argument(help="The TOML recipe of a bench.")],
+    out: Path | None = Option(None, help="Where cells and tables go [runs/bench/NAME/results]."),
+    work: Path | None = Option(None, help="Where models and banks go [runs/bench/NAME/work]."),
+    jobs: int = Option(1, min=1, help="Cells at a time, a process each."),
+    only: str | None = Option(None, help="Run only cells that this pattern fits, such as *--s1."),
     fonts: Fonts = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where to train and embed, such as cuda [the recipe's].")
-    ] = None,
-    replicates: Annotated[
-        bool,
-        typer.Option(
-            "--replicates", help="Run published cells again for new intervals over seeds."
-        ),
-    ] = False,
+    device: str | None = Option(None, help="Where to train and embed, as cuda [the recipe's]."),
+    replicates: bool = Option(
+        False, "--replicates", help="Run published cells again for new intervals over seeds."
+    ),
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,11 +52,12 @@ def bench(
         stage=progress_bar,
     )
     write_bench(target, summary)
-    if not printed(summary, as_json):
-        console = Console()
-        for table in summary.tables:
-            console.print(bench_table(summary, table))
-        typer.echo(f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}")
-        if summary.failed:
-            say(f"{summary.failed} of {summary.cells} cells failed: run it again to try them again")
-        next_command(*words, "--json")
+    tell(
+        summary,
+        as_json,
+        *(bench_table(summary, table) for table in summary.tables),
+        f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}",
+        then=[*words, "--json"],
+    )
+    if summary.failed:
+        say(f"{summary.failed} of {summary.cells} cells failed: run it again to try them again")

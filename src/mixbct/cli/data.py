@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad, default_font_cache
-from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
+from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad
+from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
 from mixbct.data.array import ArraySource
@@ -27,69 +28,54 @@ from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
 
-app = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Make, look at, check and split data."
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Data = Annotated[
-    Path,
-    typer.Argument(help="Class folders, an image array, a folder with a .rec file, or a bank."),
+    Path, Argument(help="Class folders, an image array, a folder with a .rec file, or a bank.")
 ]
 
 
 @app.command()
 def glyphs(
     out: Out,
-    classes: Annotated[int | None, typer.Option(help="How many kanji [all 2,965].")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of kanji.")] = 0,
+    classes: int | None = Option(None, help="How many kanji [all 2,965]."),
+    seed: int = Option(0, help="Of the choice of kanji."),
     fonts: Fonts = None,
-    cache: FontCache = None,
+    cache: Path = FontCache,
     as_json: AsJson = False,
 ) -> None:
     """Render kanji in every typeface: one class a character, one image a typeface."""
     with progress_bar("render the kanji glyphs") as tick:
         manifest = build_glyphs(
-            out,
-            classes=classes,
-            seed=seed,
-            fonts=fonts,
-            cache=cache or default_font_cache(),
-            progress=tick,
+            out, classes=classes, seed=seed, fonts=fonts, cache=cache, progress=tick
         )
-    if not printed(manifest, as_json):
-        typer.echo(
-            f"{manifest.images:,} images of {len(manifest.classes):,} kanji in "
-            f"{len(manifest.groups)} families of typefaces, in {out}"
-        )
-        next_command("data", "split", out, "--out", f"{out}-split")
+    tell(
+        manifest,
+        as_json,
+        f"{manifest.images:,} images of {len(manifest.classes):,} kanji in "
+        f"{len(manifest.groups)} families of typefaces, in {out}",
+        then=("data", "split", out, "--out", f"{out}-split"),
+    )
 
 
 @app.command()
 def bank(
-    features: Annotated[Path, typer.Option(help="A .npy file, one vector a row.")],
-    keys: Annotated[Path, typer.Option(help="A name of each row: lines of text, or .npy.")],
+    features: Annotated[Path, Option(help="A .npy file, one vector a row.")],
+    keys: Annotated[Path, Option(help="A name of each row: lines of text, or .npy.")],
     contract: Annotated[
         str,
-        typer.Option(
+        Option(
             help="What to call the model that made them. The name is its identity: vectors of one "
             "name are compared without question, so it changes whenever the model does."
         ),
     ],
     out: Out,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="The class of each row: lines of text, or .npy [`adapt` needs none]."),
-    ] = None,
-    dtype: Annotated[
-        Literal["float16", "float32"], typer.Option(help="How features are stored.")
-    ] = "float32",
-    like: Annotated[
-        Path | None,
-        typer.Option(help="A bank of the same model to compare with [those beside --out]."),
-    ] = None,
-    same_model: Annotated[
-        bool, typer.Option("--same-model", help="Do not compare with banks of the same name.")
-    ] = False,
+    labels: Path | None = Option(
+        None, help="The class of each row: lines of text, or .npy [`adapt` needs none]."
+    ),
+    dtype: Literal["float16", "float32"] = Option("float32", help="How features are stored."),
+    like: Path | None = Option(None, help="A bank of it to compare with [those beside --out]."),
+    same_model: bool = Option(False, "--same-model", help="Compare with no bank of the same name."),
     as_json: AsJson = False,
 ) -> None:
     """Make a feature bank of vectors that came from elsewhere.
@@ -101,25 +87,17 @@ def bank(
     if not same_model:
         declared = declared_contract(contract, vectors.shape[1])
         others = [FeatureBank(like)] if like else banks_beside(out, declared)
-    made = bank_of_vectors(
-        vectors,
-        None if labels is None else read_names(labels, "labels"),
-        read_names(keys, "keys"),
-        contract,
-        out,
-        dtype,
-        others,
+    classes = read_names(labels, "labels") if labels else None
+    names = read_names(keys, "keys")
+    made = bank_of_vectors(vectors, classes, names, contract, out, dtype, others).manifest
+    bridged = ("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
+    tell(
+        made,
+        as_json,
+        f"{made.rows:,} features of {made.dim} dimensions, {len(made.classes) or 'no'} classes, by "
+        f"{made.contract}, in {out}",
+        then=("denoise", out) if labels else bridged,
     )
-    if not printed(made.manifest, as_json):
-        manifest = made.manifest
-        typer.echo(
-            f"{manifest.rows:,} features of {manifest.dim} dimensions, "
-            f"{len(manifest.classes) or 'no'} classes, by {manifest.contract}, in {out}"
-        )
-        if labels is None:
-            next_command("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
-        else:
-            next_command("denoise", out)
 
 
 @app.command()
@@ -127,32 +105,30 @@ def info(data: Data, as_json: AsJson = False) -> None:
     """Count images, classes and groups."""
     source = open_source(data)
     found = summarise(source)
-    if not printed(found, as_json):
-        what = "image" if found.mean_norm is None else "vector"
-        classes = (
-            f"{found.classes:,} classes of {found.smallest_class} to {found.largest_class} "
-            f"{what}s (median {found.median_class:g})"
+    what = "image" if found.mean_norm is None else "vector"
+    classes = (
+        f"{found.classes:,} classes of {found.smallest_class} to {found.largest_class} {what}s "
+        f"(median {found.median_class:g})"
+    )
+    said = [f"{found.images:,} {what}s, {classes if found.classes else 'without labels'}"]
+    if found.mean_norm is not None:
+        said.append(
+            f"norm of the mean of the normalised vectors {found.mean_norm:.2f} (0: they lie around "
+            "the origin; near 1: in a narrow cone)"
         )
-        typer.echo(f"{found.images:,} {what}s, {classes if found.classes else 'without labels'}")
-        if found.mean_norm is not None:
-            typer.echo(
-                f"norm of the mean of the normalised vectors {found.mean_norm:.2f} (0: they lie "
-                "around the origin; near 1: in a narrow cone)"
-            )
-        if found.single_image_classes:
-            typer.echo(f"{len(found.single_image_classes):,} classes have one image")
-        if found.groups:
-            groups = ", ".join(f"{name} ({count:,})" for name, count in found.groups.items())
-            typer.echo(f"groups: {groups}")
-        if isinstance(source, EncodedSource):
-            typer.echo("no image was decoded: `data verify` and `data split` look at each")
-        next_command("data", "split", data, "--out", "SPLIT")
+    if found.single_image_classes:
+        said.append(f"{len(found.single_image_classes):,} classes have one image")
+    if found.groups:
+        said.append(f"groups: {', '.join(f'{name} ({n:,})' for name, n in found.groups.items())}")
+    if isinstance(source, EncodedSource):
+        said.append("no image was decoded: `data verify` and `data split` look at each")
+    tell(found, as_json, *said, then=("data", "split", data, "--out", "SPLIT"))
 
 
 @app.command()
 def convert(
     data: Data,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="The folder to write.")],
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
@@ -164,17 +140,16 @@ def convert(
     with progress_bar("convert") as tick:
         done = convert_source(source, out, skip_bad=skip_bad, progress=tick)
     name_skipped([*left_out(source), *done.skipped])
-    if not printed(done, as_json):
-        typer.echo(f"{done.images:,} images of {done.classes:,} classes, in {out}")
-        next_command("data", "info", out)
+    said = f"{done.images:,} images of {done.classes:,} classes, in {out}"
+    tell(done, as_json, said, then=("data", "info", out))
 
 
 @app.command()
 def verify(
     data: Data,
-    save_index: Annotated[
-        bool, typer.Option("--save-index", help="Keep the index of a .rec file that has none.")
-    ] = False,
+    save_index: bool = Option(
+        False, "--save-index", help="Write the index that a .rec file lacks."
+    ),
 ) -> None:
     """Decode every image once and name those that cannot be read; hold arrays to their digests."""
     source = open_source(data, skip_bad=True)
@@ -212,31 +187,16 @@ def _unreadable(source: Source) -> list[str]:
 def split(
     data: Data,
     out: Out,
-    scenario: Annotated[
-        Scenario, typer.Option(help="How the old and the new training data relate.")
-    ] = "extended-class",
-    order: Annotated[
-        Order, typer.Option(help="Of classes and images; `record` is the published choice.")
-    ] = "seeded",
-    seed: Annotated[int, typer.Option(help="Of the seeded order.")] = 0,
-    old_share: Annotated[float, typer.Option(help="The old model's share.")] = 0.3,
-    test_classes: Annotated[
-        float,
-        typer.Option(min=0, help="How many classes to test on (0: none), or a share of all."),
-    ] = 0.2,
-    validation_classes: Annotated[
-        float, typer.Option(min=0, help="The same, to choose settings on before the test.")
-    ] = 0,
-    query_share: Annotated[
-        float, typer.Option(help="Share of a test class's images that are queries.")
-    ] = 0.3,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(help="A group that only queries come from.")
-    ] = None,
+    scenario: Scenario = Option("extended-class", help="How old and new training data relate."),
+    order: Order = Option("seeded", help="Of classes and images; `record` is the published one."),
+    seed: int = Option(0, help="Of the seeded order."),
+    old_share: float = Option(0.3, help="The old model's share."),
+    test_classes: float = Option(0.2, min=0, help="Classes to test on (0: none), or their share."),
+    validation_classes: float = Option(0, min=0, help="The same, to choose settings on first."),
+    query_share: float = Option(0.3, help="Share of a test class's images that are queries."),
+    hold_out: list[str] | None = Option(None, help="A group that only queries come from."),
     skip_bad: SkipBad = False,
-    unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Do not look at every image first.")
-    ] = False,
+    unchecked: bool = Option(False, "--unchecked", help="Do not look at every image first."),
     as_json: AsJson = False,
 ) -> None:
     """Choose test classes and divide the others between the old and the new model.
@@ -267,13 +227,11 @@ def split(
         held_out_groups=hold_out or (),
         skipped=bad,
     )
-    if not printed(manifest, as_json):
-        typer.echo(manifest.rule)
-        if not looked:
-            typer.echo("no image was looked at: `mixbct data verify` finds what cannot be read")
-        typer.echo(", ".join(f"{part} {rows:,}" for part, rows in manifest.parts.items()))
-        words = ["--set", f"data.path={data}", "--set", f"data.split={out}"]
-        next_command("train", "recipes/old.toml", *words)
+    said = [manifest.rule, ", ".join(f"{part} {n:,}" for part, n in manifest.parts.items())]
+    if not looked:
+        said.insert(1, "no image was looked at: `mixbct data verify` finds what cannot be read")
+    words = ("--set", f"data.path={data}", "--set", f"data.split={out}")
+    tell(manifest, as_json, *said, then=("train", "recipes/old.toml", *words))
 
 
 app.command("ijb-layout")(ijb_layout)

@@ -1,34 +1,22 @@
 """`mixbct demo`: the main job, end to end."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
-from rich.console import Console
+from typer import Option
 
-from mixbct.cli.options import (
-    AsJson,
-    FontCache,
-    Fonts,
-    Out,
-    Overrides,
-    Resume,
-    SkipBad,
-    default_font_cache,
-)
-from mixbct.cli.output import next_command, printed, progress_bar
+from mixbct.cli.options import AsJson, FontCache, Fonts, Out, Overrides, Resume, SkipBad
+from mixbct.cli.output import progress_bar, tell
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
 
 
 def demo(
     out: Out = Path("runs/demo"),
-    data: Annotated[
-        Path | None, typer.Option(help="A folder of class folders to use instead of the glyphs.")
-    ] = None,
+    data: Path | None = Option(None, help="A folder of class folders to use, not the glyphs."),
     fonts: Fonts = None,
-    cache: FontCache = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
+    cache: Path = FontCache,
+    seed: int = Option(1, help="Of everything that is random."),
     overrides: Overrides = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -44,28 +32,23 @@ def demo(
         out,
         data=data,
         fonts=fonts,
-        cache=cache or default_font_cache(),
+        cache=cache,
         seed=seed,
         overrides=overrides,
         skip_bad=skip_bad,
         resume=resume,
         stage=progress_bar,
     )
-    if not printed(upgrade, as_json):
-        Console().print(results_table(upgrade.result))
-        for line in (verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)):
-            typer.echo(line)
-        if (switch := upgrade.switch) is not None:
-            untouched = "untouched" if switch.vectors_unchanged else "CHANGED"
-            typer.echo(
-                f"gallery: {switch.rows:,} vectors of the old model, {untouched} by the switch; "
-                f"rank-1 with old queries {switch.rank1_before:.1%}, with new ones "
-                f"{switch.rank1_after:.1%}"
-            )
-        typer.echo(f"report: {out / 'report.html'}")
-        if upgrade.gate.passed:
-            next_command("gallery", "status", out / "gallery")
-        else:
-            next_command("gate", out / "result.json")
+    said = [verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)]
+    if (switch := upgrade.switch) is not None:
+        untouched = "untouched" if switch.vectors_unchanged else "CHANGED"
+        said.append(
+            f"gallery: {switch.rows:,} vectors of the old model, {untouched} by the switch; rank-1 "
+            f"with old queries {switch.rank1_before:.1%}, with new ones {switch.rank1_after:.1%}"
+        )
+    said.append(f"report: {out / 'report.html'}")
+    passed = ("gallery", "status", out / "gallery")
+    then = passed if upgrade.gate.passed else ("gate", out / "result.json")
+    tell(upgrade, as_json, results_table(upgrade.result), *said, then=then)
     if not upgrade.gate.passed:
         raise typer.Exit(1)

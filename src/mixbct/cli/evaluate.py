@@ -4,11 +4,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from typer import Argument, Option
 
 from mixbct.adapters import OF_STRANGERS
-from mixbct.cli.options import AsJson, OtherClasses, Replicates, Resume, Seed, SkipBad, TrustCode
-from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
+from mixbct.cli.options import (
+    AsJson,
+    Device,
+    OtherClasses,
+    Replicates,
+    Resume,
+    Seed,
+    SkipBad,
+    TrustCode,
+)
+from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
@@ -22,37 +31,29 @@ from mixbct.schemas.result import ModelCost, Result
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.verdict import beside, decide
 
-ResultPath = Annotated[Path, typer.Argument(help="A result.json, as `mixbct eval` writes it.")]
+ResultPath = Annotated[Path, Argument(help="A result.json, as `mixbct eval` writes it.")]
+_ADAPTERS = ", ".join(OF_STRANGERS)
 
 
 def evaluate(
-    old: Annotated[
-        Path, typer.Option(help="The old model's folder or run, or a bank of its vectors.")
-    ],
-    new: Annotated[
-        Path, typer.Option(help="The new model's folder or run, or a bank of its vectors.")
-    ],
-    data: Annotated[Path, typer.Option(help="Images, or (for a head) its encoder's bank.")],
-    split: Annotated[Path, typer.Option(help="A split folder.")],
-    independent: Annotated[
-        Path | None, typer.Option(help="A model trained without regard to the old one.")
-    ] = None,
-    via: Annotated[
-        list[Path] | None,
-        typer.Option(help="A model between old and new that its bridge leads to, newest first."),
-    ] = None,
-    bridge: Annotated[
-        Path | None,
-        typer.Option(help="A bridge from new to old (`adapt`), in the place of the model's own."),
-    ] = None,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Of the independent model's bridges [{', '.join(OF_STRANGERS)}]."),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("result.json"),
+    old: Annotated[Path, Option(help="The old model's folder or run, or a bank of its vectors.")],
+    new: Annotated[Path, Option(help="The new model's folder or run, or a bank of its vectors.")],
+    data: Annotated[Path, Option(help="Images, or (for a head) its encoder's bank.")],
+    split: Annotated[Path, Option(help="A split folder.")],
+    independent: Path | None = Option(None, help="A model trained without regard to the old one."),
+    via: list[Path] | None = Option(
+        None, help="A model between old and new that its bridge leads to, newest first."
+    ),
+    bridge: Path | None = Option(
+        None, help="A bridge from new to old (`adapt`), in the place of the model's own."
+    ),
+    adapter: list[str] | None = Option(
+        None, help=f"Of an independent model's bridges [{_ADAPTERS}]."
+    ),
+    out: Path = Option(Path("result.json"), help="The file to write."),
     seed: Seed = 0,
     replicates: Replicates = 1000,
-    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    device: Device = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -67,7 +68,7 @@ def evaluate(
     """
     adapters = adapter or list(OF_STRANGERS)
     if unknown := sorted(set(adapters).difference(OF_STRANGERS)):
-        raise RecipeError(f"--adapter {unknown[0]}: choose one of {', '.join(OF_STRANGERS)}")
+        raise RecipeError(f"--adapter {unknown[0]}: choose one of {_ADAPTERS}")
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
     result = evaluate_models(
@@ -80,47 +81,37 @@ def evaluate(
         via=[open_embedder(folder, device) for folder in via or []],
         bridge=load_bridge(bridge) if bridge else None,
         costs={
-            role: read_record(folder / "cost.json", ModelCost, CheckpointError, "training cost")
+            role: cost
             for role, folder in folders.items()
-            if (folder / "cost.json").exists()
+            if (cost := record_there(folder / "cost.json", ModelCost, CheckpointError, "cost"))
         },
         earlier=out if resume else None,
         stage=progress_bar,
     )
     write_atomically(out, result.to_json())
     name_skipped(sorted(held_out.left_out))
-    if not printed(result, as_json):
-        Console().print(results_table(result))
-        for name, why in result.left_out.items():
-            typer.echo(one_line(f"{name} is left out: {why}"))
-        typer.echo(training_says(result.trained_apart))
-        next_command("gate", out)
+    left_out = (one_line(f"{n} is left out: {why}") for n, why in result.left_out.items())
+    trained = training_says(result.trained_apart)
+    tell(result, as_json, results_table(result), *left_out, trained, then=("gate", out))
 
 
 def gate(
     result: ResultPath,
-    gain: Annotated[
-        list[str] | None, typer.Option(help="A metric that must gain [mAP, rank-1, TAR@1e-3].")
-    ] = None,
-    against: Annotated[
-        str,
-        typer.Option(
-            help="Better than what: `old`, as deployed, or the `best` of it and the old model "
-            "alone, whitened."
-        ),
-    ] = "old",
-    margin: Annotated[
-        float,
-        typer.Option(
-            help="How much TAR@1e-4, or a figure at its ceiling, may lose (0.03: 3 points)."
-        ),
-    ] = 0.03,
-    self_test_loss: Annotated[
-        float, typer.Option(help="How much mAP new/new may lose to the independent model.")
-    ] = 0.015,
-    far_tolerance: Annotated[
-        float, typer.Option(help="How many times its rate the carried-over threshold may accept.")
-    ] = 2.0,
+    gain: list[str] | None = Option(None, help="A metric that must gain [mAP, rank-1, TAR@1e-3]."),
+    against: str = Option(
+        "old",
+        help="Better than what: `old`, as deployed, or the `best` of it and the old model "
+        "alone, whitened.",
+    ),
+    margin: float = Option(
+        0.03, help="How much TAR@1e-4, or a figure at its ceiling, may lose (0.03: 3 points)."
+    ),
+    self_test_loss: float = Option(
+        0.015, help="What mAP new/new may lose to the independent model."
+    ),
+    far_tolerance: float = Option(
+        2.0, help="How many times its rate the carried-over threshold may accept."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Decide whether the new model may search the old gallery. Exit 0: yes, 1: no.
@@ -136,32 +127,24 @@ def gate(
     settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
-    if not printed(outcome, as_json):
-        for check in outcome.checks:
-            typer.echo(f"{'pass' if check.passed else 'FAIL'}  {check.says}")
-        if outcome.beside:
-            typer.echo("is it worth more than the old model alone, whitened? (decides nothing)")
-        for check in outcome.beside:
-            typer.echo(f"{'yes' if check.passed else 'no':4}  {check.says}")
-        for line in (outcome.training, verdict_line(outcome, found), *remedies(outcome)):
-            typer.echo(line)
-        if outcome.passed:
-            typer.echo(
-                "(a new gallery begins with `mixbct gallery init GALLERY --model OLD_MODEL`)"
-            )
-            edge = beside(result, "edge.json")
-            next_command("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
-        else:
-            next_command("report", result)
+    said = [f"{'pass' if check.passed else 'FAIL'}  {check.says}" for check in outcome.checks]
+    if outcome.beside:
+        said.append("is it worth more than the old model alone, whitened? (decides nothing)")
+    said += [f"{'yes' if check.passed else 'no':4}  {check.says}" for check in outcome.beside]
+    said += filter(None, (outcome.training, verdict_line(outcome, found), *remedies(outcome)))
+    then: tuple[str | Path, ...] = ("report", result)
+    if outcome.passed:
+        said.append("(a new gallery begins with `mixbct gallery init GALLERY --model OLD_MODEL`)")
+        edge = beside(result, "edge.json")
+        then = ("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
+    tell(outcome, as_json, *said, then=then)
     if not outcome.passed:
         raise typer.Exit(1)
 
 
 def report(
     result: ResultPath,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The page to write [report.html beside it].")
-    ] = None,
+    out: Path | None = Option(None, help="The page to write [report.html beside it]."),
     as_json: AsJson = False,
 ) -> None:
     """Write the offline HTML page of a result."""
@@ -173,7 +156,5 @@ def report(
     if decided and decided.result_digest == outcome.result_digest:
         outcome = decided
     write_report(page, found, outcome)
-    if not printed(outcome, as_json):
-        typer.echo(verdict_line(outcome, found))
-        typer.echo(f"report: {page}")
-        next_command("gate", result)
+    said = (verdict_line(outcome, found), f"report: {page}")
+    tell(outcome, as_json, *said, then=("gate", result))

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, Out, Resume, SkipBad, TrustCode
-from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
+from mixbct.cli.options import AsJson, Device, Out, Resume, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.features.denoise import denoise as denoise_bank
 from mixbct.features.extract import extract as extract_bank
@@ -15,19 +15,14 @@ from mixbct.workflows.rows import open_rows
 
 
 def extract(
-    model: Annotated[Path, typer.Argument(help="A model folder, or a training run.")],
-    data: Annotated[
-        Path,
-        typer.Option(help="A folder of class folders, an image array, or (for a head) a bank."),
-    ],
+    model: Annotated[Path, Argument(help="A model folder, or a training run.")],
+    data: Annotated[Path, Option(help="Images, or (for a head) its encoder's bank.")],
     out: Out,
-    split: Annotated[Path | None, typer.Option(help="A split folder; none: all images.")] = None,
-    part: Annotated[str | None, typer.Option(help="Which part of the split [new_train].")] = None,
-    dtype: Annotated[
-        Literal["float16", "float32"], typer.Option(help="How features are stored.")
-    ] = "float16",
-    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 512,
-    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    split: Path | None = Option(None, help="A split folder; none: all images."),
+    part: str | None = Option(None, help="Which part of the split [new_train]."),
+    dtype: Literal["float16", "float32"] = Option("float16", help="How features are stored."),
+    batch: int = Option(512, min=1, help="Images a forward pass."),
+    device: Device = "cpu",
     resume: Resume = False,
     skip_bad: SkipBad = False,
     trust_code: TrustCode = False,
@@ -44,29 +39,23 @@ def extract(
         bank = extract_bank(
             loaded, rows, out, dtype=dtype, batch=batch, resume=resume or skip_bad, progress=tick
         )
-    if not printed(bank.manifest, as_json):
-        manifest = bank.manifest
-        typer.echo(
-            f"{manifest.rows:,} features of {manifest.dim} dimensions by {manifest.contract} "
-            f"in {out}"
-        )
-        next_command("denoise", out)
+    made = bank.manifest
+    said = f"{made.rows:,} features of {made.dim} dimensions by {made.contract} in {out}"
+    tell(made, as_json, said, then=("denoise", out))
 
 
 def denoise(
-    bank: Annotated[Path, typer.Argument(help="A feature bank.")],
-    keep: Annotated[
-        float, typer.Option(help="Share of each class's features that is kept (T).")
-    ] = 0.9,
-    normalise_columns: Annotated[
-        bool, typer.Option(help="Normalise each column first, as the published script does.")
-    ] = False,
+    bank: Annotated[Path, Argument(help="A feature bank.")],
+    keep: float = Option(0.9, help="Share of each class's features that is kept (T)."),
+    normalise_columns: bool = Option(
+        False, help="Normalise columns first, as the published script."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Mark the credible features of a bank: those nearest to the mean of their class."""
     opened = FeatureBank(bank)
     with progress_bar("denoise") as tick:
         record = denoise_bank(opened, keep, normalise_columns, tick)
-    if not printed(record, as_json):
-        typer.echo(f"{record.credible:,} of {record.rows:,} features are credible")
-        next_command("train", "recipes/new.toml", "--set", f"method.bank={bank}")
+    said = f"{record.credible:,} of {record.rows:,} features are credible"
+    then = ("train", "recipes/new.toml", "--set", f"method.bank={bank}")
+    tell(record, as_json, said, then=then)

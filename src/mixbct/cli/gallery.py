@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 import typer
 from rich.cells import cell_len, set_cell_size
+from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
-from mixbct.cli.options import AsJson, SkipBad, TrustCode
-from mixbct.cli.output import name_skipped, next_command, printed, progress_bar, say
+from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
 from mixbct.data.images import decode
@@ -26,14 +27,9 @@ from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import read_record
 from mixbct.workflows.rows import open_rows
 
-app = typer.Typer(
-    rich_markup_mode=None,
-    help="Enrol, search, and switch the query model over stored vectors.",
-    no_args_is_help=True,
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
-GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
-Device = Annotated[str, typer.Option(help="Where to embed images.")]
+GalleryPath = Annotated[Path, Argument(metavar="GALLERY", help="The gallery's folder.")]
 
 # what moves a terminal's cursor, or turns the direction of what follows
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -42,7 +38,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 @app.command()
 def init(
     gallery: GalleryPath,
-    model: Annotated[Path, typer.Option(help="Folder of the model that queries come from.")],
+    model: Annotated[Path, Option(help="Folder of the model that queries come from.")],
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model."""
@@ -54,17 +50,13 @@ def init(
 @app.command()
 def enrol(
     gallery: GalleryPath,
-    bank: Annotated[Path | None, typer.Option(help="Enrol the rows of this feature bank.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Enrol these images, embedded by the query model.")
-    ] = None,
-    split: Annotated[Path | None, typer.Option(help="Only a part of this split of --data.")] = None,
-    part: Annotated[str | None, typer.Option(help="That part [gallery].")] = None,
+    bank: Path | None = Option(None, help="Enrol the rows of this feature bank."),
+    data: Path | None = Option(None, help="Enrol these images, embedded by the query model."),
+    split: Path | None = Option(None, help="Only a part of this split of --data."),
+    part: str | None = Option(None, help="That part [gallery]."),
     device: Device = "cpu",
     skip_bad: SkipBad = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace items that have the same key (backfill).")
-    ] = False,
+    replace: bool = Option(False, "--replace", help="Replace items of the same key (backfill)."),
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -91,25 +83,18 @@ def enrol(
         say(f"enrolling {len(names):,} items of {contract}")
         with progress_bar("enrol") as tick:
             report = opened.enrol(source.keys(), names, vectors, contract, replace, tick)
-    if not printed(report, as_json):
-        typer.echo(
-            f"{gallery}: {report.added:,} items added, {report.replaced:,} replaced, "
-            f"{report.rows:,} in all"
-        )
-        next_command("gallery", "search", gallery, "IMAGE")
+    stored_now = f"{report.added:,} items added, {report.replaced:,} replaced"
+    said = f"{gallery}: {stored_now}, {report.rows:,} in all"
+    tell(report, as_json, said, then=("gallery", "search", gallery, "IMAGE"))
 
 
 @app.command()
 def search(
     gallery: GalleryPath,
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits a query.")] = 5,
-    bank: Annotated[
-        Path | None, typer.Option(help="Search with the rows of a bank of the query model.")
-    ] = None,
-    row: Annotated[
-        list[int] | None, typer.Option(min=0, help="Only this row of --bank; give it repeatedly.")
-    ] = None,
+    images: list[Path] | None = Argument(None, metavar="IMAGE..."),
+    k: int = Option(5, "-k", min=1, help="Hits a query."),
+    bank: Path | None = Option(None, help="Search with the rows of a bank of the query model."),
+    row: list[int] | None = Option(None, min=0, help="Only this row of --bank; can be repeated."),
     device: Device = "cpu",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
@@ -139,19 +124,16 @@ def search(
             query_model=contract,
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
         )
-    if not printed(report, as_json):
-        _print_hits(report)
-        next_command("gallery", "status", gallery)
+    tell(report, as_json, *_hit_lines(report), then=("gallery", "status", gallery))
 
 
 @app.command("use-model")
 def use_model(
     gallery: GalleryPath,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The new query model's folder.")],
-    edge: Annotated[
-        list[Path] | None,
-        typer.Option(help="What `mixbct gate` wrote for it; once for each stored contract."),
-    ] = None,
+    model: Annotated[Path, Argument(metavar="MODEL", help="The new query model's folder.")],
+    edge: list[Path] | None = Option(
+        None, help="What `mixbct gate` wrote for it; once for each stored contract."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Switch the query model without touching a stored vector."""
@@ -166,9 +148,7 @@ def use_model(
 @app.command()
 def status(
     gallery: GalleryPath,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read every row, and name those that were changed.")
-    ] = False,
+    verify: bool = Option(False, "--verify", help="Read every row, and name changed ones."),
     as_json: AsJson = False,
 ) -> None:
     """Show what a gallery holds and which model searches it."""
@@ -191,15 +171,9 @@ def _end(
     """Print what was done, or else the whole status, and the next command."""
     found = None if faults is None else tuple(faults)
     status = gallery.status().model_copy(update={"faults": found})
-    if not printed(status, as_json):
-        if done:
-            typer.echo(f"{gallery.folder}: {done}")
-        else:
-            _print_status(status)
-        if status.rows:
-            next_command("gallery", "search", gallery.folder, "IMAGE")
-        else:
-            next_command("gallery", "enrol", gallery.folder, "--bank", "BANK")
+    said: Iterable[str] = [f"{gallery.folder}: {done}"] if done else _status_lines(status)
+    verb, *words = ("search", "IMAGE") if status.rows else ("enrol", "--bank", "BANK")
+    tell(status, as_json, *said, then=("gallery", verb, gallery.folder, *words))
 
 
 def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
@@ -231,8 +205,8 @@ def _plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _print_columns(rows: Sequence[Sequence[str]], whole: int) -> None:
-    """Print cells below each other, a line a row.
+def _columns(rows: Sequence[Sequence[str]], whole: int) -> Iterator[str]:
+    """Yield lines, one a row, with cells below each other.
 
     Where a line would not fit into the terminal, what comes after the first `whole` columns has a
     line of its own: a key is not broken in the middle, and can be copied.
@@ -242,17 +216,17 @@ def _print_columns(rows: Sequence[Sequence[str]], whole: int) -> None:
     fits = sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns
     for row in plain:
         cells = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)]
-        typer.echo("  ".join(cells if fits else cells[:whole]).rstrip())
+        yield "  ".join(cells if fits else cells[:whole]).rstrip()
         if not fits:
-            typer.echo(f"      {', '.join(row[whole:])}")
+            yield f"      {', '.join(row[whole:])}"
 
 
-def _print_hits(report: SearchReport) -> None:
+def _hit_lines(report: SearchReport) -> Iterator[str]:
     marks = {True: "yes", False: "no", None: "–"}
     for found in report.queries:
-        typer.echo(f"{_plain(found.query)}, searched by {report.query_model}")
+        yield f"{_plain(found.query)}, searched by {report.query_model}"
         if not found.hits:
-            typer.echo("the gallery is empty")
+            yield "the gallery is empty"
             continue
         full = {hit.contract for hit in found.hits}
         short = {contract: contract.rpartition(" (")[0] for contract in full}
@@ -262,11 +236,11 @@ def _print_hits(report: SearchReport) -> None:
         for hit in found.hits:
             cells = f"{hit.rank:4}", f"{hit.score:.4f}", marks[hit.accepted], hit.key, hit.label
             rows.append((*cells, short[hit.contract]))
-        _print_columns(rows, whole=4)
+        yield from _columns(rows, whole=4)
 
 
-def _print_status(status: GalleryStatus) -> None:
-    typer.echo(f"{status.gallery}, searched by {status.query_model}")
+def _status_lines(status: GalleryStatus) -> Iterator[str]:
+    yield f"{status.gallery}, searched by {status.query_model}"
     rows = [("rows", "tied by", "search index", "contract")]
     for stored in status.contracts:
         own = stored.threshold is None
@@ -274,15 +248,14 @@ def _print_status(status: GalleryStatus) -> None:
         cached = stored.cached_rows
         index = "built at the next search" if cached is None else f"{cached:,} rows cached"
         rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))
-    _print_columns(rows, whole=3)
+    yield from _columns(rows, whole=3)
     for edge in status.edges:
-        typer.echo(
+        yield (
             f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "
-            f"{edge.threshold:.4f} at FAR {edge.far:g}"
-            + (f"; {edge.bridge}" if edge.bridge else "")
+            f"{edge.threshold:.4f} at FAR {edge.far:g}{f'; {edge.bridge}' if edge.bridge else ''}"
         )
-    typer.echo(f"model folder: {status.model_folder or 'not known'}")
-    typer.echo(f"size: {status.size_bytes / 1e6:.1f} MB")
+    yield f"model folder: {status.model_folder or 'not known'}"
+    yield f"size: {status.size_bytes / 1e6:.1f} MB"
     if status.faults is not None:
         for fault in status.faults or ["every row and record is as it was stored"]:
-            typer.echo(f"verify: {_plain(fault)}")
+            yield f"verify: {_plain(fault)}"

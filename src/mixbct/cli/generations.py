@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
+from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, OtherClasses, Replicates, Seed, SkipBad, TrustCode
-from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
+from mixbct.cli.options import AsJson, Device, OtherClasses, Replicates, Seed, SkipBad, TrustCode
+from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
@@ -20,20 +19,17 @@ from mixbct.workflows.generations import compare_generations
 def generations(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="V1 V2 ...", help="Folders or runs of the versions, oldest first."),
+        Argument(metavar="V1 V2 ...", help="Folders or runs of the versions, oldest first."),
     ],
-    data: Annotated[Path, typer.Option(help="A folder of class folders, or an image array.")],
-    split: Annotated[Path, typer.Option(help="A split folder.")],
-    bridge: Annotated[
-        list[Path] | None,
-        typer.Option(help="A bridge between two of them, in the place of the models' own."),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path(
-        "generations.json"
+    data: Annotated[Path, Option(help="A folder of class folders, or an image array.")],
+    split: Annotated[Path, Option(help="A split folder.")],
+    bridge: list[Path] | None = Option(
+        None, help="A bridge between two of them, in the place of the models' own."
     ),
+    out: Path = Option(Path("generations.json"), help="The file to write."),
     seed: Seed = 0,
     replicates: Replicates = 1000,
-    device: Annotated[str, typer.Option(help="Where to embed.")] = "cpu",
+    device: Device = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
     trust_code: TrustCode = False,
@@ -51,9 +47,6 @@ def generations(
     )
     write_atomically(out, found.to_json())
     name_skipped(sorted(held_out.left_out))
-    if not printed(found, as_json):
-        for metric in found.summary:
-            Console().print(generations_table(found, metric))
-        typer.echo(training_says(found.trained_apart))
-        old, new = models[-2:]
-        next_command("eval", "--old", old, "--new", new, "--data", data, "--split", split)
+    tables = (generations_table(found, metric) for metric in found.summary)
+    then = ("eval", "--old", models[-2], "--new", models[-1], "--data", data, "--split", split)
+    tell(found, as_json, *tables, training_says(found.trained_apart), then=then)

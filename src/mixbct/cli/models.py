@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.cli.options import AsJson, Out
-from mixbct.cli.output import next_command, printed
+from mixbct.cli.output import tell
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import made_of
@@ -15,21 +16,17 @@ from mixbct.schemas.record import made_of
 
 def import_model(
     weights: Annotated[
-        Path, typer.Argument(help="A state dict (.pth, .pt, .safetensors), or an .onnx file.")
+        Path, Argument(help="A state dict (.pth, .pt, .safetensors) or .onnx file.")
     ],
     out: Out,
-    backbone: Annotated[
-        str | None, typer.Option(help="A name of mixbct.backbones, or package.module:f.")
-    ] = None,
-    dim: Annotated[int | None, typer.Option(min=1, help="Dimension of the embedding.")] = None,
-    size: Annotated[int, typer.Option(min=1, help="Input height and width in pixels.")] = 112,
-    channels: Annotated[int, typer.Option(help="1: grey, 3: RGB.")] = 3,
-    mean: Annotated[float, typer.Option(help="Taken off each value of 0 to 255 …")] = 127.5,
-    std: Annotated[float, typer.Option(help="… which is then divided by this.")] = 127.5,
-    name: Annotated[str | None, typer.Option(help="Of the model [the file's name].")] = None,
-    output: Annotated[
-        str | None, typer.Option(help="Of an .onnx file: the output with the embeddings.")
-    ] = None,
+    backbone: str | None = Option(None, help="A name of mixbct.backbones, or package.module:f."),
+    dim: int | None = Option(None, min=1, help="Dimension of the embedding."),
+    size: int = Option(112, min=1, help="Input height and width in pixels."),
+    channels: int = Option(3, help="1: grey, 3: RGB."),
+    mean: float = Option(127.5, help="Taken off each value of 0 to 255 …"),
+    std: float = Option(127.5, help="… which is then divided by this."),
+    name: str | None = Option(None, help="Of the model [the file's name]."),
+    output: str | None = Option(None, help="Of an .onnx file: the output with the embeddings."),
     as_json: AsJson = False,
 ) -> None:
     """Make a model folder from weights that came from elsewhere, for instance an old model.
@@ -57,7 +54,6 @@ def import_model(
         manifest = import_weights(
             weights, out, name=called, backbone=backbone, dim=dim, preprocessing=preprocessing
         )
-    if not printed(manifest, as_json):
-        contract = manifest.contract
-        typer.echo(f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}")
-        next_command("extract", out, "--data", "DATA", "--out", f"{out}-bank")
+    contract = manifest.contract
+    said = f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}"
+    tell(manifest, as_json, said, then=("extract", out, "--data", "DATA", "--out", f"{out}-bank"))

@@ -2,33 +2,25 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from mixbct.backbones.trust import TRUSTED
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what an earlier run left.")]
-Fonts = Annotated[
-    Path | None, typer.Option(help="A folder of fonts to draw the glyphs from [fetch Debian's].")
-]
-FontCache = Annotated[
-    Path | None, typer.Option(help="Where fetched fonts are kept [~/.cache/mixbct/fonts].")
-]
-Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
+Fonts = Annotated[Path | None, Option(help="A folder of fonts for the glyphs [fetch Debian's].")]
+Device = Annotated[str, Option(help="Where to embed.")]
+Out = Annotated[Path, Option("--out", help="Where to write.")]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and name them.")
+    bool, Option("--skip-bad", help="Leave out and name images that cannot be read.")
 ]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Of the bootstrap and the mixed galleries.")
-]
-Replicates = Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap replicates.")]
+Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="Of the bootstrap and mixed galleries.")]
+Replicates = Annotated[int, Option(min=100, max=100_000, help="Bootstrap replicates.")]
 OtherClasses = Annotated[
     bool,
-    typer.Option(
-        "--other-classes", help="Equal class names mean other classes than in the training."
-    ),
+    Option("--other-classes", help="Equal class names mean other classes than in the training."),
 ]
 
 
@@ -39,7 +31,7 @@ def _trust(value: bool) -> bool:
 
 TrustCode = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--trust-code",
         callback=_trust,
         help="Run the code that a model folder names for its backbone (package.module:f).",
@@ -47,7 +39,7 @@ TrustCode = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="Override a setting of the recipe; KEY= takes it out. Another name (method.name=l2) "
@@ -60,3 +52,9 @@ def default_font_cache() -> Path:
     """Return where fetched fonts are kept unless the person says otherwise."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "mixbct" / "fonts"
+
+
+FontCache: Any = Option(
+    default_font_cache, show_default=False, help="Where fetched fonts go [~/.cache/mixbct/fonts]."
+)
+"""A default, since what it is follows from the environment."""

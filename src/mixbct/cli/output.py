@@ -3,13 +3,14 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import typer
 from pydantic import BaseModel
 from rich import progress
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 
@@ -18,19 +19,27 @@ def say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def printed(record: BaseModel, as_json: bool) -> bool:
-    """Print a verb's result as JSON if that is asked for, and return whether it was."""
-    if as_json:
-        typer.echo(record.model_dump_json(indent=1))
-    return as_json
+def tell(
+    record: BaseModel | str, as_json: bool, *said: str | Table, then: Iterable[str | Path]
+) -> None:
+    """Print a verb's result: as JSON, or what is said of it and what comes next.
 
-
-def next_command(*words: str | Path) -> None:
-    """Print the `mixbct` command that a person would want next, last in a verb's output.
-
-    Words in capitals stand for what the person must fill in.
+    Args:
+        record: the result, or its JSON.
+        as_json: print it, and nothing else.
+        said: lines and tables.
+        then: the `mixbct` command that a person would want next. Words in capitals stand for what
+            the person must fill in.
     """
-    typer.echo(f"next: mixbct {shlex.join(map(str, words))}")
+    if as_json:
+        typer.echo(record if isinstance(record, str) else record.model_dump_json(indent=1))
+        return
+    for each in said:
+        if isinstance(each, Table):
+            Console().print(each)
+        else:
+            typer.echo(each)
+    typer.echo(f"next: mixbct {shlex.join(map(str, then))}")
 
 
 def name_skipped(keys: list[str]) -> None:

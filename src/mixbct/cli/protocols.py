@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.cli.options import AsJson, SkipBad, TrustCode
-from mixbct.cli.output import next_command, printed, progress_bar, say
+from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
+from mixbct.cli.output import progress_bar, say, tell
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
@@ -18,27 +17,19 @@ from mixbct.schemas.protocols import IjbResult, PairsResult
 from mixbct.schemas.result import tar_name
 from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
 
-Model = Annotated[
-    Path, typer.Option(help="The model's folder or run; in a cross-test the new one.")
-]
-GalleryModel = Annotated[
-    Path | None, typer.Option(help="The old model, for the gallery side of a cross-test.")
-]
+Model = Annotated[Path, Option(help="The model's folder or run; in a cross-test the new one.")]
+GalleryModel = Annotated[Path | None, Option(help="The gallery's model in a cross-test: the old.")]
 BridgeFile = Annotated[
-    Path | None,
-    typer.Option(help="A bridge from the model to the gallery model, as `adapt` writes it."),
+    Path | None, Option(help="A bridge from the model to the gallery model, as `adapt` writes it.")
 ]
-Flip = Annotated[bool, typer.Option("--flip", help="Sum features with the flipped image's.")]
-Device = Annotated[str, typer.Option(help="Where to embed.")]
-ResultOut = Annotated[Path | None, typer.Option("--out", help="Also write the result there.")]
+Flip = Annotated[bool, Option("--flip", help="Sum features with the flipped image's.")]
+ResultOut = Annotated[Path | None, Option("--out", help="Also write the result there.")]
 
 
 def eval_pairs(
     model: Model,
-    pairs: Annotated[Path, typer.Option(help="A .bin set, or a list such as LFW's pairs.txt.")],
-    data: Annotated[
-        Path | None, typer.Option(help="The folder of images that a list of pairs names.")
-    ] = None,
+    pairs: Annotated[Path, Option(help="A .bin set, or a list such as LFW's pairs.txt.")],
+    data: Path | None = Option(None, help="The folder of images that a list of pairs names."),
     gallery_model: GalleryModel = None,
     bridge: BridgeFile = None,
     flip: Flip = False,
@@ -60,12 +51,12 @@ def eval_pairs(
         f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
         f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
     )
-    _tell(found, out, as_json, head, {}, "eval-pairs", "--pairs", pairs)
+    _end(found, out, as_json, head, {}, "eval-pairs", "--pairs", pairs)
 
 
 def eval_ijb(
     model: Model,
-    data: Annotated[Path, typer.Option(help="A folder in the layout of IJB-B or IJB-C.")],
+    data: Annotated[Path, Option(help="A folder in the layout of IJB-B or IJB-C.")],
     gallery_model: GalleryModel = None,
     bridge: BridgeFile = None,
     flip: Flip = False,
@@ -87,7 +78,7 @@ def eval_ijb(
     )
     searched = found.identification
     head = f"{found.data['templates']:,} templates of {found.data['images']:,} images"
-    _tell(found, out, as_json, head, searched.tpir | searched.ranks, "eval-ijb", "--data", data)
+    _end(found, out, as_json, head, searched.tpir | searched.ranks, "eval-ijb", "--data", data)
 
 
 def _load(
@@ -96,7 +87,7 @@ def _load(
     return load_model(model, device), load_model(gallery_model, device) if gallery_model else None
 
 
-def _tell(
+def _end(
     found: PairsResult | IjbResult,
     out: Path | None,
     as_json: bool,
@@ -108,26 +99,20 @@ def _tell(
     """Write and print a result: a line, its TAR at FAR and `more` as a table, the next command."""
     if out is not None:
         write_atomically(out, found.to_json())
-    if not printed(found, as_json):
-        typer.echo(head)
-        table = Table("figure", "value")
-        points = {tar_name(point.wanted): point.rate for point in found.verification.points}
-        for name, value in (points | more).items():
-            table.add_row(name, f"{value:.4f}")
-        Console().print(table)
-        next_command(verb, "--model", "NEW", "--gallery-model", "OLD", *words)
+    table = Table("figure", "value")
+    points = {tar_name(point.wanted): point.rate for point in found.verification.points}
+    for name, value in (points | more).items():
+        table.add_row(name, f"{value:.4f}")
+    then = (verb, "--model", "NEW", "--gallery-model", "OLD", *words)
+    tell(found, as_json, head, table, then=then)
 
 
 def ijb_layout(
-    source: Annotated[Path, typer.Argument(help="A folder of class folders of aligned faces.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    seed: Annotated[int, typer.Option(help="Of galleries, templates and pairs.")] = 0,
-    template_images: Annotated[
-        int, typer.Option(min=1, help="Most images of a template.")
-    ] = TEMPLATE_IMAGES,
-    impostors: Annotated[
-        int, typer.Option(min=1, help="Impostor pairs of each probe.")
-    ] = IMPOSTORS,
+    source: Annotated[Path, Argument(help="A folder of class folders of aligned faces.")],
+    out: Annotated[Path, Argument(help="The folder to write.")],
+    seed: int = Option(0, help="Of galleries, templates and pairs."),
+    template_images: int = Option(TEMPLATE_IMAGES, min=1, help="Most images of a template."),
+    impostors: int = Option(IMPOSTORS, min=1, help="Impostor pairs of each probe."),
     as_json: AsJson = False,
 ) -> None:
     """Lay out a labelled face folder like IJB-C: templates, two galleries, probes, pairs."""
@@ -136,11 +121,12 @@ def ijb_layout(
     settings = {"seed": seed, "template_images": template_images, "impostors": impostors}
     with progress_bar("copy the images") as tick:
         found = lay_out(faces, out, **settings, progress=tick)
-    if not printed(found, as_json):
-        first, second = found.galleries
-        typer.echo(
-            f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
-            f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
-            f"{found.impostor_pairs:,} impostor pairs, in {out}"
-        )
-        next_command("eval-ijb", "--model", "MODEL", "--data", out)
+    first, second = found.galleries
+    tell(
+        found,
+        as_json,
+        f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
+        f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
+        f"{found.impostor_pairs:,} impostor pairs, in {out}",
+        then=("eval-ijb", "--model", "MODEL", "--data", out),
+    )

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from mixbct.backbones.model import read_manifest
 from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
-from mixbct.cli.output import name_skipped, next_command, printed, progress_bar
+from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Source
 from mixbct.errors import ModelError
@@ -19,10 +19,8 @@ from mixbct.workflows.rows import open_training_rows
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write [runs/NAME of the recipe].")
-    ] = None,
+    recipe: Annotated[Path, Argument(help="A TOML recipe.")],
+    out: Path | None = Option(None, help="Where to write [runs/NAME of the recipe]."),
     overrides: Overrides = None,
     resume: Resume = False,
     skip_bad: SkipBad = False,
@@ -39,20 +37,18 @@ def train(
             rows,
             folder,
             resume=resume,
-            origin=str(recipe),
             progress=lambda report: tick(report.images, report.images_in_all),
         )
-    if not printed(cost, as_json):
-        typer.echo(
-            f"trained {settings.name} in {cost.seconds:.1f} s: {cost.steps:,} steps, "
-            f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
-            f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
-        )
-        if part := read_manifest(folder)[1].old_part:
-            typer.echo(str(part))
-        if start := record_there(folder / "start.json", HeadStart, ModelError, "head start"):
-            typer.echo(str(start))
-        next_command(*_next_words(settings, folder, rows))
+    of_head = record_there(folder / "start.json", HeadStart, ModelError, "head start")
+    tell(
+        cost,
+        as_json,
+        f"trained {settings.name} in {cost.seconds:.1f} s: {cost.steps:,} steps, "
+        f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
+        f"{len(rows.classes()):,} classes; model in {folder / 'model'}",
+        *(str(each) for each in (read_manifest(folder)[1].old_part, of_head) if each),
+        then=_next_words(settings, folder, rows),
+    )
 
 
 def _next_words(settings: Recipe, folder: Path, rows: Source) -> list[str | Path]:

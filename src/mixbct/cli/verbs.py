@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 import mixbct
@@ -27,10 +28,7 @@ VERBS = {
     "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),
     "extract": ("features:extract", "Embed images, or a bank's vectors, into a feature bank."),
     "denoise": ("features:denoise", "Mark the credible features of a bank."),
-    "adapt": (
-        "adapt",
-        "Fit a bridge from a new model's queries to an old model's vectors.",
-    ),
+    "adapt": ("adapt", "Fit a bridge from a new model's queries to an old model's vectors."),
     "eval": ("evaluate", "Compare old and new on the split's queries and gallery."),
     "eval-pairs": ("protocols:eval_pairs", "Verify pairs of images."),
     "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
@@ -55,14 +53,15 @@ class Verbs(TyperGroup):
         """Import a verb and return its command, or None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        place, purpose = VERBS[cmd_name]
+        module, _, attribute = place.partition(":")
         verb = getattr(import_module(f"mixbct.cli.{module}"), attribute or module)
         if not isinstance(verb, typer.Typer):
             alone = _typer()
             alone.command(cmd_name)(verb)
             verb = alone
         command = typer.main.get_command(verb)
-        command.name = cmd_name
+        command.name, command.help = cmd_name, command.help or purpose
         (ctx.find_root().obj or _nothing)()
         return command
 
@@ -91,7 +90,7 @@ app = _typer(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+    version: bool = Option(False, "--version", help="Print the version.", is_eager=True),
 ) -> None:
     if version:
         typer.echo(mixbct.__version__)
@@ -152,19 +151,13 @@ def _written(error: Exception) -> str:
         f"command: mixbct {shlex.join(sys.argv[1:])}\n" + "".join(traceback.format_exception(error))
     )
     try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            prefix="mixbct-fault-",
-            suffix=".txt",
-            delete=False,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ) as file:
-            file.write(text)
+        descriptor, name = tempfile.mkstemp(".txt", "mixbct-fault-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
     except OSError:
         _say(text)
         return "the lines above"
-    return file.name
+    return name
 
 
 def _say(text: str) -> None:

@@ -103,18 +103,17 @@ def load_checkpoint(
                 f"{file} is damaged: its digest is not the one in its manifest; start afresh in "
                 "another --out"
             )
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in [*modules, "optimizer"]}
-        for key, value in load_file(file).items():
-            name, _, rest = key.partition(".")
-            parts[name][rest] = value
+        tensors = load_file(file)
         for name, module in modules.items():
-            module.load_state_dict(parts[name])
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in parts["optimizer"].items():
-            index, _, name = key.partition(".")
-            states.setdefault(int(index), {})[name] = value
+            module.load_state_dict(_below(name, tensors))
         groups = optimizer.state_dict()["param_groups"]
+        states = {i: _below(f"optimizer.{i}", tensors) for group in groups for i in group["params"]}
         optimizer.load_state_dict({"state": states, "param_groups": groups})
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     return manifest
+
+
+def _below(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, under the rest of their names."""
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}

@@ -38,7 +38,6 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    origin: str = "the recipe",
     progress: OnStep | None = None,
 ) -> ModelCost:
     """Train what `recipe` says on `source` and leave the model in `out`/model.
@@ -64,7 +63,7 @@ def train(
             shutil.rmtree(checkpoints, ignore_errors=True)
             return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
         held_out = hold_out(recipe, source)
-        trainer = Trainer(recipe, held_out.rest if held_out else source, origin)
+        trainer = Trainer(recipe, held_out.rest if held_out else source)
         side = trainer.old.gallery_map if trainer.old else None
         head_start = trainer.begin()
         began = deepcopy(trainer.backbone.state_dict()) if head_start else {}

@@ -76,17 +76,15 @@ class Trainer:
     Args:
         recipe: what to train.
         source: the training images, or the vectors of a bank; labels without gaps.
-        origin: the recipe's path, for errors.
     """
 
-    def __init__(self, recipe: Recipe, source: Source, origin: str = "the recipe") -> None:
+    def __init__(self, recipe: Recipe, source: Source) -> None:
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.source = source
-        self.origin = origin
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
         self.device = open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
@@ -192,8 +190,8 @@ class Trainer:
             named = ", ".join(f"{name} = {value}" for name, value in figures.items())
             raise TrainingDivergedError(
                 f"training diverged at step {self.step + 1} of {self.steps}: {named}, gradient "
-                f"norm {norm} ({self.origin}); lower optimizer.lr, set train.warmup_steps, or "
-                "look at the data"
+                f"norm {norm} (recipe {self.recipe.name}); lower optimizer.lr, set "
+                "train.warmup_steps, or look at the data"
             )
         self.optimizer.step()
         self.step += 1

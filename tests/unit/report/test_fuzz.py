@@ -6,9 +6,8 @@ import math
 import random
 
 import pytest
-import typer
 
-from mixbct.cli.evaluate import gate, report
+from mixbct.cli.verbs import app
 from mixbct.errors import MixbctError
 from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.result import Result
@@ -56,13 +55,11 @@ def mutated(content, rng):
 def tried(verb, path):
     """Return the error that a verb ended with, or None; anything but a named error fails."""
     try:
-        verb(path, **({"gain": None} if verb is gate else {"out": None}), as_json=True)
+        code = app([verb, str(path), "--json"], standalone_mode=False)
     except MixbctError as error:
         says = str(error)
         return says if "\n" not in says else pytest.fail(f"more than a line: {says}")
-    except typer.Exit as end:
-        return None if end.exit_code == 1 else pytest.fail(f"exit {end.exit_code}")
-    return None
+    return None if code in (None, 0, 1) else pytest.fail(f"exit {code}")
 
 
 def test_mutations_of_a_result_end_in_named_errors(make_result, tmp_path, capsys):
@@ -70,14 +67,14 @@ def test_mutations_of_a_result_end_in_named_errors(make_result, tmp_path, capsys
     path, edge = tmp_path / "result.json", tmp_path / "edge.json"
     content = json.loads(make_result(names=("old/old", "new/old", "new/50 % new")).to_json())
     path.write_text(json.dumps(content))
-    assert tried(gate, path) is None
+    assert tried("gate", path) is None
     assert edge.exists()
     refused = 0
     for _ in range(300):
         path.write_text(json.dumps(mutated(content, rng)))
         for name in ("gate.json", "edge.json", "report.html"):
             (tmp_path / name).unlink(missing_ok=True)
-        errors = [tried(gate, path), tried(report, path)]
+        errors = [tried("gate", path), tried("report", path)]
         refused += any(errors)
         if edge.exists():
             assert errors == [None, None]
@@ -99,8 +96,8 @@ def test_damaged_bytes_end_in_named_errors(make_result, tmp_path, capsys):
         else:
             damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
         path.write_bytes(bytes(damaged))
-        tried(gate, path)
-        tried(report, path)
+        tried("gate", path)
+        tried("report", path)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +116,8 @@ def test_damaged_bytes_end_in_named_errors(make_result, tmp_path, capsys):
 def test_files_that_are_no_results(content, tmp_path, capsys):
     path = tmp_path / "result.json"
     path.write_bytes(content)
-    assert "result.json is not a readable result" in tried(gate, path)
-    assert tried(report, path)
+    assert "result.json is not a readable result" in tried("gate", path)
+    assert tried("report", path)
 
 
 def test_mutations_of_a_verdict_end_in_named_errors(make_result, make_outcome, tmp_path, capsys):
@@ -130,22 +127,22 @@ def test_mutations_of_a_verdict_end_in_named_errors(make_result, make_outcome, t
     content = json.loads(make_outcome(result).to_json())
     for _ in range(60):
         (tmp_path / "gate.json").write_text(json.dumps(mutated(content, rng)))
-        tried(report, tmp_path / "result.json")
+        tried("report", tmp_path / "result.json")
 
 
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"self_test_loss": -1.0}, "self_test_loss: Input should be greater than or equal to 0"),
-        ({"self_test_loss": math.nan}, "self_test_loss: Input should be a finite number"),
-        ({"far_tolerance": 0.0}, "far_tolerance: Input should be greater than 0"),
-        ({"far_tolerance": math.inf}, "far_tolerance: Input should be a finite number"),
-        ({"gain": ["mAPP"]}, "no metric 'mAPP'; it has mAP, rank-1"),
+        (["--self-test-loss=-1.0"], "self_test_loss: Input should be greater than or equal to 0"),
+        (["--self-test-loss=nan"], "self_test_loss: Input should be a finite number"),
+        (["--far-tolerance=0"], "far_tolerance: Input should be greater than 0"),
+        (["--far-tolerance=inf"], "far_tolerance: Input should be a finite number"),
+        (["--gain=mAPP"], "no metric 'mAPP'; it has mAP, rank-1"),
     ],
 )
 def test_what_the_gate_cannot_be_asked_for(make_result, tmp_path, asked, says):
     path = tmp_path / "result.json"
     path.write_text(make_result().to_json())
     with pytest.raises(MixbctError, match=says):
-        gate(path, **({"gain": None, "as_json": True} | asked))
+        app(["gate", str(path), *asked], standalone_mode=False)
     assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
