@@ -125,7 +125,11 @@ def test_versions_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> N
     for versions, error, says in (
         (("v2",), DataError, "name at least 2 versions"),
         (("v1", "v3"), ContractError, r"bridge of v3 .* leads to v2 .*, not to v1"),
-        (("v3", "v1"), FeatureError, r"queries of version 2 of dimension 8 cannot be compared directly with vectors of version 1"),
+        (
+            ("v3", "v1"),
+            FeatureError,
+            r"version 2 of dimension 8 cannot be compared directly with vectors of version 1",
+        ),
     ):
         with pytest.raises(error, match=says):
             run("generations", *versions, *TEST, *out)
