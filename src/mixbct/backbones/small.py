@@ -58,6 +58,8 @@ class SmallResNet(nn.Module):
                 f"backbone 'small' halves its input four times: model.size must be a multiple of "
                 f"{DOWNSCALE}, found {size}"
             )
+        if not width:  # torch takes it, and fails in the first step
+            raise ValueError("width must be at least 1")
         widths = [channels, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.Sequential(*[_Block(i, o, activation) for i, o in pairwise(widths)])
         pixels = (size // DOWNSCALE) ** 2

@@ -222,7 +222,8 @@ def test_unknown_backbones_are_named_with_the_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"wdith": 4}, {"dim": 3}, {"width": "wide"}, {"width": -1}, {"width": 2.5}]
+    "options",
+    [{"wdith": 4}, {"dim": 3}, {"width": "wide"}, {"width": -1}, {"width": 2.5}, {"width": 0}],
 )
 def test_wrong_options_are_named(options: dict[str, int | float | str | bool]) -> None:
     with pytest.raises(ModelError, match=f"backbone 'small' does not take.*{next(iter(options))}"):
