@@ -131,7 +131,8 @@ def training_says(standings: Mapping[str, Standing]) -> str:
     found = []
     for standing, sentence in _TRAINING.items():
         if roles := [f"the {role}" for role, one in standings.items() if one == standing]:
-            found.append(sentence.format(f"{' and '.join(roles)} model"))
+            named = " and ".join([", ".join(roles[:-1]), roles[-1]] if roles[1:] else roles)
+            found.append(sentence.format(f"{named} model"))
     return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 
