@@ -139,7 +139,10 @@ def test_a_demo_leaves_out_what_cannot_be_read(mixbct, photos: Path) -> None:
     bad.write_bytes(bad.read_bytes()[:200])
     short = ["train.epochs=1", "train.batch=16", "model.channels=3", "model.dim=128"]
     settings = [word for setting in short for word in ("--set", setting)]
-    words = ["demo", "--data", "photos", "--out", "demo", *settings, "--skip-bad"]
+    words = ["demo", "--data", "photos", "--out", "demo", *settings]
+    refused = mixbct(*words, cwd=photos, expect=2)
+    assert "class-03/1.jpg; repair or delete them" in refused.stderr
+    words.append("--skip-bad")  # nothing of the first try stands in the way
     mixbct(*words, cwd=photos, expect=(0, 1))
     split = json.loads((photos / "demo/split/manifest.json").read_text())
     assert split["skipped"] == ["class-03/1.jpg"]

@@ -24,7 +24,7 @@ ADAPTERS: Mapping[str, Fit] = {
 SHRUNK = {
     "cca": cca.SHRINKAGE,
     "ridge_cca": ridge_cca.SHRINKAGE,
-    "whiten_cca": whiten_cca.SHRINKAGE,
+    "whiten_cca": whiten.SHRINKAGE,
     "whiten": whiten.SHRINKAGE,
 }
 """The shrinkage that an adapter takes where none is given; the others take none."""

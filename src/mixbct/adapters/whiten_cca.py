@@ -20,8 +20,6 @@ from mixbct.adapters.whiten import SHRINKAGE, whitening
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
-__all__ = ["SHRINKAGE", "fit"]
-
 
 def fit(
     source: Vectors,

@@ -10,7 +10,6 @@ from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import open_source
-from mixbct.data.array import ArraySource
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
@@ -24,9 +23,10 @@ from mixbct.data.foreign_bank import (
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
-from mixbct.data.source import EncodedSource, Source, left_out, readable_rows
+from mixbct.data.source import EncodedSource, left_out
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
+from mixbct.workflows.rows import look_at_all, unreadable
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -161,26 +161,12 @@ def verify(
         return
     if save_index and isinstance(source, RecordSource):
         source.save_index()
-    bad = [*left_out(source), *_unreadable(source)]
+    bad = [*left_out(source), *unreadable(source, progress_bar)]
     if bad:
         count = len(left_out(source)) + len(source)
         lines = "\n  ".join(bad)
         raise BadImageError(f"{len(bad)} of {count} images cannot be read:\n  {lines}", bad)
     typer.echo(f"all {len(source):,} images can be read")
-
-
-def _unreadable(source: Source) -> list[str]:
-    """Look at every image and return the keys of those that cannot be read.
-
-    Raises:
-        DataError: an image array was changed after it was written.
-    """
-    if isinstance(source, ArraySource):
-        source.verify()
-    if not isinstance(source, EncodedSource):
-        return []
-    with progress_bar("decode") as tick:
-        return readable_rows(source, progress=tick)[1]
 
 
 @app.command()
@@ -205,14 +191,7 @@ def split(
     """
     source = open_source(data, skip_bad=skip_bad)
     looked = skip_bad or not unchecked
-    bad = _unreadable(source) if looked else []
-    if bad and not skip_bad:
-        some = ", ".join(bad[:10]) + (" …" if len(bad) > 10 else "")
-        raise BadImageError(
-            f"{len(bad)} of {len(source)} images of {source} cannot be read: {some}; repair or "
-            "delete them, or leave them out here and in all that follows with --skip-bad",
-            bad,
-        )
+    bad = look_at_all(source, skip_bad, progress_bar) if looked else []
     name_skipped([*left_out(source), *bad])
     manifest = make_split(
         source,

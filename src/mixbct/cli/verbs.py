@@ -62,16 +62,14 @@ class Verbs(TyperGroup):
             verb = alone
         command = typer.main.get_command(verb)
         command.name, command.help = cmd_name, command.help or purpose
-        (ctx.find_root().obj or _nothing)()
+        if ready := ctx.find_root().obj:
+            ready()
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of verbs, of which none is imported."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, purpose) for name, (_, purpose) in VERBS.items()])
-
-
-def _nothing() -> None: ...
 
 
 def _typer(**settings: Any) -> typer.Typer:

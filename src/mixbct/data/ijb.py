@@ -31,7 +31,6 @@ from mixbct.schemas.model import Preprocessing
 
 IMAGES = "loose_crop"
 META = "meta"
-ALIGNMENT = "arcface-5pts"
 
 _GALLERIES = {"ijbb": ("S1", "S2"), "ijbc": ("G1", "G2")}
 

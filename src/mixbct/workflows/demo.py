@@ -10,11 +10,12 @@ from pathlib import Path
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import DEMO_QUERY_GROUPS, build_glyphs
-from mixbct.data.source import Source, readable_rows
+from mixbct.data.source import Source
 from mixbct.data.split import make_split
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
 from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.rows import look_at_all
 from mixbct.workflows.upgrade import Upgrade, run_upgrade
 
 TRAIN_CLASSES = 600
@@ -73,7 +74,7 @@ def run_demo(
             seed=seed,
             test_classes=TEST_CLASSES if data is None else 0.4,
             held_out_groups=_query_groups(source),
-            skipped=readable_rows(source)[1] if skip_bad else (),
+            skipped=look_at_all(source, skip_bad, stage),
         )
     return run_upgrade(
         old,

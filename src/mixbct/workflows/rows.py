@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data import holds_vectors, open_source
-from mixbct.data.source import Selection, Source, left_out, readable_rows
+from mixbct.data.array import ArraySource
+from mixbct.data.source import EncodedSource, Selection, Source, left_out, readable_rows
 from mixbct.data.split import open_part, skips_bad
-from mixbct.errors import DataError
+from mixbct.errors import BadImageError, DataError
 from mixbct.recipe import Recipe
 from mixbct.schemas.model import Input
+from mixbct.workflows.progress import Stage, silent
 
 
 def open_rows(
@@ -60,3 +62,34 @@ def open_training_rows(recipe: Recipe, skip_bad: bool = False) -> tuple[Selectio
     wanted = None if holds_vectors(data.path) else recipe.model.preprocessing()
     part = data.part if data.split else None
     return open_rows(data.path, wanted, data.split, part, skip_bad)
+
+
+def unreadable(source: Source, stage: Stage = silent) -> list[str]:
+    """Look at every image and return the keys of those that cannot be read.
+
+    Raises:
+        DataError: an image array was changed after it was written.
+    """
+    if isinstance(source, ArraySource):
+        source.verify()
+    if not isinstance(source, EncodedSource):
+        return []
+    with stage("decode") as tick:
+        return readable_rows(source, progress=tick)[1]
+
+
+def look_at_all(source: Source, skip_bad: bool, stage: Stage = silent) -> list[str]:
+    """Look at every image before a split is made, and return the keys that it leaves out.
+
+    Raises:
+        BadImageError: some cannot be read, and `skip_bad` is not set; it names them.
+    """
+    bad = unreadable(source, stage)
+    if bad and not skip_bad:
+        some = ", ".join(bad[:10]) + (" …" if len(bad) > 10 else "")
+        raise BadImageError(
+            f"{len(bad)} of {len(source)} images of {source} cannot be read: {some}; repair or "
+            "delete them, or leave them out here and in all that follows with --skip-bad",
+            bad,
+        )
+    return bad
