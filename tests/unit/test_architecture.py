@@ -27,6 +27,7 @@ LEVELS = {
     "methods": 4,
     "adapters": 4,
     "evaluation": 4,
+    "export": 4,
     "training": 5,
     "gallery": 5,
     "report": 5,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixbct.backbones.model import build_backbone, build_with_weights, contract_of, save_model
-from mixbct.backbones.onnx import ONNX, OnnxEncoder, OnnxFile
+from mixbct.backbones.onnx import EMBEDDING, ONNX, OnnxEncoder, OnnxFile
 from mixbct.backbones.weights import read_tensors
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
@@ -74,22 +74,28 @@ def import_onnx(
         preprocessing: what the model was trained with.
         output: the name of the output to take, where the graph has several.
 
+    A file that mixbct exported says what it is: it becomes a model of the contract that it has
+    inherited, whatever is said of its name and preprocessing.
+
     Raises:
         ModelError: the file is not an encoder that can be used (see `OnnxFile`, `OnnxEncoder`),
             or `out` is there already.
     """
     _refuse_existing(out)
     read = OnnxFile.read(file, output)
+    inherited = read.inherited()
+    if inherited is not None and isinstance(inherited.preprocessing, Preprocessing):
+        preprocessing, read = inherited.preprocessing, replace(read, output=EMBEDDING)
     encoder = OnnxEncoder(read, preprocessing.size, preprocessing.channels)
     if encoder.outputs == 1:  # whether it was named makes no other space
         read = replace(read, output=None)
-    manifest = ModelManifest(
-        backbone=ONNX,
-        options={} if read.output is None else {"output": read.output},
-        contract=Contract(
-            name=name, weights=read.digest(), preprocessing=preprocessing, dim=encoder.dim
-        ),
-    )
+    options: dict[str, int | float | str | bool] = {}
+    if read.output is not None:
+        options["output"] = read.output
+    if inherited is not None:
+        options["prepares"] = True
+    made = Contract(name=name, weights=read.digest(), preprocessing=preprocessing, dim=encoder.dim)
+    manifest = ModelManifest(backbone=ONNX, options=options, contract=inherited or made)
     with folder_written_whole(out) as folder:
         read.write(folder)
         (folder / "model.json").write_text(manifest.to_json(), encoding="utf-8")

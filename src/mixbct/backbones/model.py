@@ -188,6 +188,10 @@ class EmbeddingModel:
         self.manifest = manifest
         self.contract = manifest.contract
         self.takes = _takes(manifest)
+        self._given = self.takes
+        if manifest.backbone == ONNX and manifest.options.get("prepares"):
+            # an exported graph, which takes pixels as they are
+            self._given = self.preprocessing.model_copy(update={"mean": 0.0, "std": 1.0})
         self.bridge = manifest.bridge
         tensors = [*backbone.parameters(), *backbone.buffers()]
         # an ONNX encoder has none, and computes in main memory
@@ -211,7 +215,7 @@ class EmbeddingModel:
     @torch.inference_mode()
     def embed(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Return the raw (not normalised) embeddings of a batch, float32, on the model's device."""
-        inputs = to_inputs(batch.to(self.device), self.takes, self.dtype)
+        inputs = to_inputs(batch.to(self.device), self._given, self.dtype)
         return forward(self.backbone, inputs, self.contract.dim).float()
 
 
@@ -300,7 +304,8 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
     if name == ONNX:
         output = manifest.options.get("output")
         file = OnnxFile.read(folder / FILE, None if output is None else str(output))
-        weights = file.digest()
+        inherited = file.inherited() if manifest.options.get("prepares") else None
+        weights = file.digest() if inherited is None else inherited.weights
     else:
         state = read_tensors(folder / "backbone.safetensors")
         weights = weights_digest(state)

@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mixbct.errors import ModelError
 from mixbct.reading import read_bytes, shown
+from mixbct.schemas.contract import Contract
 
 ONNX: Final = "onnx"
 """What a manifest calls this backbone."""
@@ -31,6 +33,11 @@ FILE: Final = "backbone.onnx"
 
 _ENDING: Final = ("If", "Scan")
 """Operators with a graph inside that always end; Loop and the decoders need not."""
+
+EMBEDDING: Final = "embedding"
+"""The output of a file that mixbct exported which is the model's vector."""
+
+_CONTRACT, _GRAPH = "mixbct.contract", "mixbct.graph"
 
 Value = tuple[str, str, list[int | str | None]]
 """Name, type and shape of an input or output."""
@@ -79,10 +86,40 @@ class OnnxFile:
         weights = {name: hashlib.sha256(part).hexdigest() for name, part in self.beside.items()}
         return hashlib.sha256(json.dumps([graph, weights, self.output]).encode()).hexdigest()
 
+    def inherited(self) -> Contract | None:
+        """Return the contract whose vectors the graph gives by its own word; see `inherit`."""
+        model = import_package("onnx").ModelProto.FromString(self.content)
+        claimed = {entry.key: entry.value for entry in model.metadata_props}
+        if self.output not in (None, EMBEDDING) or _CONTRACT not in claimed:
+            return None
+        try:
+            contract = Contract.model_validate_json(claimed[_CONTRACT])
+        except ValidationError:
+            return None
+        ending = _claim(contract, claimed.get(_GRAPH, ""))
+        graph = hashlib.sha256(self.content.removesuffix(ending)).hexdigest()
+        return contract if graph == claimed.get(_GRAPH) and not self.beside else None
+
     def write(self, folder: Path) -> None:
         """Write all files into a model folder."""
         for name, content in {FILE: self.content, **self.beside}.items():
             (folder / name).write_bytes(content)
+
+
+def inherit(content: bytes, contract: Contract) -> bytes:
+    """Return a graph whose output `EMBEDDING` gives vectors under a contract, and which says so.
+
+    What it says ends the file, which protobuf allows, behind the digest of all that comes before.
+    """
+    return content + _claim(contract, hashlib.sha256(content).hexdigest())
+
+
+def _claim(contract: Contract, graph: str) -> bytes:
+    onnx = import_package("onnx")
+    said = {_CONTRACT: contract.model_dump_json(), _GRAPH: graph}
+    entries = [onnx.StringStringEntryProto(key=key, value=value) for key, value in said.items()]
+    claim: bytes = onnx.ModelProto(metadata_props=entries).SerializeToString()
+    return claim
 
 
 class OnnxEncoder(nn.Module):
@@ -160,7 +197,7 @@ class OnnxEncoder(nn.Module):
             (out,) = self._session.run([self._output], given)
         except Exception as error:  # onnxruntime's errors have no common base but this
             raise ModelError(
-                f"the ONNX model does not run on {len(images)} images: {_line(error)}"
+                f"the ONNX model does not run on {len(images)} images: {line(error)}"
             ) from error
         # what is dropped are ones at the end; tokens or a map of features are no vector
         if out.shape[:1] != (len(images),) or out.size != len(out) * max(out.shape[1:2], default=0):
@@ -172,7 +209,12 @@ class OnnxEncoder(nn.Module):
         return torch.from_numpy(out[:count]).flatten(1).float()
 
 
-def _import(name: str) -> Any:
+def import_package(name: str) -> Any:
+    """Return a package of the extra `onnx`.
+
+    Raises:
+        ModelError: it is not installed.
+    """
     try:
         return __import__(name)
     except ImportError as error:
@@ -183,11 +225,11 @@ def _import(name: str) -> Any:
 
 def _weights_beside(content: bytes, path: Path) -> set[str]:
     """Return the names of the files in which a graph keeps weights; refuse one that may not end."""
-    onnx = _import("onnx")
+    onnx = import_package("onnx")
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's errors have no common base but this
-        raise ModelError(f"the ONNX model {shown(path)} does not load: {_line(error)}") from error
+        raise ModelError(f"the ONNX model {shown(path)} does not load: {line(error)}") from error
     bodies = {(one.domain, one.name): one for one in model.functions}
 
     @cache
@@ -229,7 +271,7 @@ def _parts(message: Any, kind: type) -> Iterator[Any]:
 
 def _open_session(file: OnnxFile) -> tuple[Any, list[Value], list[Value]]:
     """Return a session, and what its inputs and outputs are."""
-    onnxruntime = _import("onnxruntime")
+    onnxruntime = import_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # fatal; errors are raised all the same
@@ -249,7 +291,7 @@ def _open_session(file: OnnxFile) -> tuple[Any, list[Value], list[Value]]:
             for side in (session.get_inputs(), session.get_outputs())
         )
     except Exception as error:  # onnxruntime's errors have no common base but this
-        raise ModelError(f"the ONNX model does not load: {_line(error)}") from error
+        raise ModelError(f"the ONNX model does not load: {line(error)}") from error
     return session, inputs, outputs
 
 
@@ -257,7 +299,8 @@ def _described(values: list[Value]) -> str:
     return ", ".join(f"{name} {kind} {shape}" for name, kind, shape in values) or "nothing"
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """Return what an error of a package says, on one line."""
     return " ".join(str(error).split())[:400]
 
 

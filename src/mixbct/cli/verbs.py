@@ -26,6 +26,7 @@ VERBS = {
     "train": ("train", "Train the model that a recipe describes."),
     "bench": ("bench", "Hold methods against each other."),
     "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),
+    "export": ("export", "Write a model as an ONNX file that takes pixels."),
     "extract": ("features:extract", "Embed images, or a bank's vectors, into a feature bank."),
     "denoise": ("features:denoise", "Mark the credible features of a bank."),
     "adapt": ("adapt", "Fit a bridge from a new model's queries to an old model's vectors."),
