@@ -7,7 +7,6 @@ The steps are those of the real loop, reading ahead included: the next batch fro
 import math
 import tomllib
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from mixbct.backbones.model import build_backbone
 from mixbct.data.array import ArraySource
 from mixbct.data.bank_writer import BankWriter
 from mixbct.features.denoise import denoise
-from mixbct.recipe import Recipe, SGDSettings, parse_recipe
+from mixbct.recipe import Recipe, SGDSettings, apply_overrides, parse_recipe
 from mixbct.schemas.data import BankManifest
 from mixbct.training.trainer import Trainer
+from mixbct.workflows.demo import SETTINGS
+from mixbct.workflows.recipes import recipe_text
 
 IMAGES = 30 * CLASSES
 
@@ -50,9 +51,7 @@ def run(folder: Path) -> list[Figure]:
 
 
 def _recipe(method: dict[str, Any]) -> Recipe:
-    content = tomllib.loads(
-        resources.files("mixbct.workflows").joinpath("recipes/new.toml").read_text()
-    )
+    content = apply_overrides(tomllib.loads(recipe_text("new")), list(SETTINGS))
     return parse_recipe(content | {"method": method}, "the demo's recipe")
 
 

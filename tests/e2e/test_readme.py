@@ -30,7 +30,7 @@ def write_edge(folder: Path) -> None:
 
 def test_the_commands_on_ones_own_images(mixbct, photos: Path, monkeypatch) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) == 15
+    assert len(lines) == 18
     for line in lines:
         program, *words = shlex.split(line)
         assert program == "mixbct"

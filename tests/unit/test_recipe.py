@@ -66,11 +66,9 @@ def test_a_recipe_is_read(path: Path) -> None:
 
 
 ROOT = Path(__file__).parents[2]
-RECIPES = [
-    # those of a bench are of another kind (tests/unit/workflows)
-    *(path for path in ROOT.glob("recipes/**/*.toml") if path.parent.name != "bench"),
-    *Path(mixbct.__file__).parent.glob("**/*.toml"),
-]
+PACKAGE = Path(mixbct.__file__).parent
+# those of a bench are of another kind (tests/unit/workflows)
+RECIPES = [path for path in PACKAGE.glob("**/*.toml") if path.parent.name != "bench"]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES), ids=lambda p: "/".join(p.parts[-3:]))

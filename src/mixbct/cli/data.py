@@ -209,8 +209,8 @@ def split(
     said = [manifest.rule, ", ".join(f"{part} {n:,}" for part, n in manifest.parts.items())]
     if not looked:
         said.insert(1, "no image was looked at: `mixbct data verify` finds what cannot be read")
-    words = ("--set", f"data.path={data}", "--set", f"data.split={out}")
-    tell(manifest, as_json, *said, then=("train", "recipes/old.toml", *words))
+    then = ("recipes", "copy", "old", "--data", data, "--split", out)
+    tell(manifest, as_json, *said, then=then)
 
 
 app.command("ijb-layout")(ijb_layout)

@@ -57,5 +57,5 @@ def denoise(
     with progress_bar("denoise") as tick:
         record = denoise_bank(opened, keep, normalise_columns, tick)
     said = f"{record.credible:,} of {record.rows:,} features are credible"
-    then = ("train", "recipes/new.toml", "--set", f"method.bank={bank}")
+    then = ("recipes", "copy", "new", "--data", "DATA", "--bank", bank)
     tell(record, as_json, said, then=then)

@@ -23,6 +23,7 @@ from mixbct.errors import MixbctError
 VERBS = {
     "demo": ("demo", "Train an old, a compatible and an independent model, and prove the upgrade."),
     "data": ("data:app", "Make, look at, check and split data."),
+    "recipes": ("recipes:app", "Hand out the recipes that the package carries."),
     "train": ("train", "Train the model that a recipe describes."),
     "bench": ("bench", "Hold methods against each other."),
     "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),

@@ -1,11 +1,16 @@
 """A summary of a source, for people."""
 
-import numpy as np
+import io
 
+import numpy as np
+from PIL import Image
+
+from mixbct.data.array import ArraySource
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.folder import FolderSource
 from mixbct.data.foreign_bank import mean_norm, spread_rows
-from mixbct.data.source import Source
+from mixbct.data.source import EncodedSource, Source
+from mixbct.errors import BadImageError
 from mixbct.schemas.record import Record
 
 
@@ -48,3 +53,26 @@ def info(source: Source) -> DataInfo:
         data_digest=source.digest(),
         mean_norm=mean_norm(source.read(spread_rows(len(source)))) if vectors else None,
     )
+
+
+def image_shape(source: Source) -> tuple[int, int] | None:
+    """Return the size and the number of channels that suit a source's images; None for vectors.
+
+    An image array has both. Of images in files 64 are looked at, spread over all: the size is the
+    largest multiple of 16 that their median image has in both directions, 32 to 224, and they are
+    grey where all of them are.
+    """
+    if isinstance(source, ArraySource):
+        return source.manifest.size, source.manifest.channels
+    if not isinstance(source, EncodedSource):
+        return None
+    sides, modes = [], set()
+    for row in np.linspace(0, len(source) - 1, min(len(source), 64)):
+        try:
+            with Image.open(io.BytesIO(source.encoded(int(row)))) as opened:
+                sides.append(min(opened.size))
+                modes.add(opened.mode)
+        except (BadImageError, OSError, ValueError, SyntaxError):
+            continue  # whoever trains on it names it
+    size = int(np.median(sides or [32])) // 16 * 16
+    return min(max(size, 32), 224), 1 if modes and modes <= {"L", "1", "I;16"} else 3

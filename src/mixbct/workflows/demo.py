@@ -5,7 +5,6 @@ queries are typefaces that no model has seen.
 """
 
 import tomllib
-from importlib.resources import files
 from pathlib import Path
 
 from mixbct.data import open_source
@@ -15,11 +14,23 @@ from mixbct.data.split import make_split
 from mixbct.errors import DataError
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
 from mixbct.workflows.progress import Stage, silent
+from mixbct.workflows.recipes import recipe_text
 from mixbct.workflows.rows import look_at_all
 from mixbct.workflows.upgrade import Upgrade, run_upgrade
 
 TRAIN_CLASSES = 600
 TEST_CLASSES = 500
+
+SETTINGS = (
+    "data.shift=2",
+    "data.flip=false",
+    "model.size=32",
+    "model.channels=1",
+    "train.batch=256",
+    "train.checkpoint_every=200",
+)
+"""What the package's recipes are laid under: glyphs are small, grey, and not to be mirrored."""
+OF_ITS_OWN = {"old": ("model.options.width=8",), "new": ("method.whiten=0.3",), "independent": ()}
 
 
 def run_demo(
@@ -99,8 +110,7 @@ def _query_groups(source: Source) -> tuple[str, ...]:
 def _recipe(
     name: str, out: Path, data: Path, split: Path, seed: int, overrides: list[str]
 ) -> Recipe:
-    text = (files("mixbct") / f"workflows/recipes/{name}.toml").read_text("utf-8")
-    content = tomllib.loads(text)
+    content = apply_overrides(tomllib.loads(recipe_text(name)), [*SETTINGS, *OF_ITS_OWN[name]])
     content["seed"] = seed
     content["data"] |= {"path": data, "split": split}
     if name == "new":

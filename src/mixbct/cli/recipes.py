@@ -1,0 +1,49 @@
+"""`mixbct recipes`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from typer import Argument, Option
+
+from mixbct.cli.options import AsJson
+from mixbct.cli.output import tell
+from mixbct.schemas.recipes import RecipeCopy, RecipeList
+from mixbct.workflows.recipes import copy_recipe, recipe_names, recipe_text
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+Name = Annotated[str, Argument(metavar="NAME", help="Of the recipe, as `list` has it.")]
+
+
+@app.command("list")
+def list_recipes(as_json: AsJson = False) -> None:
+    """Name the recipes that the package carries."""
+    names = recipe_names()
+    table = Table("recipe", "what it is", box=None)
+    for name, purpose in names.items():
+        table.add_row(name, purpose)
+    tell(RecipeList(recipes=names), as_json, table, then=("recipes", "copy", "NAME"))
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Print a recipe as it is."""
+    typer.echo(recipe_text(name), nl=False)
+
+
+@app.command()
+def copy(
+    name: Name,
+    out: Annotated[Path, Option("--out", help="The folder to write into.")] = Path(),
+    data: Path | None = Option(None, help="Images, or a bank: sets path, size and channels."),
+    split: Path | None = Option(None, help="Sets the split of the data."),
+    bank: Path | None = Option(None, help="Sets the old model's bank."),
+    as_json: AsJson = False,
+) -> None:
+    """Write a recipe, and what it extends, into a folder, fitted to what is there."""
+    file = copy_recipe(name, out, data=data, split=split, bank=bank)
+    verb = "bench" if name.startswith("bench/") else "train"
+    words = ("--out", f"runs/{file.stem}") if verb == "train" else ()
+    tell(RecipeCopy(name=name, file=str(file)), as_json, str(file), then=(verb, file, *words))
