@@ -21,6 +21,7 @@ from benchmarks import (
     mix_step,
     recordio,
     search,
+    startup,
 )
 from benchmarks.measure import Figure
 
@@ -30,6 +31,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
     "search": search.run,
     "denoise": denoise.run,
     "head_only": head_only.run,
+    "startup": startup.run,
 }
 # minutes each, gigabytes of memory, or data that is not everyone's: only when named
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
