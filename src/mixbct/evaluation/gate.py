@@ -26,6 +26,8 @@ _TRAINING: Mapping[Standing, str] = {
     "be others",
     "unknown": "what {} was trained on cannot be known, since its vectors or weights came from "
     "elsewhere",
+    "unlabelled": "the items that {} was fitted on had no labels, so that nobody can tell whether "
+    "test classes are among them",
 }
 _CLOSER = (
     "tie the new model closer to the old one (a higher method.ratio or method.weight), train "
@@ -130,9 +132,12 @@ def training_says(standings: Mapping[str, Standing]) -> str:
         return "Whether a model saw the test classes in training was not looked at."
     found = []
     for standing, sentence in _TRAINING.items():
-        if roles := [f"the {role}" for role, one in standings.items() if one == standing]:
-            named = " and ".join([", ".join(roles[:-1]), roles[-1]] if roles[1:] else roles)
-            found.append(sentence.format(f"{named} model"))
+        roles = [f"the {role}" for role, one in standings.items() if one == standing]
+        models = [role for role in roles if role != "the bridge"]
+        named = " and ".join([", ".join(models[:-1]), models[-1]] if models[1:] else models)
+        whats = [f"{named} model"] * bool(models) + ["the bridge"] * ("the bridge" in roles)
+        if whats:
+            found.append(sentence.format(" and ".join(whats)))
     return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 
@@ -153,13 +158,16 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
             f"the result names no contract of the {' and the '.join(missing)} model; it has "
             f"{one_line(', '.join(result.models)) or 'none'}"
         )
+    bridge = result.bridge
+    if bridge and bridge.fit:  # whose names a gallery has no need of
+        bridge = bridge.model_copy(update={"fit": bridge.fit.model_copy(update={"classes": ()})})
     return Edge(
         from_contract=result.models["new"],
         to_contract=result.models["old"],
         result_digest=outcome.result_digest,
         threshold=result.carried_threshold.threshold,
         far=result.carried_threshold.far,
-        bridge=result.bridge,
+        bridge=bridge,
         old_queries=result.old_queries,
     )
 
