@@ -11,19 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.comparison import FARS, compare
+from mixbct.evaluation.comparison import FARS
 from mixbct.evaluation.scores import Embeddings, check_dimensions
-from mixbct.evaluation.thresholds import Threshold, false_accept_rate
+from mixbct.evaluation.thresholds import Threshold
+from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
+CALIBRATED = ("old/old", "new/old", "new/new", "new+old/old")
+"""What a system may have to decide about before the switch, after it, and as its gallery fills."""
 MIXED_SHARES = (0.1, 0.5, 0.9)
 
 
@@ -49,6 +52,7 @@ class UpgradeFigures:
     update_gain: Estimate | None
     negative_flips: float
     carried_threshold: CarriedThreshold
+    calibrations: dict[str, HeldOutCalibration]
     replicates: dict[str, dict[str, Replicates]] = field(compare=False)
 
     def content(self) -> dict[str, Any]:
@@ -103,9 +107,11 @@ def evaluate_upgrade(
     for share in mixed:
         sides[f"new/{100 * share:g} % new"] = Pair(*mixed_sides(new, cross, share, seed))
     weights = class_weights(len(old.query.classes), replicates, seed)
+    half = one_half(len(old.query.classes), seed)
     judged: dict[str, Judged] = {}
     for name, both in sides.items():
-        judged[name] = judge_sides(name, both.query, both.gallery, weights, FARS)
+        chosen = half if name in CALIBRATED else None
+        judged[name] = judge_sides(name, both.query, both.gallery, weights, FARS, chosen)
         progress(len(judged), len(sides))
 
     base, crossed = judged["old/old"], judged["new/old"]
@@ -115,6 +121,7 @@ def evaluate_upgrade(
         compared.append(("new/old", f"{FREE}/old"))
     if oracle is not None:
         compared.append(("new/new", "independent/independent"))
+    calibrations = {name: one.calibration for name, one in judged.items() if one.calibration}
     carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
     return UpgradeFigures(
         classes=len(np.intersect1d(old.query.classes, old.gallery.classes)),
@@ -125,48 +132,43 @@ def evaluate_upgrade(
         ),
         update_gain=_update_gain(base, crossed, oracle),
         negative_flips=negative_flips(base.rank, crossed.rank),
-        carried_threshold=carry_threshold(carried, cross.query, cross.gallery, seed=seed),
+        carried_threshold=carry_threshold(carried, calibrations["new/old"]),
+        calibrations=calibrations,
         replicates={name: each.replicates for name, each in judged.items()},
     )
 
 
-def carry_threshold(
-    old: Threshold,
-    query: Embeddings,
-    gallery: Embeddings,
-    *,
-    seed: int,
-) -> CarriedThreshold:
-    """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
-
-    Both the threshold and the two rates are exact, over all impostor pairs of their classes.
+def carry_threshold(old: Threshold, cross: HeldOutCalibration) -> CarriedThreshold:
+    """Return the cross-test's threshold by one half of the query classes, measured on the rest.
 
     Args:
         old: where the old system reaches the rate, on all classes.
-        query: the new model's queries.
-        gallery: the old model's gallery.
-        seed: of the split into halves.
-
-    Raises:
-        DataError: there is only one query class, or a half lacks genuine or impostor pairs.
+        cross: of new queries against the old gallery.
     """
-    if len(query.classes) < 2:
-        raise DataError(
-            "a threshold is set on half of the query classes and measured on the other half: "
-            "at least 2 classes are needed, there is 1"
-        )
-    shuffled = row_rng(seed, len(query.classes)).permutation(query.classes)
-    chosen = np.isin(query.labels, shuffled[: len(shuffled) // 2])
-    calibration = query.take(np.flatnonzero(chosen))
-    rest = query.take(np.flatnonzero(~chosen))
-    (cross,) = compare(calibration, gallery, fars=(old.far,)).thresholds
+    value = cross.set_on.threshold(old.far)
     return CarriedThreshold(
         far=old.far,
         old_threshold=old.value,
-        far_at_old_threshold=false_accept_rate(query, gallery, old.value),
-        threshold=cross.value,
-        measured_far=false_accept_rate(rest, gallery, cross.value),
+        far_at_old_threshold=cross.rate_above(old.value),
+        threshold=value,
+        measured_far=cross.unseen.rate_above(value),
     )
+
+
+def one_half(classes: int, seed: int) -> Bool[np.ndarray, " c"]:
+    """Mark the half of the query classes that thresholds are set on.
+
+    Raises:
+        DataError: there is only one.
+    """
+    if classes < 2:
+        raise DataError(
+            "thresholds are set on half of the query classes and measured on the other half: "
+            "at least 2 classes are needed, there is 1"
+        )
+    chosen = np.zeros(classes, np.bool_)
+    chosen[row_rng(seed, classes).permutation(classes)[: classes // 2]] = True
+    return chosen
 
 
 def mixed_sides(new: Pair, cross: Pair, share: float, seed: int) -> tuple[Embeddings, Embeddings]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
 
@@ -227,6 +228,9 @@ class Result(Record):
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
     negative_flips: Share = Field(description="right at rank 1 under old/old, wrong under new/old")
     carried_threshold: CarriedThreshold
+    calibrations: dict[str, HeldOutCalibration] = Field(
+        {}, exclude_if=lambda found: not found, description="by combination"
+    )
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
 

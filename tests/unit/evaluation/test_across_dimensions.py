@@ -5,9 +5,10 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
+from mixbct.evaluation.calibration import calibrate
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, carry_threshold, evaluate_upgrade, mixed_sides
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, one_half
 
 
 def embed(dim: int, noise: float, seed: int) -> Pair:
@@ -95,10 +96,11 @@ def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair
     base = compare(old.query, old.gallery).mean_average_precision()
     assert found.combinations["old/old"].mean_average_precision.value == base
     # the threshold that an edge will hold is one of mapped rows
-    carried = carry_threshold(
-        compare(old.query, old.gallery).thresholds[1], new.query, across.gallery, seed=5
-    )
-    assert found.carried_threshold == carried
+    crossed = found.calibrations["new/old"].set_on
+    value = found.carried_threshold.threshold
+    assert crossed.rate_above(value) <= 1e-3
+    half = one_half(len(sure.classes), 5)
+    assert crossed == calibrate(sure, half)
 
 
 def test_without_a_map_differing_dimensions_are_refused(
