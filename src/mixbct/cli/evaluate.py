@@ -23,7 +23,7 @@ from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
-from mixbct.report.results import remedies, results_table, verdict_line
+from mixbct.report.results import remedies, results_table, threshold_lines, verdict_line
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import made_of, one_line, read_record, record_there
@@ -116,6 +116,9 @@ def gate(
     far_tolerance: float = Option(
         2.0, help="How many times its rate the carried-over threshold may accept."
     ),
+    far: list[float] | None = Option(
+        None, help="A false-accept rate to set thresholds for; the first is the edge's [0.001]."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Decide whether the new model may search the old gallery. Exit 0: yes, 1: no.
@@ -127,7 +130,7 @@ def gate(
         "self_test_loss": self_test_loss,
         "far_tolerance": far_tolerance,
     }
-    asked |= {"gains": gain} if gain else {}
+    asked |= ({"gains": gain} if gain else {}) | ({"fars": far} if far else {})
     settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
@@ -135,6 +138,7 @@ def gate(
     if outcome.beside:
         said.append("is it worth more than the old model alone, whitened? (decides nothing)")
     said += [f"{'yes' if check.passed else 'no':4}  {check.says}" for check in outcome.beside]
+    said += threshold_lines(outcome)
     said += filter(None, (outcome.training, verdict_line(outcome, found), *remedies(outcome)))
     then: tuple[str | Path, ...] = ("report", result)
     if outcome.passed:

@@ -21,7 +21,7 @@ from mixbct.evaluation.combination import Judged, judge_sides
 from mixbct.evaluation.comparison import FARS
 from mixbct.evaluation.scores import Embeddings, check_dimensions
 from mixbct.evaluation.thresholds import Threshold
-from mixbct.schemas.calibration import HeldOutCalibration
+from mixbct.schemas.calibration import Calibration, HeldOutCalibration
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
@@ -104,15 +104,21 @@ def evaluate_upgrade(
         if independent.query.dim == old.gallery.dim:
             sides["independent/old"] = Pair(independent.query, old.gallery)
     sides |= {f"{name}/old": both for name, both in mapped.items()}
-    for share in mixed:
-        sides[f"new/{100 * share:g} % new"] = Pair(*mixed_sides(new, cross, share, seed))
     weights = class_weights(len(old.query.classes), replicates, seed)
     half = one_half(len(old.query.classes), seed)
     judged: dict[str, Judged] = {}
-    for name, both in sides.items():
+
+    def judge(name: str, query: Embeddings, gallery: Embeddings) -> None:
         chosen = half if name in CALIBRATED else None
-        judged[name] = judge_sides(name, both.query, both.gallery, weights, FARS, chosen)
-        progress(len(judged), len(sides))
+        judged[name] = judge_sides(name, query, gallery, weights, FARS, chosen)
+        progress(len(judged), len(sides) + len(mixed))
+
+    for name, both in sides.items():
+        judge(name, both.query, both.gallery)
+    calibrations = {name: one.calibration for name, one in judged.items() if one.calibration}
+    ranked = [calibrations[name].set_on for name in ("new/new", "new/old")]
+    for share in mixed:
+        judge(f"new/{100 * share:g} % new", *mixed_sides(new, cross, share, seed, *ranked))
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
@@ -121,7 +127,6 @@ def evaluate_upgrade(
         compared.append(("new/old", f"{FREE}/old"))
     if oracle is not None:
         compared.append(("new/new", "independent/independent"))
-    calibrations = {name: one.calibration for name, one in judged.items() if one.calibration}
     carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
     return UpgradeFigures(
         classes=len(np.intersect1d(old.query.classes, old.gallery.classes)),
@@ -171,23 +176,42 @@ def one_half(classes: int, seed: int) -> Bool[np.ndarray, " c"]:
     return chosen
 
 
-def mixed_sides(new: Pair, cross: Pair, share: float, seed: int) -> tuple[Embeddings, Embeddings]:
+def mixed_sides(
+    new: Pair, cross: Pair, share: float, seed: int, own: Calibration, between: Calibration
+) -> tuple[Embeddings, Embeddings]:
     """Return queries and a gallery of which a random `share` is enrolled again by the new model.
 
-    Where the queries search the two kinds of rows with two vectors, both stand side by side, and
-    a gallery row has zeros in the other's place: one product then gives each row its own score.
+    Rows of the two kinds are ranked as a gallery ranks them: by scores on one scale (see
+    `Calibration.line`). One product gives each row its own score on it: where the queries search
+    the two kinds with two vectors, both stand side by side, and a row has zeros in the other's
+    place; what is added to its score stands behind, and what makes it a unit vector.
+
+    Args:
+        new: the new model's queries and rows.
+        cross: its queries and the old rows as they meet.
+        share: of the rows.
+        seed: of their choice.
+        own: the calibration of new queries against new rows.
+        between: that of new queries against old rows.
     """
-    again = mixed_rows(len(cross.gallery), share, seed)
-    if cross.query is new.query:
-        features = cross.gallery.features.copy()
-        features[again] = new.gallery.features[again]
-        return new.query, Embeddings(features, cross.gallery.labels)
-    queries = np.concatenate([new.query.features, cross.query.features], axis=1)
-    rows = np.zeros((len(cross.gallery), queries.shape[1]), dtype=np.float32)
-    rows[:, new.query.dim :] = cross.gallery.features
-    rows[again] = 0
-    rows[again, : new.query.dim] = new.gallery.features[again]
-    return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, cross.gallery.labels)
+    again = np.zeros(len(cross.gallery), np.bool_)
+    again[mixed_rows(len(cross.gallery), share, seed)] = True
+    apart = cross.query is not new.query
+    lines = own.line(), between.line()
+    size = min(width / np.hypot(1, start) for start, width in lines)
+    width = new.query.dim + (cross.query.dim if apart else 0)
+    rows = np.zeros((len(again), width + 2), dtype=np.float32)
+    places = slice(new.query.dim), slice(width - cross.query.dim, width)
+    kinds = (again, new.gallery), (~again, cross.gallery)
+    for (start, reach), place, (kind, side) in zip(lines, places, kinds, strict=True):
+        times, added = size / reach, -size * start / reach
+        rows[kind, place] = times * side.features[kind]
+        rows[kind, width] = added
+        rows[kind, width + 1] = np.sqrt(max(0, 1 - times**2 - added**2))
+    ends = np.ones((len(new.query), 1), np.float32), np.zeros((len(new.query), 1), np.float32)
+    parts = [new.query.features, *([cross.query.features] if apart else []), *ends]
+    queries = np.concatenate(parts, axis=1) / np.float32(np.sqrt(2 + apart))
+    return Embeddings(queries, new.query.labels), Embeddings(rows, cross.gallery.labels)
 
 
 def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:

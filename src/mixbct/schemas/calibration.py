@@ -72,6 +72,15 @@ class Calibration(Record):
         share = (rates[after - 1] - np.log10(far)) / (rates[after - 1] - rates[after])
         return float(left + (right - left) * share)
 
+    def line(self) -> tuple[float, float]:
+        """Return begin and width of the scale on which rows of several contracts are ranked.
+
+        (score − begin) / width is 0 at a false-accept rate of 1e-1, 1 at 1e-3, and a line between
+        and beyond: the rate itself ranked worse, since the best hits lie above every impostor pair.
+        """
+        begin, end = self.threshold(1e-1), self.threshold(1e-3)
+        return begin, max(end - begin, 1e-6)
+
 
 class HeldOutCalibration(Record):
     """A calibration that is set on one half of the query classes, and the other half's own."""
