@@ -11,9 +11,10 @@ from jaxtyping import Float
 
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, GalleryError
-from mixbct.features.bridged import through
+from mixbct.features.bridged import both_queries, through
+from mixbct.gallery.decisions import check_both, decision, ranked
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
-from mixbct.gallery.ranking import best_of
+from mixbct.gallery.ranking import best_by
 from mixbct.gallery.records import (
     Batch,
     EnrolReport,
@@ -151,18 +152,31 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
         )
 
-    def search(self, vectors: Float[np.ndarray, "q d"], contract: Contract, k: int = 5) -> Hits:
+    def search(
+        self,
+        vectors: Float[np.ndarray, "q d"],
+        contract: Contract,
+        k: int = 5,
+        far: float | None = None,
+        old: tuple[Float[np.ndarray, "q e"], Contract] | None = None,
+    ) -> Hits:
         """Return the k nearest rows of each query, over all contracts.
+
+        Rows of several contracts are ranked on the scale of their calibrations, where all have one.
 
         Args:
             vectors: embeddings of any scale.
             contract: what they were embedded under. Only the query model's is accepted, so that
                 a service that missed a switch gets an error, not wrong neighbours.
             k: hits a query, at least 1.
+            far: the false-accept rate that hits are accepted at; None: that of each edge.
+            old: the old model's vectors of the same queries, and its contract, to be mixed in
+                where its rows are searched.
 
         Raises:
             SwitchedError: `contract` is not the query model's.
-            ContractError: it is not tied to a stored one.
+            ContractError: it is not tied to a stored one, or not to be mixed with the old model's.
+            GalleryError: `far` cannot be decided at.
             FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's
                 bridge, or has the wrong dimension.
         """
@@ -170,22 +184,40 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
         check_dimension(vectors, contract)
         queries = normalise(vectors)
+        older = normalise(old[0]) if old else queries
+        if len(older) != len(queries):
+            raise GalleryError(f"{len(queries)} queries, {len(older)} by the old model: not pairs")
         with self._store.read() as snapshot:
             check_query(snapshot, contract, self.place)
             require_tied(snapshot, contract)
-            edges, stored, found = edges_from(snapshot, contract), snapshot.contracts(), []
-            for each, _ in stored:
-                edge = edges.get(each.id)
-                bridge = edge.bridge if edge else None
-                mapped = through(bridge.query if bridge else None, queries)
-                found.append(snapshot.search(each, mapped, k, bridge.gallery if bridge else None))
-            scores = [np.empty((len(queries), 0), np.float32), *(each.scores for each in found)]
-            ids = [np.empty((len(queries), 0), np.int64), *(each.ids for each in found)]
-            best, best_ids = best_of(scores, ids, k)
-            items = snapshot.items(np.unique(best_ids).tolist())
+            edges, recorded = edges_from(snapshot, contract), snapshot.edges()
+            share = check_both(edges, contract, old[1]) if old else 1.0
+            contracts = {stored.contract.id: stored.contract for stored in snapshot.contracts()}
+            found, decided = [], []
+            for id, each in contracts.items():
+                edge, both = edges.get(id), old is not None and id == old[1].id
+                query_side = edge.bridge.query if edge and edge.bridge else None
+                side = edge.bridge.gallery if edge and edge.bridge else None
+                mapped = through(query_side, queries)
+                if both:
+                    mapped = both_queries(through(side, older), mapped, share)
+                found.append(snapshot.search(each, mapped, k, side))
+                decided.append(decision(recorded, contract, each, far, both))
+            none = np.empty((len(queries), 0), np.float32)
+            scores = [none, *(each.scores for each in found)]
+            best, ids, rates = best_by(
+                ranked(scores, decided),
+                [
+                    scores,
+                    [none.astype(np.int64), *(each.ids for each in found)],
+                    [none, *(d.rates(one.scores) for d, one in zip(decided, found, strict=True))],
+                ],
+                k,
+            )
+            items = snapshot.items(np.unique(ids).tolist())
         exact = all(each.exact for each in found)
-        contracts = {each.contract.id: each.contract for each in stored}
-        return Hits(best, best_ids, items, contracts, edges, exact)
+        thresholds = {id: each.threshold for id, each in zip(contracts, decided, strict=True)}
+        return Hits(best, rates.astype(float), ids, items, contracts, thresholds, exact)
 
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
         """Change which model queries and enrols, in one transaction. No stored vector is touched.
