@@ -13,6 +13,7 @@ from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
+from mixbct.gallery.plan import UpgradePlan, plan_of
 from mixbct.gallery.ranking import best_of
 from mixbct.gallery.records import (
     Batch,
@@ -217,6 +218,11 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 switch = dataclasses.replace(switch, before=last.before, restores=last.stands_for)
             transaction.switch(switch)
         return switch
+
+    def plan(self, contract: Contract, *edges: Edge) -> UpgradePlan:
+        """Return what `switch` would change; see there."""
+        with self._store.read() as snapshot:
+            return plan_of(snapshot, contract, edges, self.place)
 
     def prepare(self, *edges: Edge, progress: Tick | None = None) -> None:
         """Build what the first search across edges will need, while all goes on as before.
