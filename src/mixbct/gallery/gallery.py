@@ -14,6 +14,7 @@ from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import both_queries, through
 from mixbct.gallery.decisions import check_both, decision, ranked
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
+from mixbct.gallery.plan import UpgradePlan, plan_of
 from mixbct.gallery.ranking import best_by
 from mixbct.gallery.records import (
     Batch,
@@ -249,6 +250,11 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 switch = dataclasses.replace(switch, before=last.before, restores=last.stands_for)
             transaction.switch(switch)
         return switch
+
+    def plan(self, contract: Contract, *edges: Edge) -> UpgradePlan:
+        """Return what `switch` would change; see there."""
+        with self._store.read() as snapshot:
+            return plan_of(snapshot, contract, edges, self.place)
 
     def prepare(self, *edges: Edge, progress: Tick | None = None) -> None:
         """Build what the first search across edges will need, while all goes on as before.
