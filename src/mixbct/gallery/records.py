@@ -1,17 +1,18 @@
 """What a gallery holds, and what its verbs print with `--json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from pydantic import Field
 
-from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record
+
+Ids = Int64[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,76 @@ class Item(NamedTuple):
     """What a hit shows of a stored row."""
 
     key: str
-    label: str
+    label: str | None
     contract_id: str
 
 
+class Version(NamedTuple):
+    """What an item was for a while."""
+
+    id: int
+    label: str | None
+    contract_id: str
+    since: str
+    """ISO 8601, UTC, as all times here."""
+    until: str | None
+    """None: it still is."""
+
+
 class Stored(NamedTuple):
-    """A contract that has rows, and what is known of its index's cache file."""
+    """A contract that has rows."""
 
     contract: Contract
     rows: int
-    cached_rows: int
-    cached_state: str
-    """Of the store, which the file shows."""
-    cached_sha256: str
+
+
+class RowBlock(NamedTuple):
+    """Some rows of one contract, by id."""
+
+    ids: Ids
+    keys: list[str]
+    labels: list[str | None]
+    vectors: Float32[np.ndarray, "n d"]
+    """As they are stored: unit vectors."""
+
+
+class Batch(NamedTuple):
+    """Rows to be stored, of one contract."""
+
+    keys: Sequence[str]
+    labels: Sequence[str | None]
+    vectors: Float[np.ndarray, "n d"]
+    """Any scale."""
+    contract: Contract
+
+
+class Found(NamedTuple):
+    """The rows of one contract that are nearest to each query, best first."""
+
+    scores: Float32[np.ndarray, "q k"]
+    ids: Int64[np.ndarray, "q k"]
+    exact: bool
+    """Whether every row was compared, as it was when the gate judged."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A change of the query model; the first is the gallery's making.
+
+    A rollback is a switch as well: `restores` is the earlier switch whose state it brings back.
+    """
+
+    number: int
+    model: QueryModel
+    time: str
+    before: int | None
+    """The switch that a rollback from here leads back to; None: there is none."""
+    restores: int | None = None
+
+    @property
+    def stands_for(self) -> int:
+        """Return the switch that made the state that is present while this one is the last."""
+        return self.restores or self.number
 
 
 class ContractRows(Record):
@@ -50,7 +108,7 @@ class ContractRows(Record):
         description="of the edge from the query model; none for rows of the query model itself"
     )
     cached_rows: int | None = Field(
-        description="rows in the search index's cache file; none where the next search builds it"
+        description="rows that are ready to be searched; none where the next search builds an index"
     )
 
 
@@ -66,6 +124,16 @@ class EdgeStatus(Record):
     created: str
 
 
+class SwitchStatus(Record):
+    """A switch, as its history tells it."""
+
+    number: int
+    model: Contract
+    time: str
+    before: int | None = Field(description="the switch that a rollback leads back to")
+    restores: int | None = Field(description="the switch that this one, a rollback, brought back")
+
+
 class GalleryStatus(Record):
     """A gallery at one moment."""
 
@@ -75,7 +143,8 @@ class GalleryStatus(Record):
     rows: int
     contracts: tuple[ContractRows, ...]
     edges: tuple[EdgeStatus, ...]
-    size_bytes: int = Field(description="of all that is in the gallery's folder")
+    switches: tuple[SwitchStatus, ...] = Field(description="since the last prune, oldest first")
+    size_bytes: int = Field(description="of all that is kept, indexes included")
     faults: tuple[str, ...] | None = Field(
         None, description="what is not as it was enrolled; none where nobody looked"
     )
@@ -91,16 +160,39 @@ class EnrolReport(Record):
     rows: int
 
 
+class ImportReport(Record):
+    """What came of many batches."""
+
+    gallery: str
+    added: int
+    replaced: int
+    unchanged: int = Field(description="rows that were there already, to the bit")
+    rows: int
+
+
+class Rollback(Record):
+    """What a rollback changed."""
+
+    gallery: str
+    query_model: Contract
+    before: Contract = Field(description="the query model until then")
+    given_back: int = Field(description="items that have the vector again that they had")
+    left_out: tuple[str, ...] = Field(description="keys that are no longer in the gallery")
+
+
 class Hit(Record):
     """One gallery row that a query found."""
 
     rank: int
     key: str
-    label: str
+    label: str | None = Field(description="none: not known")
     score: float
+    far: float | None = Field(
+        description="the share of impostor pairs that score at least so; none where nobody can say"
+    )
     contract: str = Field(description="of the stored row, by name and id")
     accepted: bool | None = Field(
-        description="whether the score is above the edge's threshold; none without an edge"
+        description="whether the score is above the threshold; none where there is none"
     )
 
 
@@ -124,24 +216,37 @@ class Hits:
     """What a batch of queries found, best first; k is smaller where there are fewer rows."""
 
     scores: Float32[np.ndarray, "q k"]
-    """Cosines."""
+    """Cosines; those of several contracts are ranked on one scale."""
+    rates: Float64[np.ndarray, "q k"]
+    """Their false-accept rates; NaN: not known."""
     ids: Int64[np.ndarray, "q k"]
     items: Mapping[int, Item]
     """Key, label and contract id, by id."""
     contracts: Mapping[str, Contract]
     """The stored contracts, by contract id."""
-    edges: Mapping[str, Edge]
-    """The edges that the queries crossed, by the stored contract's id."""
+    thresholds: Mapping[str, float | None]
+    """By the stored contract's id; None: nobody can say."""
+    exact: bool = True
+    """Whether every row was compared, as it was when the gate judged."""
 
     def of(self, query: int) -> tuple[Hit, ...]:
         """Return what one query found."""
         hits = []
-        found = zip(self.ids[query].tolist(), self.scores[query].tolist(), strict=True)
-        for rank, (id, score) in enumerate(found, 1):
+        found = zip(
+            *(each[query].tolist() for each in (self.ids, self.scores, self.rates)), strict=True
+        )
+        for rank, (id, score, rate) in enumerate(found, 1):
             key, label, contract_id = self.items[id]
-            edge, name = self.edges.get(contract_id), str(self.contracts[contract_id])
-            accepted = score > edge.threshold if edge else None
+            threshold = self.thresholds[contract_id]
             hits.append(
-                Hit(rank=rank, key=key, label=label, score=score, contract=name, accepted=accepted)
+                Hit(
+                    rank=rank,
+                    key=key,
+                    label=label,
+                    score=score,
+                    far=None if np.isnan(rate) else rate,
+                    contract=str(self.contracts[contract_id]),
+                    accepted=None if threshold is None else score > threshold,
+                )
             )
         return tuple(hits)

@@ -152,7 +152,7 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
     gallery = tmp_path / "gallery"
     run("gallery", "init", gallery, "--model", "v1")
     run("gallery", "enrol", gallery, *TEST)
-    run("gallery", "use-model", gallery, "v2", "--edge", edge)
+    run("upgrade", "apply", gallery, "v2", "--edge", edge)
     image = "data/class00/0.png"
     hits = json.loads(run("gallery", "search", gallery, image, "-k", 3, "--json"))
     rows, _ = open_rows(Path("data"), new.preprocessing, Path("split"), "gallery")
@@ -194,7 +194,7 @@ def test_a_model_trained_against_the_whitened_bank_is_put_into_service(tmp_path:
     gallery = tmp_path / "gallery"
     run("gallery", "init", gallery, "--model", "v1")
     run("gallery", "enrol", gallery, *TEST)
-    run("gallery", "use-model", gallery, tmp_path / "white", "--edge", tmp_path / "edge.json")
+    run("upgrade", "apply", gallery, tmp_path / "white", "--edge", tmp_path / "edge.json")
     hits = json.loads(run("gallery", "search", gallery, "data/class00/0.png", "-k", 3, "--json"))
     rows, _ = open_rows(Path("data"), old.preprocessing, Path("split"), "gallery")
     matrix, offset = new.bridge.gallery.arrays
@@ -292,7 +292,22 @@ def test_generations_behind_bridges_that_map_both_sides(tmp_path: Path) -> None:
         result = Result.model_validate_json((tmp_path / "r.json").read_bytes())
         for metric, figure in found.pair(new, old).metrics.items():
             assert figure.value == result.combinations["new/old"].metric(metric).value
-    # carried by the models, v3 does not reach v1 by way of v2
+    # without the last, v3 does not reach v1 by way of v2, whose rows were mapped
+    with pytest.raises(FeatureError, match=r"mapped rows of v2 .* fit a bridge from v3"):
+        run(*words, *(w for file in files[:2] for w in ("--bridge", file)))
+    # procrustes maps queries alone, so that what was fitted step by step leads all the way
+    for new, old in (("v2", "v1"), ("v3", "v2")):
+        run("adapt", "procrustes", "--from", new, "--to", old, *TEST,
+            "--out", tmp_path / f"{new}.json")  # fmt: skip
+    steps = [w for new in ("v2", "v3") for w in ("--bridge", tmp_path / f"{new}.json")]
+    run(*words[:-1], tmp_path / "steps.json", *steps)
+    run(*words[:-1], tmp_path / "own.json")
+    first, own = (
+        GenerationsResult.model_validate_json((tmp_path / name).read_bytes())
+        for name in ("steps.json", "own.json")
+    )
+    assert first.pair(3, 1).metrics != own.pair(3, 1).metrics
+    # the same where they are carried by the models
     for new, file in (("v2", files[0]), ("v3", files[1])):
         save_with_bridge(Path(new), tmp_path / new, load_bridge(file))
     with pytest.raises(FeatureError, match=r"mapped rows of v2 .* fit a bridge from v3"):
