@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mixbct.cli.options import AsJson
-from mixbct.cli.output import plain, progress_bar, say, tell
+from mixbct.cli.output import progress_bar, say, tell
 from mixbct.errors import NoGalleryError
 from mixbct.gallery import Gallery
 from mixbct.gallery.foreign import Columns, open_source
@@ -16,7 +16,9 @@ from mixbct.schemas.contract import Contract
 
 
 def import_(
-    gallery: Annotated[str, Argument(metavar="GALLERY", help="Its folder or URL; made if missing.")],
+    gallery: Annotated[
+        str, Argument(metavar="GALLERY", help="Its folder or URL; made if missing.")
+    ],
     source: Annotated[
         str,
         Argument(
@@ -25,18 +27,25 @@ def import_(
         ),
     ],
     contract: str | None = Option(
-        None, metavar="NAME", help="Of the vectors' model: a name of your own, or one in the source."
+        None,
+        metavar="NAME",
+        help="Of the vectors' model: a name of your own, or one in the source.",
     ),
     preset: str | None = Option(
-        None, help="The product that made the tables: immich, compreface, deepface, insightface-server."
+        None,
+        help="The product that made the tables: immich, compreface, deepface, insightface-server.",
     ),
     table: str | None = Option(None, help="Table or view, with its schema where needed."),
     key: str | None = Option(None, metavar="COLUMN", help="Names the item."),
     vector: str | None = Option(None, metavar="COLUMN", help="Holds the vector."),
     label: str | None = Option(None, metavar="COLUMN", help="Names the class [none]."),
     contract_column: str | None = Option(None, metavar="COLUMN", help="Names the model [none]."),
-    keys: str | None = Option(None, metavar="FILE", help="Keys, one a line; or a member of the .npz."),
-    labels: str | None = Option(None, metavar="FILE", help="Labels likewise; an empty line is none."),
+    keys: str | None = Option(
+        None, metavar="FILE", help="Keys, one a line; or a member of the .npz."
+    ),
+    labels: str | None = Option(
+        None, metavar="FILE", help="Labels likewise; an empty line is none."
+    ),
     skip_bad: bool = Option(False, "--skip-bad", help="Leave out and name what cannot be stored."),
     replace: bool = Option(False, "--replace", help="Replace items that are there otherwise."),
     batch: int = Option(8192, min=1, max=2**20, help="Rows that are stored at once."),
@@ -52,7 +61,7 @@ def import_(
     columns = Columns(table, key, vector, label, contract_column)
     found = open_source(source, contract, columns, preset, keys, labels)
     for note in found.notes:
-        say(f"note: {plain(note)}")
+        say(f"note: {note}")
     screening = Screening(found, skip_bad)
     with _opened(gallery, found.contract) as opened, progress_bar("import") as tick:
         stored = opened.import_rows(screening.batches(batch, tick), replace)

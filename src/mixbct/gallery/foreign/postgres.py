@@ -93,15 +93,8 @@ def _connected(url: str) -> "Iterator[Connection[Any]]":
         raise GalleryError(
             "PostgreSQL is read by psycopg, which is not installed: pip install 'mixbct[postgres]'"
         ) from problem
-    from psycopg.adapt import Loader
     from psycopg.conninfo import conninfo_to_dict
-    from psycopg.pq import Format
-
-    class Bytes(Loader):
-        format = Format.BINARY
-
-        def load(self, data: Any) -> bytes:
-            return bytes(data)
+    from psycopg.types.string import ByteaBinaryLoader
 
     try:
         known = conninfo_to_dict(url)
@@ -120,7 +113,7 @@ def _connected(url: str) -> "Iterator[Connection[Any]]":
                     "SELECT oid FROM pg_type WHERE typname = %s", (name,)
                 ).fetchall()
                 for (oid,) in found:
-                    connection.adapters.register_loader(oid, Bytes)
+                    connection.adapters.register_loader(oid, ByteaBinaryLoader)
             yield connection
     except psycopg.Error as problem:
         said = str(problem).strip()

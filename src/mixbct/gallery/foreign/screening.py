@@ -80,7 +80,7 @@ class Screening:
     def _add_to_digests(self, rows: ForeignRows) -> None:
         keys, labels, vectors = self._digests
         for digest, names in ((keys, rows.keys), (labels, [name or "" for name in rows.labels])):
-            digest.update("".join(f"{name}\n" for name in names).encode("utf-8", "surrogatepass"))
+            digest.update("\n".join([*names, ""]).encode("utf-8", "surrogatepass"))
         vectors.update(np.ascontiguousarray(rows.vectors).data)
 
     def _good(self, rows: ForeignRows, contract: Contract) -> Batch:

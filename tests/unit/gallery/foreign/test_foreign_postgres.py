@@ -236,9 +236,11 @@ def test_compreface_before_it_had_subjects(database: psycopg.Connection, postgre
     assert np.array_equal([vector for _, vector in found.values()], VECTORS[:8])
 
 
-DEEPFACE = """CREATE TABLE {} (
-    id serial PRIMARY KEY, img_name text NOT NULL, model_name text NOT NULL, detector_backend text NOT NULL, aligned boolean, l2_normalized boolean,
-    embedding {} NOT NULL, face_hash text, embedding_hash text)"""
+DEEPFACE = """
+CREATE TABLE {} (id serial PRIMARY KEY, img_name text NOT NULL, model_name text NOT NULL,
+    detector_backend text NOT NULL, aligned boolean, l2_normalized boolean, embedding {} NOT NULL,
+    face_hash text, embedding_hash text)
+"""
 
 
 @pytest.mark.parametrize(
