@@ -234,7 +234,13 @@ def _hit_lines(report: SearchReport) -> Iterator[str]:
             short = {contract: contract for contract in full}
         rows = [("rank", "score", "accepted", "key", "label", "contract")]
         for hit in found.hits:
-            cells = f"{hit.rank:4}", f"{hit.score:.4f}", marks[hit.accepted], hit.key, hit.label
+            cells = (
+                f"{hit.rank:4}",
+                f"{hit.score:.4f}",
+                marks[hit.accepted],
+                hit.key,
+                hit.label or "–",
+            )
             rows.append((*cells, short[hit.contract]))
         yield from _columns(rows, whole=4)
 

@@ -1,17 +1,19 @@
 """What a gallery holds, and what its verbs print with `--json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from pydantic import Field
 
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record
+
+Ids = Int64[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,76 @@ class Item(NamedTuple):
     """What a hit shows of a stored row."""
 
     key: str
-    label: str
+    label: str | None
     contract_id: str
 
 
+class Version(NamedTuple):
+    """What an item was for a while."""
+
+    id: int
+    label: str | None
+    contract_id: str
+    since: str
+    """ISO 8601, UTC, as all times here."""
+    until: str | None
+    """None: it still is."""
+
+
 class Stored(NamedTuple):
-    """A contract that has rows, and what is known of its index's cache file."""
+    """A contract that has rows."""
 
     contract: Contract
     rows: int
-    cached_rows: int
-    cached_state: str
-    """Of the store, which the file shows."""
-    cached_sha256: str
+
+
+class RowBlock(NamedTuple):
+    """Some rows of one contract, by id."""
+
+    ids: Ids
+    keys: list[str]
+    labels: list[str | None]
+    vectors: Float32[np.ndarray, "n d"]
+    """As they are stored: unit vectors."""
+
+
+class Batch(NamedTuple):
+    """Rows to be stored, of one contract."""
+
+    keys: Sequence[str]
+    labels: Sequence[str | None]
+    vectors: Float[np.ndarray, "n d"]
+    """Any scale."""
+    contract: Contract
+
+
+class Found(NamedTuple):
+    """The rows of one contract that are nearest to each query, best first."""
+
+    scores: Float32[np.ndarray, "q k"]
+    ids: Int64[np.ndarray, "q k"]
+    exact: bool
+    """Whether every row was compared, as it was when the gate judged."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A change of the query model; the first is the gallery's making.
+
+    A rollback is a switch as well: `restores` is the earlier switch whose state it brings back.
+    """
+
+    number: int
+    model: QueryModel
+    time: str
+    before: int | None
+    """The switch that a rollback from here leads back to; None: there is none."""
+    restores: int | None = None
+
+    @property
+    def stands_for(self) -> int:
+        """Return the switch that made the state that is present while this one is the last."""
+        return self.restores or self.number
 
 
 class ContractRows(Record):
@@ -96,7 +155,7 @@ class Hit(Record):
 
     rank: int
     key: str
-    label: str
+    label: str | None = Field(description="none: not known")
     score: float
     contract: str = Field(description="of the stored row, by name and id")
     accepted: bool | None = Field(

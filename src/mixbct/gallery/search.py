@@ -19,8 +19,8 @@ from mixbct.errors import MixbctError
 from mixbct.features.bridged import through
 from mixbct.files import file_written_whole
 from mixbct.gallery.database import damaged
-from mixbct.gallery.records import Stored
-from mixbct.gallery.sqlite import Ids, SqliteStore
+from mixbct.gallery.records import Ids
+from mixbct.gallery.sqlite import Cached, SqliteStore
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -87,7 +87,7 @@ class ContractIndex:
         return digest.hexdigest()
 
 
-def load_index(path: Path, stored: Stored, side: LinearMap | None = None) -> ContractIndex | None:
+def load_index(path: Path, stored: Cached, side: LinearMap | None = None) -> ContractIndex | None:
     """Read a cache file; None where it is missing, or is not the one that the store knows of."""
     index, rows = ContractIndex(stored.contract, side), stored.cached_rows
     shape = rows, index.dim
@@ -150,7 +150,7 @@ class Searcher:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
 
-    def _refreshed(self, stored: Stored, state: str, side: LinearMap | None) -> ContractIndex:
+    def _refreshed(self, stored: Cached, state: str, side: LinearMap | None) -> ContractIndex:
         contract = stored.contract
         index = self._indexes.get(contract.id)
         if index is None or index.side != side:
@@ -194,7 +194,7 @@ class Searcher:
             for path in set(self._folder.glob("index-*")) - used:
                 path.unlink()
 
-    def cached_rows(self, stored: Stored, edge: Edge | None) -> int | None:
+    def cached_rows(self, stored: Cached, edge: Edge | None) -> int | None:
         """Return how many rows a contract's cache file holds; None where it is of no use."""
         known = self._store.removed_since(stored.cached_state) is not None
         path = self._path(stored.contract, edge.bridge.gallery if edge and edge.bridge else None)

@@ -18,24 +18,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from pydantic import ValidationError
 
 from mixbct.errors import GalleryError
 from mixbct.gallery import database
-from mixbct.gallery.records import Item, QueryModel, Stored
+from mixbct.gallery.records import Ids, Item, QueryModel
 from mixbct.reading import shown
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record, first_problem, now
 
-Ids = Int64[np.ndarray, " n"]
 Block = tuple[Ids, np.ndarray]
 """Ids [n], ascending, and their vectors float32 [n, d]."""
 RecordT = TypeVar("RecordT", bound=Record)
+
+
+class Cached(NamedTuple):
+    """A contract that has rows, and what is known of its index's cache file."""
+
+    contract: Contract
+    rows: int
+    cached_rows: int
+    cached_state: str
+    cached_sha256: str
+
 
 BLOCK = 8192
 _HISTORY = 100_000  # an index that has seen none of so many changes is built anew
@@ -216,13 +226,13 @@ class SqliteStore:
                 raise database.damaged(self.path, f"the edge from {from_id} to {to_id} was changed")
         return [self._record(Edge, text) for _, _, text, _ in rows]
 
-    def contracts(self) -> list[Stored]:
+    def contracts(self) -> list[Cached]:
         """Return the contracts that have at least one row."""
         rows = self.connection.execute(
             "SELECT json, rows, cached_rows, cached_state, cached_sha256 FROM contracts "
             "WHERE rows > 0 ORDER BY id"
         )
-        return [Stored(self._record(Contract, text), *known) for text, *known in rows.fetchall()]
+        return [Cached(self._record(Contract, text), *known) for text, *known in rows.fetchall()]
 
     def put(
         self,
@@ -232,10 +242,7 @@ class SqliteStore:
         vectors: Float32[np.ndarray, "n d"],
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Add rows in place of those with the same keys; return how many were replaced.
-
-        `progress` is called with (rows stored, rows in all).
-        """
+        """Add rows in place of those with the same keys; return how many were replaced."""
         self._add_contract(contract)
         id, time, more = contract.id, now(), Counter({contract.id: len(keys)})
         for start in range(0, len(keys), BLOCK):
