@@ -107,7 +107,11 @@ class Server:
         import psycopg
         from pgvector.psycopg import register_vector
 
-        given = {"connect_timeout": 10, "client_encoding": "UTF8", "prepare_threshold": None}
+        given: dict[str, Any] = {
+            "connect_timeout": 10,
+            "client_encoding": "UTF8",
+            "prepare_threshold": None,
+        }
         with self.named_errors():
             connection = psycopg.connect(
                 **given | {"application_name": "mixbct"} | self._options | options, autocommit=True
