@@ -208,16 +208,15 @@ class Transaction(Snapshot):
     def restore(self, switch: int, keep: Contract) -> list[str]:
         """Give items and edges that were replaced since a switch back what they were then."""
         found = self._do(
-            "SELECT s.revision, c.first_id FROM switches s LEFT JOIN changes c "
-            "ON c.revision = (SELECT min(revision) FROM changes WHERE revision > s.revision) "
-            "WHERE number = %s",
+            "SELECT s.revision, first_id FROM switches s JOIN changes c "
+            "ON c.revision = s.revision WHERE number = %s",
             switch,
         )
         if not found:
             raise GalleryError(f"{self._store.place} does not know switch {switch} any more")
         [(then, first)] = found
         for (text,) in self._do(
-            "SELECT e.json FROM edges e WHERE since <= %s AND until > %s", then, then
+            "SELECT json FROM edges WHERE since < %s AND until >= %s", then, then
         ):
             self.add_edge(self._record(Edge, text))
         numbers = {number: contract for number, contract, _ in self.facts.contracts.values()}
@@ -225,10 +224,10 @@ class Transaction(Snapshot):
         after = 0
         while rows := self._do(
             "SELECT p.id, p.key, p.label, p.contract, p.digest, p.vector FROM past p "
-            "JOIN items i ON i.key = p.key WHERE p.id > %s AND p.id < %s AND p.until > %s "
+            "JOIN items i ON i.key = p.key WHERE p.id > %s AND p.id < %s AND p.until >= %s "
             "AND i.contract <> %s ORDER BY p.id LIMIT %s",
             after,
-            first or 2**62,
+            first,
             then,
             self._number(keep),
             BLOCK,
