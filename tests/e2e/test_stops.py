@@ -131,7 +131,7 @@ def test_a_stop_at_any_moment(run: Run, trained: Path, name: str) -> None:
     assert 3 in codes
 
 
-KILLS, ROWS, DIM, AT_ONCE = 50, 1500, 16, 40
+KILLS, ROWS, DIM, AT_ONCE = 50, 4000, 8, 20
 
 
 def test_fifty_kills_over_imports(run: Run, tmp_path: Path) -> None:
@@ -141,17 +141,17 @@ def test_fifty_kills_over_imports(run: Run, tmp_path: Path) -> None:
     keys = [f"item {i}" for i in range(ROWS)]
     np.savez(tmp_path / "old.npz", vectors=vectors, keys=np.array(keys))
     stored = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    kills = finished = galleries = 0
-    took = 0.5
-    while kills < KILLS or not finished:
+    kills = finished = galleries = partly = 0
+    took = 0.0
+    while kills < KILLS:
         name = f"gallery-{galleries}"
         words = ["gallery", "import", name, "old.npz", "--contract", "old"]
         words += ["--batch", str(AT_ONCE), "--json"]
-        began, number = time.monotonic(), signal.SIGKILL if kills < KILLS else None
+        began, number = time.monotonic(), signal.SIGKILL if finished else None
         code, said = run(tmp_path, *words, number=number, after=rng.uniform(0, took))
         assert code in (0, -signal.SIGKILL), said
         if code == 0:
-            took = 0.8 * min(took, time.monotonic() - began) + 0.1 * took
+            took = min(0.9 * took, time.monotonic() - began) if took else time.monotonic() - began
             finished, galleries = finished + 1, galleries + 1
             report = json.loads((tmp_path / "stdout").read_text())
             assert report["stored"]["rows"] == ROWS
@@ -165,7 +165,9 @@ def test_fifty_kills_over_imports(run: Run, tmp_path: Path) -> None:
             except sqlite3.OperationalError:
                 continue  # killed before it had a table
         assert len(found) % AT_ONCE == 0 or len(found) == ROWS
+        partly += 0 < len(found) < ROWS
         assert [key for key, _ in found] == keys[: len(found)]
         there = np.frombuffer(b"".join(vector for _, vector in found), dtype=np.float32)
         assert np.allclose(there.reshape(-1, DIM), stored[: len(found)], atol=1e-6)
-    assert kills == KILLS
+    assert finished > 1
+    assert partly >= 10, "the kills fell beside the imports"

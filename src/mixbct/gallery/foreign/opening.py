@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from mixbct.data.postgresql import is_url
 from mixbct.errors import DataError
 from mixbct.gallery.foreign.arrays import open_arrays, open_bank
 from mixbct.gallery.foreign.index_file import open_index
@@ -77,7 +78,7 @@ def open_source(
 
 
 def _kind_of(source: str) -> str:
-    if source.startswith(("postgresql://", "postgres://")):
+    if is_url(source):
         return "postgres"
     path = Path(source)
     if os.path.isdir(path):  # noqa: PTH112 - the method raises where a name is too long

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixbct.data.postgresql import Server
 from mixbct.errors import DataError, GalleryError
 from mixbct.gallery.foreign.rows import ForeignRows, VectorSource, chosen_name, contract_of, decode
 from mixbct.gallery.foreign.tables import Catalogue, Relation
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _SAMPLE = 100
 _VECTOR = [("dim", ">i2"), ("unused", ">i2")]
 _ARRAY = [("ndim", ">i4"), ("nulls", ">i4"), ("oid", ">i4"), ("dim", ">i4"), ("first", ">i4")]
+_FLAT = b"\0\0\0\1"  # one dimension
 _FORMATS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     "vector": (_VECTOR, [("x", ">f4")]),
     "halfvec": (_VECTOR, [("x", ">f2")]),
@@ -54,18 +56,19 @@ def open_postgres(
         DataError: the table or a column is not there.
         ContractError: none of that name is there, or no name was declared.
     """
-    with _connected(url) as connection:
+    server = Server(url)
+    with _connected(server) as connection:
         tables: dict[tuple[str, str], dict[str, str]] = {}
         for schema, table, column, kind in connection.execute(_CATALOGUE):
             tables.setdefault((schema, table), {})[column] = kind
         relation = find(tables)
-        name = f"{relation.name} of {connection.info.dbname}"
+        name = f"{relation.name} of {server.place}"
         counts: dict[str, int] = dict(connection.execute(relation.count().encode()).fetchall())
         chosen = chosen_name(counts, contract, name) if relation.contract else None
         parameters = [chosen] if chosen is not None else []
-        query = relation.select("%s" if parameters else None)
+        query = relation.select("\0" if parameters else None)  # which stands in no name
         if parameters:
-            query = query.replace("%", "%%").replace("= %%s", "= %s")
+            query = query.replace("%", "%%").replace("\0", "%s")
         some = f"{query} LIMIT {_SAMPLE}".encode()
         first = connection.execute(some, parameters or None, binary=True)
         oid = first.description[2].type_code if first.description else 0
@@ -75,7 +78,7 @@ def open_postgres(
     dtype = np.dtype([*header, ("numbers", np.dtype(number), (dim,))])
 
     def read(count: int) -> Iterator[ForeignRows]:
-        with _connected(url) as connection, connection.cursor("mixbct_import") as cursor:
+        with _connected(server) as connection, connection.cursor("mixbct_import") as cursor:
             cursor.execute(query.encode(), parameters or None, binary=True)
             while rows := cursor.fetchmany(count):
                 yield decode(rows, dtype)
@@ -85,41 +88,20 @@ def open_postgres(
 
 
 @contextlib.contextmanager
-def _connected(url: str) -> "Iterator[Connection[Any]]":
+def _connected(server: Server) -> "Iterator[Connection[Any]]":
     """Open a connection with one read-only transaction, in which vectors come as bytes."""
-    try:
-        import psycopg
-    except ImportError as problem:
-        raise GalleryError(
-            "PostgreSQL is read by psycopg, which is not installed: pip install 'mixbct[postgres]'"
-        ) from problem
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg import IsolationLevel
     from psycopg.types.string import ByteaBinaryLoader
 
-    try:
-        known = conninfo_to_dict(url)
-    except psycopg.Error:  # what it says may quote the password
-        raise GalleryError(
-            "that is no URL of a database: expected postgresql://USER@HOST/DATABASE; characters "
-            "like @ and / in a password are written %40 and %2F"
-        ) from None
-    place = f"postgresql://{known.get('host', '')}/{known.get('dbname', '')}"
-    try:
-        with contextlib.closing(psycopg.connect(url)) as connection:
-            connection.read_only = True
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            for name in _FORMATS:
-                found = connection.execute(
-                    "SELECT oid FROM pg_type WHERE typname = %s", (name,)
-                ).fetchall()
-                for (oid,) in found:
-                    connection.adapters.register_loader(oid, ByteaBinaryLoader)
-            yield connection
-    except psycopg.Error as problem:
-        said = str(problem).strip()
-        if password := known.get("password"):
-            said = said.replace(str(password), "***")
-        raise GalleryError(f"{place} cannot be read: {said}") from None
+    with server.named_errors(), contextlib.closing(server.connect()) as connection:
+        connection.autocommit, connection.read_only = False, True
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        kinds = connection.execute(
+            "SELECT oid FROM pg_type WHERE typname = ANY(%s)", (list(_FORMATS),)
+        )
+        for (oid,) in kinds.fetchall():
+            connection.adapters.register_loader(oid, ByteaBinaryLoader)
+        yield connection
 
 
 def _dimension(kind: str, first: list[Any], name: str) -> int:
@@ -131,7 +113,8 @@ def _dimension(kind: str, first: list[Any], name: str) -> int:
         )
     header, number = _FORMATS[kind]
     before, each = np.dtype(header).itemsize, np.dtype(number).itemsize
-    sizes = Counter(len(value) for value in first if value)
+    flat = [value for value in first if value and (header is _VECTOR or value[:4] == _FLAT)]
+    sizes = Counter(map(len, flat))
     size = sizes.most_common(1)[0][0] if sizes else 0
     dim, over = divmod(size - before, each)
     if dim < 1 or over:
