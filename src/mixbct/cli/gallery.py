@@ -141,7 +141,7 @@ def use_model(
     edges = [read_record(path, Edge, ContractError, "edge") for path in edge or []]
     with Gallery.open(gallery) as opened:
         before = opened.query_model().contract
-        opened.use_model(manifest.contract, *edges, model=folder)
+        opened.switch(manifest.contract, *edges, model=folder)
         _end(opened, as_json, f"searched by {manifest.contract}, before by {before}")
 
 
@@ -171,9 +171,9 @@ def _end(
     """Print what was done, or else the whole status, and the next command."""
     found = None if faults is None else tuple(faults)
     status = gallery.status().model_copy(update={"faults": found})
-    said: Iterable[str] = [f"{gallery.folder}: {done}"] if done else _status_lines(status)
+    said: Iterable[str] = [f"{gallery.place}: {done}"] if done else _status_lines(status)
     verb, *words = ("search", "IMAGE") if status.rows else ("enrol", "--bank", "BANK")
-    tell(status, as_json, *said, then=("gallery", verb, gallery.folder, *words))
+    tell(status, as_json, *said, then=("gallery", verb, gallery.place, *words))
 
 
 def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
@@ -190,13 +190,13 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
         place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
         raise GalleryError(
             f"the query model {query.contract} {place}; tell where it is with "
-            f"`mixbct gallery use-model {gallery.folder} MODEL`"
+            f"`mixbct gallery use-model {gallery.place} MODEL`"
         )
     _, manifest = read_manifest(query.folder)
     if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
         raise ContractError(
             f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
-            f"tell where that is with `mixbct gallery use-model {gallery.folder} MODEL`"
+            f"tell where that is with `mixbct gallery use-model {gallery.place} MODEL`"
         )
     return load_model(query.folder, device)
 
