@@ -139,14 +139,15 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
-        added = replaced = unchanged = rows = 0
+        added = replaced = unchanged = 0
         for batch in map(normalised, batches):
             with self._store.write() as transaction:
                 wanted = without_same(transaction, batch)
                 again = put_batch(transaction, wanted, replace)
-                rows = rows_in(transaction)
             unchanged += len(batch.keys) - len(wanted.keys)
             added, replaced = added + len(wanted.keys) - again, replaced + again
+        with self._store.read() as snapshot:
+            rows = rows_in(snapshot)
         return ImportReport(
             gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
         )
