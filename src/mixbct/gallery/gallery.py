@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Float
 
 from mixbct.data.bank import normalise
+from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
+from mixbct.gallery.plan import UpgradePlan, plan_of
 from mixbct.gallery.ranking import best_of
 from mixbct.gallery.records import (
     Batch,
@@ -134,13 +136,14 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         """Store many batches, each of them whole or not at all.
 
         A row that is there already as it comes, with its contract, label and vector to the bit, is
-        left alone: an import that was interrupted is run again, and goes on.
+        left alone: an import that was interrupted is run again, and goes on. Batches are asked for
+        in a thread of its own, while those before are stored.
 
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
         added = replaced = unchanged = 0
-        for batch in map(normalised, batches):
+        for batch in ahead_of(map(normalised, batches)):
             with self._store.write() as transaction:
                 wanted = without_same(transaction, batch)
                 again = put_batch(transaction, wanted, replace)
@@ -218,6 +221,11 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 switch = dataclasses.replace(switch, before=last.before, restores=last.stands_for)
             transaction.switch(switch)
         return switch
+
+    def plan(self, contract: Contract, *edges: Edge) -> UpgradePlan:
+        """Return what `switch` would change; see there."""
+        with self._store.read() as snapshot:
+            return plan_of(snapshot, contract, edges, self.place)
 
     def prepare(self, *edges: Edge, progress: Tick | None = None) -> None:
         """Build what the first search across edges will need, while all goes on as before.

@@ -17,21 +17,24 @@ from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 
 
-def edges_from(snapshot: Snapshot, query: Contract) -> dict[str, Edge]:
-    """Return the edges from a query model, by the id of the contract that they reach."""
-    edges = [edge for edge in snapshot.edges() if edge.from_contract.id == query.id]
+def edges_from(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> dict[str, Edge]:
+    """Return the edges from a query model, by the id of the contract that they reach.
+
+    `given` are edges that are not recorded; they come in place of those that are.
+    """
+    edges = [edge for edge in (*snapshot.edges(), *given) if edge.from_contract.id == query.id]
     return {edge.to_contract.id: edge for edge in edges}
 
 
-def untied(snapshot: Snapshot, query: Contract) -> list[Stored]:
+def untied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> list[Stored]:
     """Return what is stored and cannot be searched by `query`."""
-    reached = {query.id, *edges_from(snapshot, query)}
+    reached = {query.id, *edges_from(snapshot, query, given)}
     return [stored for stored in snapshot.contracts() if stored.contract.id not in reached]
 
 
-def require_tied(snapshot: Snapshot, query: Contract) -> None:
+def require_tied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> None:
     """Refuse a query model where an edge to a stored contract is missing."""
-    if not (missing := untied(snapshot, query)):
+    if not (missing := untied(snapshot, query, given)):
         return
     rows = " and ".join(f"{s.rows:,} rows of {s.contract}" for s in missing)
     raise ContractError(

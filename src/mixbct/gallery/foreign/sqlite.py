@@ -68,7 +68,10 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
     uri = path.absolute().as_uri()
     try:
         for how in ("mode=ro", "mode=ro&immutable=1"):  # where no file can be made beside it
-            connection = sqlite3.connect(f"{uri}?{how}", uri=True, isolation_level=None)
+            # a reader that is left in the middle may be closed by another thread
+            connection = sqlite3.connect(
+                f"{uri}?{how}", uri=True, isolation_level=None, check_same_thread=False
+            )
             try:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 break
