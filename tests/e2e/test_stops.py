@@ -4,15 +4,18 @@ A process that has imported everything forks once a command, since importing tak
 is tested here.
 """
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 NURSERY = """
@@ -126,3 +129,45 @@ def test_a_stop_at_any_moment(run: Run, trained: Path, name: str) -> None:
             code, said = run(trained, *words, *AGAIN.get(name, []))
             assert code == 0 or "is there already" in said, said  # it was done when the stop came
     assert 3 in codes
+
+
+KILLS, ROWS, DIM, AT_ONCE = 50, 4000, 8, 20
+
+
+def test_fifty_kills_over_imports(run: Run, tmp_path: Path) -> None:
+    """Whenever it is killed, the gallery holds the source's first batches, each row once."""
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((ROWS, DIM), dtype=np.float32)
+    keys = [f"item {i}" for i in range(ROWS)]
+    np.savez(tmp_path / "old.npz", vectors=vectors, keys=np.array(keys))
+    stored = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    kills = finished = galleries = partly = 0
+    took = 0.0
+    while kills < KILLS:
+        name = f"gallery-{galleries}"
+        words = ["gallery", "import", name, "old.npz", "--contract", "old"]
+        words += ["--batch", str(AT_ONCE), "--json"]
+        began, number = time.monotonic(), signal.SIGKILL if finished else None
+        code, said = run(tmp_path, *words, number=number, after=rng.uniform(0, took))
+        assert code in (0, -signal.SIGKILL), said
+        if code == 0:
+            took = min(0.9 * took, time.monotonic() - began) if took else time.monotonic() - began
+            finished, galleries = finished + 1, galleries + 1
+            report = json.loads((tmp_path / "stdout").read_text())
+            assert report["stored"]["rows"] == ROWS
+        else:
+            kills += 1
+        if not (tmp_path / name / "gallery.sqlite").is_file():
+            continue  # killed before it was made
+        with contextlib.closing(sqlite3.connect(tmp_path / name / "gallery.sqlite")) as database:
+            try:
+                found = database.execute("SELECT key, vector FROM items ORDER BY id").fetchall()
+            except sqlite3.OperationalError:
+                continue  # killed before it had a table
+        assert len(found) % AT_ONCE == 0 or len(found) == ROWS
+        partly += 0 < len(found) < ROWS
+        assert [key for key, _ in found] == keys[: len(found)]
+        there = np.frombuffer(b"".join(vector for _, vector in found), dtype=np.float32)
+        assert np.allclose(there.reshape(-1, DIM), stored[: len(found)], atol=1e-6)
+    assert finished > 1
+    assert partly >= 10, "the kills fell beside the imports"

@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.cli.gallery_import import import_
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
@@ -125,6 +126,9 @@ def search(
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
         )
     tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
+
+
+app.command("import")(import_)
 
 
 @app.command()

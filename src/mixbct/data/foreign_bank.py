@@ -120,28 +120,36 @@ def read_features(path: Path) -> Float[np.ndarray, "n d"]:
 
 
 def read_names(path: Path, what: str) -> list[str]:
-    """Return names from a text file, one a line, or from a .npy file of text or integers.
+    """Return names from a file as `names_in` does, each of which says something.
 
     Raises:
         DataError: it is missing, damaged or something else, or a name is empty, or a label −1,
             which stands for none; `what` says what it should hold ("labels").
     """
-    if path.suffix.lower() not in (".npy", ".npz"):
-        names = read_lines_of(path, f"file of {what}")
-    else:
-        array = open_array(path, what, DataError, ndim=1)
-        if array.dtype.kind not in "Uiu":
-            raise DataError(f"{path} holds {array.dtype}; expected {what} as text or integers")
-        try:
-            names = [str(name) for name in array.tolist()]
-        except ValueError as error:
-            raise DataError(f"{path} holds what is no text: {error}") from error
+    names = names_in(path, what)
     none = ("", "-1") if what == "labels" else ("",)
     for number, name in enumerate(names, start=1):
         if name in none:
             one = f"a {what.removesuffix('s')} (leave out rows that have none)"
             raise DataError(wrong_line(path, number, one, name))
     return names
+
+
+def names_in(path: Path, what: str) -> list[str]:
+    """Return names from a text file, one a line, or from a .npy file of text or integers."""
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return read_lines_of(path, f"file of {what}")
+    return text_of(open_array(path, what, DataError, ndim=1), what, path)
+
+
+def text_of(array: np.ndarray, what: str, path: Path) -> list[str]:
+    """Return an array of text or integers as names."""
+    if array.dtype.kind not in "Uiu":
+        raise DataError(f"{path} holds {array.dtype}; expected {what} as text or integers")
+    try:
+        return [str(name) for name in array.tolist()]
+    except ValueError as error:
+        raise DataError(f"{path} holds what is no text: {error}") from error
 
 
 def banks_beside(out: Path, contract: Contract) -> list[FeatureBank]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixbct.data.bank import normalise
+from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import both_queries, through
 from mixbct.gallery.decisions import check_both, decision, ranked
@@ -136,19 +137,21 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         """Store many batches, each of them whole or not at all.
 
         A row that is there already as it comes, with its contract, label and vector to the bit, is
-        left alone: an import that was interrupted is run again, and goes on.
+        left alone: an import that was interrupted is run again, and goes on. Batches are asked for
+        in a thread of its own, while those before are stored.
 
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
-        added = replaced = unchanged = rows = 0
-        for batch in map(normalised, batches):
+        added = replaced = unchanged = 0
+        for batch in ahead_of(map(normalised, batches)):
             with self._store.write() as transaction:
                 wanted = without_same(transaction, batch)
                 again = put_batch(transaction, wanted, replace)
-                rows = rows_in(transaction)
             unchanged += len(batch.keys) - len(wanted.keys)
             added, replaced = added + len(wanted.keys) - again, replaced + again
+        with self._store.read() as snapshot:
+            rows = rows_in(snapshot)
         return ImportReport(
             gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
         )

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixbct.errors import GalleryError, MixbctError
+from mixbct.errors import GalleryError, MixbctError, NoGalleryError
 from mixbct.files import disk_full_as_error, file_written_whole
 from mixbct.gallery import database
 from mixbct.gallery.records import QueryModel, Switch
@@ -95,7 +95,7 @@ class SqliteStore:
         """
         path = folder / DATABASE
         if not os.path.isfile(path):  # noqa: PTH113 - the method raises where a name is too long
-            raise GalleryError(
+            raise NoGalleryError(
                 f"there is no gallery at {shown(path)}; make one with "
                 f"`mixbct gallery init {shown(folder)} --model OLD_MODEL`"
             )
