@@ -36,6 +36,10 @@ VERBS = {
     "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
     "generations": ("generations", "Compare every version's queries with all earlier galleries."),
     "gate": ("evaluate:gate", "Decide whether the new model may search the old gallery."),
+    "doctor": (
+        "doctor",
+        "Look at a gallery, or at any stored vectors, and say what they are like.",
+    ),
     "gallery": ("gallery:app", "Enrol and search stored vectors, whatever model made them."),
     "upgrade": ("upgrade:app", "Switch which model searches a gallery, and undo it."),
     "report": ("evaluate:report", "Write the offline HTML page of a result."),

@@ -13,7 +13,7 @@ each other looks at 16,384 of them, spread evenly.
                      and Zepf 1994)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import faiss
@@ -29,7 +29,7 @@ _SMALLER = 0.02  # the smaller of two groups has at least this share
 _PARTS, _HELD = 8, 0.8
 _NAMED = 10
 
-Block = tuple[list[str], Float32[np.ndarray, "n d"]]
+Block = tuple[Sequence[str], Float32[np.ndarray, "n d"]]
 """Keys, and vectors as they are stored."""
 
 
@@ -90,7 +90,7 @@ def read(blocks: Iterable[Block], rows: int) -> Readings:
         good = finite & (lengths > 0)
         found.not_finite += int((~finite).sum())
         found.zero += int((finite & ~good).sum())
-        found.faulty += [keys[i] for i in np.flatnonzero(~good)][: _NAMED - len(found.faulty)]
+        found.faulty += [keys[int(i)] for i in np.flatnonzero(~good)][: _NAMED - len(found.faulty)]
         unit = exact[good] / lengths[good, None]
         found.total += unit.sum(axis=0)
         found.products += unit.T @ unit

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Count, Document, Record
 
 
@@ -56,19 +57,29 @@ class FreeGain(Record):
     labels: Count
 
 
-class Checkup(Document):
-    """What `mixbct doctor` found in stored vectors of one contract."""
+class Checkup(Record):
+    """What was found in stored vectors of one contract."""
 
-    place: str
-    contract: str | None
+    contract: Contract
     rows: Count
-    dim: Count
+    unreadable: dict[str, Count] = Field(description="rows that hold no such vector, by reason")
     not_finite: Count
     zero: Count
+    faulty: tuple[str, ...] = Field(description="the first keys of rows without a direction")
     exact_duplicates: Count = Field(description="rows whose vector an earlier row has to the bit")
-    faulty: tuple[str, ...] = Field((), description="the first keys of rows without a direction")
     norms: Norms | None
     space: Space | None
     labels: LabelCounts | None
-    mixture: tuple[Mixture, ...] = ()
-    whitening: FreeGain | None = None
+    mixture: tuple[Mixture, ...]
+    whitening: FreeGain | None = Field(description="none: too few labels to tell")
+    with_images: Count | None = Field(description="items that have one; none: nobody looked")
+
+
+class CheckupReport(Document):
+    """What `mixbct doctor` prints."""
+
+    place: str
+    gallery: bool
+    notes: tuple[str, ...] = ()
+    found: tuple[Checkup, ...]
+    rate: float | None = Field(description="images a second that the new model embeds")

@@ -87,7 +87,9 @@ def fit_maps(kind: str, pairs: Pairs, shrinkage: float | None = None) -> Maps:
     return ADAPTERS[kind](pairs.source, pairs.target, pairs.labels, **more)
 
 
-def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...]]:
+def choose(
+    pairs: Pairs, seed: int = 0, kinds: tuple[tuple[str, float | None], ...] = TRIED
+) -> tuple[Candidate, tuple[Candidate, ...]]:
     """Return the best kind by mAP and TAR at a FAR of 1e-3 together, and all that were tried.
 
     Those that cannot be fitted are not among them; the old model alone is, for comparison.
@@ -95,6 +97,7 @@ def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...
     Args:
         pairs: what the bridge is to be fitted on.
         seed: of the folds.
+        kinds: to choose from, with their shrinkage.
 
     Raises:
         FeatureError: there are too few items to fit and to judge anything.
@@ -120,7 +123,7 @@ def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...
         return through(maps[0], pairs.source[query]), through(maps[1], pairs.target[gallery])
 
     tried = []
-    for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
+    for kind, shrinkage in (*kinds, (DEPLOYED, None)):
         try:
             precision, rate = _mean_figures(labels, folds, partial(sides, kind, shrinkage))
         except FeatureError:
