@@ -53,6 +53,10 @@ class ContractError(MixbctError):
     """Vectors of two embedding contracts would be compared with no edge that ties them."""
 
 
+class SwitchedError(ContractError):
+    """Queries were embedded by another model than the one that searches the gallery now."""
+
+
 class GalleryError(MixbctError):
     """A gallery is missing, already there, or was given rows that it cannot hold."""
 

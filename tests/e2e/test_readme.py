@@ -41,7 +41,7 @@ def test_the_commands_on_ones_own_images(mixbct, photos: Path, monkeypatch) -> N
             refused = mixbct(*words, cwd=photos, expect=1)
             assert "impostor pairs" in refused.stdout
             assert not (photos / "runs/edge.json").exists()
-        elif words[1] == "use-model":
+        elif words[1] == "apply":
             assert "edge" in mixbct(*words, cwd=photos, expect=2).stderr
             write_edge(photos / "runs")
             mixbct(*words, cwd=photos)

@@ -136,7 +136,7 @@ def gate(
     if outcome.passed:
         said.append("(a new gallery begins with `mixbct gallery init GALLERY --model OLD_MODEL`)")
         edge = beside(result, "edge.json")
-        then = ("gallery", "use-model", "GALLERY", "NEW_MODEL", "--edge", edge)
+        then = ("upgrade", "plan", "GALLERY", "NEW_MODEL", "--edge", edge)
     tell(outcome, as_json, *said, then=then)
     if not outcome.passed:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`mixbct gallery`: build a gallery, search it, and switch its query model."""
+"""`mixbct gallery`: build a gallery, search it, and look after it."""
 
 import re
 import shutil
@@ -23,13 +23,13 @@ from mixbct.errors import BankError, ContractError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
-from mixbct.schemas.gate import Edge
-from mixbct.schemas.record import read_record
+from mixbct.reading import read_lines_of
 from mixbct.workflows.rows import open_rows
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
-GalleryPath = Annotated[Path, Argument(metavar="GALLERY", help="The gallery's folder.")]
+GalleryPlace = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
+"""A string: a path would make one of a URL's two slashes."""
 
 # what moves a terminal's cursor, or turns the direction of what follows
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -37,19 +37,19 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 
 @app.command()
 def init(
-    gallery: GalleryPath,
+    gallery: GalleryPlace,
     model: Annotated[Path, Option(help="Folder of the model that queries come from.")],
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model."""
     folder, manifest = read_manifest(model)
     with Gallery.create(gallery, manifest.contract, folder) as opened:
-        _end(opened, as_json, f"an empty gallery, searched by {manifest.contract}")
+        end(opened, as_json, f"an empty gallery, searched by {manifest.contract}")
 
 
 @app.command()
 def enrol(
-    gallery: GalleryPath,
+    gallery: GalleryPlace,
     bank: Path | None = Option(None, help="Enrol the rows of this feature bank."),
     data: Path | None = Option(None, help="Enrol these images, embedded by the query model."),
     split: Path | None = Option(None, help="Only a part of this split of --data."),
@@ -84,13 +84,13 @@ def enrol(
         with progress_bar("enrol") as tick:
             report = opened.enrol(source.keys(), names, vectors, contract, replace, tick)
     stored_now = f"{report.added:,} items added, {report.replaced:,} replaced"
-    said = f"{gallery}: {stored_now}, {report.rows:,} in all"
-    tell(report, as_json, said, then=("gallery", "search", gallery, "IMAGE"))
+    said = f"{report.gallery}: {stored_now}, {report.rows:,} in all"
+    tell(report, as_json, said, then=("gallery", "search", report.gallery, "IMAGE"))
 
 
 @app.command()
 def search(
-    gallery: GalleryPath,
+    gallery: GalleryPlace,
     images: list[Path] | None = Argument(None, metavar="IMAGE..."),
     k: int = Option(5, "-k", min=1, help="Hits a query."),
     bank: Path | None = Option(None, help="Search with the rows of a bank of the query model."),
@@ -120,34 +120,41 @@ def search(
             vectors = model.embed(torch.from_numpy(pixels)).cpu().numpy()
         hits = opened.search(vectors, contract, k)
         report = SearchReport(
-            gallery=str(gallery),
+            gallery=opened.place,
             query_model=contract,
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
         )
-    tell(report, as_json, *_hit_lines(report), then=("gallery", "status", gallery))
+    tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
 
 
-@app.command("use-model")
-def use_model(
-    gallery: GalleryPath,
-    model: Annotated[Path, Argument(metavar="MODEL", help="The new query model's folder.")],
-    edge: list[Path] | None = Option(
-        None, help="What `mixbct gate` wrote for it; once for each stored contract."
-    ),
+@app.command()
+def remove(
+    gallery: GalleryPlace,
+    keys: list[str] | None = Argument(None, metavar="KEY..."),
+    keys_from: Path | None = Option(None, "--keys", help="A file with a key a line."),
     as_json: AsJson = False,
 ) -> None:
-    """Switch the query model without touching a stored vector."""
-    folder, manifest = read_manifest(model)
-    edges = [read_record(path, Edge, ContractError, "edge") for path in edge or []]
+    """Take items out: all of them or, on an error, none."""
+    asked = [*(keys or []), *(read_lines_of(keys_from, "list of keys") if keys_from else [])]
+    if not asked:
+        raise typer.BadParameter("give keys, or a file of them (--keys)")
     with Gallery.open(gallery) as opened:
-        before = opened.query_model().contract
-        opened.use_model(manifest.contract, *edges, model=folder)
-        _end(opened, as_json, f"searched by {manifest.contract}, before by {before}")
+        gone = opened.remove(asked)
+        said = f"{gone:,} items taken out; `mixbct gallery prune` forgets what they were"
+        end(opened, as_json, said)
+
+
+@app.command()
+def prune(gallery: GalleryPlace, as_json: AsJson = False) -> None:
+    """Forget for good what items were and what was removed; no switch can be undone then."""
+    with Gallery.open(gallery) as opened:
+        gone = opened.prune()
+        end(opened, as_json, f"{gone:,} earlier versions of items forgotten")
 
 
 @app.command()
 def status(
-    gallery: GalleryPath,
+    gallery: GalleryPlace,
     verify: bool = Option(False, "--verify", help="Read every row, and name changed ones."),
     as_json: AsJson = False,
 ) -> None:
@@ -157,23 +164,23 @@ def status(
         if verify:
             with progress_bar("verify") as tick:
                 faults = opened.faults(tick)
-        _end(opened, as_json, faults=faults)
+        end(opened, as_json, faults=faults)
     if faults:
         raise GalleryError(
-            f"{gallery} is damaged, {len(faults)} times; enrol the items that are named again "
+            f"{opened.place} is damaged, {len(faults)} times; enrol the items that are named again "
             "(--replace), or restore a backup"
         )
 
 
-def _end(
+def end(
     gallery: Gallery, as_json: bool, done: str | None = None, faults: list[str] | None = None
 ) -> None:
     """Print what was done, or else the whole status, and the next command."""
     found = None if faults is None else tuple(faults)
     status = gallery.status().model_copy(update={"faults": found})
-    said: Iterable[str] = [f"{gallery.folder}: {done}"] if done else _status_lines(status)
+    said: Iterable[str] = [f"{gallery.place}: {done}"] if done else _status_lines(status)
     verb, *words = ("search", "IMAGE") if status.rows else ("enrol", "--bank", "BANK")
-    tell(status, as_json, *said, then=("gallery", verb, gallery.folder, *words))
+    tell(status, as_json, *said, then=("gallery", verb, gallery.place, *words))
 
 
 def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
@@ -190,13 +197,13 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
         place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
         raise GalleryError(
             f"the query model {query.contract} {place}; tell where it is with "
-            f"`mixbct gallery use-model {gallery.folder} MODEL`"
+            f"`mixbct upgrade apply {gallery.place} MODEL`"
         )
     _, manifest = read_manifest(query.folder)
     if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
         raise ContractError(
             f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
-            f"tell where that is with `mixbct gallery use-model {gallery.folder} MODEL`"
+            f"tell where that is with `mixbct upgrade apply {gallery.place} MODEL`"
         )
     return load_model(query.folder, device)
 
@@ -205,7 +212,7 @@ def _plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _columns(rows: Sequence[Sequence[str]], whole: int) -> Iterator[str]:
+def columns(rows: Sequence[Sequence[str]], whole: int) -> Iterator[str]:
     """Yield lines, one a row, with cells below each other.
 
     Where a line would not fit into the terminal, what comes after the first `whole` columns has a
@@ -242,7 +249,7 @@ def _hit_lines(report: SearchReport) -> Iterator[str]:
                 hit.label or "–",
             )
             rows.append((*cells, short[hit.contract]))
-        yield from _columns(rows, whole=4)
+        yield from columns(rows, whole=4)
 
 
 def _status_lines(status: GalleryStatus) -> Iterator[str]:
@@ -254,7 +261,7 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
         cached = stored.cached_rows
         index = "built at the next search" if cached is None else f"{cached:,} rows cached"
         rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))
-    yield from _columns(rows, whole=3)
+    yield from columns(rows, whole=3)
     for edge in status.edges:
         yield (
             f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "

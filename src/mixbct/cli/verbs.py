@@ -34,7 +34,8 @@ VERBS = {
     "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
     "generations": ("generations", "Compare every version's queries with all earlier galleries."),
     "gate": ("evaluate:gate", "Decide whether the new model may search the old gallery."),
-    "gallery": ("gallery:app", "Enrol, search, and switch the query model over stored vectors."),
+    "gallery": ("gallery:app", "Enrol and search stored vectors, whatever model made them."),
+    "upgrade": ("upgrade:app", "Switch which model searches a gallery, and undo it."),
     "report": ("evaluate:report", "Write the offline HTML page of a result."),
 }
 """Name → module (and the name in it, where that is another one), and what it does."""

@@ -27,7 +27,11 @@ _UNWRITABLE = (
     sqlite3.SQLITE_IOERR,
 )
 
-_SETTINGS = "PRAGMA foreign_keys = 1; PRAGMA trusted_schema = 0; PRAGMA cell_size_check = 1;"
+# secure_delete: what was pruned is not to be found in the file's free pages
+_SETTINGS = (
+    "PRAGMA foreign_keys = 1; PRAGMA trusted_schema = 0; PRAGMA cell_size_check = 1; "
+    "PRAGMA secure_delete = 1;"
+)
 
 # what makes each version of the file out of the one before; never to be edited, only added to
 _VERSIONS = (
@@ -59,14 +63,59 @@ ALTER TABLE contracts ADD COLUMN cached_rows INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE contracts ADD COLUMN cached_state TEXT NOT NULL DEFAULT '';
 ALTER TABLE contracts ADD COLUMN cached_sha256 TEXT NOT NULL DEFAULT '';
 """,
+    # labels may be absent; history; index files by side. What was removed before is not known, so
+    # the indexes are built anew, once
+    """
+ALTER TABLE contracts DROP COLUMN cached_rows;
+ALTER TABLE contracts DROP COLUMN cached_state;
+ALTER TABLE contracts DROP COLUMN cached_sha256;
+CREATE TABLE caches (
+    contract_id TEXT NOT NULL REFERENCES contracts, side TEXT NOT NULL, rows INTEGER NOT NULL,
+    state TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (contract_id, side)) STRICT;
+ALTER TABLE changes DROP COLUMN removed;
+DELETE FROM changes WHERE revision < (SELECT max(revision) FROM changes);
+CREATE TABLE switches (
+    number INTEGER PRIMARY KEY, revision INTEGER NOT NULL,
+    contract_id TEXT NOT NULL REFERENCES contracts, folder TEXT, time TEXT NOT NULL,
+    before INTEGER, restores INTEGER) STRICT;
+INSERT INTO switches SELECT 1, ifnull((SELECT max(revision) FROM changes), 0), contract_id, folder,
+    strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now'), NULL, NULL FROM query_model;
+DROP TABLE query_model;
+ALTER TABLE edges RENAME TO edges_2;
+CREATE TABLE edges (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, from_id TEXT NOT NULL REFERENCES contracts,
+    to_id TEXT NOT NULL REFERENCES contracts, revision INTEGER NOT NULL, ended INTEGER,
+    digest INTEGER NOT NULL, json TEXT NOT NULL) STRICT;
+INSERT INTO edges (from_id, to_id, revision, digest, json)
+    SELECT from_id, to_id, 0, digest, json FROM edges_2;
+DROP TABLE edges_2;
+CREATE UNIQUE INDEX one_edge ON edges (from_id, to_id) WHERE ended IS NULL;
+ALTER TABLE items RENAME TO items_2;
+CREATE TABLE items (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, label TEXT,
+    contract_id TEXT NOT NULL REFERENCES contracts, time TEXT NOT NULL, revision INTEGER NOT NULL,
+    digest INTEGER NOT NULL, vector BLOB NOT NULL) STRICT;
+INSERT INTO items SELECT id, key, label, contract_id, time, 0, digest, vector FROM items_2;
+DELETE FROM sqlite_sequence WHERE name = 'items';
+UPDATE sqlite_sequence SET name = 'items' WHERE name = 'items_2';
+DROP TABLE items_2;
+CREATE INDEX items_by_contract ON items (contract_id);
+CREATE TABLE past (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, label TEXT,
+    contract_id TEXT NOT NULL REFERENCES contracts, time TEXT NOT NULL, revision INTEGER NOT NULL,
+    ended INTEGER NOT NULL, until TEXT NOT NULL, digest INTEGER NOT NULL,
+    vector BLOB NOT NULL) STRICT;
+CREATE INDEX past_by_key ON past (key);
+CREATE INDEX past_by_end ON past (ended, contract_id);
+""",
 )
 SCHEMA = len(_VERSIONS)
 
 
-def digest_of(one: str, two: str, three: str, content: bytes) -> int:
+def digest_of(one: str, two: str | None, three: str, content: bytes) -> int:
     """Return the checksum of a stored row; each length counts, so that no two rows run together."""
-    names = f"{len(one)} {len(two)} {one}{two}{three}".encode("utf-8", "surrogatepass")
-    return zlib.crc32(content, zlib.crc32(names))
+    names = f"{len(one)} {'-' if two is None else len(two)} {one}{two or ''}{three}"
+    return zlib.crc32(content, zlib.crc32(names.encode("utf-8", "surrogatepass")))
 
 
 def connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
@@ -87,7 +136,10 @@ def connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
 def _opened(path: Path, how: str, timeout: float) -> sqlite3.Connection:
     # `isolation_level=None`: transactions begin and end where the store says, only there
     uri = f"{path.absolute().as_uri()}?{how}"
-    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
+    # used by one thread at a time, though not always by the same
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
+    )
     with closed_on_error(connection):
         connection.executescript(_SETTINGS)
         connection.create_function("digest_of", 4, digest_of)

@@ -1,89 +1,84 @@
-"""The gallery: rows of several contracts, searched by one query model at a time.
-
-Two rules hold at every commit, so that every score that a search returns was allowed by a gate:
-each row's contract is the query model's or is reached by a recorded edge from it; and vectors
-are compared under no other model than the query model.
-"""
+"""The gallery: rows of several contracts, searched by one query model at a time."""
 
 import contextlib
+import dataclasses
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from mixbct.data.bank import normalise
-from mixbct.errors import ContractError, FeatureError, GalleryError
-from mixbct.files import disk_full_as_error
-from mixbct.gallery.database import faults_of
+from mixbct.errors import ContractError, GalleryError
+from mixbct.features.bridged import through
+from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
+from mixbct.gallery.plan import UpgradePlan, plan_of
+from mixbct.gallery.ranking import best_of
 from mixbct.gallery.records import (
-    ContractRows,
-    EdgeStatus,
+    Batch,
     EnrolReport,
     GalleryStatus,
     Hits,
+    ImportReport,
     QueryModel,
+    Rollback,
+    Switch,
 )
-from mixbct.gallery.search import Searcher
-from mixbct.gallery.sqlite import SqliteStore
-from mixbct.reading import reason, shown
+from mixbct.gallery.rules import (
+    check_dimension,
+    check_edge,
+    check_query,
+    edges_from,
+    led_back,
+    require_tied,
+    untied,
+)
+from mixbct.gallery.status import status_of
+from mixbct.gallery.store import Store, Tick
+from mixbct.gallery.stores import create_store, open_store
+from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
-from mixbct.schemas.model import Contract
-
-DATABASE = "gallery.sqlite"
-_NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
+from mixbct.schemas.record import now
 
 
 class Gallery(contextlib.AbstractContextManager["Gallery"]):
-    """A gallery over a store; for one thread.
+    """A gallery over a store; safe for threads.
 
     Args:
-        store: holds the rows.
-        folder: holds the cache files of the search indexes.
+        store: keeps the rows, and finds the nearest of them.
     """
 
-    def __init__(self, store: SqliteStore, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._searcher = Searcher(store, folder)
 
     @classmethod
-    def create(cls, path: Path, contract: Contract, model: Path | None = None) -> "Gallery":
-        """Make an empty gallery in the folder `path`.
+    def create(cls, place: Path | str, contract: Contract, model: Path | None = None) -> "Gallery":
+        """Make an empty gallery.
 
         Args:
-            path: the folder; it is made where it is missing.
+            place: a folder, which is made where it is missing, or a URL.
             contract: of the query model.
             model: the folder of that model, for whoever embeds images later.
 
         Raises:
-            GalleryError: a gallery is already there, or no folder can be made at `path`.
+            GalleryError: a gallery is already there, or none can be made at `place`.
         """
-        try:
-            if path.exists() and not path.is_dir():
-                raise GalleryError(f"{path} is a file; name a folder for the gallery")
-            with disk_full_as_error(path):
-                path.mkdir(parents=True, exist_ok=True)
-                store = SqliteStore.create(
-                    path / DATABASE, QueryModel(contract, model and model.resolve())
-                )
-        except (OSError, ValueError) as problem:
-            raise GalleryError(
-                f"a gallery cannot be made at {shown(path)}: {reason(problem)}"
-            ) from problem
-        return cls(store, path)
+        return cls(create_store(place, _query_model(contract, model)))
 
     @classmethod
-    def open(cls, path: Path) -> "Gallery":
-        """Open the gallery in the folder `path`.
+    def open(cls, place: Path | str) -> "Gallery":
+        """Open the gallery in a folder or at a URL.
 
         Raises:
             GalleryError: there is none, or not one that this version can read.
         """
-        return cls(SqliteStore.open(path / DATABASE), path)
+        return cls(open_store(place))
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self._store.place
 
     def close(self) -> None:
         """Close the store."""
@@ -94,23 +89,23 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
 
     def query_model(self) -> QueryModel:
         """Return the model that queries are embedded with."""
-        with self._store.reading():
-            return self._store.query_model()
+        with self._store.read() as snapshot:
+            return snapshot.query_model()
 
     def enrol(
         self,
         keys: Sequence[str],
-        labels: Sequence[str],
+        labels: Sequence[str | None],
         vectors: Float[np.ndarray, "n d"],
         contract: Contract,
         replace: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Tick | None = None,
     ) -> EnrolReport:
         """Store a batch, all of it or nothing.
 
         Args:
             keys: n names, each of one item in the whole gallery.
-            labels: n class names.
+            labels: n class names; None: not known.
             vectors: any scale; they are stored normalised.
             contract: what the vectors were embedded under.
             replace: a key that is there already takes the new label, vector and contract
@@ -124,31 +119,37 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             ContractError: the query model cannot be compared with `contract`.
             DiskFullError: nothing of the batch is stored.
         """
-        _check_batch(keys, labels, len(vectors))
-        _check_dimension(vectors, contract)
-        rows = normalise(vectors, list(keys))
-        with self._store.writing():
-            query = self._store.query_model().contract
-            if contract.id != query.id and contract.id not in self._edges_from(query):
-                raise ContractError(
-                    f"vectors of {contract} cannot be enrolled: no recorded edge leads to them "
-                    f"from the query model {query}; embed the items with that, or give the edge of "
-                    "`mixbct gate` on it against them to `mixbct gallery use-model`"
-                )
-            held = [] if replace else self._store.held(keys)
-            if held:
-                raise GalleryError(
-                    f"{len(held)} of {len(keys)} keys are in the gallery already "
-                    f"({', '.join(held[:5])}); leave them out, or replace these items (--replace)"
-                )
-            replaced = self._store.put(keys, labels, contract, rows, progress) if len(keys) else 0
-            total = sum(stored.rows for stored in self._store.contracts())
+        batch = normalised(Batch(keys, labels, vectors, contract))
+        with self._store.write() as transaction:
+            replaced = put_batch(transaction, batch, replace, progress)
+            rows = rows_in(transaction)
         return EnrolReport(
-            gallery=str(self.folder),
+            gallery=self.place,
             contract=contract,
             added=len(keys) - replaced,
             replaced=replaced,
-            rows=total,
+            rows=rows,
+        )
+
+    def import_rows(self, batches: Iterable[Batch], replace: bool = False) -> ImportReport:
+        """Store many batches, each of them whole or not at all.
+
+        A row that is there already as it comes, with its contract, label and vector to the bit, is
+        left alone: an import that was interrupted is run again, and goes on.
+
+        Raises:
+            GalleryError: as for `enrol`, which see; what came before is stored.
+        """
+        added = replaced = unchanged = rows = 0
+        for batch in map(normalised, batches):
+            with self._store.write() as transaction:
+                wanted = without_same(transaction, batch)
+                again = put_batch(transaction, wanted, replace)
+                rows = rows_in(transaction)
+            unchanged += len(batch.keys) - len(wanted.keys)
+            added, replaced = added + len(wanted.keys) - again, replaced + again
+        return ImportReport(
+            gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
         )
 
     def search(self, vectors: Float[np.ndarray, "q d"], contract: Contract, k: int = 5) -> Hits:
@@ -161,31 +162,37 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             k: hits a query, at least 1.
 
         Raises:
-            ContractError: `contract` is not the query model's, or it is not tied to a stored one.
+            SwitchedError: `contract` is not the query model's.
+            ContractError: it is not tied to a stored one.
             FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's
                 bridge, or has the wrong dimension.
         """
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
-        _check_dimension(vectors, contract)
+        check_dimension(vectors, contract)
         queries = normalise(vectors)
-        with self._store.reading():
-            query = self._store.query_model().contract
-            if contract.id != query.id:
-                raise ContractError(
-                    f"the queries were embedded by {contract}, but the gallery's query model is "
-                    f"{query}; embed them with that one, or switch with `mixbct gallery use-model`"
-                )
-            edges = self._require_tied(query)
-            bridges = {id: edge.bridge for id, edge in edges.items() if edge.bridge}
-            scores, ids = self._searcher.search(queries, k, bridges)
-            items = self._store.items(np.unique(ids))
-            contracts = {stored.contract.id: stored.contract for stored in self._store.contracts()}
-        self._searcher.save()
-        return Hits(scores, ids, items, contracts, edges)
+        with self._store.read() as snapshot:
+            check_query(snapshot, contract, self.place)
+            require_tied(snapshot, contract)
+            edges, stored, found = edges_from(snapshot, contract), snapshot.contracts(), []
+            for each, _ in stored:
+                edge = edges.get(each.id)
+                bridge = edge.bridge if edge else None
+                mapped = through(bridge.query if bridge else None, queries)
+                found.append(snapshot.search(each, mapped, k, bridge.gallery if bridge else None))
+            scores = [np.empty((len(queries), 0), np.float32), *(each.scores for each in found)]
+            ids = [np.empty((len(queries), 0), np.int64), *(each.ids for each in found)]
+            best, best_ids = best_of(scores, ids, k)
+            items = snapshot.items(np.unique(best_ids).tolist())
+        exact = all(each.exact for each in found)
+        contracts = {each.contract.id: each.contract for each in stored}
+        return Hits(best, best_ids, items, contracts, edges, exact)
 
-    def use_model(self, contract: Contract, *edges: Edge, model: Path | None = None) -> None:
-        """Switch the query model. No stored vector is touched.
+    def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
+        """Change which model queries and enrols, in one transaction. No stored vector is touched.
+
+        Searches see the state before it or the one after it. Where an edge's bridge has a side for
+        stored rows, the next search builds its index, unless `prepare` has.
 
         Args:
             contract: of the new query model.
@@ -199,142 +206,129 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 contracts, or its dimensions differ and it has none.
         """
         for edge in edges:
-            _check_edge(edge, contract)
-        with self._store.writing():
+            check_edge(edge, contract)
+        with self._store.write() as transaction:
             for edge in edges:
-                self._store.add_edge(edge)
-            self._require_tied(contract)
-            self._store.set_query_model(QueryModel(contract, model and model.resolve()))
+                transaction.add_edge(edge)
+            require_tied(transaction, contract)
+            last = transaction.switches()[-1]
+            switch = Switch(last.number + 1, _query_model(contract, model), now(), last.number)
+            if not edges and contract.id == last.model.contract.id:
+                # only its folder is told anew: the way back is as it was
+                switch = dataclasses.replace(switch, before=last.before, restores=last.stands_for)
+            transaction.switch(switch)
+        return switch
+
+    def plan(self, contract: Contract, *edges: Edge) -> UpgradePlan:
+        """Return what `switch` would change; see there."""
+        with self._store.read() as snapshot:
+            return plan_of(snapshot, contract, edges, self.place)
+
+    def prepare(self, *edges: Edge, progress: Tick | None = None) -> None:
+        """Build what the first search across edges will need, while all goes on as before.
+
+        Raises:
+            FeatureError: a bridge's side for stored rows sends one of them to zero.
+        """
+        for edge in edges:
+            side = edge.bridge.gallery if edge.bridge else None
+            self._store.prepare(edge.to_contract, side, progress)
+
+    def rollback(self, *edges: Edge, leave_out: bool = False) -> Rollback:
+        """Undo the last switch that is not undone, in one transaction: a new switch that restores.
+
+        Items that were replaced since get back what they were before it, unless they were
+        replaced under the contract that is gone back to. Rows that came since stay searchable
+        where a recorded or given edge allows it.
+
+        Args:
+            edges: from the model that is gone back to, to rows that came since.
+            leave_out: take away what no edge ties to that model; without this it is an error.
+
+        Raises:
+            GalleryError: there is nothing to go back to.
+            ContractError: rows would no longer be searchable; it names them.
+        """
+        with self._store.write() as transaction:
+            switches = transaction.switches()
+            last, back = switches[-1], led_back(switches, self.place)
+            query = back.model.contract
+            given_back = transaction.restore(last.stands_for, keep=query)
+            for edge in edges:
+                check_edge(edge, query)
+                transaction.add_edge(edge)
+            lost = [
+                key
+                for stored in untied(transaction, query)
+                for block in transaction.blocks(stored.contract)
+                for key in block.keys
+            ]
+            if lost and not leave_out:
+                raise ContractError(
+                    f"{len(lost)} items that came since {last.time} cannot be searched by {query} "
+                    f"({', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}): enrol them with it "
+                    "(--replace), give the edge of `mixbct gate` on it against their model "
+                    "(--edge), or leave them out (--leave-out)"
+                )
+            transaction.remove(lost)
+            number, restores = last.number + 1, back.stands_for
+            transaction.switch(Switch(number, back.model, now(), back.before, restores))
+        return Rollback(
+            gallery=self.place,
+            query_model=query,
+            before=last.model.contract,
+            given_back=len(given_back),
+            left_out=tuple(lost),
+        )
+
+    def remove(self, keys: Collection[str]) -> int:
+        """Take items out, all of them or none, and return how many; history until `prune`.
+
+        Raises:
+            GalleryError: one of them is not in the gallery.
+        """
+        with self._store.write() as transaction:
+            gone = transaction.remove(keys)
+            if missing := [*dict.fromkeys(keys).keys() - set(gone)]:
+                raise GalleryError(
+                    f"{len(missing)} of {len(keys)} keys are not in the gallery "
+                    f"({', '.join(sorted(missing)[:5])}); nothing was removed"
+                )
+        return len(gone)
+
+    def prune(self) -> int:
+        """Forget what items were and earlier switches; return how many versions went.
+
+        After that, no switch can be undone.
+        """
+        with self._store.write() as transaction:
+            return transaction.prune()
 
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""
-        with self._store.reading():
-            query = self._store.query_model()
-            edges = self._edges_from(query.contract)
-            contracts = []
-            for stored in self._store.contracts():
-                edge = edges.get(stored.contract.id)
-                contracts.append(
-                    ContractRows(
-                        contract=stored.contract,
-                        rows=stored.rows,
-                        threshold=edge.threshold if edge else None,
-                        cached_rows=self._searcher.cached_rows(stored, edge),
-                    )
-                )
-            return GalleryStatus(
-                gallery=str(self.folder),
-                query_model=query.contract,
-                model_folder=str(query.folder) if query.folder else None,
-                rows=sum(stored.rows for stored in contracts),
-                contracts=tuple(contracts),
-                edges=tuple(_edge_status(edge) for edge in self._store.edges()),
-                size_bytes=_size_of(self.folder),
-            )
+        with self._store.read() as snapshot:
+            return status_of(snapshot, self.place, self._store.size())
 
-    def faults(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them, a line each.
 
         `progress` is called with (rows read, rows in all).
         """
-        changed: list[str] = []
-        with self._store.reading():
-            found = faults_of(self._store.connection)
-            contracts, done = self._store.contracts(), 0
-            self._require_tied(self._store.query_model().contract)
-            for stored in contracts:
-                for ids, _ in self._store.blocks(stored.contract, 0, changed):
-                    done += len(ids)
-                    if progress:
-                        progress(done, sum(stored.rows for stored in contracts))
-        return found + [f"the item {key!r} is not as it was enrolled" for key in changed]
+        with self._store.read() as snapshot:
+            require_tied(snapshot, snapshot.query_model().contract)
+            return snapshot.faults(progress)
 
     def vectors_digest(self) -> str:
         """Return the SHA-256 of every stored vector with its id and contract, in order."""
         digest = hashlib.sha256()
-        with self._store.reading():
-            for stored in self._store.contracts():
+        with self._store.read() as snapshot:
+            for stored in snapshot.contracts():
                 digest.update(stored.contract.id.encode())
-                for ids, vectors in self._store.blocks(stored.contract, 0):
-                    digest.update(ids.tobytes())
-                    digest.update(vectors.tobytes())
+                for block in snapshot.blocks(stored.contract):
+                    digest.update(block.ids.tobytes())
+                    digest.update(block.vectors.tobytes())
         return digest.hexdigest()
 
-    def _edges_from(self, query: Contract) -> dict[str, Edge]:
-        """Return the edges from the query model, by the id of the contract that they reach."""
-        edges = [edge for edge in self._store.edges() if edge.from_contract.id == query.id]
-        return {edge.to_contract.id: edge for edge in edges}
 
-    def _require_tied(self, query: Contract) -> dict[str, Edge]:
-        """Return the edges from `query`; refuse it where one to a stored contract is missing."""
-        reached = self._edges_from(query)
-        stored = self._store.contracts()
-        untied = [s for s in stored if s.contract.id not in (query.id, *reached)]
-        if not untied:
-            return reached
-        rows = " and ".join(f"{s.rows:,} rows of {s.contract}" for s in untied)
-        raise ContractError(
-            f"{query} cannot be the query model: the gallery holds {rows}, and no passed gate "
-            f"ties {query} to them. Run `mixbct gate` on an evaluation of {query} against "
-            f"{' and against '.join(str(s.contract) for s in untied)} and give the edge that it "
-            "writes (--edge), or embed those rows again with a model that is tied (enrol --replace)"
-        )
-
-
-def _edge_status(edge: Edge) -> EdgeStatus:
-    known = edge.model_dump(include=EdgeStatus.model_fields.keys() - {"bridge"})
-    return EdgeStatus(**known, bridge=str(edge.bridge) if edge.bridge else None)
-
-
-def _size_of(folder: Path) -> int:
-    """Return the bytes of a folder's files; another process may delete one any time."""
-    size = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            size += file.lstat().st_size if file.is_file() else 0
-    return size
-
-
-def _check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> None:
-    if vectors.shape[1] != contract.dim:
-        raise FeatureError(
-            f"the vectors have {vectors.shape[1]} dimensions, those of {contract} have "
-            f"{contract.dim}: were they embedded by another model?"
-        )
-
-
-def _check_batch(keys: Sequence[str], labels: Sequence[str], vectors: int) -> None:
-    if not len(keys) == len(labels) == vectors:
-        raise GalleryError(
-            f"{len(keys)} keys, {len(labels)} labels and {vectors} vectors do not go together; "
-            "give one of each an item"
-        )
-    for name in (*keys, *labels):
-        if _NOT_IN_NAMES.search(name):
-            raise GalleryError(
-                f"{name!r} cannot be a key or a label: it holds a line break, a NUL or half of a "
-                "surrogate pair; name the item otherwise"
-            )
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        raise GalleryError(
-            f"{len(twice)} keys stand twice or more in the batch ({', '.join(twice[:5])}); a "
-            "key names one item"
-        )
-
-
-def _check_edge(edge: Edge, query: Contract) -> None:
-    if edge.from_contract.id != query.id:
-        raise ContractError(
-            f"the edge leads from {edge.from_contract} to {edge.to_contract}, but the new query "
-            f"model is {query}; give the edge that `mixbct gate` wrote for that model"
-        )
-    dims = edge.from_contract.dim, edge.to_contract.dim
-    if edge.bridge is None and dims[0] != dims[1]:
-        raise ContractError(
-            f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
-            f"{dims[1]}, which cannot be compared without a bridge: fit one with `mixbct adapt`, "
-            "or train the model with method.query_map"
-        )
-    if edge.bridge is not None:
-        edge.bridge.check(edge.from_contract, edge.to_contract)
+def _query_model(contract: Contract, model: Path | None) -> QueryModel:
+    return QueryModel(contract, model and model.resolve())

@@ -109,7 +109,7 @@ class ContractRows(Record):
         description="of the edge from the query model; none for rows of the query model itself"
     )
     cached_rows: int | None = Field(
-        description="rows in the search index's cache file; none where the next search builds it"
+        description="rows that are ready to be searched; none where the next search builds an index"
     )
 
 
@@ -125,6 +125,16 @@ class EdgeStatus(Record):
     created: str
 
 
+class SwitchStatus(Record):
+    """A switch, as its history tells it."""
+
+    number: int
+    model: Contract
+    time: str
+    before: int | None = Field(description="the switch that a rollback leads back to")
+    restores: int | None = Field(description="the switch that this one, a rollback, brought back")
+
+
 class GalleryStatus(Record):
     """A gallery at one moment."""
 
@@ -134,7 +144,8 @@ class GalleryStatus(Record):
     rows: int
     contracts: tuple[ContractRows, ...]
     edges: tuple[EdgeStatus, ...]
-    size_bytes: int = Field(description="of all that is in the gallery's folder")
+    switches: tuple[SwitchStatus, ...] = Field(description="since the last prune, oldest first")
+    size_bytes: int = Field(description="of all that is kept, indexes included")
     faults: tuple[str, ...] | None = Field(
         None, description="what is not as it was enrolled; none where nobody looked"
     )
@@ -148,6 +159,26 @@ class EnrolReport(Record):
     added: int
     replaced: int
     rows: int
+
+
+class ImportReport(Record):
+    """What came of many batches."""
+
+    gallery: str
+    added: int
+    replaced: int
+    unchanged: int = Field(description="rows that were there already, to the bit")
+    rows: int
+
+
+class Rollback(Record):
+    """What a rollback changed."""
+
+    gallery: str
+    query_model: Contract
+    before: Contract = Field(description="the query model until then")
+    given_back: int = Field(description="items that have the vector again that they had")
+    left_out: tuple[str, ...] = Field(description="keys that are no longer in the gallery")
 
 
 class Hit(Record):
@@ -191,6 +222,8 @@ class Hits:
     """The stored contracts, by contract id."""
     edges: Mapping[str, Edge]
     """The edges that the queries crossed, by the stored contract's id."""
+    exact: bool = True
+    """Whether every row was compared, as it was when the gate judged."""
 
     def of(self, query: int) -> tuple[Hit, ...]:
         """Return what one query found."""

@@ -14,7 +14,7 @@ earlier vector back, makes a new id; the vector behind an id never changes.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -36,6 +36,7 @@ Tick = Callable[[int, int], None]
 """Progress: called with (done, in all)."""
 
 
+@runtime_checkable
 class Snapshot(Protocol):
     """One committed state of a store, which does not change while it is looked at; for one thread.
 
@@ -124,6 +125,7 @@ class Snapshot(Protocol):
         ...
 
 
+@runtime_checkable
 class Transaction(Snapshot, Protocol):
     """A snapshot that can be changed: all of it is committed at the end, or on an error nothing.
 
@@ -174,12 +176,12 @@ class Transaction(Snapshot, Protocol):
         ...
 
     def restore(self, switch: int, keep: Contract) -> list[str]:
-        """Give items and edges that were replaced since a switch back what they were then.
+        """Give items and edges that were replaced since a switch back what they were before it.
 
-        An item that had a row when that switch was made, and has a later one now that is not under
-        `keep`, gets the earlier one as a new version: its key, label, contract and vector, to the
-        bit. An edge that was recorded anew since between the same two is again what it was; one
-        that is new since stays. Items removed since stay removed.
+        An item that had a row just before that switch's transaction, and has a later one now that
+        is not under `keep`, gets the earlier one as a new version: its label, contract and vector,
+        to the bit. An edge that was recorded anew by that transaction or since, between the same
+        two, is again what it was; one between others stays. Items removed since stay removed.
 
         Returns:
             The keys that were given back, sorted.
@@ -197,6 +199,7 @@ class Transaction(Snapshot, Protocol):
         ...
 
 
+@runtime_checkable
 class Store(Protocol):
     """Keeps one gallery; safe for threads, open in any number of processes at once."""
 

@@ -183,7 +183,7 @@ class _Run:
             before = gallery.vectors_digest()
             rank1_before = self._rank1(gallery, old)
             tick(1, 2)
-            gallery.use_model(new.contract, edge, model=deployed)
+            gallery.switch(new.contract, edge, model=deployed)
             rank1_after = self._rank1(gallery, new)
             tick(2, 2)
             return Switch(

@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
-from mixbct.cli.gallery import app
+from mixbct.cli.gallery import app as gallery_app
+from mixbct.cli.upgrade import app as upgrade_app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.split import make_split
@@ -20,7 +21,7 @@ from mixbct.errors import BadImageError, BankError, ContractError, GalleryError,
 from mixbct.features.extract import extract
 from mixbct.gallery import Gallery
 from mixbct.schemas.bridge import Bridge
-from mixbct.schemas.gate import Edge
+from mixbct.schemas.gate import Edge, GateCheck, GateOutcome
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import ModelManifest, Preprocessing
 
@@ -67,7 +68,10 @@ def run():
     """Run a verb; raise what it raises."""
 
     def call(*arguments):
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        app, words = gallery_app, arguments
+        if arguments[0] == "upgrade":
+            app, words = upgrade_app, arguments[1:]
+        result = CliRunner().invoke(app, [str(word) for word in words])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -109,8 +113,8 @@ def test_from_init_to_the_switch(tmp_path, made, run, run_json):
     assert [hit["score"] for hit in best] == pytest.approx([1, 1], abs=1e-4)
 
     with pytest.raises(ContractError, match=r"old \(.*mixbct gate"):
-        run("use-model", path, made / "new")
-    status = run_json("use-model", path, made / "new", "--edge", made / "edge.json")
+        run("upgrade", "apply", path, made / "new")
+    status = run_json("upgrade", "apply", path, made / "new", "--edge", made / "edge.json")
     assert (status["rows"], status["query_model"]["name"]) == (20, "new")
     assert len(status["edges"]) == 1
     hits = run_json("search", path, image(made, 3, 1))["queries"][0]["hits"]
@@ -128,11 +132,11 @@ def test_what_a_person_reads_ends_with_the_next_command(tmp_path, made, run):
     path = tmp_path / "a gallery"
     verbs = [
         (("init", path, "--model", made / "old"), "an empty gallery", "enrol"),
-        (("status", path), "0.1 MB", "enrol"),
+        (("status", path), "size: 0.", "enrol"),
         (("enrol", path, "--bank", made / "old.bank"), "20 items added", "search"),
         (("search", path, image(made, 1, 0)), "class1", "status"),
         (
-            ("use-model", path, made / "new", "--edge", made / "edge.json"),
+            ("upgrade", "apply", path, made / "new", "--edge", made / "edge.json"),
             "before by old",
             "search",
         ),
@@ -206,12 +210,12 @@ def test_a_model_that_is_gone_or_changed(tmp_path, made, run):
     run("init", path, "--model", model)
     run("enrol", path, "--bank", made / "old.bank")
     shutil.rmtree(model)
-    with pytest.raises(GalleryError, match=f"no longer at {model}.*use-model"):
+    with pytest.raises(GalleryError, match=f"no longer at {model}.*upgrade apply"):
         run("search", path, image(made, 0, 0))
     shutil.copytree(made / "new", model)
     with pytest.raises(ContractError, match=r"now holds new .*, not the query model old "):
         run("enrol", path, "--data", made / "data")
-    run("use-model", path, made / "old")
+    run("upgrade", "apply", path, made / "old")
     assert "class0" in run("search", path, image(made, 0, 0)).stdout
 
 
@@ -282,7 +286,7 @@ def test_status_shows_a_bridge_in_words(tmp_path, made, run, run_json, gallery):
     bridge = Bridge(kind="cca", query=side, gallery=side, **ends)
     mapped = edge.model_copy(update={"bridge": bridge})
     (tmp_path / "edge.json").write_text(mapped.to_json(), encoding="utf-8")
-    status = run_json("use-model", gallery, made / "new", "--edge", tmp_path / "edge.json")
+    status = run_json("upgrade", "apply", gallery, made / "new", "--edge", tmp_path / "edge.json")
     assert status["edges"][0]["bridge"] == str(bridge)
     assert side.matrix not in run("status", gallery, "--json").stdout
     shown = " ".join(run("status", gallery).stdout.split())
@@ -291,7 +295,7 @@ def test_status_shows_a_bridge_in_words(tmp_path, made, run, run_json, gallery):
 
 def test_a_gallery_that_is_not_there_says_how_to_make_one(tmp_path, made, run):
     with pytest.raises(GalleryError, match=r"make one with `mixbct gallery init .*--model"):
-        run("use-model", tmp_path / "none", made / "new", "--edge", made / "edge.json")
+        run("upgrade", "apply", tmp_path / "none", made / "new", "--edge", made / "edge.json")
 
 
 @pytest.mark.parametrize(
@@ -310,3 +314,111 @@ def test_bad_usage_exits_with_2(run, gallery, arguments):
     result = run(*(gallery if a == "G" else a for a in arguments))
     assert result.exit_code == 2
     assert "Usage" in result.stderr
+
+
+def test_from_a_plan_to_the_way_back(tmp_path, made, run, run_json, gallery):
+    """The whole walk of an upgrade, as a person types it."""
+    edge = made / "edge.json"
+    shutil.copy(edge, tmp_path / "edge.json")
+    edge = tmp_path / "edge.json"
+    with pytest.raises(ContractError, match=r"20 rows of old .*mixbct gate"):
+        run("upgrade", "plan", gallery, made / "new")
+    found = run_json("upgrade", "plan", gallery, made / "new", "--edge", edge)
+    (rows,) = found["plan"]["rows"]
+    assert (rows["rows"], rows["threshold"], rows["far"], rows["bridge"]) == (20, -2.0, 1e-3, None)
+    assert rows["index_bytes"] == 20 * (8 + 4 * 8)
+    assert rows["seconds"] > 0
+    assert (found["plan"]["before"]["name"], found["plan"]["query_model"]["name"]) == ("old", "new")
+    assert not found["plan"]["found_after_rollback"]
+    assert found["gates"] == [{"edge": str(edge), "verdict": None}]
+    # the verdict beside the edge is shown if it is about the same result
+    for digest, shown in (("1" * 64, False), ("0" * 64, True)):
+        check = GateCheck(name="mAP", value=0.2, bound=0, passed=True, says="mAP gained 0.2")
+        verdict = GateOutcome(passed=True, checks=(check,), result_digest=digest)
+        (tmp_path / "gate.json").write_text(verdict.to_json(), encoding="utf-8")
+        out = run("upgrade", "plan", gallery, made / "new", "--edge", edge).stdout
+        assert ("gate: pass  mAP gained 0.2" in out) == shown
+        assert ("verdict is not beside" in out) == (not shown)
+    last = out.splitlines()[-1]
+    assert last == f"next: mixbct upgrade apply {gallery} {made / 'new'} --edge {edge}"
+    assert run_json("status", gallery)["query_model"]["name"] == "old"  # it was looked at alone
+
+    status = run_json("upgrade", "apply", gallery, made / "new", "--edge", edge)
+    assert status["contracts"][0]["cached_rows"] == 20  # the index was built before
+    run("enrol", gallery, "--bank", made / "new.bank", "--replace")
+    out = run("upgrade", "status", gallery).stdout
+    assert "searched by new" in out
+    assert "20 of 20 rows are of new" in out
+    assert "a rollback brings back old" in out
+    assert out.splitlines()[-1] == f"next: mixbct upgrade rollback {gallery}"
+    done = run_json("upgrade", "rollback", gallery)
+    assert (done["query_model"]["name"], done["before"]["name"]) == ("old", "new")
+    assert (done["given_back"], done["left_out"]) == (20, [])
+    hits = run_json("search", gallery, image(made, 3, 1))["queries"][0]["hits"]
+    assert hits[0]["label"] == "class3"
+    switches = run_json("upgrade", "status", gallery)["switches"]
+    assert [(s["model"]["name"], s["before"], s["restores"]) for s in switches] == [
+        ("old", None, None),
+        ("new", 1, None),
+        ("old", None, 1),
+    ]
+    assert "brings back switch 1" in run("upgrade", "status", gallery).stdout
+    with pytest.raises(GalleryError, match="nothing to go back to"):
+        run("upgrade", "rollback", gallery)
+
+
+def test_rows_that_came_since_are_named_and_left_out_when_asked(tmp_path, made, run, run_json):
+    path = tmp_path / "gallery"
+    run("init", path, "--model", made / "old")
+    bank = FeatureBank(made / "old.bank")
+    with Gallery.open(path) as opened:
+        opened.enrol(["a"], [None], bank.features[:1], bank.manifest.contract)
+    run("upgrade", "apply", path, "--edge", made / "edge.json")  # whose folder is not known
+    assert run_json("status", path)["model_folder"] is None
+    run("upgrade", "apply", path, made / "new")
+    run("enrol", path, "--bank", made / "new.bank")
+    with pytest.raises(ContractError, match=r"20 items .*class0/0\.png, .*--leave-out"):
+        run("upgrade", "rollback", path)
+    assert run_json("status", path)["rows"] == 21
+    backward = Edge.model_validate_json((made / "edge.json").read_text(encoding="utf-8"))
+    backward = backward.model_copy(
+        update={"from_contract": backward.to_contract, "to_contract": backward.from_contract}
+    )
+    (tmp_path / "back.json").write_text(backward.to_json(), encoding="utf-8")
+    other = tmp_path / "other"
+    shutil.copytree(path, other)
+    done = run_json("upgrade", "rollback", other, "--edge", tmp_path / "back.json")
+    assert done["left_out"] == []
+    assert run_json("status", other)["rows"] == 21
+    done = run_json("upgrade", "rollback", path, "--leave-out")
+    assert len(done["left_out"]) == 20
+    assert run_json("status", path)["rows"] == 1
+
+
+def test_items_are_taken_out_and_forgotten(tmp_path, made, run, run_json, gallery):
+    for wrong in (["nothing"], ["class1/0.png", "nothing"]):
+        with pytest.raises(GalleryError, match=r"1 of . keys are not in the gallery \(nothing\)"):
+            run("remove", gallery, *wrong)
+    assert "1 items taken out" in run("remove", gallery, "class1/0.png").stdout
+    (tmp_path / "keys.txt").write_text("class1/1.png\nclass1/2.png\n", encoding="utf-8")
+    status = run_json("remove", gallery, "class1/3.png", "--keys", tmp_path / "keys.txt")
+    assert status["rows"] == 16
+    (found,) = run_json("search", gallery, image(made, 1, 0), "-k", 20)["queries"]
+    assert {hit["label"] for hit in found["hits"]} == {f"class{i}" for i in (0, 2, 3, 4)}
+    assert "4 earlier versions of items forgotten" in run("prune", gallery).stdout
+    content = b"".join(path.read_bytes() for path in gallery.iterdir())
+    assert b"class1/0.png" not in content
+    assert b"class2/0.png" in content
+
+
+def test_an_upgrade_needs_a_model_or_an_edge(run, gallery):
+    for verb in ("plan", "apply"):
+        result = run("upgrade", verb, gallery)
+        assert result.exit_code == 2
+        assert "an edge that leads from it" in " ".join(result.stderr.split())
+
+
+def test_a_bank_stands_for_a_model(made, run, run_json, gallery):
+    run("upgrade", "apply", gallery, made / "new.bank", "--edge", made / "edge.json")
+    status = run_json("status", gallery)
+    assert (status["query_model"]["name"], status["model_folder"]) == ("new", None)

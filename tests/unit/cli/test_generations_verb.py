@@ -152,7 +152,7 @@ def test_a_gallery_is_switched_to_a_model_of_another_dimension(tmp_path: Path) -
     gallery = tmp_path / "gallery"
     run("gallery", "init", gallery, "--model", "v1")
     run("gallery", "enrol", gallery, *TEST)
-    run("gallery", "use-model", gallery, "v2", "--edge", edge)
+    run("upgrade", "apply", gallery, "v2", "--edge", edge)
     image = "data/class00/0.png"
     hits = json.loads(run("gallery", "search", gallery, image, "-k", 3, "--json"))
     rows, _ = open_rows(Path("data"), new.preprocessing, Path("split"), "gallery")
@@ -194,7 +194,7 @@ def test_a_model_trained_against_the_whitened_bank_is_put_into_service(tmp_path:
     gallery = tmp_path / "gallery"
     run("gallery", "init", gallery, "--model", "v1")
     run("gallery", "enrol", gallery, *TEST)
-    run("gallery", "use-model", gallery, tmp_path / "white", "--edge", tmp_path / "edge.json")
+    run("upgrade", "apply", gallery, tmp_path / "white", "--edge", tmp_path / "edge.json")
     hits = json.loads(run("gallery", "search", gallery, "data/class00/0.png", "-k", 3, "--json"))
     rows, _ = open_rows(Path("data"), old.preprocessing, Path("split"), "gallery")
     matrix, offset = new.bridge.gallery.arrays

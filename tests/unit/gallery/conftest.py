@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
-from mixbct.gallery.gallery import DATABASE
-from mixbct.gallery.records import QueryModel
+from mixbct.gallery.records import QueryModel, Switch
 from mixbct.gallery.sqlite import SqliteStore
+from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, Preprocessing
+from mixbct.schemas.record import now
 
 DIM = 8
 
@@ -32,14 +36,25 @@ def new(make_contract):
 
 @pytest.fixture
 def make_edge():
-    def make(source, target, threshold=0.5):
-        return Edge(
+    """Return an edge; with a seed, one with a bridge that maps queries and stored rows."""
+
+    def make(source, target, threshold=0.5, seed=None, dim=6):
+        edge = Edge(
             from_contract=source,
             to_contract=target,
             result_digest="0" * 64,
             threshold=threshold,
             far=1e-3,
         )
+        if seed is None:
+            return edge
+        rng = np.random.default_rng(seed)
+        sides = [
+            LinearMap.of(rng.normal(size=(each.dim, dim)), rng.normal(size=dim) / 4)
+            for each in (source, target)
+        ]
+        bridge = Bridge(kind="test", source=source, target=target, query=sides[0], gallery=sides[1])
+        return edge.model_copy(update={"bridge": bridge})
 
     return make
 
@@ -48,20 +63,63 @@ def make_edge():
 def vectors():
     """Return n unit vectors of a seed."""
 
-    def make(n, seed=0):
-        rows = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
+    def make(n, seed=0, dim=DIM):
+        rows = np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return make
 
 
+class SqliteKind:
+    """How the conformance suite makes, opens and damages a store of this kind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create(self, model: QueryModel) -> SqliteStore:
+        return SqliteStore.create(self.folder, model)
+
+    def open(self, timeout: float = 30.0) -> SqliteStore:
+        return SqliteStore.open(self.folder, timeout)
+
+
+KINDS = {"sqlite": SqliteKind}
+"""Every store; the conformance suite runs over each."""
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, tmp_path):
+    return KINDS[request.param](tmp_path)
+
+
 @pytest.fixture
-def store(tmp_path, old):
-    made = SqliteStore.create(tmp_path / DATABASE, QueryModel(old, None))
+def any_store(kind, old):
+    """Return an empty store of each kind, searched by `old`."""
+    made = kind.create(QueryModel(old, None))
     yield made
     made.close()
 
 
 @pytest.fixture
-def gallery(store, tmp_path):
-    return Gallery(store, tmp_path)
+def switched():
+    """Record a switch to a model, as the gallery does."""
+
+    def switch(transaction, contract, restores=None, before=None):
+        last = transaction.switches()[-1].number
+        model = QueryModel(contract, None)
+        transaction.switch(Switch(last + 1, model, now(), before or last, restores))
+        return last + 1
+
+    return switch
+
+
+@pytest.fixture
+def store(tmp_path, old):
+    made = SqliteStore.create(tmp_path, QueryModel(old, None))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gallery(store):
+    return Gallery(store)

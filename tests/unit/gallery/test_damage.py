@@ -14,8 +14,7 @@ import pytest
 from mixbct.errors import DiskFullError, GalleryError, MixbctError
 from mixbct.gallery import Gallery
 from mixbct.gallery.database import digest_of
-from mixbct.gallery.gallery import DATABASE
-from mixbct.gallery.sqlite import SqliteStore
+from mixbct.gallery.sqlite import DATABASE, SqliteStore
 
 N = 60
 
@@ -27,7 +26,7 @@ def path(tmp_path, old, new, make_edge, vectors):
     keys = [f"k{i}" for i in range(N)]
     with Gallery.create(folder, old) as gallery:
         gallery.enrol(keys, [f"label {key}" for key in keys], vectors(N), old)
-        gallery.use_model(new, make_edge(new, old, threshold=0.25))
+        gallery.switch(new, make_edge(new, old, threshold=0.25))
         gallery.enrol(["n"], ["n"], vectors(1, 1), new)
         gallery.search(vectors(1), new)
     return folder
@@ -144,7 +143,7 @@ def test_a_row_that_left_behind_the_index_is_named(path, new, vectors):
 @pytest.mark.parametrize(
     ("statements", "says"),
     [
-        (["DELETE FROM query_model"], "names no query model"),
+        (["DELETE FROM switches"], "names no query model"),
         (["PRAGMA foreign_keys = OFF", "DELETE FROM contracts"], "names no query model"),
         (["DELETE FROM changes"], "has no history"),
         (["UPDATE contracts SET json = '{}'"], r"record \(Contract\) that this version .* read"),
@@ -194,7 +193,7 @@ def test_a_received_schema_must_be_mixbcts_own(path, old, new, vectors, statemen
 def test_a_view_in_a_tables_place_does_not_run(path, new, vectors):
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT '1', '2' FROM n"
     change(path, "DROP TABLE edges", f"CREATE VIEW edges AS {endless}")
-    with pytest.raises(GalleryError, match="'edges' was added, changed"):
+    with pytest.raises(GalleryError, match=r"(table|view|index) '.*edge.*' was added, changed"):
         search(path, new, vectors)
 
 
@@ -284,7 +283,7 @@ def on_a_small_disk(disk):
         with Gallery.open(folder) as gallery:
             for write in (
                 lambda: gallery.enrol(["n"], ["n"], rows[:1], contract),
-                lambda: gallery.use_model(contract),
+                lambda: gallery.switch(contract),
             ):
                 with pytest.raises(error, match=says):
                     write()
@@ -419,9 +418,9 @@ def work(path, contract, rows, replace):
         nonlocal steps
         steps += 1
 
-    store = SqliteStore.open(path / DATABASE)
-    with Gallery(store, path) as gallery:
-        store.connection.set_progress_handler(count, 10)
+    store = SqliteStore.open(path)
+    with Gallery(store) as gallery:
+        store._idle[0].set_progress_handler(count, 10)
         gallery.enrol(["k1" if replace else f"one {replace}"], ["x"], rows, contract, replace)
     return steps
 

@@ -19,7 +19,7 @@ def enrol(gallery, prefix, rows, contract, replace=False):
 def test_search_of_mixed_contracts_equals_brute_force(gallery, old, new, make_edge, vectors):
     stored_old, stored_new, queries = vectors(40, 1), vectors(30, 2), vectors(9, 3)
     enrol(gallery, "o", stored_old * 7, old)
-    gallery.use_model(new, make_edge(new, old, threshold=0.55))
+    gallery.switch(new, make_edge(new, old, threshold=0.55))
     enrol(gallery, "n", stored_new.astype(np.float64), new)
     hits = gallery.search(queries * 0.1, new, k=12)
 
@@ -52,7 +52,7 @@ def test_fewer_rows_than_asked_for(gallery, old, vectors):
 def test_search_follows_every_change(gallery, old, new, make_edge, vectors):
     rng = np.random.default_rng(0)
     expected = {}
-    gallery.use_model(new, make_edge(new, old))
+    gallery.switch(new, make_edge(new, old))
     for step in range(12):
         contract = (old, new)[step % 2]
         keys = [f"k{i}" for i in rng.choice(60, size=8, replace=False)]
@@ -68,7 +68,7 @@ def test_search_follows_every_change(gallery, old, new, make_edge, vectors):
 
 def test_replacing_is_the_backfill_of_an_item(gallery, old, new, make_edge, vectors):
     enrol(gallery, "o", vectors(5), old)
-    gallery.use_model(new, make_edge(new, old))
+    gallery.switch(new, make_edge(new, old))
     report = gallery.enrol(["o1", "n"], ["renamed", "n"], vectors(2, 9), new, replace=True)
     assert (report.added, report.replaced, report.rows) == (1, 1, 6)
     best = gallery.search(vectors(2, 9), new, k=1).of(0)[0]
@@ -76,10 +76,10 @@ def test_replacing_is_the_backfill_of_an_item(gallery, old, new, make_edge, vect
     assert {r.contract.id: r.rows for r in gallery.status().contracts} == {old.id: 4, new.id: 2}
 
 
-def test_use_model_without_an_edge_is_refused_and_names_both(gallery, old, new, vectors):
+def test_a_switch_without_an_edge_is_refused_and_names_both(gallery, old, new, vectors):
     enrol(gallery, "o", vectors(3), old)
     with pytest.raises(ContractError) as refused:
-        gallery.use_model(new)
+        gallery.switch(new)
     for part in (str(old), str(new), "3 rows", "mixbct gate"):
         assert part in str(refused.value)
     assert gallery.query_model().contract == old
@@ -89,20 +89,20 @@ def test_use_model_without_an_edge_is_refused_and_names_both(gallery, old, new, 
 def test_another_models_edge_does_not_count(gallery, old, new, make_contract, make_edge, vectors):
     newest = make_contract("newest")
     enrol(gallery, "o", vectors(3), old)
-    gallery.use_model(new, make_edge(new, old))
+    gallery.switch(new, make_edge(new, old))
     with pytest.raises(ContractError, match=r"newest .* cannot be the query model"):
-        gallery.use_model(newest)
+        gallery.switch(newest)
 
 
 def test_an_empty_gallery_takes_any_model(gallery, new):
-    gallery.use_model(new)
+    gallery.switch(new)
     assert gallery.query_model().contract == new
 
 
 def test_an_edge_the_wrong_way_round_does_not_count(gallery, old, new, make_edge, vectors):
     enrol(gallery, "o", vectors(3), old)
     with pytest.raises(ContractError, match="leads from old") as refused:
-        gallery.use_model(new, make_edge(old, new))
+        gallery.switch(new, make_edge(old, new))
     assert str(new) in str(refused.value)
     assert gallery.status().edges == ()
 
@@ -113,40 +113,40 @@ def test_an_edge_between_different_dimensions_is_refused(
     wide = make_contract("wide", dim=16)
     enrol(gallery, "o", vectors(3), old)
     with pytest.raises(ContractError, match="16 dimensions"):
-        gallery.use_model(wide, make_edge(wide, old))
+        gallery.switch(wide, make_edge(wide, old))
 
 
 def test_a_refused_switch_leaves_no_edge(gallery, old, new, make_contract, make_edge, vectors):
     newest = make_contract("newest")
     enrol(gallery, "o", vectors(3), old)
-    gallery.use_model(new, make_edge(new, old))
+    gallery.switch(new, make_edge(new, old))
     enrol(gallery, "n", vectors(2, 1), new)
     with pytest.raises(ContractError) as refused:
-        gallery.use_model(newest, make_edge(newest, old))
+        gallery.switch(newest, make_edge(newest, old))
     assert str(new) in str(refused.value)
     assert str(old) not in str(refused.value)
     assert len(gallery.status().edges) == 1
-    gallery.use_model(newest, make_edge(newest, old), make_edge(newest, new))
+    gallery.switch(newest, make_edge(newest, old), make_edge(newest, new))
     assert len(gallery.search(vectors(1), newest, k=9).of(0)) == 5
 
 
 def test_switching_back(gallery, old, new, make_edge, vectors):
     enrol(gallery, "o", vectors(3), old)
-    gallery.use_model(new, make_edge(new, old))
-    gallery.use_model(old)
-    gallery.use_model(new)  # by the recorded edge
+    gallery.switch(new, make_edge(new, old))
+    gallery.switch(old)
+    gallery.switch(new)  # by the recorded edge
     enrol(gallery, "n", vectors(2, 1), new)
     with pytest.raises(ContractError) as refused:
-        gallery.use_model(old)
+        gallery.switch(old)
     for part in (str(old), str(new), "2 rows", "enrol --replace"):
         assert part in str(refused.value)
-    gallery.use_model(old, make_edge(old, new))
+    gallery.switch(old, make_edge(old, new))
     assert gallery.query_model().contract == old
 
 
 def test_queries_of_another_model_are_refused(gallery, old, new, make_edge, vectors):
     enrol(gallery, "o", vectors(3), old)
-    gallery.use_model(new, make_edge(new, old))
+    gallery.switch(new, make_edge(new, old))
     with pytest.raises(ContractError) as refused:
         gallery.search(vectors(1), old)
     assert str(old) in str(refused.value)
@@ -208,7 +208,7 @@ def test_an_empty_batch_changes_nothing(gallery, old):
 
 def test_status(gallery, old, new, make_edge, vectors, tmp_path):
     enrol(gallery, "o", vectors(3), old)
-    gallery.use_model(new, make_edge(new, old, 0.25), model=tmp_path / "new")
+    gallery.switch(new, make_edge(new, old, 0.25), model=tmp_path / "new")
     enrol(gallery, "n", vectors(2, 1), new)
     gallery.search(vectors(1), new)
     enrol(gallery, "m", vectors(1, 2), new)
@@ -227,7 +227,7 @@ def test_status(gallery, old, new, make_edge, vectors, tmp_path):
 def test_the_digest_of_the_vectors(gallery, old, new, make_edge, vectors):
     enrol(gallery, "o", vectors(3), old)
     before = gallery.vectors_digest()
-    gallery.use_model(new, make_edge(new, old))
+    gallery.switch(new, make_edge(new, old))
     assert gallery.vectors_digest() == before
     enrol(gallery, "o", vectors(1, 1), new, replace=True)
     assert gallery.vectors_digest() != before

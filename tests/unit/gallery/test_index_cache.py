@@ -1,14 +1,16 @@
 """The cache files of the search index: they save time and never lie."""
 
+import contextlib
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
-from mixbct.gallery.gallery import DATABASE
-from mixbct.gallery.search import ContractIndex, load_index
-from mixbct.gallery.sqlite import SqliteStore
+from mixbct.gallery.index import RowIndex, read_index
+from mixbct.gallery.sqlite import DATABASE
+from mixbct.gallery.sqlite_snapshot import SqliteSnapshot
 
 N = 64
 
@@ -38,11 +40,11 @@ def cache(path, contract):
 
 
 def loaded(path, contract):
-    store = SqliteStore.open(path / DATABASE)
-    with store.reading():
-        (stored,) = (s for s in store.contracts() if s.contract == contract)
-    store.close()
-    return load_index(cache(path, contract), stored)
+    with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
+        told = connection.execute(
+            "SELECT rows, sha256 FROM caches WHERE contract_id = ? AND side = ''", (contract.id,)
+        ).fetchone()
+    return told and read_index(cache(path, contract), told[0], contract.dim, told[1])
 
 
 def found(path, contract, vectors, numbers):
@@ -60,14 +62,14 @@ def found(path, contract, vectors, numbers):
 def read_rows(monkeypatch):
     """Collect the ids of the rows that are read from the store into an index."""
     seen = []
-    blocks = SqliteStore.blocks
+    blocks = SqliteSnapshot.blocks
 
-    def collecting(self, contract, after, faults=None):
-        for ids, rows in blocks(self, contract, after, faults):
-            seen.extend(ids)
-            yield ids, rows
+    def collecting(self, contract, after=0):
+        for block in blocks(self, contract, after):
+            seen.extend(block.ids)
+            yield block
 
-    monkeypatch.setattr(SqliteStore, "blocks", collecting)
+    monkeypatch.setattr(SqliteSnapshot, "blocks", collecting)
     return seen
 
 
@@ -153,7 +155,7 @@ def test_a_cache_that_is_absent_or_damaged_is_built_anew(path, old, vectors, dam
 
 def test_another_contracts_cache_is_not_taken(path, old, new, make_edge, vectors):
     with Gallery.open(path) as gallery:
-        gallery.use_model(new, make_edge(new, old))
+        gallery.switch(new, make_edge(new, old))
         add(gallery, range(N, 2 * N), new, vectors)
         gallery.search(vectors(1), new)
     assert len(loaded(path, new)) == N
@@ -183,7 +185,7 @@ def test_a_database_restored_from_a_backup(path, old, vectors, tmp_path):
 
 def test_a_contract_without_rows_keeps_no_cache(path, old, new, make_edge, vectors):
     with Gallery.open(path) as gallery:
-        gallery.use_model(new, make_edge(new, old))
+        gallery.switch(new, make_edge(new, old))
         add(gallery, range(N), new, vectors, replace=True)
         gallery.search(vectors(1), new)
     assert [file.name for file in path.glob("*.rows")] == [f"index-{new.id}.rows"]
@@ -192,21 +194,9 @@ def test_a_contract_without_rows_keeps_no_cache(path, old, new, make_edge, vecto
 def test_a_folder_that_cannot_be_written_is_searched_all_the_same(path, old, vectors, monkeypatch):
     cache(path, old).unlink()
 
-    def full(self, path):
+    def full(self, file):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(ContractIndex, "save", full)
+    monkeypatch.setattr(RowIndex, "write", full)
     assert found(path, old, vectors, range(N)) == set(range(N))
     assert not cache(path, old).exists()
-
-
-def test_dropping_rows_keeps_the_others_in_order(old, vectors):
-    rows = vectors(50)
-    index = ContractIndex(old)
-    index.add(np.arange(10, 60), rows)
-    kept = np.array([10, 17, 18, 40, 59])
-    index.keep(kept)
-    assert np.array_equal(index.ids(), kept)
-    scores, ids = index.search(rows[kept - 10], 1)
-    assert np.array_equal(ids[:, 0], kept)
-    np.testing.assert_allclose(scores, 1, atol=1e-6)

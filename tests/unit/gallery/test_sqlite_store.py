@@ -13,9 +13,8 @@ import pytest
 
 from mixbct.errors import ContractError, DiskFullError, GalleryError
 from mixbct.gallery import Gallery
-from mixbct.gallery.gallery import DATABASE
-from mixbct.gallery.records import QueryModel
-from mixbct.gallery.sqlite import SqliteStore
+from mixbct.gallery.sqlite import DATABASE, SqliteStore
+from mixbct.gallery.sqlite_transaction import SqliteTransaction
 
 BATCH = 40
 
@@ -41,11 +40,11 @@ def items_digest(path):
     return digest.hexdigest()
 
 
-def test_use_model_touches_no_row(path, old, new, make_edge, vectors):
+def test_a_switch_touches_no_row(path, old, new, make_edge, vectors):
     with Gallery.open(path) as gallery:
         enrol(gallery, "o", 30, old, vectors)
         before = items_digest(path)
-        gallery.use_model(new, make_edge(new, old))
+        gallery.switch(new, make_edge(new, old))
         assert gallery.search(vectors(1), new, k=1).of(0)[0].key == "o0"
     assert items_digest(path) == before
 
@@ -157,7 +156,7 @@ def test_a_reader_sees_what_another_process_commits(path, old, new, make_edge, v
         assert reader.search(vectors(5), old, k=1).of(4)[0].key == "a4"
         enrol(reader, "b", 5, old, vectors, seed=1)
         assert writer.search(vectors(5, 1), old, k=1).of(2)[0].key == "b2"
-        writer.use_model(new, make_edge(new, old))
+        writer.switch(new, make_edge(new, old))
         assert reader.query_model().contract == new
         assert len(reader.search(vectors(1), new, k=20).of(0)) == 10
 
@@ -165,18 +164,18 @@ def test_a_reader_sees_what_another_process_commits(path, old, new, make_edge, v
 def test_reading_goes_on_while_another_process_writes(path, old, vectors):
     with Gallery.open(path) as reader:
         enrol(reader, "a", 5, old, vectors)
-        other = SqliteStore.open(path / DATABASE)
-        with other.writing():
-            other.put(["z"], ["z"], old, vectors(1, 9))
+        other = SqliteStore.open(path)
+        with other.write() as transaction:
+            transaction.put(["z"], ["z"], old, vectors(1, 9))
             assert len(reader.search(vectors(1), old, k=20).of(0)) == 5
         assert len(reader.search(vectors(1), old, k=20).of(0)) == 6
         other.close()
 
 
 def test_a_second_writer_waits_and_then_says_so(path, old, vectors):
-    first = SqliteStore.open(path / DATABASE)
-    second = Gallery(SqliteStore.open(path / DATABASE, timeout=0.05), path)
-    with first.writing(), pytest.raises(GalleryError, match="being written by another process"):
+    first = SqliteStore.open(path)
+    second = Gallery(SqliteStore.open(path, timeout=0.05))
+    with first.write(), pytest.raises(GalleryError, match="being written by another process"):
         enrol(second, "b", 2, old, vectors)
     enrol(second, "b", 2, old, vectors)
     assert second.status().rows == 2
@@ -185,15 +184,16 @@ def test_a_second_writer_waits_and_then_says_so(path, old, vectors):
 
 
 def test_a_full_disk_stores_nothing_of_the_batch(path, old, vectors):
-    store = SqliteStore.open(path / DATABASE)
-    with Gallery(store, path) as gallery:
+    store = SqliteStore.open(path)
+    (connection,) = store._idle
+    with Gallery(store) as gallery:
         enrol(gallery, "a", 5, old, vectors)
-        pages = store.connection.execute("PRAGMA page_count").fetchone()[0]
-        store.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(DiskFullError, match=r"gallery\.sqlite.*intact"):
             enrol(gallery, "b", 2000, old, vectors, seed=1)
         assert gallery.status().rows == 5
-        store.connection.execute("PRAGMA max_page_count = 1000000")
+        connection.execute("PRAGMA max_page_count = 1000000")
         enrol(gallery, "b", 2000, old, vectors, seed=1)
         assert gallery.status().rows == 2005
 
@@ -233,11 +233,11 @@ def test_an_interrupted_init_can_be_run_again(tmp_path, old):
 
 
 def test_a_failed_create_leaves_an_empty_file(tmp_path, old, monkeypatch):
-    def fail(self, removed):
+    def fail(self, switch):
         raise DiskFullError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "_change", fail)
+        patch.setattr(SqliteTransaction, "switch", fail)
         with pytest.raises(DiskFullError):
             Gallery.create(tmp_path, old)
     with pytest.raises(GalleryError, match="interrupted"):
@@ -260,23 +260,22 @@ def test_a_damaged_file_is_named(path, old, vectors):
         read()
 
 
-def test_the_history_is_bounded(path, old, vectors, monkeypatch):
-    monkeypatch.setattr("mixbct.gallery.sqlite._HISTORY", 3)
-    store = SqliteStore.open(path / DATABASE)
-    states = []
-    for i in range(6):
-        with store.writing():
-            store.put([f"k{i}"], ["x"], old, vectors(1, i))
-            states.append(store.state())
-    assert [store.removed_since(state) for state in states] == [None] * 3 + [0] * 3
-    store.close()
+def test_an_index_that_has_seen_none_of_many_changes_is_built_anew(path, old, vectors, monkeypatch):
+    monkeypatch.setattr("mixbct.gallery.sqlite_transaction._STATES", 3)
+    with Gallery.open(path) as gallery:
+        for i in range(6):
+            gallery.enrol([f"k{i % 2}"], ["x"], vectors(1, i), old, replace=True)
+            if i == 1:
+                gallery.search(vectors(1), old)
+        best = gallery.search(vectors(1, 5), old).of(0)
+        assert [hit.key for hit in best] == ["k1", "k0"]
+    with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM changes").fetchone() == (3,)
 
 
-def test_a_new_gallery_remembers_its_model(tmp_path, old):
-    store = SqliteStore.create(tmp_path / DATABASE, QueryModel(old, tmp_path))
-    assert store.query_model() == QueryModel(old, tmp_path)
-    assert store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    store.close()
+def test_a_new_gallery_keeps_a_log(path):
+    with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 _SWITCH_AND_ENROL = """
@@ -291,7 +290,7 @@ edges = [Edge.model_validate_json((folder / f"{i}.json").read_text()) for i in r
 with Gallery.open(folder / "gallery") as gallery:
     for i in range(60):
         edge = edges[i % 2]
-        gallery.use_model(edge.from_contract, edge)
+        gallery.switch(edge.from_contract, edge)
         rows = np.random.default_rng([i, 7]).standard_normal((5, 8))
         keys = [f"{i % 20}-{j}" for j in range(5)]
         gallery.enrol(keys, [str(i)] * 5, rows, edge.from_contract, replace=True)

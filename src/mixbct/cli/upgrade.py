@@ -1,0 +1,186 @@
+"""`mixbct upgrade`: change a gallery's query model, look at it before and after, and undo it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from mixbct.backbones.model import read_manifest
+from mixbct.cli.gallery import GalleryPlace, columns, end
+from mixbct.cli.options import AsJson
+from mixbct.cli.output import progress_bar, tell
+from mixbct.data import holds_vectors
+from mixbct.data.bank import FeatureBank
+from mixbct.errors import ContractError, ResultError
+from mixbct.gallery import Gallery
+from mixbct.gallery.plan import UpgradePlan
+from mixbct.gallery.records import GalleryStatus
+from mixbct.schemas.contract import Contract
+from mixbct.schemas.gate import Edge, GateOutcome
+from mixbct.schemas.record import Record, read_record, record_there
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+Model = Annotated[
+    Path | None,
+    Argument(
+        metavar="[MODEL]",
+        help="The new query model's folder, or a bank of its vectors [what the edges lead from].",
+    ),
+]
+Edges = Annotated[
+    list[Path] | None,
+    Option("--edge", help="What `mixbct gate` wrote for it; once for each stored contract."),
+]
+
+
+class EdgeVerdict(Record):
+    """What the gate said of an edge that is given."""
+
+    edge: str
+    verdict: GateOutcome | None
+
+
+class Planned(Record):
+    """What a switch would change, and what the gate said of it."""
+
+    plan: UpgradePlan
+    gates: tuple[EdgeVerdict, ...]
+
+
+@app.command()
+def plan(
+    gallery: GalleryPlace, model: Model = None, edge: Edges = None, as_json: AsJson = False
+) -> None:
+    """Show what a switch of the query model would change; nothing is changed."""
+    contract, _, edges = _asked(model, edge)
+    gates = tuple(_verdict(path, edge) for path, edge in zip(edge or [], edges, strict=True))
+    with Gallery.open(gallery) as opened:
+        found = Planned(plan=opened.plan(contract, *edges), gates=gates)
+        place = opened.place
+    words = [word for path in edge or [] for word in ("--edge", path)]
+    then = ("upgrade", "apply", place, *([model] if model else []), *words)
+    tell(found, as_json, *_plan_lines(found), then=then)
+
+
+@app.command()
+def apply(
+    gallery: GalleryPlace, model: Model = None, edge: Edges = None, as_json: AsJson = False
+) -> None:
+    """Switch the query model without touching a stored vector."""
+    contract, folder, edges = _asked(model, edge)
+    with Gallery.open(gallery) as opened:
+        before = opened.plan(contract, *edges).before
+        with progress_bar("build the index of mapped rows") as tick:
+            opened.prepare(*edges, progress=tick)
+        opened.switch(contract, *edges, model=folder)
+        end(opened, as_json, f"searched by {contract}, before by {before}")
+
+
+@app.command()
+def status(gallery: GalleryPlace, as_json: AsJson = False) -> None:
+    """Show which model searches a gallery, since when, and what a rollback would bring back."""
+    with Gallery.open(gallery) as opened:
+        found = opened.status()
+    can = found.switches[-1].before is not None
+    then = ("rollback", found.gallery) if can else ("plan", found.gallery, "MODEL")
+    tell(found, as_json, *_status_lines(found), then=("upgrade", *then))
+
+
+@app.command()
+def rollback(
+    gallery: GalleryPlace,
+    edge: Annotated[
+        list[Path] | None,
+        Option(help="An edge from the earlier model to rows that came since, to keep them."),
+    ] = None,
+    leave_out: bool = Option(
+        False, "--leave-out", help="Take out the rows that the earlier model cannot search."
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Undo the last switch that is not undone; replaced items get their old vectors back."""
+    edges = _read_edges(edge)
+    with Gallery.open(gallery) as opened:
+        done = opened.rollback(*edges, leave_out=leave_out)
+    said = (
+        f"{done.gallery}: searched by {done.query_model} again, before by {done.before}; "
+        f"{done.given_back:,} items have their earlier vectors back, {len(done.left_out):,} were "
+        "left out"
+    )
+    tell(done, as_json, said, then=("gallery", "search", done.gallery, "IMAGE"))
+
+
+def _asked(
+    model: Path | None, paths: list[Path] | None
+) -> tuple[Contract, Path | None, list[Edge]]:
+    """Return the new query model's contract, its folder if it has one, and the edges."""
+    edges = _read_edges(paths)
+    if model is not None and holds_vectors(model):
+        return FeatureBank(model).manifest.contract, None, edges
+    if model is not None:
+        folder, manifest = read_manifest(model)
+        return manifest.contract, folder, edges
+    if not edges:
+        raise typer.BadParameter("give the new query model's folder, or an edge that leads from it")
+    return edges[0].from_contract, None, edges
+
+
+def _read_edges(paths: list[Path] | None) -> list[Edge]:
+    return [read_record(path, Edge, ContractError, "edge") for path in paths or []]
+
+
+def _verdict(path: Path, edge: Edge) -> EdgeVerdict:
+    """Return what the gate wrote beside an edge, if it is about the same result."""
+    name = path.name.removesuffix("edge.json")
+    found = record_there(path.with_name(f"{name}gate.json"), GateOutcome, ResultError, "verdict")
+    about = found if found and found.result_digest == edge.result_digest else None
+    return EdgeVerdict(edge=str(path), verdict=about)
+
+
+def _plan_lines(found: Planned) -> Iterator[str]:
+    plan = found.plan
+    yield f"{plan.gallery}: searched by {plan.before}, would be by {plan.query_model}"
+    rows = [("rows", "tied by", "false-accept rate", "to build first", "contract")]
+    for each in plan.rows:
+        tie = "the new model's own" if each.threshold is None else f"threshold {each.threshold:.4f}"
+        build = f"{each.index_bytes / 1e6:,.1f} MB, about {each.seconds:.1f} s"
+        rows.append(
+            (
+                f"{each.rows:,}",
+                tie,
+                "–" if each.far is None else f"{each.far:g}",
+                build if each.index_bytes else "nothing",
+                str(each.contract),
+            )
+        )
+    yield from columns(rows, whole=4)
+    for each in plan.rows:
+        if each.bridge:
+            yield f"bridge to {each.contract}: {each.bridge}"
+    for gate in found.gates:
+        if gate.verdict is None:
+            yield f"gate: its verdict is not beside {gate.edge}"
+        for check in gate.verdict.checks if gate.verdict else ():
+            yield f"gate: {'pass' if check.passed else 'FAIL'}  {check.says}"
+    kept = "stay" if plan.found_after_rollback else "do not stay, unless they are tied to it"
+    yield (
+        "no stored vector is changed. `mixbct upgrade rollback` undoes the switch until `mixbct "
+        f"gallery prune`; rows that {plan.query_model.name} enrols until then {kept} searchable"
+    )
+
+
+def _status_lines(status: GalleryStatus) -> Iterator[str]:
+    last = status.switches[-1]
+    yield f"{status.gallery}: searched by {status.query_model} since {last.time}"
+    rows: list[Sequence[str]] = [("switch", "time", "model", "")]
+    for each in status.switches:
+        what = f"brings back switch {each.restores}" if each.restores else ""
+        rows.append((f"{each.number}", each.time, str(each.model), what))
+    yield from columns(rows, whole=3)
+    for stored in status.contracts:
+        yield f"{stored.rows:,} of {status.rows:,} rows are of {stored.contract}"
+    back = next((each for each in status.switches if each.number == last.before), None)
+    yield f"a rollback brings back {back.model}" if back else "there is nothing to roll back to"

@@ -1,0 +1,78 @@
+"""Batches of rows on their way into a store: checked, normalised, held against what is there."""
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from mixbct.data.bank import normalise
+from mixbct.errors import GalleryError
+from mixbct.gallery.records import Batch, Item
+from mixbct.gallery.rules import check_dimension, check_enrolled
+from mixbct.gallery.store import Snapshot, Tick, Transaction
+
+_NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
+
+
+def normalised(batch: Batch) -> Batch:
+    """Return a batch as it is stored; refuse one that cannot be."""
+    keys, labels, vectors, contract = batch
+    if not len(keys) == len(labels) == len(vectors):
+        raise GalleryError(
+            f"{len(keys)} keys, {len(labels)} labels and {len(vectors)} vectors do not go "
+            "together; give one of each an item"
+        )
+    for name in (*keys, *labels):
+        if name is not None and _NOT_IN_NAMES.search(name):
+            raise GalleryError(
+                f"{name!r} cannot be a key or a label: it holds a line break, a NUL or half of a "
+                "surrogate pair; name the item otherwise"
+            )
+    if len(set(keys)) < len(keys):
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        raise GalleryError(
+            f"{len(twice)} keys stand twice or more in the batch ({', '.join(twice[:5])}); a "
+            "key names one item"
+        )
+    check_dimension(vectors, contract)
+    return batch._replace(vectors=normalise(vectors, list(keys)))
+
+
+def rows_in(snapshot: Snapshot) -> int:
+    """Return how many rows a gallery has."""
+    return sum(stored.rows for stored in snapshot.contracts())
+
+
+def put_batch(
+    transaction: Transaction, batch: Batch, replace: bool, progress: Tick | None = None
+) -> int:
+    """Store a batch that is as it is stored; return how many rows it replaced."""
+    keys, labels, vectors, contract = batch
+    check_enrolled(transaction, contract)
+    held = transaction.put(keys, labels, contract, vectors, progress) if len(keys) else []
+    if held and not replace:
+        raise GalleryError(
+            f"{len(held)} of {len(keys)} keys are in the gallery already "
+            f"({', '.join(held[:5])}); leave them out, or replace these items (--replace)"
+        )
+    return len(held)
+
+
+def without_same(snapshot: Snapshot, batch: Batch) -> Batch:
+    """Return a batch without the rows that are there already to the bit."""
+    there = snapshot.ids(batch.keys)
+    if not there:
+        return batch
+    items, vectors = snapshot.items(there.values()), snapshot.vectors(there.values())
+
+    def same(row: int) -> bool:
+        id, item = there.get(batch.keys[row], 0), Item(batch.keys[row], batch.labels[row], contract)
+        return items.get(id) == item and np.array_equal(vectors[id], batch.vectors[row])
+
+    contract = batch.contract.id
+    rows = [row for row in range(len(batch.keys)) if not same(row)]
+    return batch._replace(
+        keys=[batch.keys[row] for row in rows],
+        labels=[batch.labels[row] for row in rows],
+        vectors=batch.vectors[rows],
+    )

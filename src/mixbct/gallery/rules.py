@@ -1,0 +1,108 @@
+"""The rules of a gallery, whatever keeps it: what may be stored, and what may be compared.
+
+Two hold at every commit, so that every score that a search returns was allowed by a gate: each
+row's contract is the query model's or is reached by a recorded edge from it; and vectors are
+compared under no other model than the query model.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from mixbct.errors import ContractError, FeatureError, GalleryError, SwitchedError
+from mixbct.gallery.records import Stored, Switch
+from mixbct.gallery.store import Snapshot
+from mixbct.schemas.contract import Contract
+from mixbct.schemas.gate import Edge
+
+
+def edges_from(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> dict[str, Edge]:
+    """Return the edges from a query model, by the id of the contract that they reach.
+
+    `given` are edges that are not recorded; they come in place of those that are.
+    """
+    edges = [edge for edge in (*snapshot.edges(), *given) if edge.from_contract.id == query.id]
+    return {edge.to_contract.id: edge for edge in edges}
+
+
+def untied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> list[Stored]:
+    """Return what is stored and cannot be searched by `query`."""
+    reached = {query.id, *edges_from(snapshot, query, given)}
+    return [stored for stored in snapshot.contracts() if stored.contract.id not in reached]
+
+
+def require_tied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> None:
+    """Refuse a query model where an edge to a stored contract is missing."""
+    if not (missing := untied(snapshot, query, given)):
+        return
+    rows = " and ".join(f"{s.rows:,} rows of {s.contract}" for s in missing)
+    raise ContractError(
+        f"{query} cannot be the query model: the gallery holds {rows}, and no passed gate "
+        f"ties {query} to them. Run `mixbct gate` on an evaluation of {query} against "
+        f"{' and against '.join(str(s.contract) for s in missing)} and give the edge that it "
+        "writes (--edge), or embed those rows again with a model that is tied (enrol --replace)"
+    )
+
+
+def check_query(snapshot: Snapshot, contract: Contract, place: str) -> None:
+    """Refuse queries of another model than the query model."""
+    query = snapshot.query_model().contract
+    if contract.id == query.id:
+        return
+    switches = snapshot.switches()
+    was = any(switch.model.contract.id == contract.id for switch in switches)
+    since = f", since {switches[-1].time}" if was else ""
+    raise SwitchedError(
+        f"the queries were embedded by {contract}, but the gallery's query model is {query}{since}"
+        f"; embed them with that one, or switch with `mixbct upgrade apply {place}`"
+    )
+
+
+def check_enrolled(snapshot: Snapshot, contract: Contract) -> None:
+    """Refuse rows that the query model cannot search."""
+    query = snapshot.query_model().contract
+    if contract.id != query.id and contract.id not in edges_from(snapshot, query):
+        raise ContractError(
+            f"vectors of {contract} cannot be enrolled: no recorded edge leads to them "
+            f"from the query model {query}; embed the items with that, or give the edge of "
+            "`mixbct gate` on it against them to `mixbct upgrade apply`"
+        )
+
+
+def check_edge(edge: Edge, query: Contract) -> None:
+    """Refuse an edge from another model, and one across which nothing can be compared."""
+    if edge.from_contract.id != query.id:
+        raise ContractError(
+            f"the edge leads from {edge.from_contract} to {edge.to_contract}, but the new query "
+            f"model is {query}; give the edge that `mixbct gate` wrote for that model"
+        )
+    dims = edge.from_contract.dim, edge.to_contract.dim
+    if edge.bridge is None and dims[0] != dims[1]:
+        raise ContractError(
+            f"the edge ties {edge.from_contract} of {dims[0]} dimensions to {edge.to_contract} of "
+            f"{dims[1]}, which cannot be compared without a bridge: fit one with `mixbct adapt`, "
+            "or train the model with method.query_map"
+        )
+    if edge.bridge is not None:
+        edge.bridge.check(edge.from_contract, edge.to_contract)
+
+
+def led_back(switches: Sequence[Switch], place: str) -> Switch:
+    """Return the switch that a rollback leads back to."""
+    before = switches[-1].before
+    if before is None:
+        raise GalleryError(
+            f"{place} was not switched since it was made, or what was before is pruned: there is "
+            f"nothing to go back to; `mixbct upgrade status {place}` lists its switches"
+        )
+    return next(switch for switch in switches if switch.number == before)
+
+
+def check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> None:
+    """Refuse vectors that cannot be of a contract."""
+    if vectors.shape[1] != contract.dim:
+        raise FeatureError(
+            f"the vectors have {vectors.shape[1]} dimensions, those of {contract} have "
+            f"{contract.dim}: were they embedded by another model?"
+        )
