@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
-from mixbct.data.postgresql import without_passwords
 from mixbct.errors import GalleryError
 from mixbct.gallery.records import Found, Ids
+from mixbct.reading import without_passwords
 
 _PARAMETERS: Final = {"HNSW": {"M": 16, "efConstruction": 200}, "FLAT": {}}
 MOST: Final = 16_384

@@ -305,6 +305,10 @@ class Snapshot:
             return rows if known and known.filled >= known.last else None
         return rows if self.table(contract, side) else None
 
+    def searched_by(self) -> str:
+        """Return how rows are found."""
+        return self.facts.searched_by
+
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them."""
         wrong: list[str] = []

@@ -82,8 +82,9 @@ class PostgresStore:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None or connection.closed:
-            connection = self._server.connect()
-            self._set_up(connection)
+            connection = self._server.connect(self._server.schema)
+            # rows are read in the order of their ids, however many the server thinks there are
+            connection.execute("SET enable_bitmapscan = off")
         try:
             with self._server.named_errors():
                 yield connection
@@ -95,20 +96,6 @@ class PostgresStore:
                 self._idle.append(connection)
                 return
         connection.close()
-
-    def _set_up(self, connection: "Connection") -> None:
-        from psycopg import sql
-
-        path = sql.SQL("SET search_path = {}, {}").format
-        with self._server.named_errors():
-            where = connection.execute(
-                "SELECT n.nspname FROM pg_catalog.pg_extension e "
-                "JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'"
-            ).fetchone()
-            names = self._server.schema, where[0] if where else "public"
-            connection.execute(path(*map(sql.Identifier, names)))
-            # rows are read in the order of their ids, whatever the server thinks how many there are
-            connection.execute("SET enable_bitmapscan = off")
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Snapshot]:
