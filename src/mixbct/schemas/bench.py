@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import Field
 
-from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.record import Document, Record, now
 from mixbct.schemas.result import Estimate
 
 METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")
@@ -27,10 +27,9 @@ class CellCost(Record):
     peak_memory: int = Field(0, description="bytes, of the whole process")
 
 
-class BenchCell(Record):
+class BenchCell(Document):
     """One method, old model, scenario and seed: what came of it, or why nothing did."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["bench-cell"] = "bench-cell"
     id: str
     bench: str
@@ -129,10 +128,9 @@ class Choice(Record):
     trials: tuple[Trial, ...]
 
 
-class BenchSummary(Record):
+class BenchSummary(Document):
     """A bench: what its tables, its page and its reader are given."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["bench"] = "bench"
     name: str
     title: str

@@ -1,13 +1,11 @@
 """What the gate decides, and the edge that it writes."""
 
-from typing import Any, Literal
-
 from pydantic import Field, model_validator
 
 from mixbct.errors import ResultError
-from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.bridge import Bridge, HadQueryMap
 from mixbct.schemas.contract import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+from mixbct.schemas.record import Document, Record, absent, now
 from mixbct.schemas.result import Cosine, Rate, Result, Share
 
 
@@ -24,10 +22,9 @@ class GateCheck(Record):
     )
 
 
-class GateOutcome(Record):
+class GateOutcome(Document):
     """What the gate decided about one result."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     passed: bool
     checks: tuple[GateCheck, ...]
     beside: tuple[GateCheck, ...] = Field(
@@ -60,13 +57,12 @@ class GateOutcome(Record):
             )
 
 
-class Edge(Record):
+class Edge(HadQueryMap):
     """A passed gate: queries under `from_contract` may search vectors under `to_contract`.
 
     Where there is a bridge, both are compared through it.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     from_contract: Contract
     to_contract: Contract
     result_digest: str
@@ -80,14 +76,6 @@ class Edge(Record):
         "with as one; the threshold is of new queries alone",
     )
     created: str = Field(default_factory=now)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _had_a_query_map(cls, content: Any) -> Any:
-        match content:
-            case {"query_map": dict(query), "from_contract": source, "to_contract": target}:
-                return from_query_map(content, query, source, target)
-        return content
 
     @model_validator(mode="after")
     def _bridge_ties_the_same(self) -> "Edge":

@@ -8,15 +8,13 @@ Numbers are finite: JSON has no NaN and no infinity, so a record that held one c
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from mixbct.errors import DataError, MixbctError
 from mixbct.reading import read_bytes, shown
-
-SCHEMA_VERSION: Final = 1
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """How many of something."""
@@ -64,7 +62,7 @@ class Record(BaseModel):
 class Document(Record):
     """Base of every record that is a file of its own; the version comes first in it."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
 
 
 def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what: str) -> ModelT:

@@ -6,13 +6,13 @@ result agree with each other, by the gate.
 
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.bridge import Bridge, HadQueryMap
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
+from mixbct.schemas.record import Count, Record, absent, now
 
 FREE = "whiten"
 """The old model's own queries, whitened as its rows are: what is to be had without a new model."""
@@ -192,10 +192,9 @@ class ModelCost(Record):
     steps: Count
 
 
-class Result(Record):
+class Result(HadQueryMap):
     """One evaluation of an upgrade. Reports, gates and benches read nothing else."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["upgrade"] = "upgrade"
     title: str
     created: str = Field(default_factory=now)
@@ -228,14 +227,6 @@ class Result(Record):
     carried_threshold: CarriedThreshold
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _had_a_query_map(cls, content: Any) -> Any:
-        match content:
-            case {"query_map": dict(query), "models": {"new": source, "old": target}}:
-                return from_query_map(content, query, source, target)
-        return content
 
     @model_validator(mode="after")
     def _holds_together(self) -> "Result":
