@@ -88,10 +88,8 @@ class BankWriter:
 
         Where that came from another source or model, under a key that no row has.
         """
-        same = ("contract", "dtype", "source_digest")
-        if begun.source_digest is None or any(
-            getattr(begun, field) != getattr(self.manifest, field) for field in same
-        ):
+        ours, theirs = ((m.contract, m.dtype, m.source_digest) for m in (self.manifest, begun))
+        if begun.source_digest is None or ours != theirs:
             return {"\n": 0}
         keys = read_lines(self.partial / "keys.txt", BankError)
         return {keys[row]: row for chunk in self._chunks(begun.rows, done=True) for row in chunk}
@@ -153,8 +151,7 @@ class BankWriter:
 
     def finish(self) -> FeatureBank:
         """Give the bank its manifest and its name. Every chunk must be written."""
-        left = self.missing()
-        if left:
+        if left := self.missing():
             raise BankError(f"{self.partial} still lacks {len(left)} chunks of {CHUNK} rows")
         if not (self.partial / "manifest.json").exists():
             write_atomically(self.partial / "manifest.json", self._sealed().to_json())
@@ -172,13 +169,9 @@ class BankWriter:
         features = self._features()
         every = pieces(range(len(features)), CHUNK)
         norms = [norms_of(features[piece.start : piece.stop]) for piece in every]
-        least, most = min(map(np.min, norms)), max(map(np.max, norms))
-        return self.manifest.model_copy(
-            update={
-                "digests": {file.name: sha256_file(file) for file in files},
-                "norms": (float(least), float(most)),
-            }
-        )
+        digests = {file.name: sha256_file(file) for file in files}
+        ends = float(min(map(np.min, norms))), float(max(map(np.max, norms)))
+        return self.manifest.model_copy(update={"digests": digests, "norms": ends})
 
 
 def _mark(folder: Path, chunk: range) -> Path:

@@ -60,11 +60,11 @@ class Decoder:
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
-        return self.fill(
-            rows,
-            lambda row: decode_bytes(encoded(row), self.preprocessing, name(row)),
-            name,
-        )
+
+        def make(row: int) -> UInt8[np.ndarray, "h w c"]:
+            return decode_bytes(encoded(row), self.preprocessing, name(row))
+
+        return self.fill(rows, make, name)
 
     def fill(
         self,

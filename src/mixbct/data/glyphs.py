@@ -106,10 +106,9 @@ def build_glyphs(
         progress(done, len(typefaces))
         try:
             sample, drawn = render(typeface.path, looked_at)
+            reason = _reason_against(sample, drawn, kept)
         except Exception as error:  # damaged font files raise anything
-            origin[f"left out {typeface.name}"] = f"not a readable font: {error}"
-            continue
-        reason = _reason_against(sample, drawn, kept)
+            reason = f"not a readable font: {error}"
         if reason:
             origin[f"left out {typeface.name}"] = reason
             continue
@@ -170,13 +169,10 @@ def render(font: Path, characters: Sequence[str]) -> tuple[Glyphs, Bool[np.ndarr
             pen.text((SIZE, SIZE), character, fill=255, font=loaded, anchor="mm")
         except OSError:  # "invalid opcode" in the programs of some fonts, and the like
             continue
-        box = canvas.getbbox()
-        if box is None:
-            continue
-        left = (box[0] + box[2]) // 2 - SIZE // 2
-        top = (box[1] + box[3]) // 2 - SIZE // 2
-        glyphs[i] = np.asarray(canvas.crop((left, top, left + SIZE, top + SIZE)))
-        drawn[i] = True
+        if box := canvas.getbbox():
+            left, top = ((box[at] + box[at + 2]) // 2 - SIZE // 2 for at in (0, 1))
+            glyphs[i] = np.asarray(canvas.crop((left, top, left + SIZE, top + SIZE)))
+            drawn[i] = True
     return glyphs, drawn
 
 

@@ -136,19 +136,13 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
             f"{shown(meta)} holds no ijbb_face_tid_mid.txt and no ijbc_face_tid_mid.txt; expected "
             "the layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
         )
-    images = _Named(
-        tables[prefix],
-        2,
-        "an image's name and 2 numbers, its template and its media, whole and from 0",
-    )
+    what = "an image's name and 2 numbers, its template and its media, whole and from 0"
+    images = _Named(tables[prefix], 2, what)
     ids = images.numbers
     images.check((ids >= 0) & (ids < 2**53) & (ids == np.floor(ids)))
     images.check(np.array([n[0] != "/" and ".." not in n.split("/") for n in images.names]))
-    faces = _Named(
-        meta / f"{prefix}_name_5pts_score.txt",
-        11,
-        "an image's name and 11 numbers, five points and the detector's score, above 0",
-    )
+    what = "an image's name and 11 numbers, five points and the detector's score, above 0"
+    faces = _Named(meta / f"{prefix}_name_5pts_score.txt", 11, what)
     if images.names != faces.names:
         both = zip(images.names, faces.names, strict=False)
         fewer = min(len(images.names), len(faces.names))
@@ -248,28 +242,27 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
     lines = csv.reader(text)
     ids = set(known.tolist())
     found: dict[int, int] = {}
-    whole = "whole numbers from 0 as TEMPLATE_ID and SUBJECT_ID"
+
+    def wrong(expected: str) -> DataError:
+        line = max(lines.line_num, 1)
+        return DataError(wrong_line(path, line, expected, text[line - 1] if text else ""))
+
+    expected = "a header with TEMPLATE_ID and SUBJECT_ID"
     try:
         header = [name.strip().lower() for name in next(lines, [])]
-        expected = "a header with TEMPLATE_ID and SUBJECT_ID"
         places = header.index("template_id"), header.index("subject_id")
-        expected = whole
+        expected = "whole numbers from 0 as TEMPLATE_ID and SUBJECT_ID"
         for row in lines:
             words = [row[place].strip() for place in places]
             if not all(map(is_whole, words)):
-                raise ValueError
+                raise wrong(expected)
             template, subject = map(int, words)
-            expected = "a template that has an image in face_tid_mid.txt"
             if template not in ids:
-                raise ValueError
-            expected = f"template {template} to be of one subject, {found.get(template)} as above"
-            if found.setdefault(template, subject) != subject:
-                raise ValueError
-            expected = whole
+                raise wrong("a template that has an image in face_tid_mid.txt")
+            if (one := found.setdefault(template, subject)) != subject:
+                raise wrong(f"template {template} to be of one subject, {one} as above")
     except (ValueError, IndexError, csv.Error):
-        line = max(lines.line_num, 1)
-        there = text[line - 1] if text else ""
-        raise DataError(wrong_line(path, line, expected, there)) from None
+        raise wrong(expected) from None
     if not found:
         raise DataError(f"{path} names no template")
     return Subjects(np.array(list(found), np.int64), np.array(list(found.values()), np.int64))

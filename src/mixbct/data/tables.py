@@ -62,9 +62,7 @@ def _plain(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty file
-            values: np.ndarray = np.loadtxt(
-                path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig"
-            )
+            values = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig")
         with path.open("rb") as file:
             lines = sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
             file.seek(-1, 2)
