@@ -22,11 +22,7 @@ from mixbct.schemas.linear_map import LinearMap
 
 
 def fit(
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None = None,
-    *,
-    shrinkage: float = SHRINKAGE,
+    source: Vectors, target: Vectors, labels: Labels | None = None, *, shrinkage: float = SHRINKAGE
 ) -> tuple[LinearMap, LinearMap]:
     """Return the maps of queries and of stored rows.
 

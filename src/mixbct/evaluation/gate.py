@@ -63,8 +63,7 @@ class GateSettings(Record):
         ("TAR@1e-4",), description="metrics on which new/old must surely not lose the margin"
     )
     against: Literal["old", "best"] = Field(
-        "old",
-        description="than what: old/old, or the better of it and whiten/old in each metric",
+        "old", description="than what: old/old, or the better of it and whiten/old in each metric"
     )
     margin: float = Field(
         0.03,

@@ -125,11 +125,7 @@ class Combination(Record):
 
     def metrics(self) -> dict[str, Estimate]:
         """Return every figure by name: mAP, rank-1, rank-5, TAR@1e-2 and so on."""
-        figures = {
-            "mAP": self.mean_average_precision,
-            "rank-1": self.rank1,
-            "rank-5": self.rank5,
-        }
+        figures = {"mAP": self.mean_average_precision, "rank-1": self.rank1, "rank-5": self.rank5}
         return figures | {tar_name(p.far): p.tar for p in self.operating_points}
 
 
