@@ -81,8 +81,7 @@ def fold_accuracies(
             "needed, since a fold's threshold is chosen on the others"
         )
     found = []
-    for number in numbers:
-        inside = fold == number
+    for inside in (fold == number for number in numbers):
         threshold = best_threshold(scores[~inside], same[~inside])
         right = (scores[inside] > np.float32(threshold)) == same[inside]
         found.append(Fold(threshold=threshold, accuracy=float(right.mean())))

@@ -102,9 +102,8 @@ def pool_templates(
     if scores is not None:
         weights = weights * scores[order]
         # a template's least score is not below 0, its highest above
-        good = (np.minimum.reduceat(weights, starts) >= 0) & (
-            np.maximum.reduceat(weights, starts) > 0
-        )
+        good = np.minimum.reduceat(weights, starts) >= 0
+        good &= np.maximum.reduceat(weights, starts) > 0
         if not good.all():
             raise DataError(
                 "a detector's score is negative or no number, or all of a template are 0 (template "
@@ -150,18 +149,16 @@ def template_scores(
     # a radix sort where there are few blocks
     narrow = block.numpy().astype(np.min_scalar_type(blocks))
     order = torch.from_numpy(np.argsort(narrow, kind="stable"))
-    ends = np.cumsum(np.bincount(narrow, minlength=blocks))
+    ends = np.cumsum(np.bincount(narrow, minlength=blocks)).tolist()
     # a block has fewer than 2^31 entries
     place = block.mul_(-per_block).add_(row).mul_(len(right)).add_(column)
     scores = torch.empty(len(pairs))
     buffer = torch.empty(per_block, len(right))
-    start = 0
-    for number, end in enumerate(ends.tolist()):
-        part = left[number * per_block : (number + 1) * per_block]
+    starts = range(0, len(left), per_block)
+    for start, chosen in zip(starts, order.tensor_split(ends[:-1]), strict=True):
+        part = left[start : start + per_block]
         product = torch.mm(part, right.T, out=buffer[: len(part)])
-        chosen = order[start:end]
         scores[chosen] = product.view(-1)[place[chosen]]
-        start = end
     return np.asarray(scores.numpy())
 
 
