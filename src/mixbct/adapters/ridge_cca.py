@@ -35,16 +35,12 @@ def fit(
     found = moments(source, target, needed=3)
     to_old, same = ridge.of_moments(found), LinearMap.of(np.eye(target.shape[1]))
     query, gallery = cca.of_moments(found, shrinkage)
-    return (
-        _beside((to_old, query), found.source_mean, found.source),
-        _beside((same, gallery), found.target_mean, found.target),
-    )
+    queries = _beside(found.source_mean, found.source, to_old, query)
+    return queries, _beside(found.target_mean, found.target, same, gallery)
 
 
 def _beside(
-    halves: tuple[LinearMap, LinearMap],
-    mean: Float64[np.ndarray, " d"],
-    covariance: Float64[np.ndarray, "d d"],
+    mean: Float64[np.ndarray, " d"], covariance: Float64[np.ndarray, "d d"], *halves: LinearMap
 ) -> LinearMap:
     """Return two maps as one, each scaled to vectors of mean square 1."""
     matrices, offsets = [], []

@@ -27,7 +27,7 @@ from mixbct.errors import BankError, FeatureError
 from mixbct.files import file_written_whole, sha256_file, write_atomically
 from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest, DenoiseManifest
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import read_record, record_there
 
 CHUNK = 8192
 # rows that are normalised at once: they stay in the processor's cache
@@ -208,10 +208,9 @@ class FeatureBank:
 
     def credible(self) -> Bool[np.ndarray, " n"] | None:
         """Return which rows denoising kept, or None where the bank was not denoised."""
-        path = self.path / "credible.json"
-        if not path.exists():
+        path, what = self.path / "credible.json", "denoising record"
+        if (record := record_there(path, DenoiseManifest, BankError, what)) is None:
             return None
-        record = read_record(path, DenoiseManifest, BankError, "denoising record")
         try:
             credible = np.array(self._open("credible.npy", "bool", (len(self),)))
             self._check_digest("credible.npy", record.sha256)

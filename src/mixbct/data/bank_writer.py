@@ -18,7 +18,7 @@ from mixbct.data.source import Rows, pieces, read_lines, write_lines
 from mixbct.errors import BankError, FeatureError
 from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import record_there
 
 # of 1 − cosine between a row as it was given and as it is stored; rounding to float16 takes 1e-7
 _MOST_LOST = 1e-5
@@ -72,10 +72,9 @@ class BankWriter:
             self._begin(labels, keys, finished)
 
     def _begun(self) -> BankManifest | None:
-        for name in ("manifest.json", "plan.json"):
-            if (self.partial / name).exists():
-                return read_record(self.partial / name, BankManifest, BankError, "plan")
-        return None
+        places = (self.partial / "manifest.json", self.partial / "plan.json")
+        found = (record_there(path, BankManifest, BankError, "plan") for path in places)
+        return next(filter(None, found), None)
 
     def _finished_rows(self, begun: BankManifest) -> dict[str, int]:
         """Return key → row of what is finished of another extraction.

@@ -12,6 +12,7 @@ from mixbct.data.source import Images, Rows, pieces
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
+Image = UInt8[np.ndarray, "h w c"]
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
@@ -61,17 +62,12 @@ class Decoder:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
 
-        def make(row: int) -> UInt8[np.ndarray, "h w c"]:
+        def make(row: int) -> Image:
             return decode_bytes(encoded(row), self.preprocessing, name(row))
 
         return self.fill(rows, make, name)
 
-    def fill(
-        self,
-        rows: Rows,
-        make: Callable[[int], UInt8[np.ndarray, "h w c"]],
-        name: Callable[[int], str],
-    ) -> Images:
+    def fill(self, rows: Rows, make: Callable[[int], Image], name: Callable[[int], str]) -> Images:
         """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
 
         Raises:

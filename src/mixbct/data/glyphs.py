@@ -63,9 +63,9 @@ def kanji() -> tuple[str, ...]:
 def build_glyphs(
     out: Path,
     *,
-    classes: int | None = None,
-    seed: int = 0,
-    fonts: Path | None = None,
+    classes: int | None,
+    seed: int,
+    fonts: Path | None,
     cache: Path,
     progress: Progress,
 ) -> ArrayManifest:

@@ -13,7 +13,6 @@ PREFIX is `ijbb` or `ijbc`.
 
 import csv
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -169,7 +168,9 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
         (table[2] <= 1, "a label of 0 or 1"),
         (np.isin(table[:2], known).T, f"two templates of {images.path.name}"),
     ):
-        _check(pair_file, good, expected, lambda line: " ".join(map(str, table[:, line])))
+        if (row := _first_wrong(good)) is not None:
+            there = " ".join(map(str, table[:, row]))
+            raise DataError(wrong_line(pair_file, row + 1, expected, there))
     if not table.size:
         raise DataError(f"{pair_file} is empty; expected two templates and 0 or 1 a line")
     layout = IjbLayout(
@@ -213,7 +214,8 @@ class _Named:
 
     def check(self, good: Bool[np.ndarray, "n ..."], advice: str = "") -> None:
         """Refuse the first line for which `good` is not true."""
-        _check(self.path, good, self._what, self._lines.__getitem__, advice)
+        if (row := _first_wrong(good)) is not None:
+            raise DataError(wrong_line(self.path, row + 1, self._what, self._lines[row]) + advice)
 
 
 def _numbers(words: list[str]) -> list[float]:
@@ -223,17 +225,10 @@ def _numbers(words: list[str]) -> list[float]:
         return []
 
 
-def _check(
-    path: Path,
-    good: Bool[np.ndarray, "n ..."],
-    expected: str,
-    found: Callable[[int], str],
-    advice: str = "",
-) -> None:
-    """Refuse the first line of a table for which `good` is not true."""
-    if not good.all():
-        line = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
-        raise DataError(wrong_line(path, line + 1, expected, found(line)) + advice)
+def _first_wrong(good: Bool[np.ndarray, "n ..."]) -> int | None:
+    """Return the first row for which `good` is not true throughout."""
+    rows = good.reshape(len(good), -1).all(axis=1) if len(good) else good
+    return None if rows.all() else int(np.argmin(rows))
 
 
 def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
