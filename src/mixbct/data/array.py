@@ -83,11 +83,7 @@ class ArraySource(ListedSource):
 
 
 def _digests(
-    images: Images,
-    labels: Int64[np.ndarray, " n"],
-    classes: Sequence[str],
-    keys: list[str],
-    groups: list[str],
+    images: Images, labels: Rows, classes: Sequence[str], keys: list[str], groups: list[str]
 ) -> dict[str, str | None]:
     """Return the manifest's digests, by the names that they have there."""
     content = (
@@ -95,10 +91,8 @@ def _digests(
         for key, label, image in zip(keys, labels, images, strict=True)
     )
     families = ((key, group, "") for key, group in zip(keys, groups, strict=True))
-    return {
-        "content_digest": digest_rows(content),
-        "groups_digest": digest_rows(families) if any(groups) else None,
-    }
+    of_groups = digest_rows(families) if any(groups) else None
+    return {"content_digest": digest_rows(content), "groups_digest": of_groups}
 
 
 def write_array(

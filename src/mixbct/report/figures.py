@@ -51,10 +51,7 @@ def cmc(named: Sequence[Named]) -> Figure:
     The axis leaves out combinations that find less than half of what old/old finds first, for
     they would press all others into one line; the caption names them.
     """
-    shown = {
-        one.name: [(rank, share) for rank, share in _curve(one.data.cmc) if rank <= _CMC_RANKS]
-        for one in curves(named)
-    }
+    shown = {one.name: _curve(one.data.cmc)[:_CMC_RANKS] for one in curves(named)}
     first = {name: points[0][1] if points else 0.0 for name, points in shown.items()}
     off = [one for one in curves(named) if first[one.name] < first.get(BASELINE, 0.0) / 2]
     kept = [one for one in curves(named) if one not in off and shown[one.name]]
@@ -132,10 +129,8 @@ def _histogram(one: Named, scores: Axis) -> Figure:
     top = max(*shown.genuine, *shown.impostor) or 1.0
     place = {"width": 320, "height": 150, "left": 10, "right": 10, "top": 8, "bottom": 22}
     plot = Plot(scores, Axis(0.0, top, ()), **place)
-    layers = [
-        plot.steps("impostor", shown.edges, shown.impostor),
-        plot.steps(f"genuine {one.colour}", shown.edges, shown.genuine),
-    ]
+    bars = {"impostor": shown.impostor, f"genuine {one.colour}": shown.genuine}
+    layers = [plot.steps(colour, shown.edges, heights) for colour, heights in bars.items()]
     caption = ""
     if point := next((p for p in one.data.operating_points if p.far == MAIN_FAR), None):
         layers.append(plot.upright(point.threshold))
