@@ -54,36 +54,19 @@ Simulated, it is in 24 % with 2 classes, 10 % with 4, 5 % with 10 and 3.2 to 3.8
 class GateSettings(Record):
     """What the gate asks for. Losses are parts of one: 0.03 is 3 points."""
 
-    gains: tuple[str, ...] = Field(
-        ("mAP", "rank-1", "TAR@1e-3"),
-        min_length=1,
-        description="metrics on which new/old must be significantly better",
-    )
-    strict: tuple[str, ...] = Field(
-        ("TAR@1e-4",), description="metrics on which new/old must surely not lose the margin"
-    )
-    against: Literal["old", "best"] = Field(
-        "old", description="than what: old/old, or the better of it and whiten/old in each metric"
-    )
-    margin: float = Field(
-        0.03,
-        ge=0,
-        le=1,
-        description="how much of a strict metric, or of one at its ceiling, may be lost for sure; "
-        "some 500 classes tell apart 2 to 3 points of a TAR at 1e-4",
-    )
-    self_test_loss: float = Field(
-        0.015,
-        ge=0,
-        le=1,
-        description="how much mAP new/new may lose for sure to the independent model",
-    )
-    far_tolerance: float = Field(
-        2.0,
-        gt=0,
-        le=1e6,
-        description="how many times its rate the carried-over threshold may accept",
-    )
+    gains: tuple[str, ...] = Field(("mAP", "rank-1", "TAR@1e-3"), min_length=1)
+    """Metrics on which new/old must be significantly better."""
+    strict: tuple[str, ...] = ("TAR@1e-4",)
+    """Metrics on which new/old must surely not lose the margin."""
+    against: Literal["old", "best"] = "old"
+    """Than what: old/old, or the better of it and whiten/old in each metric."""
+    margin: float = Field(0.03, ge=0, le=1)
+    """How much of a strict metric, or of one at its ceiling, may be lost for sure; some 500 classes
+    tell apart 2 to 3 points of a TAR at 1e-4."""
+    self_test_loss: float = Field(0.015, ge=0, le=1)
+    """How much mAP new/new may lose for sure to the independent model."""
+    far_tolerance: float = Field(2.0, gt=0, le=1e6)
+    """How many times its rate the carried-over threshold may accept."""
 
 
 def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:

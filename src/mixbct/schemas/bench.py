@@ -49,11 +49,8 @@ class BenchCell(Document):
     cost: CellCost | None = None
     versions: dict[str, str] = Field({})
     created: str = Field(default_factory=now)
-    replicates: dict[str, dict[str, str]] = Field(
-        {},
-        exclude_if=operator.not_,
-        description="combination → metric → bootstrap replicates, base64 of float32; not published",
-    )
+    replicates: dict[str, dict[str, str]] = Field({}, exclude_if=operator.not_)
+    """Combination → metric → bootstrap replicates, base64 of float32; not published."""
 
     def published(self) -> "BenchCell":
         """Return the cell without its replicates."""
@@ -94,9 +91,8 @@ class BenchRow(Record):
     mixed: dict[str, Score] = Field({}, description="half of the gallery enrolled again")
     cross_gain: dict[str, Score] = Field({}, description="new/old − old/old, paired")
     own_gain: dict[str, Score] = Field({}, description="new/new − independent, paired")
-    behind: dict[str, Score] = Field(
-        {}, description="cross and self mAP of the bench's own method − this one's, paired"
-    )
+    behind: dict[str, Score] = Field({})
+    """Cross and self mAP of the bench's own method − this one's, paired."""
     gates_passed: int = 0
     cost: CellCost | None = Field(None, description="mean over seeds; the largest peak of memory")
     device: str = Field("", description="on which the cost was measured")

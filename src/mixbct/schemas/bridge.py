@@ -42,9 +42,8 @@ class BridgeFit(Record):
     data: str = Field("", description="where the items came from, for people")
     data_digest: str = ""
     shrinkage: float | None = Field(None, exclude_if=absent)
-    candidates: tuple[Candidate, ...] = Field(
-        (), description="that it was chosen from, each judged on classes left out of its fit"
-    )
+    candidates: tuple[Candidate, ...] = ()
+    """That it was chosen from, each judged on classes left out of its fit."""
 
 
 class Bridge(Document):

@@ -17,9 +17,8 @@ class GateCheck(Record):
     bound: float
     passed: bool
     says: str = Field(description="the condition and what was seen, in one sentence")
-    remedy: str | None = Field(
-        None, exclude_if=absent, description="what to try next where it failed"
-    )
+    remedy: str | None = Field(None, exclude_if=absent)
+    """What to try next where it failed."""
 
 
 class GateOutcome(Document):
@@ -27,16 +26,11 @@ class GateOutcome(Document):
 
     passed: bool
     checks: tuple[GateCheck, ...]
-    beside: tuple[GateCheck, ...] = Field(
-        (),
-        exclude_if=lambda found: not found,
-        description="whether new/old is worth more than whiten/old, the old model alone; decides "
-        "nothing",
-    )
+    beside: tuple[GateCheck, ...] = Field((), exclude_if=lambda found: not found)
+    """Whether new/old is worth more than whiten/old, the old model alone; decides nothing."""
     result_digest: str
-    training: str | None = Field(
-        None, exclude_if=absent, description="what is known of the classes that the models saw"
-    )
+    training: str | None = Field(None, exclude_if=absent)
+    """What is known of the classes that the models saw."""
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> "GateOutcome":
@@ -69,12 +63,9 @@ class Edge(HadQueryMap):
     threshold: Cosine = Field(description="keeps the false-accept rate `far` across the edge")
     far: Rate
     bridge: Bridge | None = Field(None, exclude_if=absent)
-    old_queries: Share | None = Field(
-        None,
-        exclude_if=absent,
-        description="share of the new query where the old model still runs and both are searched "
-        "with as one; the threshold is of new queries alone",
-    )
+    old_queries: Share | None = Field(None, exclude_if=absent)
+    """Share of the new query where the old model still runs and both are searched with as one; the
+    threshold is of new queries alone."""
     created: str = Field(default_factory=now)
 
     @model_validator(mode="after")

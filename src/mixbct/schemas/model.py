@@ -36,9 +36,8 @@ class ModelManifest(HadQueryMap):
     head: str | None = None
     classes: tuple[str, ...] = Field((), description="that it was trained on")
     data_digest: str = Field("", description="of the images that it was trained on")
-    bridge: Bridge | None = Field(
-        None, exclude_if=absent, description="to the old model that it was made for"
-    )
+    bridge: Bridge | None = Field(None, exclude_if=absent)
+    """To the old model that it was made for."""
     old_part: OldPart | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)
 

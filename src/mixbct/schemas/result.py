@@ -198,24 +198,17 @@ class Result(HadQueryMap):
     seed: int
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by role: old, new, independent")
-    bridge: Bridge | None = Field(
-        None, exclude_if=absent, description="that new queries searched the old gallery through"
-    )
-    chosen: str | None = Field(
-        None, exclude_if=absent, description="kind of the independent model's bridge in chosen/old"
-    )
-    old_queries: Share | None = Field(
-        None, exclude_if=absent, description="share of the new query in new+old/old"
-    )
-    left_out: dict[str, str] = Field(
-        {}, exclude_if=lambda found: not found, description="combinations, and why"
-    )
+    bridge: Bridge | None = Field(None, exclude_if=absent)
+    """That new queries searched the old gallery through."""
+    chosen: str | None = Field(None, exclude_if=absent)
+    """Kind of the independent model's bridge in chosen/old."""
+    old_queries: Share | None = Field(None, exclude_if=absent)
+    """Share of the new query in new+old/old."""
+    left_out: dict[str, str] = Field({}, exclude_if=lambda found: not found)
+    """Combinations, and why."""
     trained_apart: Standings = Field({})
-    classes: Count | None = Field(
-        None,
-        exclude_if=absent,
-        description="of the queries, those with an item in the gallery: intervals are over them",
-    )
+    classes: Count | None = Field(None, exclude_if=absent)
+    """Of the queries, those with an item in the gallery: intervals are over them."""
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
