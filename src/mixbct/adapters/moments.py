@@ -20,6 +20,7 @@ LEAST = 1e-12
 """Directions with less of the largest variance than this are none."""
 
 Labels = Int64[np.ndarray, " n"]
+Square = Float64[np.ndarray, "d d"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,7 @@ def within_classes(
     return totals.sum(axis=0) / n, (products - between) / n
 
 
-def inverse_root(
-    covariance: Float64[np.ndarray, "d d"], shrinkage: float
-) -> Float64[np.ndarray, "d d"]:
+def inverse_root(covariance: Square, shrinkage: float) -> Square:
     """Return C^(−1/2) of the shrunk covariance (1 − s)C + s·tr(C)/d·I.
 
     Raises:
@@ -104,7 +103,7 @@ def inverse_root(
     if values.mean() < LEAST:
         raise FeatureError("the vectors are all alike: they span no space that could be mapped")
     values = (1 - shrinkage) * values + shrinkage * values.mean()
-    root: Float64[np.ndarray, "d d"] = (vectors / np.sqrt(values)) @ vectors.T
+    root: Square = (vectors / np.sqrt(values)) @ vectors.T
     return root
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mixbct.adapters import cca, ridge
-from mixbct.adapters.moments import Labels, moments
+from mixbct.adapters.moments import Labels, Square, moments
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
@@ -39,9 +39,7 @@ def fit(
     return queries, _beside(found.target_mean, found.target, same, gallery)
 
 
-def _beside(
-    mean: Float64[np.ndarray, " d"], covariance: Float64[np.ndarray, "d d"], *halves: LinearMap
-) -> LinearMap:
+def _beside(mean: Float64[np.ndarray, " d"], covariance: Square, *halves: LinearMap) -> LinearMap:
     """Return two maps as one, each scaled to vectors of mean square 1."""
     matrices, offsets = [], []
     for half in halves:

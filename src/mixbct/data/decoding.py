@@ -13,6 +13,7 @@ from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
 Image = UInt8[np.ndarray, "h w c"]
+Name = Callable[[int], str]
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
@@ -48,9 +49,7 @@ class Decoder:
             self._threads = (here, ThreadPoolExecutor(self._workers, thread_name_prefix="decode"))
         return self._threads[1]
 
-    def read(
-        self, rows: Rows, encoded: Callable[[int], bytes], name: Callable[[int], str]
-    ) -> Images:
+    def read(self, rows: Rows, encoded: Callable[[int], bytes], name: Name) -> Images:
         """Decode the images of `rows`, in that order.
 
         Args:
@@ -67,7 +66,7 @@ class Decoder:
 
         return self.fill(rows, make, name)
 
-    def fill(self, rows: Rows, make: Callable[[int], Image], name: Callable[[int], str]) -> Images:
+    def fill(self, rows: Rows, make: Callable[[int], Image], name: Name) -> Images:
         """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
 
         Raises:

@@ -191,9 +191,7 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     return layout.keep(np.flatnonzero(found))
 
 
-def _in_scored(
-    templates: Int64[np.ndarray, " n"], scores: Float32[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
+def _in_scored(templates: Rows, scores: Float32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Return which images are of a template that has a score above 0; others' vectors are 0."""
     _, places = np.unique(templates, return_inverse=True)
     return np.asarray((np.bincount(places, scores > 0) > 0)[places])

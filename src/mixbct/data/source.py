@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from mixbct.errors import BadImageError, DataError, MixbctError
+from mixbct.errors import BadImageError, DataError, Error
 from mixbct.reading import read_bytes
 
 Images = UInt8[np.ndarray, "n h w c"]
@@ -230,7 +230,7 @@ def check_names(names: Iterable[str], what: str) -> None:
             )
 
 
-def read_lines(path: Path, error: type[MixbctError] = DataError) -> list[str]:
+def read_lines(path: Path, error: Error = DataError) -> list[str]:
     """Return what `write_lines` wrote; raise `error` where it is missing or damaged."""
     try:
         # splitlines() would also split at characters that a file's name may hold

@@ -199,10 +199,8 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
     return Selection(source, rows)
 
 
-def _rows_of(
-    source: Source, what: Literal["group", "image"], chosen: Sequence[str]
-) -> Bool[np.ndarray, " n"]:
-    """Mark the rows of some groups, or of images that are named by their keys."""
+def _rows_of(source: Source, what: str, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    """Mark the rows of each `group`, or of each `image` by its key, that is chosen."""
     if not chosen:
         return np.zeros(len(source), np.bool_)
     names = source.groups() if what == "group" else source.keys()

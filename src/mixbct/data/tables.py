@@ -10,18 +10,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.errors import DataError, MixbctError
+from mixbct.errors import DataError, Error
 from mixbct.reading import file_size, read_bytes, wrong_line
 
 _MOST_DIGITS = 18  # that int64 is sure to hold
 
 
 def read_integers(
-    path: Path,
-    columns: int,
-    what: str,
-    error: type[MixbctError] = DataError,
-    skipped: list[str] | None = None,
+    path: Path, columns: int, what: str, error: Error = DataError, skipped: list[str] | None = None
 ) -> Int64[np.ndarray, "c n"]:
     """Read lines of `columns` non-negative whole numbers.
 

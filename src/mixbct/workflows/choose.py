@@ -160,9 +160,7 @@ def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np
     return rows, fold[of[rows]]
 
 
-def _mean_figures(
-    pairs: Pairs, labels: Labels, folds: Int64[np.ndarray, " n"], trial: Trial
-) -> dict[str, float]:
+def _mean_figures(pairs: Pairs, labels: Labels, folds: Labels, trial: Trial) -> dict[str, float]:
     """Return the figures of a `Candidate`, each the mean over the folds."""
     found = []
     for fold in range(FOLDS):
