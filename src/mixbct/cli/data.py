@@ -42,13 +42,9 @@ def glyphs(
         manifest = build_glyphs(
             out, classes=classes, seed=seed, fonts=fonts, cache=cache, progress=tick
         )
-    tell(
-        manifest,
-        as_json,
-        f"{manifest.images:,} images of {len(manifest.classes):,} kanji in "
-        f"{len(manifest.groups)} families of typefaces, in {out}",
-        then=("data", "split", out, "--out", f"{out}-split"),
-    )
+    drawn = f"{manifest.images:,} images of {len(manifest.classes):,} kanji"
+    said = f"{drawn} in {len(manifest.groups)} families of typefaces, in {out}"
+    tell(manifest, as_json, said, then=("data", "split", out, "--out", f"{out}-split"))
 
 
 @app.command()
@@ -86,13 +82,9 @@ def bank(
         vectors, classes, names, contract, out, dtype, others
     ).manifest
     bridged = ("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
-    tell(
-        made,
-        as_json,
-        f"{made.rows:,} features of {made.dim} dimensions, {len(made.classes) or 'no'} classes, by "
-        f"{made.contract}, in {out}",
-        then=("denoise", out) if labels else bridged,
-    )
+    what = f"{made.rows:,} features of {made.dim} dimensions, {len(made.classes) or 'no'} classes"
+    said = f"{what}, by {made.contract}, in {out}"
+    tell(made, as_json, said, then=("denoise", out) if labels else bridged)
 
 
 @app.command()

@@ -106,11 +106,9 @@ def ijb_layout(
     with progress_bar("copy the images") as tick:
         found = lay_out(faces, out, **settings, progress=tick)
     first, second = found.galleries
-    tell(
-        found,
-        as_json,
+    said = (
         f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
         f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
-        f"{found.impostor_pairs:,} impostor pairs, in {out}",
-        then=("eval-ijb", "--model", "MODEL", "--data", out),
+        f"{found.impostor_pairs:,} impostor pairs, in {out}"
     )
+    tell(found, as_json, said, then=("eval-ijb", "--model", "MODEL", "--data", out))

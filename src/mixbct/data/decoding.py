@@ -90,10 +90,7 @@ class Decoder:
         spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
         problems = {name(row): error for bad in spread(make_some, tasks) for row, error in bad}
         if problems:
-            raise BadImageError(
-                f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
-                + "\n".join(f"  {problem}" for problem in problems.values())
-                + _ADVICE,
-                list(problems),
-            )
+            lines = "\n".join(f"  {problem}" for problem in problems.values())
+            said = f"{self._source}: {len(problems)} of {len(rows)} images cannot be read"
+            raise BadImageError(f"{said}:\n{lines}{_ADVICE}", list(problems))
         return images

@@ -202,11 +202,9 @@ def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray 
         # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
         ratio = min(height, width) // (2 * preprocessing.size)
         factor = 8 if ratio >= 8 else 4 if ratio >= 4 else 2 if ratio >= 2 else 1
+        mode = "GRAY" if preprocessing.channels == 1 else "RGB"
         pixels: np.ndarray = simplejpeg.decode_jpeg(
-            data,
-            "GRAY" if preprocessing.channels == 1 else "RGB",
-            min_height=-(-height // factor),
-            min_width=-(-width // factor),
+            data, mode, min_height=-(-height // factor), min_width=-(-width // factor)
         )
     except ValueError:
         return None

@@ -64,10 +64,8 @@ def read_pairs_text(path: Path, images: Path, preprocessing: Preprocessing) -> P
         found = rows.get(f"{name}/{name}_{number.zfill(4)}", [])
         if len(found) != 1:
             keys = ", ".join(source.keys()[row] for row in found) or "none"
-            raise DataError(
-                f"{path}, line {line}: expected one image {number} of {name} in {images}, found "
-                f"{keys}"
-            )
+            expected = f"one image {number} of {name} in {images}"
+            raise DataError(f"{path}, line {line}: expected {expected}, found {keys}")
         return found[0]
 
     pairs = np.empty((len(lines) - 1, 2), np.int64)
@@ -170,9 +168,6 @@ def read_pairs_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
         problem = f"{len(images)} images for {len(same)} pairs; expected two a pair"
     if problem:
         raise DataError(f"{path}: {problem}{_REMEDY}")
-    return PairSet(
-        EncodedImages(f"verification set {path}", list(images), preprocessing),
-        np.arange(len(images)).reshape(-1, 2),
-        np.array(same, np.bool_),
-        None,
-    )
+    source = EncodedImages(f"verification set {path}", list(images), preprocessing)
+    pairs = np.arange(len(images)).reshape(-1, 2)
+    return PairSet(source, pairs, np.array(same, np.bool_), None)

@@ -78,7 +78,9 @@ def adapt(
     """
     banks = holds_vectors(source), holds_vectors(target)
     if model_out is not None and banks[0]:
-        raise ModelError(f"{source} is a bank: to write {model_out}, name the model's folder")
+        raise ModelError(
+            f"{source} is a feature bank: to write {model_out}, name the model's folder"
+        )
     if model_out is not None and model_out.exists():
         raise ModelError(f"{model_out} is already there; choose another folder, or delete it")
     if data is not None:

@@ -57,9 +57,11 @@ def run_demo(
         for name in ("old", "new", "independent")
     )
     if data is None and not (source_path / "manifest.json").exists():
-        wanted = {"classes": TRAIN_CLASSES + TEST_CLASSES, "seed": seed}
+        count = TRAIN_CLASSES + TEST_CLASSES
         with stage("render the kanji glyphs") as tick:
-            build_glyphs(source_path, **wanted, fonts=fonts, cache=cache, progress=tick)
+            build_glyphs(
+                source_path, classes=count, seed=seed, fonts=fonts, cache=cache, progress=tick
+            )
     if not (split / "manifest.json").exists():
         source = open_source(source_path, skip_bad=skip_bad)
         make_split(
