@@ -69,7 +69,6 @@ def align(
     # Pillow counts from the corner of a pixel, half a pixel off
     shift = -back @ forward[:, 2] + 0.5 - 0.5 * back.sum(axis=1)
     numbers = tuple(np.column_stack([back, shift]).ravel().tolist())
-    warped = image_of(image).transform(
-        (size, size), Image.Transform.AFFINE, numbers, Image.Resampling.BILINEAR
-    )
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    warped = image_of(image).transform((size, size), affine, numbers, bilinear)
     return np.asarray(warped).reshape(size, size, image.shape[2])

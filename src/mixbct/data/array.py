@@ -86,13 +86,12 @@ def _digests(
     images: Images, labels: Rows, classes: Sequence[str], keys: list[str], groups: list[str]
 ) -> dict[str, str | None]:
     """Return the manifest's digests, by the names that they have there."""
-    content = (
-        (key, classes[label], hashlib.sha256(image.tobytes()).hexdigest())
-        for key, label, image in zip(keys, labels, images, strict=True)
-    )
+    names = (classes[label] for label in labels)
+    prints = (hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+    content = digest_rows(zip(keys, names, prints, strict=True))
     families = ((key, group, "") for key, group in zip(keys, groups, strict=True))
     of_groups = digest_rows(families) if any(groups) else None
-    return {"content_digest": digest_rows(content), "groups_digest": of_groups}
+    return {"content_digest": content, "groups_digest": of_groups}
 
 
 def write_array(

@@ -91,10 +91,9 @@ class FolderSource(ListedSource):
         the size of a file as it was goes unseen.
         """
         if self._digest is None:
-            self._digest = digest_rows(
-                (key, self._classes[label], _bytes_in(self.path / key))
-                for key, label in zip(self._keys, self._labels, strict=True)
-            )
+            names = (self._classes[label] for label in self._labels)
+            sizes = (_bytes_in(self.path / key) for key in self._keys)
+            self._digest = digest_rows(zip(self._keys, names, sizes, strict=True))
         return self._digest
 
 

@@ -36,6 +36,7 @@ DEMO_QUERY_GROUPS = (
 outline. Families of one hand or house stay on one side: the four Fontworks designs here, the
 three brush families of the calligrapher Aoyagi Kozan in the gallery."""
 
+_KANJI = 2965
 _FONT_SIZE = 28
 # change this when the drawing changes: sets that were cached before are then drawn again
 _RENDERING = f"font size {_FONT_SIZE} on {SIZE} × {SIZE}, centred by the ink's box"
@@ -52,12 +53,8 @@ def kanji() -> tuple[str, ...]:
     >>> len(kanji()), kanji()[0], kanji()[-1]
     (2965, '亜', '腕')
     """
-    codes = (
-        bytes((0xA0 + row, 0xA0 + cell)).decode("euc_jp", errors="ignore")
-        for row in range(16, 48)
-        for cell in range(1, 95)
-    )
-    return tuple(character for character in codes if character)
+    codes = (0xA0 + part for row in range(16, 48) for cell in range(1, 95) for part in (row, cell))
+    return tuple(bytes(codes)[: 2 * _KANJI].decode("euc_jp"))  # the last row is not full
 
 
 def build_glyphs(

@@ -299,9 +299,5 @@ class IjbImages(ListedSource):
         The images' content is not read: IJB has 469,375 of them.
         """
         layout = self._layout
-        return digest_rows(
-            (name, str(template), points.tobytes().hex())
-            for name, template, points in zip(
-                layout.names, layout.templates, layout.points, strict=True
-            )
-        )
+        points = (one.tobytes().hex() for one in layout.points)
+        return digest_rows(zip(layout.names, map(str, layout.templates), points, strict=True))

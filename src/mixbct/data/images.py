@@ -218,9 +218,8 @@ def _may_be_turned(data: bytes) -> bool:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
         if marker == 0xDA:  # what follows are pixels
             return False
-        if marker == 0xE1 and (
-            data.startswith(b"Exif", at + 4) or data.find(b"tiff:Orientation", at, end) >= 0
-        ):
+        turned = data.startswith(b"Exif", at + 4) or data.find(b"tiff:Orientation", at, end) >= 0
+        if marker == 0xE1 and turned:
             return True
         at = end
     return True

@@ -76,10 +76,9 @@ def read_pairs_text(path: Path, images: Path, preprocessing: Preprocessing) -> P
         if len(words) != (3 if genuine[place] else 4):
             form = "`name i j`" if genuine[place] else "`name i name j`"
             raise DataError(wrong_line(path, place + 2, form, line))
-        pairs[place] = (
-            row_of(words[0], words[1], place + 2),
-            row_of(words[0 if genuine[place] else 2], words[-1], place + 2),
-        )
+        other = words[0 if genuine[place] else 2]
+        pairs[place, 0] = row_of(words[0], words[1], place + 2)
+        pairs[place, 1] = row_of(other, words[-1], place + 2)
     return PairSet(source, pairs, genuine, np.repeat(np.arange(folds), 2 * count))
 
 
@@ -125,10 +124,8 @@ class EncodedImages(ListedSource):
 
     def digest(self) -> str:
         """Return the SHA-256 over number and bytes of every image."""
-        return digest_rows(
-            (str(row), "", hashlib.sha256(image).hexdigest())
-            for row, image in enumerate(self._images)
-        )
+        prints = (hashlib.sha256(image).hexdigest() for image in self._images)
+        return digest_rows((str(row), "", one) for row, one in enumerate(prints))
 
 
 _REMEDY = (

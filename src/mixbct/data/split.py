@@ -125,14 +125,12 @@ def make_split(
     if not held_out_groups:
         tested = usable & (is_test | is_validation)
         is_query = _share_of_each_class(labels, tested, query_share, row_order)
-    parts = {
-        "old_train": np.flatnonzero(trainable & is_old),
-        "new_train": np.flatnonzero(trainable & is_new),
-    }
-    for prefix, chosen, some in (("", is_test, count), ("validation_", is_validation, kept)):
-        if some:
-            parts[f"{prefix}query"] = np.flatnonzero(usable & chosen & is_query)
-            parts[f"{prefix}gallery"] = np.flatnonzero(usable & chosen & ~is_query)
+    chosen = {"old_train": trainable & is_old, "new_train": trainable & is_new}
+    for prefix, some, wanted in (("", is_test, count), ("validation_", is_validation, kept)):
+        if wanted:
+            chosen[f"{prefix}query"] = usable & some & is_query
+            chosen[f"{prefix}gallery"] = usable & some & ~is_query
+    parts = {part: np.flatnonzero(rows) for part, rows in chosen.items()}
     for part, rows in parts.items():
         found, fewest = len(np.unique(labels[rows])), 1 if "query" in part else _FEWEST_CLASSES
         if found < fewest:

@@ -59,12 +59,9 @@ def identify(
         )
         judged.append(search)
     names = [tar_name(fpir).replace("TAR", "TPIR") for fpir in fpirs]
-    tpirs = np.mean([[point.rate for point in each.points] for each in judged], axis=0).tolist()
-    return Identification(
-        galleries=tuple(judged),
-        tpir=dict(zip(names, tpirs, strict=True)),
-        ranks=_rank_rates(np.concatenate(ranks)),
-    )
+    means = np.mean([[point.rate for point in each.points] for each in judged], axis=0).tolist()
+    tpir, pooled = dict(zip(names, means, strict=True)), _rank_rates(np.concatenate(ranks))
+    return Identification(galleries=tuple(judged), tpir=tpir, ranks=pooled)
 
 
 def _search(

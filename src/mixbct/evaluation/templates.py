@@ -166,9 +166,8 @@ def _look_up(
     table: Int32[np.ndarray, " t"], places: Integer[np.ndarray, " n"]
 ) -> Int32[np.ndarray, " n"]:
     """Return `table[places]`; torch does it on all cores."""
-    return np.asarray(
-        torch.from_numpy(table)[torch.from_numpy(np.require(places, requirements="W"))].numpy()
-    )
+    rows = torch.from_numpy(np.require(places, requirements="W"))
+    return np.asarray(torch.from_numpy(table)[rows].numpy())
 
 
 def _occurring(

@@ -31,10 +31,8 @@ Standing = Literal["apart", "head", "declared", "unknown"]
 """How the classes that a model was trained on stand to those that it is tested on: none of one
 name; so for a head, over an encoder of which nobody can know; some of one name that a person
 declared to be others; not known, since its vectors or weights came from elsewhere."""
-Standings = Annotated[
-    dict[str, Standing],
-    Field(exclude_if=lambda found: not found, description="by role; none: not looked at"),
-]
+Standings = Annotated[dict[str, Standing], Field(exclude_if=lambda found: not found)]
+"""By role; none: not looked at."""
 
 
 class Estimate(Record):
