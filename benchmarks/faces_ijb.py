@@ -16,8 +16,9 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import read_layout
 from mixbct.data.ijb_layout import lay_out
 from mixbct.data.source import Rows
-from mixbct.evaluation.ijb import identify_templates, verify_templates
-from mixbct.evaluation.templates import Templates, pool_templates
+from mixbct.evaluation.identification import identify
+from mixbct.evaluation.roc import verification
+from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole
 from mixbct.schemas.model import Preprocessing
@@ -63,8 +64,10 @@ def judge_layout(
     found: dict[str, dict[str, float]] = {}
     sides = {"old/old": (old, old), "new/new": (new, new), "new/old through ridge": (mapped, old)}
     for name, (probe, gallery) in sides.items():
-        pairs = verify_templates(gallery, probe, layout.pairs, layout.same, (1e-3,))
-        searched = identify_templates(gallery, probe, layout.galleries, layout.probes, (1e-2,))
+        scores = template_scores(gallery, probe, layout.pairs)
+        pairs = verification(scores[layout.same], scores[~layout.same], (1e-3,))
+        galleries = {each: gallery.of(some) for each, some in layout.galleries.items()}
+        searched = identify(probe.of(layout.probes), galleries, (1e-2,))
         figures = (
             pairs.points[0].rate,
             next(iter(searched.tpir.values())),

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.measure import Figure, in_turn, time_figure
 from mixbct.data.ijb import Subjects
-from mixbct.evaluation.ijb import identify_templates
+from mixbct.evaluation.identification import identify
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import pool_templates, template_scores
 
@@ -90,7 +90,8 @@ def protocols(made: MadeUp, took: dict[str, list[float]]) -> None:
     marks.append(time.perf_counter())
     verification(scores[made.same], scores[~made.same])
     marks.append(time.perf_counter())
-    identify_templates(pooled, pooled, made.galleries, made.probes)
+    galleries = {name: pooled.of(some) for name, some in made.galleries.items()}
+    identify(pooled.of(made.probes), galleries)
     marks.append(time.perf_counter())
     for name, seconds in zip(("pool", "pair scores", "1:1", "1:N"), np.diff(marks), strict=True):
         took.setdefault(name, []).append(float(seconds))

@@ -13,6 +13,10 @@ class MixbctError(Exception):
     exit_code = 2
 
 
+Error = type[MixbctError]
+"""Which of them to raise."""
+
+
 class RecipeError(MixbctError):
     """A recipe has an unknown key, a wrong value, or settings that do not go together."""
 

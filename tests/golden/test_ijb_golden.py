@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mixbct.data.ijb import Subjects
-from mixbct.evaluation.ijb import identify_templates, verify_templates
+from mixbct.evaluation.identification import identify
+from mixbct.evaluation.roc import verification
 from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 
 GOLDEN = json.loads(Path(__file__).with_name("ijb.json").read_text())
@@ -38,15 +39,16 @@ def test_pair_scores(pooled: Templates) -> None:
 
 def test_verification(pooled: Templates) -> None:
     fars = tuple(map(float, GOLDEN["tar"]))
-    found = verify_templates(pooled, pooled, PAIRS[:, :2], PAIRS[:, 2] == 1, fars)
+    scores, same = template_scores(pooled, pooled, PAIRS[:, :2]), PAIRS[:, 2] == 1
+    found = verification(scores[same], scores[~same], fars)
     assert [p.rate for p in found.points] == list(GOLDEN["tar"].values())
     assert [p.rate for p in found.nearest_points] == list(GOLDEN["tar_nearest"].values())
     assert found.auc == GOLDEN["auc"]
 
 
 def test_identification(pooled: Templates) -> None:
-    galleries = {name: table(rows) for name, rows in GOLDEN["galleries"].items()}
+    galleries = {name: pooled.of(table(rows)) for name, rows in GOLDEN["galleries"].items()}
     fpirs = tuple(map(float, GOLDEN["tpir"]))
-    found = identify_templates(pooled, pooled, galleries, table(GOLDEN["probes"]), fpirs)
+    found = identify(pooled.of(table(GOLDEN["probes"])), galleries, fpirs)
     assert list(found.tpir.values()) == pytest.approx(list(GOLDEN["tpir"].values()), abs=1e-12)
     assert found.ranks == GOLDEN["ranks"]

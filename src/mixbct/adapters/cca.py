@@ -41,7 +41,5 @@ def of_moments(found: Moments, shrinkage: float) -> tuple[LinearMap, LinearMap]:
     left, right = inverse_root(found.source, shrinkage), inverse_root(found.target, shrinkage)
     u, s, vt = np.linalg.svd(left @ found.cross @ right, full_matrices=False)
     query, gallery = left @ u * s, right @ vt.T * s
-    return (
-        LinearMap.of(query, -found.source_mean @ query),
-        LinearMap.of(gallery, -found.target_mean @ gallery),
-    )
+    queries = LinearMap.of(query, -found.source_mean @ query)
+    return queries, LinearMap.of(gallery, -found.target_mean @ gallery)

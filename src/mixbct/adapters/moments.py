@@ -20,6 +20,7 @@ LEAST = 1e-12
 """Directions with less of the largest variance than this are none."""
 
 Labels = Int64[np.ndarray, " n"]
+Square = Float64[np.ndarray, "d d"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,13 @@ def moments(source: Vectors, target: Vectors, needed: int = 2) -> Moments:
     """
     check_pairs(source, target, needed)
     n, d1, d2 = source.shape[0], source.shape[1], target.shape[1]
-    sums = np.zeros(d1), np.zeros(d2)
-    products = np.zeros((d1, d1)), np.zeros((d2, d2)), np.zeros((d1, d2))
+    mean, products = np.zeros(d1 + d2), np.zeros((d1 + d2, d1 + d2))
     for (_, x), (_, y) in zip(blocks(source), blocks(target), strict=True):
-        for one, block in zip(sums, (x, y), strict=True):
-            one += block.sum(axis=0)
-        for total, (left, right) in zip(products, ((x, x), (y, y), (x, y)), strict=True):
-            total += left.T @ right
-    a, b = (one / n for one in sums)
-    xx, yy, xy = (total / n for total in products)
-    return Moments(n, a, b, xx - np.outer(a, a), yy - np.outer(b, b), xy - np.outer(a, b))
+        both = np.hstack([x, y])
+        mean += both.sum(axis=0) / n
+        products += both.T @ both
+    c = products / n - np.outer(mean, mean)
+    return Moments(n, mean[:d1], mean[d1:], c[:d1, :d1], c[d1:, d1:], c[:d1, d1:])
 
 
 def within_classes(
@@ -91,9 +89,7 @@ def within_classes(
     return totals.sum(axis=0) / n, (products - between) / n
 
 
-def inverse_root(
-    covariance: Float64[np.ndarray, "d d"], shrinkage: float
-) -> Float64[np.ndarray, "d d"]:
+def inverse_root(covariance: Square, shrinkage: float) -> Square:
     """Return C^(−1/2) of the shrunk covariance (1 − s)C + s·tr(C)/d·I.
 
     Raises:
@@ -107,7 +103,7 @@ def inverse_root(
     if values.mean() < LEAST:
         raise FeatureError("the vectors are all alike: they span no space that could be mapped")
     values = (1 - shrinkage) * values + shrinkage * values.mean()
-    root: Float64[np.ndarray, "d d"] = (vectors / np.sqrt(values)) @ vectors.T
+    root: Square = (vectors / np.sqrt(values)) @ vectors.T
     return root
 
 

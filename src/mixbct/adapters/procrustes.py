@@ -32,8 +32,7 @@ def fit(
     """
     found = moments(source, target, min(source.shape[1], target.shape[1]) + centre)
     means = found.source_mean, found.target_mean
-    left, _, right = np.linalg.svd(
-        found.cross if centre else found.cross + np.outer(*means), full_matrices=False
-    )
+    cross = found.cross if centre else found.cross + np.outer(*means)
+    left, _, right = np.linalg.svd(cross, full_matrices=False)
     rotation = left @ right
     return LinearMap.of(rotation, means[1] - means[0] @ rotation if centre else None), None

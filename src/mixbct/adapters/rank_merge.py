@@ -38,7 +38,6 @@ def merge_ranks(first: Ranks, second: Ranks) -> Ranks:
     )
     order = np.argsort(places, axis=1, kind="stable")
     merged = np.empty_like(order)
-    np.put_along_axis(
-        merged, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1
-    )
+    ranks = np.broadcast_to(np.arange(order.shape[1]), order.shape)
+    np.put_along_axis(merged, order, ranks, axis=1)
     return np.where(places == last, ABSENT, merged)

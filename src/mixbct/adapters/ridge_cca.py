@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mixbct.adapters import cca, ridge
-from mixbct.adapters.moments import Labels, moments
+from mixbct.adapters.moments import Labels, Square, moments
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
@@ -35,17 +35,11 @@ def fit(
     found = moments(source, target, needed=3)
     to_old, same = ridge.of_moments(found), LinearMap.of(np.eye(target.shape[1]))
     query, gallery = cca.of_moments(found, shrinkage)
-    return (
-        _beside((to_old, query), found.source_mean, found.source),
-        _beside((same, gallery), found.target_mean, found.target),
-    )
+    queries = _beside(found.source_mean, found.source, to_old, query)
+    return queries, _beside(found.target_mean, found.target, same, gallery)
 
 
-def _beside(
-    halves: tuple[LinearMap, LinearMap],
-    mean: Float64[np.ndarray, " d"],
-    covariance: Float64[np.ndarray, "d d"],
-) -> LinearMap:
+def _beside(mean: Float64[np.ndarray, " d"], covariance: Square, *halves: LinearMap) -> LinearMap:
     """Return two maps as one, each scaled to vectors of mean square 1."""
     matrices, offsets = [], []
     for half in halves:

@@ -22,11 +22,7 @@ from mixbct.schemas.linear_map import LinearMap
 
 
 def fit(
-    source: Vectors,
-    target: Vectors,
-    labels: Labels | None = None,
-    *,
-    shrinkage: float = SHRINKAGE,
+    source: Vectors, target: Vectors, labels: Labels | None = None, *, shrinkage: float = SHRINKAGE
 ) -> tuple[LinearMap, LinearMap]:
     """Return the maps of queries and of stored rows.
 
@@ -41,12 +37,8 @@ def fit(
     """
     found = moments(source, target)
     root = whitening(target, labels, shrinkage).arrays[0].astype(np.float64)
-    whitened = replace(
-        found,
-        target_mean=found.target_mean @ root,
-        target=root.T @ found.target @ root,
-        cross=found.cross @ root,
-    )
+    mean, target_covariance = found.target_mean @ root, root.T @ found.target @ root
+    whitened = replace(found, target_mean=mean, target=target_covariance, cross=found.cross @ root)
     query, gallery = cca.of_moments(whitened, shrinkage)
     matrix, offset = gallery.arrays
     return query, LinearMap.of(root @ matrix, offset)

@@ -66,12 +66,9 @@ def _lines(found: Bridge, out: Path) -> Iterator[str | Table]:
     if found.fit.candidates:
         table = Table("kind", "shrinkage", "mAP", "TAR@1e-3")
         for each in found.fit.candidates:
-            table.add_row(
-                each.kind,
-                "" if each.shrinkage is None else f"{each.shrinkage:g}",
-                f"{each.mean_average_precision:.1%}",
-                f"{each.true_accept_rate:.1%}",
-            )
+            shrinkage = "" if each.shrinkage is None else f"{each.shrinkage:g}"
+            figures = (each.mean_average_precision, each.true_accept_rate)
+            table.add_row(each.kind, shrinkage, *(f"{figure:.1%}" for figure in figures))
         yield table
         judged = "classes" if found.fit.labelled else "pairs of like items (no labels tell classes)"
         yield f"chosen: {found.kind}, by these figures on {judged} left out of the fit"

@@ -9,17 +9,10 @@ from typer import Argument, Option
 from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
-from mixbct.data import open_source
+from mixbct.data import foreign_bank, open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
-from mixbct.data.foreign_bank import (
-    bank_of_vectors,
-    banks_beside,
-    declared_contract,
-    read_features,
-    read_names,
-)
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
@@ -49,13 +42,9 @@ def glyphs(
         manifest = build_glyphs(
             out, classes=classes, seed=seed, fonts=fonts, cache=cache, progress=tick
         )
-    tell(
-        manifest,
-        as_json,
-        f"{manifest.images:,} images of {len(manifest.classes):,} kanji in "
-        f"{len(manifest.groups)} families of typefaces, in {out}",
-        then=("data", "split", out, "--out", f"{out}-split"),
-    )
+    drawn = f"{manifest.images:,} images of {len(manifest.classes):,} kanji"
+    said = f"{drawn} in {len(manifest.groups)} families of typefaces, in {out}"
+    tell(manifest, as_json, said, then=("data", "split", out, "--out", f"{out}-split"))
 
 
 @app.command()
@@ -82,22 +71,20 @@ def bank(
 
     Banks with the same keys and labels, in the same order, are of the same items, row by row.
     """
-    vectors = read_features(features)
+    vectors = foreign_bank.read_features(features)
     others: list[FeatureBank] = []
     if not same_model:
-        declared = declared_contract(contract, vectors.shape[1])
-        others = [FeatureBank(like)] if like else banks_beside(out, declared)
-    classes = read_names(labels, "labels") if labels else None
-    names = read_names(keys, "keys")
-    made = bank_of_vectors(vectors, classes, names, contract, out, dtype, others).manifest
+        declared = foreign_bank.declared_contract(contract, vectors.shape[1])
+        others = [FeatureBank(like)] if like else foreign_bank.banks_beside(out, declared)
+    classes = foreign_bank.read_names(labels, "labels") if labels else None
+    names = foreign_bank.read_names(keys, "keys")
+    made = foreign_bank.bank_of_vectors(
+        vectors, classes, names, contract, out, dtype, others
+    ).manifest
     bridged = ("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
-    tell(
-        made,
-        as_json,
-        f"{made.rows:,} features of {made.dim} dimensions, {len(made.classes) or 'no'} classes, by "
-        f"{made.contract}, in {out}",
-        then=("denoise", out) if labels else bridged,
-    )
+    what = f"{made.rows:,} features of {made.dim} dimensions, {len(made.classes) or 'no'} classes"
+    said = f"{what}, by {made.contract}, in {out}"
+    tell(made, as_json, said, then=("denoise", out) if labels else bridged)
 
 
 @app.command()

@@ -37,13 +37,10 @@ def generations(
 ) -> None:
     """Compare every version's queries with the galleries of all versions before it."""
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
+    versions = [load_model(path, device) for path in models]
+    bridges = [load_bridge(path) for path in bridge or []]
     found = compare_generations(
-        held_out,
-        [load_model(path, device) for path in models],
-        [load_bridge(path) for path in bridge or []],
-        seed=seed,
-        replicates=replicates,
-        stage=progress_bar,
+        held_out, versions, bridges, seed=seed, replicates=replicates, stage=progress_bar
     )
     write_atomically(out, found.to_json())
     name_skipped(sorted(held_out.left_out))

@@ -1,5 +1,6 @@
 """`mixbct eval-pairs`, `mixbct eval-ijb` and `mixbct data ijb-layout`: face protocols."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
 from mixbct.schemas.model import Preprocessing
-from mixbct.schemas.protocols import IjbResult, PairsResult
+from mixbct.schemas.protocols import ProtocolResult
 from mixbct.schemas.result import tar_name
 from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
 
@@ -24,6 +25,7 @@ BridgeFile = Annotated[
 ]
 Flip = Annotated[bool, Option("--flip", help="Sum features with the flipped image's.")]
 ResultOut = Annotated[Path | None, Option("--out", help="Also write the result there.")]
+_CROSS_TEST = ("--model", "NEW", "--gallery-model", "OLD")
 
 
 def eval_pairs(
@@ -39,19 +41,14 @@ def eval_pairs(
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
-    found = evaluate_pairs(
-        pairs,
-        *_load(model, gallery_model, device),
-        data=data,
-        bridge=bridge,
-        flip=flip,
-        stage=progress_bar,
-    )
+    models = _load(model, gallery_model, device)
+    found = evaluate_pairs(pairs, *models, data=data, bridge=bridge, flip=flip, stage=progress_bar)
     head = (
         f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
         f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
     )
-    _end(found, out, as_json, head, {}, "eval-pairs", "--pairs", pairs)
+    then = ("eval-pairs", *_CROSS_TEST, "--pairs", pairs)
+    tell(found, as_json, head, _written(found, out, {}), then=then)
 
 
 def eval_ijb(
@@ -67,18 +64,14 @@ def eval_ijb(
     as_json: AsJson = False,
 ) -> None:
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""
+    models = _load(model, gallery_model, device)
     found = evaluate_ijb(
-        data,
-        *_load(model, gallery_model, device),
-        bridge=bridge,
-        flip=flip,
-        skip_bad=skip_bad,
-        stage=progress_bar,
-        say=say,
+        data, *models, bridge=bridge, flip=flip, skip_bad=skip_bad, stage=progress_bar, say=say
     )
     searched = found.identification
     head = f"{found.data['templates']:,} templates of {found.data['images']:,} images"
-    _end(found, out, as_json, head, searched.tpir | searched.ranks, "eval-ijb", "--data", data)
+    table = _written(found, out, searched.tpir | searched.ranks)
+    tell(found, as_json, head, table, then=("eval-ijb", *_CROSS_TEST, "--data", data))
 
 
 def _load(
@@ -87,24 +80,15 @@ def _load(
     return load_model(model, device), load_model(gallery_model, device) if gallery_model else None
 
 
-def _end(
-    found: PairsResult | IjbResult,
-    out: Path | None,
-    as_json: bool,
-    head: str,
-    more: dict[str, float],
-    verb: str,
-    *words: str | Path,
-) -> None:
-    """Write and print a result: a line, its TAR at FAR and `more` as a table, the next command."""
+def _written(found: ProtocolResult, out: Path | None, more: Mapping[str, float]) -> Table:
+    """Write a result where it is wanted, and return its TAR at FAR, and `more`, as a table."""
     if out is not None:
         write_atomically(out, found.to_json())
     table = Table("figure", "value")
     points = {tar_name(point.wanted): point.rate for point in found.verification.points}
-    for name, value in (points | more).items():
+    for name, value in {**points, **more}.items():
         table.add_row(name, f"{value:.4f}")
-    then = (verb, "--model", "NEW", "--gallery-model", "OLD", *words)
-    tell(found, as_json, head, table, then=then)
+    return table
 
 
 def ijb_layout(
@@ -122,11 +106,9 @@ def ijb_layout(
     with progress_bar("copy the images") as tick:
         found = lay_out(faces, out, **settings, progress=tick)
     first, second = found.galleries
-    tell(
-        found,
-        as_json,
+    said = (
         f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
         f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
-        f"{found.impostor_pairs:,} impostor pairs, in {out}",
-        then=("eval-ijb", "--model", "MODEL", "--data", out),
+        f"{found.impostor_pairs:,} impostor pairs, in {out}"
     )
+    tell(found, as_json, said, then=("eval-ijb", "--model", "MODEL", "--data", out))

@@ -40,15 +40,13 @@ def train(
             progress=lambda report: tick(report.images, report.images_in_all),
         )
     of_head = record_there(folder / "start.json", HeadStart, ModelError, "head start")
-    tell(
-        cost,
-        as_json,
+    said = (
         f"trained {settings.name} in {cost.seconds:.1f} s: {cost.steps:,} steps, "
         f"{cost.images:,} images ({cost.images / cost.seconds:,.0f}/s), "
-        f"{len(rows.classes()):,} classes; model in {folder / 'model'}",
-        *(str(each) for each in (read_manifest(folder)[1].old_part, of_head) if each),
-        then=_next_words(settings, folder, rows),
+        f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
     )
+    more = (str(each) for each in (read_manifest(folder)[1].old_part, of_head) if each)
+    tell(cost, as_json, said, *more, then=_next_words(settings, folder, rows))
 
 
 def _next_words(settings: Recipe, folder: Path, rows: Source) -> list[str | Path]:

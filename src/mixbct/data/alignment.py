@@ -10,21 +10,17 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 
+from mixbct.data.images import image_of
 from mixbct.errors import DataError
 
 REFERENCE_SIZE = 112
-_REFERENCE = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
+_REFERENCE_X = (38.2946, 73.5318, 56.0252, 41.5493, 70.7299)
+_REFERENCE_Y = (51.6963, 51.5014, 71.7366, 92.3655, 92.2041)
 
 
 def reference_points(size: int = REFERENCE_SIZE) -> Float64[np.ndarray, "5 2"]:
     """Return where the points belong in size × size pixels: those of 112 × 112, scaled."""
-    return np.array(_REFERENCE) * (size / REFERENCE_SIZE)
+    return np.column_stack([_REFERENCE_X, _REFERENCE_Y]) * (size / REFERENCE_SIZE)
 
 
 def similarity_transform(
@@ -72,10 +68,7 @@ def align(
     back = np.linalg.inv(forward[:, :2])
     # Pillow counts from the corner of a pixel, half a pixel off
     shift = -back @ forward[:, 2] + 0.5 - 0.5 * back.sum(axis=1)
-    warped = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).transform(
-        (size, size),
-        Image.Transform.AFFINE,
-        tuple(np.column_stack([back, shift]).ravel().tolist()),
-        Image.Resampling.BILINEAR,
-    )
+    numbers = tuple(np.column_stack([back, shift]).ravel().tolist())
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    warped = image_of(image).transform((size, size), affine, numbers, bilinear)
     return np.asarray(warped).reshape(size, size, image.shape[2])

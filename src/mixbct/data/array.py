@@ -33,16 +33,13 @@ class ArraySource(ListedSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest = read_record(
-            path / "manifest.json", ArrayManifest, DataError, "image array's manifest"
-        )
+        self.manifest = read_record(path / "manifest.json", ArrayManifest, DataError, "image array")
         count, size = self.manifest.images, self.manifest.size
         shape = (count, size, size, self.manifest.channels)
         self._images = open_array(path / "images.npy", "images", DataError, ["uint8"], shape=shape)
         labels = self._indices("labels", self.manifest.classes)
-        groups = None
-        if names := self.manifest.groups:
-            groups = [names[i] for i in self._indices("groups", names)]
+        names = self.manifest.groups
+        groups = [names[i] for i in self._indices("groups", names)] if names else None
         keys, classes = read_lines(path / "keys.txt", DataError), self.manifest.classes
         if not len(keys) == len(set(keys)) == count or len(set(classes)) != len(classes):
             raise DataError(
@@ -55,9 +52,11 @@ class ArraySource(ListedSource):
         """Open `labels.npy` or `groups.npy`."""
         path = self.path / f"{what}.npy"
         values = open_array(path, what, DataError, ["int64"], shape=(self.manifest.images,))
-        if not 0 <= values.min() <= values.max() < len(names):
-            held = f"{values.min()} to {values.max()}"
-            raise DataError(f"{path} is damaged: it holds {held}, for {len(names)} names")
+        least, most = values.min(), values.max()
+        if not 0 <= least <= most < len(names):
+            raise DataError(
+                f"{path} holds {least} to {most}, for {len(names)} names: it is damaged"
+            )
         return np.asarray(values)
 
     def read(self, rows: Rows) -> Images:
@@ -75,9 +74,8 @@ class ArraySource(ListedSource):
             DataError: a pixel, a label, a group or a key is not what was written.
         """
         found = _digests(self._images, self._labels, self._classes, self._keys, self.groups())
-        if changed := [
-            name for name in found if getattr(self.manifest, name) not in (None, found[name])
-        ]:
+        told = {name: getattr(self.manifest, name) for name in found}
+        if changed := [name for name in found if told[name] not in (None, found[name])]:
             raise DataError(
                 f"the image array {self.path} was changed after it was written: its manifest has "
                 f"another {' and '.join(changed)}; make or fetch it again"
@@ -85,22 +83,15 @@ class ArraySource(ListedSource):
 
 
 def _digests(
-    images: Images,
-    labels: Int64[np.ndarray, " n"],
-    classes: Sequence[str],
-    keys: list[str],
-    groups: list[str],
+    images: Images, labels: Rows, classes: Sequence[str], keys: list[str], groups: list[str]
 ) -> dict[str, str | None]:
     """Return the manifest's digests, by the names that they have there."""
-    content = (
-        (key, classes[label], hashlib.sha256(image.tobytes()).hexdigest())
-        for key, label, image in zip(keys, labels, images, strict=True)
-    )
+    names = (classes[label] for label in labels)
+    prints = (hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+    content = digest_rows(zip(keys, names, prints, strict=True))
     families = ((key, group, "") for key, group in zip(keys, groups, strict=True))
-    return {
-        "content_digest": digest_rows(content),
-        "groups_digest": digest_rows(families) if any(groups) else None,
-    }
+    of_groups = digest_rows(families) if any(groups) else None
+    return {"content_digest": content, "groups_digest": of_groups}
 
 
 def write_array(
@@ -132,14 +123,13 @@ def write_array(
     count, height, width, channels = images.shape
     if height != width or channels not in (1, 3):
         raise DataError(f"images are {height} × {width} × {channels}; expected n × n × 1 or 3")
-    if len(keys) != count or len(groups) not in (0, count):
+    if not len(set(keys)) == len(keys) == count or len(groups) not in (0, count):
         raise DataError(
-            f"{count} images, {len(keys)} keys and {len(groups)} groups do not fit each other"
+            f"{count} images, {len(keys)} keys ({len(set(keys))} different) and {len(groups)} "
+            "groups do not fit each other"
         )
     if not count or labels.min() < 0 or labels.max() >= len(classes):
         raise DataError(f"labels must name {len(classes)} classes, and at least one image one")
-    if len(set(keys)) != count:
-        raise DataError(f"{count - len(set(keys))} keys of {name!r} occur more than once")
     group_names, group_of_row = np.unique(groups, return_inverse=True)
     manifest = ArrayManifest(
         name=name,

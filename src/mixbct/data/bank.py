@@ -14,8 +14,6 @@ keys and credible rows are held against their digests when they are opened, feat
 is verified; a row whose norm is none that was written is refused whenever it is read.
 """
 
-import hashlib
-import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,10 +24,10 @@ from jaxtyping import Bool, Float, Float32, Int64
 
 from mixbct.data.source import Progress, Rows, pieces, read_lines, unseen
 from mixbct.errors import BankError, FeatureError
-from mixbct.files import sha256_file, write_atomically
+from mixbct.files import file_written_whole, sha256_file, write_atomically
 from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest, DenoiseManifest
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import read_record, record_there
 
 CHUNK = 8192
 # rows that are normalised at once: they stay in the processor's cache
@@ -98,10 +96,9 @@ def check_norms(
 
 
 def _refuse(bad: Bool[np.ndarray, " n"], what: str, names: Names | None, advice: str) -> None:
-    count = int(bad.sum())
-    if count:
-        first = named(bad, names)
-        raise FeatureError(f"{what} {count} of {len(bad)} features ({first}); {advice}")
+    if bad.any():
+        said = f"{what} {int(bad.sum())} of {len(bad)} features ({named(bad, names)})"
+        raise FeatureError(f"{said}; {advice}")
 
 
 def named(bad: Bool[np.ndarray, " n"], names: Names | None) -> str:
@@ -121,11 +118,10 @@ class FeatureBank:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        partial = partial_path(path)
         # the path's own method raises where a name is too long
         if not os.path.exists(path / "manifest.json"):  # noqa: PTH110
             advice = "make one with `mixbct extract`"
-            if os.path.exists(partial):  # noqa: PTH110
+            if os.path.exists(partial := partial_path(path)):  # noqa: PTH110
                 advice = f"{partial} is an unfinished one: run the same extraction with --resume"
             raise BankError(f"there is no feature bank at {path}; {advice}")
         self.manifest = read_record(path / "manifest.json", BankManifest, BankError, "manifest")
@@ -133,11 +129,10 @@ class FeatureBank:
         self.features = self._open("features.npy", self.manifest.dtype, (rows, dim))
         self._labels: Int64[np.ndarray, " n"] | None = None
         if classes := len(self.manifest.classes):
-            labels = np.array(self._open("labels.npy", "int64", (rows,)))
+            self._labels = labels = np.array(self._open("labels.npy", "int64", (rows,)))
             self._check_digest("labels.npy")
             if labels.min() < 0 or labels.max() >= classes:
                 raise self._damaged(f"labels {labels.min()} to {labels.max()}, {classes} classes")
-            self._labels = labels
 
     def _open(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """Open one array of the bank, memory-mapped; its size is looked at before its content."""
@@ -213,10 +208,9 @@ class FeatureBank:
 
     def credible(self) -> Bool[np.ndarray, " n"] | None:
         """Return which rows denoising kept, or None where the bank was not denoised."""
-        path = self.path / "credible.json"
-        if not path.exists():
+        path, what = self.path / "credible.json", "denoising record"
+        if (record := record_there(path, DenoiseManifest, BankError, what)) is None:
             return None
-        record = read_record(path, DenoiseManifest, BankError, "denoising record")
         try:
             credible = np.array(self._open("credible.npy", "bool", (len(self),)))
             self._check_digest("credible.npy", record.sha256)
@@ -228,18 +222,17 @@ class FeatureBank:
         self, credible: Bool[np.ndarray, " n"], keep: float, normalise_columns: bool
     ) -> DenoiseManifest:
         """Record which rows are credible, and how that was decided."""
-        content = io.BytesIO()
-        np.save(content, credible)
+        # the record first goes, last comes: credible.npy without it does not count
+        (self.path / "credible.json").unlink(missing_ok=True)
+        with file_written_whole(self.path / "credible.npy") as file:
+            np.save(file, credible)
         record = DenoiseManifest(
             keep=keep,
             normalise_columns=normalise_columns,
             credible=int(credible.sum()),
             rows=len(credible),
-            sha256=hashlib.sha256(content.getvalue()).hexdigest(),
+            sha256=sha256_file(self.path / "credible.npy"),
         )
-        # the record first goes, last comes: credible.npy without it does not count
-        (self.path / "credible.json").unlink(missing_ok=True)
-        write_atomically(self.path / "credible.npy", content.getvalue())
         write_atomically(self.path / "credible.json", record.to_json())
         return record
 

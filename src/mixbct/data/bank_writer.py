@@ -12,19 +12,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from mixbct import files
 from mixbct.data.bank import CHUNK, FeatureBank, Names, check_norms, named, norms_of, partial_path
 from mixbct.data.source import Rows, pieces, read_lines, write_lines
 from mixbct.errors import BankError, FeatureError
-from mixbct.files import (
-    disk_full_as_error,
-    folder_written_whole,
-    sha256_file,
-    sync_file,
-    write_atomically,
-)
 from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest
-from mixbct.schemas.record import read_record
+from mixbct.schemas.record import record_there
 
 # of 1 − cosine between a row as it was given and as it is stored; rounding to float16 takes 1e-7
 _MOST_LOST = 1e-5
@@ -78,27 +72,24 @@ class BankWriter:
             self._begin(labels, keys, finished)
 
     def _begun(self) -> BankManifest | None:
-        for name in ("manifest.json", "plan.json"):
-            if (self.partial / name).exists():
-                return read_record(self.partial / name, BankManifest, BankError, "plan")
-        return None
+        places = (self.partial / "manifest.json", self.partial / "plan.json")
+        found = (record_there(path, BankManifest, BankError, "plan") for path in places)
+        return next(filter(None, found), None)
 
     def _finished_rows(self, begun: BankManifest) -> dict[str, int]:
         """Return key → row of what is finished of another extraction.
 
         Where that came from another source or model, under a key that no row has.
         """
-        same = ("contract", "dtype", "source_digest")
-        if begun.source_digest is None or any(
-            getattr(begun, field) != getattr(self.manifest, field) for field in same
-        ):
+        ours, theirs = ((m.contract, m.dtype, m.source_digest) for m in (self.manifest, begun))
+        if begun.source_digest is None or ours != theirs:
             return {"\n": 0}
         keys = read_lines(self.partial / "keys.txt", BankError)
         return {keys[row]: row for chunk in self._chunks(begun.rows, done=True) for row in chunk}
 
     def _begin(self, labels: Rows | None, keys: list[str], finished: Mapping[str, int]) -> None:
         # whole or not there: after a full disk the same command can be run again
-        with folder_written_whole(self.partial) as folder:
+        with files.folder_written_whole(self.partial) as folder:
             (folder / "done").mkdir()
             if labels is not None:
                 np.save(folder / "labels.npy", labels)
@@ -142,43 +133,38 @@ class BankWriter:
         """
         rows = _stored(features, self.manifest.dtype, keys)
         path = self.partial / "features.npy"
-        with disk_full_as_error(self.partial):
+        with files.disk_full_as_error(self.partial):
             offset = self._features().offset
             with path.open("r+b") as file:
                 file.seek(offset + chunk.start * rows.shape[1] * rows.itemsize)
                 file.write(rows.data)
-            sync_file(path)
+            files.sync_file(path)
             _mark(self.partial, chunk).touch()
-            sync_file(self.partial / "done")
+            files.sync_file(self.partial / "done")
 
     def finish(self) -> FeatureBank:
         """Give the bank its manifest and its name. Every chunk must be written."""
-        left = self.missing()
-        if left:
+        if left := self.missing():
             raise BankError(f"{self.partial} still lacks {len(left)} chunks of {CHUNK} rows")
         if not (self.partial / "manifest.json").exists():
-            write_atomically(self.partial / "manifest.json", self._sealed().to_json())
+            files.write_atomically(self.partial / "manifest.json", self._sealed().to_json())
         # before the rename, so that none of them stays, whenever a kill falls
         shutil.rmtree(self.partial / "done", ignore_errors=True)
         (self.partial / "plan.json").unlink(missing_ok=True)
         self.partial.rename(self.path)
-        sync_file(self.path.parent)
+        files.sync_file(self.path.parent)
         return FeatureBank(self.path)
 
     def _sealed(self) -> BankManifest:
         """Return the manifest with the digests of the files and the norms of the rows."""
         names = ("features.npy", "labels.npy", "keys.txt")
-        files = [self.partial / name for name in names if (self.partial / name).exists()]
+        present = [self.partial / name for name in names if (self.partial / name).exists()]
         features = self._features()
         every = pieces(range(len(features)), CHUNK)
         norms = [norms_of(features[piece.start : piece.stop]) for piece in every]
-        least, most = min(map(np.min, norms)), max(map(np.max, norms))
-        return self.manifest.model_copy(
-            update={
-                "digests": {file.name: sha256_file(file) for file in files},
-                "norms": (float(least), float(most)),
-            }
-        )
+        digests = {file.name: files.sha256_file(file) for file in present}
+        ends = float(min(map(np.min, norms))), float(max(map(np.max, norms)))
+        return self.manifest.model_copy(update={"digests": digests, "norms": ends})
 
 
 def _mark(folder: Path, chunk: range) -> Path:

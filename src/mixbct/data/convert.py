@@ -1,15 +1,13 @@
 """Folder ⇄ RecordIO: the same images in the other layout."""
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mixbct.data.bank_source import encoder_of
-from mixbct.data.images import suffix_of, to_png
+from mixbct.data.images import image_of, png_of, suffix_of, to_png
 from mixbct.data.record_writer import record_writer
 from mixbct.data.records import RecordSource, class_names_path
 from mixbct.data.source import EncodedSource, Progress, Source, unseen, write_lines
@@ -30,10 +28,7 @@ class Converted(Record):
 
 
 def convert(
-    source: Source,
-    out: Path,
-    skip_bad: bool = False,
-    progress: Progress = unseen,
+    source: Source, out: Path, skip_bad: bool = False, progress: Progress = unseen
 ) -> Converted:
     """Write a record source as class folders, any other source as a record file.
 
@@ -73,10 +68,8 @@ def convert(
             progress(row + 1, len(source))
 
     with folder_written_whole(out) as folder:
-        if isinstance(source, RecordSource):
-            rows = _write_folders(folder, source, keys, images())
-        else:
-            rows = _write_records(folder, source, images())
+        write = _write_folders if isinstance(source, RecordSource) else _write_records
+        rows = write(folder, source, images())
         if not rows:
             raise DataError(f"none of the {len(source)} images of {source} can be read")
     return Converted(images=len(rows), classes=len(np.unique(labels[rows])), skipped=tuple(bad))
@@ -85,19 +78,12 @@ def convert(
 def _encoded(source: Source, row: int, key: str) -> bytes:
     if isinstance(source, EncodedSource):
         data = source.encoded(row)
-        if suffix_of(data) in _KEPT:
-            return data
-        return to_png(data, key)
-    pixels = source.read(np.array([row]))[0]
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
-    return file.getvalue()
+        return data if suffix_of(data) in _KEPT else to_png(data, key)
+    return png_of(image_of(source.read(np.array([row]))[0]))
 
 
-def _write_folders(
-    folder: Path, source: RecordSource, keys: list[str], images: Iterator[tuple[int, bytes]]
-) -> list[int]:
-    names, labels = source.classes(), source.labels()
+def _write_folders(folder: Path, source: Source, images: Iterator[tuple[int, bytes]]) -> list[int]:
+    names, labels, keys = source.classes(), source.labels(), source.keys()
     for name in names:
         # any other character may be in a name: blanks of all kinds, joiners
         if _NO_NAME.search(name) or len(name.encode()) > 255:

@@ -12,6 +12,8 @@ from mixbct.data.source import Images, Rows, pieces
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
+Image = UInt8[np.ndarray, "h w c"]
+Name = Callable[[int], str]
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
@@ -47,9 +49,7 @@ class Decoder:
             self._threads = (here, ThreadPoolExecutor(self._workers, thread_name_prefix="decode"))
         return self._threads[1]
 
-    def read(
-        self, rows: Rows, encoded: Callable[[int], bytes], name: Callable[[int], str]
-    ) -> Images:
+    def read(self, rows: Rows, encoded: Callable[[int], bytes], name: Name) -> Images:
         """Decode the images of `rows`, in that order.
 
         Args:
@@ -60,18 +60,13 @@ class Decoder:
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
-        return self.fill(
-            rows,
-            lambda row: decode_bytes(encoded(row), self.preprocessing, name(row)),
-            name,
-        )
 
-    def fill(
-        self,
-        rows: Rows,
-        make: Callable[[int], UInt8[np.ndarray, "h w c"]],
-        name: Callable[[int], str],
-    ) -> Images:
+        def make(row: int) -> Image:
+            return decode_bytes(encoded(row), self.preprocessing, name(row))
+
+        return self.fill(rows, make, name)
+
+    def fill(self, rows: Rows, make: Callable[[int], Image], name: Name) -> Images:
         """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
 
         Raises:
@@ -95,10 +90,7 @@ class Decoder:
         spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
         problems = {name(row): error for bad in spread(make_some, tasks) for row, error in bad}
         if problems:
-            raise BadImageError(
-                f"{self._source}: {len(problems)} of {len(rows)} images cannot be read:\n"
-                + "\n".join(f"  {problem}" for problem in problems.values())
-                + _ADVICE,
-                list(problems),
-            )
+            lines = "\n".join(f"  {problem}" for problem in problems.values())
+            said = f"{self._source}: {len(problems)} of {len(rows)} images cannot be read"
+            raise BadImageError(f"{said}:\n{lines}{_ADVICE}", list(problems))
         return images

@@ -44,13 +44,13 @@ class FolderSource(ListedSource):
         if not classes:
             raise _unfit(path, "it holds no class folder")
         keys: list[str] = []
-        sizes: list[int] = []
+        sizes: dict[str, int] = {}
         for name in classes:
             nested, images, others = _listing(path / name)
             if nested:
                 raise _unfit(path / name, f"a class folder with folders in it ({_some(nested)})")
             keys += [f"{name}/{file}" for file in images]
-            sizes.append(len(images))
+            sizes[name] = len(images)
             passed_over += others
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in passed_over)
         self.passed_over = dict(suffixes.most_common())
@@ -60,11 +60,10 @@ class FolderSource(ListedSource):
                 f"folder {shown(path)}: {len(passed_over):,} files were passed over that are no "
                 f"images by their suffix: {named}"
             )
-        empty = [name for name, size in zip(classes, sizes, strict=True) if not size]
-        if empty:
+        if empty := [name for name, size in sizes.items() if not size]:
             problem = f"{len(empty)} of {len(sizes)} class folders have no image: {_some(empty)}"
             raise _unfit(path, f"{problem}; delete them or add images")
-        labels = np.repeat(np.arange(len(sizes)), sizes)
+        labels = np.repeat(np.arange(len(sizes)), list(sizes.values()))
         super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
         self._digest: str | None = None
         self._decoder = Decoder(str(self), preprocessing)
@@ -93,10 +92,8 @@ class FolderSource(ListedSource):
         """
         if self._digest is None:
             names = (self._classes[label] for label in self._labels)
-            self._digest = digest_rows(
-                (key, name, _bytes_in(self.path / key))
-                for key, name in zip(self._keys, names, strict=True)
-            )
+            sizes = (_bytes_in(self.path / key) for key in self._keys)
+            self._digest = digest_rows(zip(self._keys, names, sizes, strict=True))
         return self._digest
 
 
@@ -127,19 +124,17 @@ def _some(names: list[str]) -> str:
 def _listing(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Return the names of a folder's folders, images and other files, sorted; none is hidden."""
     folders: list[str] = []
-    images: list[str] = []
-    others: list[str] = []
+    rest: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    is_image = entry.name.lower().endswith(SUFFIXES)
-                    kind = folders if _is_folder(entry) else images if is_image else others
-                    kind.append(entry.name)
+                    (folders if _is_folder(entry) else rest).append(entry.name)
     except OSError as error:
         raise DataError(f"{shown(path)} is not a readable folder: {reason(error)}") from error
+    images = sorted(name for name in rest if name.lower().endswith(SUFFIXES))
     check_names((*folders, *images), f"name in {shown(path)}")
-    return sorted(folders), sorted(images), sorted(others)
+    return sorted(folders), images, sorted(set(rest).difference(images))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

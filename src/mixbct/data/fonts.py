@@ -89,24 +89,18 @@ def own_typefaces(folder: Path) -> list[Typeface]:
     files = _font_files(folder)
     if not files:
         raise DataError(f"there is no font ({', '.join(_SUFFIXES)}) in {folder}")
-    stems = Counter(file.stem for file in files)
-    return [
-        Typeface(
-            path=file,
-            # keys are built from names, so that no two may be alike
-            name=file.stem
-            if stems[file.stem] == 1
-            else file.relative_to(folder).as_posix().replace("/", "-"),
-            family=_family_name(file) if file.parent == folder else file.parent.name,
-        )
-        for file in files
-    ]
+    stems, found = Counter(file.stem for file in files), []
+    for file in files:
+        # keys are built from names, so that no two may be alike
+        unique = file.relative_to(folder).as_posix().replace("/", "-")
+        family = _family_name(file) if file.parent == folder else file.parent.name
+        found.append(Typeface(file, file.stem if stems[file.stem] == 1 else unique, family))
+    return found
 
 
 def _font_files(folder: Path) -> list[Path]:
-    return sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
-    )
+    fonts = (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    return sorted(filter(Path.is_file, fonts))
 
 
 def _family_name(file: Path) -> str:
@@ -118,12 +112,11 @@ def _family_name(file: Path) -> str:
 
 
 def _fetch(packages: list[str], cache: Path, progress: Progress) -> None:
-    for tool in ("apt-get", "dpkg"):
-        if shutil.which(tool) is None:
-            raise DataError(
-                f"the kanji fonts come as Debian packages, but there is no {tool} here: run this "
-                f"on Debian or Ubuntu, {_ELSE}"
-            )
+    if missing := [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]:
+        raise DataError(
+            f"the kanji fonts come as Debian packages, but there is no {missing[0]} here: run this "
+            f"on Debian or Ubuntu, {_ELSE}"
+        )
     with disk_full_as_error(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:

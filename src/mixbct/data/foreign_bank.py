@@ -77,11 +77,10 @@ def bank_of_vectors(
     check_names(classes, "label")
     number_of = {label: number for number, label in enumerate(classes)}
     numbers = np.array([number_of[label] for label in labels or ()], dtype=np.int64)
+    items = zip(keys, labels or [""] * len(keys), strict=True)
     manifest = BankManifest(
         contract=declared_contract(name, features.shape[1]),
-        data_digest=digest_rows(
-            (k, c, "") for k, c in zip(keys, labels or [""] * len(keys), strict=True)
-        ),
+        data_digest=digest_rows((key, label, "") for key, label in items),
         rows=len(keys),
         dim=features.shape[1],
         dtype=dtype,
@@ -188,16 +187,14 @@ def check_same_model(
         fits = cosine >= LEAST_COSINE
         found = f"the mean cosine over {len(shared):,} items that both hold is {cosine:.3f}"
     else:
-        raw = [
-            side[spread_rows(len(side))].astype(np.float32) for side in (features, bank.features)
-        ]
+        both = features, bank.features
+        raw = [side[spread_rows(len(side))].astype(np.float32) for side in both]
         means = [normalise(side).mean(0) for side in raw]
         lengths = [float(np.linalg.norm(mean)) for mean in means]
         cosine = float(means[0] @ means[1]) / max(lengths[0] * lengths[1], 1e-12)
         norms = sorted(float(np.median(np.linalg.norm(side, axis=1))) for side in raw)
-        fits = norms[1] <= MOST_RATIO * norms[0] and (
-            min(lengths) < LEAST_MEAN_NORM or cosine >= LEAST_MEAN_COSINE
-        )
+        fits = min(lengths) < LEAST_MEAN_NORM or cosine >= LEAST_MEAN_COSINE
+        fits &= norms[1] <= MOST_RATIO * norms[0]
         found = f"the cosine of their means is {cosine:.3f}, median norms are {norms}"
     if not fits:
         raise BankError(

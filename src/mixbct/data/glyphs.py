@@ -36,6 +36,7 @@ DEMO_QUERY_GROUPS = (
 outline. Families of one hand or house stay on one side: the four Fontworks designs here, the
 three brush families of the calligrapher Aoyagi Kozan in the gallery."""
 
+_KANJI = 2965
 _FONT_SIZE = 28
 # change this when the drawing changes: sets that were cached before are then drawn again
 _RENDERING = f"font size {_FONT_SIZE} on {SIZE} × {SIZE}, centred by the ink's box"
@@ -52,20 +53,16 @@ def kanji() -> tuple[str, ...]:
     >>> len(kanji()), kanji()[0], kanji()[-1]
     (2965, '亜', '腕')
     """
-    codes = (
-        bytes((0xA0 + row, 0xA0 + cell)).decode("euc_jp", errors="ignore")
-        for row in range(16, 48)
-        for cell in range(1, 95)
-    )
-    return tuple(character for character in codes if character)
+    codes = (0xA0 + part for row in range(16, 48) for cell in range(1, 95) for part in (row, cell))
+    return tuple(bytes(codes)[: 2 * _KANJI].decode("euc_jp"))  # the last row is not full
 
 
 def build_glyphs(
     out: Path,
     *,
-    classes: int | None = None,
-    seed: int = 0,
-    fonts: Path | None = None,
+    classes: int | None,
+    seed: int,
+    fonts: Path | None,
     cache: Path,
     progress: Progress,
 ) -> ArrayManifest:
@@ -106,10 +103,9 @@ def build_glyphs(
         progress(done, len(typefaces))
         try:
             sample, drawn = render(typeface.path, looked_at)
+            reason = _reason_against(sample, drawn, kept)
         except Exception as error:  # damaged font files raise anything
-            origin[f"left out {typeface.name}"] = f"not a readable font: {error}"
-            continue
-        reason = _reason_against(sample, drawn, kept)
+            reason = f"not a readable font: {error}"
         if reason:
             origin[f"left out {typeface.name}"] = reason
             continue
@@ -170,13 +166,10 @@ def render(font: Path, characters: Sequence[str]) -> tuple[Glyphs, Bool[np.ndarr
             pen.text((SIZE, SIZE), character, fill=255, font=loaded, anchor="mm")
         except OSError:  # "invalid opcode" in the programs of some fonts, and the like
             continue
-        box = canvas.getbbox()
-        if box is None:
-            continue
-        left = (box[0] + box[2]) // 2 - SIZE // 2
-        top = (box[1] + box[3]) // 2 - SIZE // 2
-        glyphs[i] = np.asarray(canvas.crop((left, top, left + SIZE, top + SIZE)))
-        drawn[i] = True
+        if box := canvas.getbbox():
+            left, top = ((box[at] + box[at + 2]) // 2 - SIZE // 2 for at in (0, 1))
+            glyphs[i] = np.asarray(canvas.crop((left, top, left + SIZE, top + SIZE)))
+            drawn[i] = True
     return glyphs, drawn
 
 

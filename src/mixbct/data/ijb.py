@@ -13,7 +13,6 @@ PREFIX is `ijbb` or `ijbc`.
 
 import csv
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,19 +135,13 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
             f"{shown(meta)} holds no ijbb_face_tid_mid.txt and no ijbc_face_tid_mid.txt; expected "
             "the layout of IJB-B or IJB-C, which `mixbct data ijb-layout` makes from class folders"
         )
-    images = _Named(
-        tables[prefix],
-        2,
-        "an image's name and 2 numbers, its template and its media, whole and from 0",
-    )
+    what = "an image's name and 2 numbers, its template and its media, whole and from 0"
+    images = _Named(tables[prefix], 2, what)
     ids = images.numbers
     images.check((ids >= 0) & (ids < 2**53) & (ids == np.floor(ids)))
     images.check(np.array([n[0] != "/" and ".." not in n.split("/") for n in images.names]))
-    faces = _Named(
-        meta / f"{prefix}_name_5pts_score.txt",
-        11,
-        "an image's name and 11 numbers, five points and the detector's score, above 0",
-    )
+    what = "an image's name and 11 numbers, five points and the detector's score, above 0"
+    faces = _Named(meta / f"{prefix}_name_5pts_score.txt", 11, what)
     if images.names != faces.names:
         both = zip(images.names, faces.names, strict=False)
         fewer = min(len(images.names), len(faces.names))
@@ -175,7 +168,9 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
         (table[2] <= 1, "a label of 0 or 1"),
         (np.isin(table[:2], known).T, f"two templates of {images.path.name}"),
     ):
-        _check(pair_file, good, expected, lambda line: " ".join(map(str, table[:, line])))
+        if (row := _first_wrong(good)) is not None:
+            there = " ".join(map(str, table[:, row]))
+            raise DataError(wrong_line(pair_file, row + 1, expected, there))
     if not table.size:
         raise DataError(f"{pair_file} is empty; expected two templates and 0 or 1 a line")
     layout = IjbLayout(
@@ -196,9 +191,7 @@ def read_layout(path: Path, skip_bad: bool = False) -> IjbLayout:
     return layout.keep(np.flatnonzero(found))
 
 
-def _in_scored(
-    templates: Int64[np.ndarray, " n"], scores: Float32[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
+def _in_scored(templates: Rows, scores: Float32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Return which images are of a template that has a score above 0; others' vectors are 0."""
     _, places = np.unique(templates, return_inverse=True)
     return np.asarray((np.bincount(places, scores > 0) > 0)[places])
@@ -219,7 +212,8 @@ class _Named:
 
     def check(self, good: Bool[np.ndarray, "n ..."], advice: str = "") -> None:
         """Refuse the first line for which `good` is not true."""
-        _check(self.path, good, self._what, self._lines.__getitem__, advice)
+        if (row := _first_wrong(good)) is not None:
+            raise DataError(wrong_line(self.path, row + 1, self._what, self._lines[row]) + advice)
 
 
 def _numbers(words: list[str]) -> list[float]:
@@ -229,17 +223,10 @@ def _numbers(words: list[str]) -> list[float]:
         return []
 
 
-def _check(
-    path: Path,
-    good: Bool[np.ndarray, "n ..."],
-    expected: str,
-    found: Callable[[int], str],
-    advice: str = "",
-) -> None:
-    """Refuse the first line of a table for which `good` is not true."""
-    if not good.all():
-        line = int(np.argmin(good.reshape(len(good), -1).all(axis=1)))
-        raise DataError(wrong_line(path, line + 1, expected, found(line)) + advice)
+def _first_wrong(good: Bool[np.ndarray, "n ..."]) -> int | None:
+    """Return the first row for which `good` is not true throughout."""
+    rows = good.reshape(len(good), -1).all(axis=1) if len(good) else good
+    return None if rows.all() else int(np.argmin(rows))
 
 
 def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
@@ -248,28 +235,27 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
     lines = csv.reader(text)
     ids = set(known.tolist())
     found: dict[int, int] = {}
-    whole = "whole numbers from 0 as TEMPLATE_ID and SUBJECT_ID"
+
+    def wrong(expected: str) -> DataError:
+        line = max(lines.line_num, 1)
+        return DataError(wrong_line(path, line, expected, text[line - 1] if text else ""))
+
+    expected = "a header with TEMPLATE_ID and SUBJECT_ID"
     try:
         header = [name.strip().lower() for name in next(lines, [])]
-        expected = "a header with TEMPLATE_ID and SUBJECT_ID"
         places = header.index("template_id"), header.index("subject_id")
-        expected = whole
+        expected = "whole numbers from 0 as TEMPLATE_ID and SUBJECT_ID"
         for row in lines:
             words = [row[place].strip() for place in places]
             if not all(map(is_whole, words)):
-                raise ValueError
+                raise wrong(expected)
             template, subject = map(int, words)
-            expected = "a template that has an image in face_tid_mid.txt"
             if template not in ids:
-                raise ValueError
-            expected = f"template {template} to be of one subject, {found.get(template)} as above"
-            if found.setdefault(template, subject) != subject:
-                raise ValueError
-            expected = whole
+                raise wrong("a template that has an image in face_tid_mid.txt")
+            if (one := found.setdefault(template, subject)) != subject:
+                raise wrong(f"template {template} to be of one subject, {one} as above")
     except (ValueError, IndexError, csv.Error):
-        line = max(lines.line_num, 1)
-        there = text[line - 1] if text else ""
-        raise DataError(wrong_line(path, line, expected, there)) from None
+        raise wrong(expected) from None
     if not found:
         raise DataError(f"{path} names no template")
     return Subjects(np.array(list(found), np.int64), np.array(list(found.values()), np.int64))
@@ -313,9 +299,5 @@ class IjbImages(ListedSource):
         The images' content is not read: IJB has 469,375 of them.
         """
         layout = self._layout
-        return digest_rows(
-            (name, str(template), points.tobytes().hex())
-            for name, template, points in zip(
-                layout.names, layout.templates, layout.points, strict=True
-            )
-        )
+        points = (one.tobytes().hex() for one in layout.points)
+        return digest_rows(zip(layout.names, map(str, layout.templates), points, strict=True))

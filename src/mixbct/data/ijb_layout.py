@@ -6,6 +6,7 @@ the images make probe templates. A person with one image is a probe that neither
 
 import csv
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,7 @@ def lay_out(
         for start in range(0, len(rows), template_images)
     ]
     templates = [*enrolled[0], *enrolled[1], *probes]
-    gallery_size = len(several)
-    pairs = _pairs(np.array([person for person, _ in templates]), gallery_size, impostors, seed)
+    pairs = _pairs(np.array([person for person, _ in templates]), len(several), impostors, seed)
     with folder_written_whole(out) as folder:
         (folder / IMAGES).mkdir()
         (folder / META).mkdir()
@@ -92,19 +92,14 @@ def lay_out(
             progress(row + 1, len(keys))
         listed = [(number, row) for number, (_, rows) in enumerate(templates, 1) for row in rows]
         meta = folder / META
-        write_lines(
-            meta / f"{PREFIX}_face_tid_mid.txt",
-            [f"{names[row]} {number} {row + 1}" for number, row in listed],
-        )
-        write_lines(
-            meta / f"{PREFIX}_name_5pts_score.txt",
-            [f"{names[row]} {points[row]} 1.0" for _, row in listed],
-        )
+        ids = [f"{names[row]} {number} {row + 1}" for number, row in listed]
+        write_lines(meta / f"{PREFIX}_face_tid_mid.txt", ids)
+        faces = [f"{names[row]} {points[row]} 1.0" for _, row in listed]
+        write_lines(meta / f"{PREFIX}_name_5pts_score.txt", faces)
         np.savetxt(meta / f"{PREFIX}_template_pair_label.txt", pairs, fmt="%d")
         ends = np.cumsum([0, len(enrolled[0]), len(enrolled[1]), len(probes)])
-        for part, start, stop in zip(
-            ("gallery_G1", "gallery_G2", "probe_mixed"), ends[:-1], ends[1:], strict=True
-        ):
+        parts = ("gallery_G1", "gallery_G2", "probe_mixed")
+        for part, (start, stop) in zip(parts, pairwise(ends), strict=True):
             rows = [
                 (number + 1, templates[number][0] + 1, keys[row])
                 for number in range(start, stop)

@@ -110,8 +110,7 @@ def decode_bytes(
     with _named(name, data):
         pixels = _pixels(data, preprocessing)
         if pixels.shape[:2] != (size, size):
-            image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-            resized = image.resize((size, size), Image.Resampling.BILINEAR)
+            resized = image_of(pixels).resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized).reshape(size, size, channels)
     return pixels
 
@@ -130,15 +129,20 @@ def to_png(data: bytes, name: str) -> bytes:
     Raises:
         BadImageError: it cannot be decoded. `keys` is `name`.
     """
-    out = io.BytesIO()
-    with (
-        _named(name, data),
-        _quiet_pillow(),
-        Image.open(io.BytesIO(data), formats=_FORMATS) as opened,
-    ):
-        _refuse_bomb(opened.height, opened.width)
-        ImageOps.exif_transpose(opened).save(out, "PNG")
-    return out.getvalue()
+    with _named(name, data), _quiet_pillow(), _opened(data) as opened:
+        return png_of(ImageOps.exif_transpose(opened))
+
+
+def png_of(image: Image.Image, optimize: bool = False) -> bytes:
+    """Return the content of a PNG file of an image."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=optimize)
+    return file.getvalue()
+
+
+def image_of(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """Return pixels, grey or RGB, as an image of Pillow's."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h w c"]:
@@ -160,12 +164,16 @@ def _named(name: str, data: bytes) -> Iterator[None]:
         yield
     # damaged files make Pillow's parsers fail with anything from KeyError to struct.error
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        why = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = f"it begins with {data[:8]!r}; expected a {_KIND}"
-        if not data:
-            reason = "it is empty"
-        raise BadImageError(f"{name} is not a readable image: {reason}", [name]) from error
+            why = f"it begins with {data[:8]!r}; expected a {_KIND}" if data else "it is empty"
+        raise BadImageError(f"{name} is not a readable image: {why}", [name]) from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+    _refuse_bomb(opened.height, opened.width)
+    return opened
 
 
 def _refuse_bomb(height: int, width: int) -> None:
@@ -194,11 +202,9 @@ def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray 
         # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
         ratio = min(height, width) // (2 * preprocessing.size)
         factor = 8 if ratio >= 8 else 4 if ratio >= 4 else 2 if ratio >= 2 else 1
+        mode = "GRAY" if preprocessing.channels == 1 else "RGB"
         pixels: np.ndarray = simplejpeg.decode_jpeg(
-            data,
-            "GRAY" if preprocessing.channels == 1 else "RGB",
-            min_height=-(-height // factor),
-            min_width=-(-width // factor),
+            data, mode, min_height=-(-height // factor), min_width=-(-width // factor)
         )
     except ValueError:
         return None
@@ -212,9 +218,8 @@ def _may_be_turned(data: bytes) -> bool:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
         if marker == 0xDA:  # what follows are pixels
             return False
-        if marker == 0xE1 and (
-            data.startswith(b"Exif", at + 4) or data.find(b"tiff:Orientation", at, end) >= 0
-        ):
+        turned = data.startswith(b"Exif", at + 4) or data.find(b"tiff:Orientation", at, end) >= 0
+        if marker == 0xE1 and turned:
             return True
         at = end
     return True
@@ -223,8 +228,7 @@ def _may_be_turned(data: bytes) -> bool:
 def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:
     """Decode with Pillow: every format, mode and orientation."""
     mode = "L" if preprocessing.channels == 1 else "RGB"
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-        _refuse_bomb(opened.height, opened.width)
+    with _opened(data) as opened:
         # for JPEG what min_height does above, for the rest nothing
         opened.draft(mode, (2 * preprocessing.size, 2 * preprocessing.size))
         opened.load()
@@ -234,6 +238,5 @@ def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:
         image = Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)

@@ -34,7 +34,6 @@ class DataInfo(Record):
 def info(source: Source) -> DataInfo:
     """Count images a class and a group. Sizes are those of classes that have an image."""
     names = source.classes()
-    vectors = encoder_of(source) is not None
     # a bank without labels has no names of classes
     labels = source.labels() if names else np.zeros(0, np.int64)
     counts = np.bincount(labels, minlength=len(names))
@@ -51,7 +50,7 @@ def info(source: Source) -> DataInfo:
         groups={str(g): int(s) for g, s in zip(groups, sizes, strict=True)},
         passed_over=source.passed_over if isinstance(source, FolderSource) else {},
         data_digest=source.digest(),
-        mean_norm=mean_norm(source.read(spread_rows(len(source)))) if vectors else None,
+        mean_norm=mean_norm(source.read(spread_rows(len(source)))) if encoder_of(source) else None,
     )
 
 

@@ -64,10 +64,8 @@ def read_pairs_text(path: Path, images: Path, preprocessing: Preprocessing) -> P
         found = rows.get(f"{name}/{name}_{number.zfill(4)}", [])
         if len(found) != 1:
             keys = ", ".join(source.keys()[row] for row in found) or "none"
-            raise DataError(
-                f"{path}, line {line}: expected one image {number} of {name} in {images}, found "
-                f"{keys}"
-            )
+            expected = f"one image {number} of {name} in {images}"
+            raise DataError(f"{path}, line {line}: expected {expected}, found {keys}")
         return found[0]
 
     pairs = np.empty((len(lines) - 1, 2), np.int64)
@@ -78,10 +76,9 @@ def read_pairs_text(path: Path, images: Path, preprocessing: Preprocessing) -> P
         if len(words) != (3 if genuine[place] else 4):
             form = "`name i j`" if genuine[place] else "`name i name j`"
             raise DataError(wrong_line(path, place + 2, form, line))
-        pairs[place] = (
-            row_of(words[0], words[1], place + 2),
-            row_of(words[0 if genuine[place] else 2], words[-1], place + 2),
-        )
+        other = words[0 if genuine[place] else 2]
+        pairs[place, 0] = row_of(words[0], words[1], place + 2)
+        pairs[place, 1] = row_of(other, words[-1], place + 2)
     return PairSet(source, pairs, genuine, np.repeat(np.arange(folds), 2 * count))
 
 
@@ -127,10 +124,8 @@ class EncodedImages(ListedSource):
 
     def digest(self) -> str:
         """Return the SHA-256 over number and bytes of every image."""
-        return digest_rows(
-            (str(row), "", hashlib.sha256(image).hexdigest())
-            for row, image in enumerate(self._images)
-        )
+        prints = (hashlib.sha256(image).hexdigest() for image in self._images)
+        return digest_rows((str(row), "", one) for row, one in enumerate(prints))
 
 
 _REMEDY = (
@@ -170,9 +165,6 @@ def read_pairs_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
         problem = f"{len(images)} images for {len(same)} pairs; expected two a pair"
     if problem:
         raise DataError(f"{path}: {problem}{_REMEDY}")
-    return PairSet(
-        EncodedImages(f"verification set {path}", list(images), preprocessing),
-        np.arange(len(images)).reshape(-1, 2),
-        np.array(same, np.bool_),
-        None,
-    )
+    source = EncodedImages(f"verification set {path}", list(images), preprocessing)
+    pairs = np.arange(len(images)).reshape(-1, 2)
+    return PairSet(source, pairs, np.array(same, np.bool_), None)

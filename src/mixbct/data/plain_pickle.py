@@ -62,11 +62,7 @@ def read_plain_pickle(data: bytes) -> object:
 
 
 def _pop(stack: _Stack, count: int) -> _Stack:
-    if len(stack) < count:
-        raise IndexError("its stack is empty")
-    items = stack[-count:]
-    del stack[-count:]
-    return items
+    return [stack.pop() for _ in range(count)][::-1]
 
 
 def _above_mark(stack: _Stack) -> _Stack:

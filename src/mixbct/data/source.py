@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from mixbct.errors import BadImageError, DataError, MixbctError
+from mixbct.errors import BadImageError, DataError, Error
 from mixbct.reading import read_bytes
 
 Images = UInt8[np.ndarray, "n h w c"]
@@ -190,7 +190,6 @@ def readable_rows(
 
     `progress` is called with (images decoded, images in all).
     """
-    keys = source.keys()
     bad: set[str] = set()
     for piece in pieces(range(len(source)), chunk):
         try:
@@ -198,14 +197,13 @@ def readable_rows(
         except BadImageError as error:
             bad.update(error.keys)
         progress(piece.stop, len(source))
-    rows = np.array([i for i, key in enumerate(keys) if key not in bad], dtype=np.int64)
+    rows = np.array([i for i, key in enumerate(source.keys()) if key not in bad], dtype=np.int64)
     return rows, sorted(bad)
 
 
 def left_out(source: Source) -> Sequence[str]:
     """Return what a source left out when it was opened: a line a damaged record."""
-    skipped: Sequence[str] = getattr(source, "skipped", ())
-    return skipped
+    return getattr(source, "skipped", ())
 
 
 def root_of(source: Source) -> Source:
@@ -232,7 +230,7 @@ def check_names(names: Iterable[str], what: str) -> None:
             )
 
 
-def read_lines(path: Path, error: type[MixbctError] = DataError) -> list[str]:
+def read_lines(path: Path, error: Error = DataError) -> list[str]:
     """Return what `write_lines` wrote; raise `error` where it is missing or damaged."""
     try:
         # splitlines() would also split at characters that a file's name may hold

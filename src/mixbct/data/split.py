@@ -92,7 +92,12 @@ def make_split(
     held_out = _rows_of(source, "group", held_out_groups)
     usable = ~_rows_of(source, "image", skipped)
 
-    classes = _class_order(labels[usable], order, seed)
+    # the classes that occur: shuffled, or by the first of each one's rows
+    classes, first = np.unique(labels[usable], return_index=True)
+    if order == "record":
+        classes = classes[np.argsort(first)]
+    else:
+        classes = np.random.default_rng((seed, 0)).permutation(classes)
     testable = classes
     if held_out_groups:
         both = np.intersect1d(labels[usable & held_out], labels[usable & ~held_out])
@@ -109,28 +114,23 @@ def make_split(
     trainable = usable & ~is_test & ~is_validation & ~held_out
     train = classes[np.isin(classes, labels[trainable])]
     if scenario.endswith("class"):
-        is_old = np.isin(labels, train[: round(old_share * len(train))])
-        is_kept = ~is_old
+        alone, is_old = False, np.isin(labels, train[: round(old_share * len(train))])
     else:
+        alone = np.bincount(labels[trainable], minlength=labels.max() + 1)[labels] == 1
         is_old = _share_of_each_class(labels, trainable, old_share, row_order)
-        is_kept = ~is_old
-        is_old |= np.bincount(labels[trainable], minlength=labels.max() + 1)[labels] == 1
-    is_new = is_kept if scenario.startswith("open") else np.ones_like(is_old)
+    is_new = ~is_old if scenario.startswith("open") else np.ones_like(is_old)
+    is_old |= alone
 
-    tested = usable & (is_test | is_validation)
-    is_query = (
-        held_out
-        if held_out_groups
-        else _share_of_each_class(labels, tested, query_share, row_order)
-    )
-    parts = {
-        "old_train": np.flatnonzero(trainable & is_old),
-        "new_train": np.flatnonzero(trainable & is_new),
-    }
-    for prefix, chosen, some in (("", is_test, count), ("validation_", is_validation, kept)):
-        if some:
-            parts[f"{prefix}query"] = np.flatnonzero(usable & chosen & is_query)
-            parts[f"{prefix}gallery"] = np.flatnonzero(usable & chosen & ~is_query)
+    is_query = held_out
+    if not held_out_groups:
+        tested = usable & (is_test | is_validation)
+        is_query = _share_of_each_class(labels, tested, query_share, row_order)
+    chosen = {"old_train": trainable & is_old, "new_train": trainable & is_new}
+    for prefix, some, wanted in (("", is_test, count), ("validation_", is_validation, kept)):
+        if wanted:
+            chosen[f"{prefix}query"] = usable & some & is_query
+            chosen[f"{prefix}gallery"] = usable & some & ~is_query
+    parts = {part: np.flatnonzero(rows) for part, rows in chosen.items()}
     for part, rows in parts.items():
         found, fewest = len(np.unique(labels[rows])), 1 if "query" in part else _FEWEST_CLASSES
         if found < fewest:
@@ -213,10 +213,8 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
     return Selection(source, rows)
 
 
-def _rows_of(
-    source: Source, what: Literal["group", "image"], chosen: Sequence[str]
-) -> Bool[np.ndarray, " n"]:
-    """Mark the rows of some groups, or of images that are named by their keys."""
+def _rows_of(source: Source, what: str, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    """Mark the rows of each `group`, or of each `image` by its key, that is chosen."""
     if not chosen:
         return np.zeros(len(source), np.bool_)
     names = source.groups() if what == "group" else source.keys()
@@ -226,16 +224,6 @@ def _rows_of(
         more = f"; its groups are: {groups}" if what == "group" else ", which was to be left out"
         raise DataError(f"{source} has no {what} {', '.join(map(repr, unknown[:5]))}{more}")
     return np.array([name in wanted for name in names], dtype=np.bool_)
-
-
-def _class_order(
-    labels: Int64[np.ndarray, " n"], order: Order, seed: int
-) -> Int64[np.ndarray, " c"]:
-    """Return the classes that occur: shuffled, or by the first of each one's rows."""
-    classes, first = np.unique(labels, return_index=True)
-    if order == "record":
-        return classes[np.argsort(first)]
-    return np.random.default_rng((seed, 0)).permutation(classes)
 
 
 def _class_count(what: str, wanted: int | float, classes: int, testable: int) -> int:

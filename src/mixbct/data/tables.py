@@ -10,18 +10,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.errors import DataError, MixbctError
+from mixbct.errors import DataError, Error
 from mixbct.reading import file_size, read_bytes, wrong_line
 
 _MOST_DIGITS = 18  # that int64 is sure to hold
 
 
 def read_integers(
-    path: Path,
-    columns: int,
-    what: str,
-    error: type[MixbctError] = DataError,
-    skipped: list[str] | None = None,
+    path: Path, columns: int, what: str, error: Error = DataError, skipped: list[str] | None = None
 ) -> Int64[np.ndarray, "c n"]:
     """Read lines of `columns` non-negative whole numbers.
 
@@ -62,9 +58,7 @@ def _plain(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty file
-            values: np.ndarray = np.loadtxt(
-                path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig"
-            )
+            values = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig")
         with path.open("rb") as file:
             lines = sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
             file.seek(-1, 2)

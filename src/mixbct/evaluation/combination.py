@@ -30,13 +30,9 @@ class Judged:
 
     def minus(self, other: "Judged") -> dict[str, Estimate]:
         """Return the paired difference of every metric to another combination."""
-        theirs = other.combination.metrics()
-        return {
-            name: estimate(
-                figure.value - theirs[name].value, self.replicates[name] - other.replicates[name]
-            )
-            for name, figure in self.combination.metrics().items()
-        }
+        ours, theirs = self.combination.metrics(), other.combination.metrics()
+        drawn = {name: self.replicates[name] - other.replicates[name] for name in ours}
+        return {n: estimate(ours[n].value - theirs[n].value, drawn[n]) for n in ours}
 
 
 def judge_sides(
@@ -109,13 +105,8 @@ def cmc_curve(comparison: Comparison) -> Curve:
 def histogram(comparison: Comparison) -> Histogram:
     """Return the densities of genuine and impostor scores; each integrates to 1."""
     edges = comparison.grid.bins.astype(np.float64)
-    widths = np.diff(edges)
-
-    def density(counts: np.ndarray) -> tuple[float, ...]:
-        return tuple((counts / (counts.sum() * widths)).tolist())
-
-    return Histogram(
-        edges=tuple(edges.tolist()),
-        genuine=density(comparison.genuine_bins),
-        impostor=density(comparison.impostor_bins),
+    genuine, impostor = (
+        tuple((counts / (counts.sum() * np.diff(edges))).tolist())
+        for counts in (comparison.genuine_bins, comparison.impostor_bins)
     )
+    return Histogram(edges=tuple(edges.tolist()), genuine=genuine, impostor=impostor)

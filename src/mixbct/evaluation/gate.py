@@ -65,42 +65,21 @@ Simulated, it is in 24 % with 2 classes, 10 % with 4, 5 % with 10 and 3.2 to 3.8
 class GateSettings(Record):
     """What the gate asks for. Losses are parts of one: 0.03 is 3 points."""
 
-    gains: tuple[str, ...] = Field(
-        ("mAP", "rank-1", "TAR@1e-3"),
-        min_length=1,
-        description="metrics on which new/old must be significantly better",
-    )
-    strict: tuple[str, ...] = Field(
-        ("TAR@1e-4",), description="metrics on which new/old must surely not lose the margin"
-    )
-    against: Literal["old", "best"] = Field(
-        "old",
-        description="than what: old/old, or the better of it and whiten/old in each metric",
-    )
-    margin: float = Field(
-        0.03,
-        ge=0,
-        le=1,
-        description="how much of a strict metric, or of one at its ceiling, may be lost for sure; "
-        "some 500 classes tell apart 2 to 3 points of a TAR at 1e-4",
-    )
-    self_test_loss: float = Field(
-        0.015,
-        ge=0,
-        le=1,
-        description="how much mAP new/new may lose for sure to the independent model",
-    )
-    far_tolerance: float = Field(
-        2.0,
-        gt=0,
-        le=1e6,
-        description="how many times its rate the carried-over threshold may accept",
-    )
-    fars: tuple[Rate, ...] = Field(
-        (1e-3,),
-        min_length=1,
-        description="false-accept rates that thresholds are set for; the first is the edge's",
-    )
+    gains: tuple[str, ...] = Field(("mAP", "rank-1", "TAR@1e-3"), min_length=1)
+    """Metrics on which new/old must be significantly better."""
+    strict: tuple[str, ...] = ("TAR@1e-4",)
+    """Metrics on which new/old must surely not lose the margin."""
+    against: Literal["old", "best"] = "old"
+    """Than what: old/old, or the better of it and whiten/old in each metric."""
+    margin: float = Field(0.03, ge=0, le=1)
+    """How much of a strict metric, or of one at its ceiling, may be lost for sure; some 500 classes
+    tell apart 2 to 3 points of a TAR at 1e-4."""
+    self_test_loss: float = Field(0.015, ge=0, le=1)
+    """How much mAP new/new may lose for sure to the independent model."""
+    far_tolerance: float = Field(2.0, gt=0, le=1e6)
+    """How many times its rate the carried-over threshold may accept."""
+    fars: tuple[Rate, ...] = Field((1e-3,), min_length=1)
+    """False-accept rates that thresholds are set for; the first is the edge's."""
 
 
 def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
@@ -172,8 +151,7 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
     if not outcome.passed:
         failed = ", ".join(check.name for check in outcome.checks if not check.passed)
         raise ContractError(f"the gate did not pass ({failed}), so it cannot tie the two models")
-    missing = [role for role in ("new", "old") if role not in result.models]
-    if missing:
+    if missing := [role for role in ("new", "old") if role not in result.models]:
         raise ResultError(
             f"the result names no contract of the {' and the '.join(missing)} model; it has "
             f"{one_line(', '.join(result.models)) or 'none'}"
@@ -212,37 +190,31 @@ def _refuse_contradictions(result: Result) -> None:
                 )
 
 
-def _check(
-    name: str, value: float, bound: float, passed: bool, says: str, remedy: str
-) -> GateCheck:
-    said = {"says": says, "remedy": None if passed else remedy}
+def _check(name: str, value: float, bound: float, passed: bool, says: str, more: str) -> GateCheck:
+    said = {"says": says, "remedy": None if passed else more}
     return GateCheck(name=name, value=value, bound=bound, passed=passed, **said)
 
 
 def _paired(result: Result, metric: str, of: str, minus: str) -> Estimate:
     found = result.difference(of, minus)
     if found is None:
-        why = result.left_out.get(minus)
-        raise ResultError(
-            f"the result holds no paired difference of {of} and {minus}"
-            f"{f' ({one_line(why)})' if why else ''}; evaluate it again"
-        )
+        why = f" ({one_line(result.left_out[minus])})" if minus in result.left_out else ""
+        says = f"the result holds no paired difference of {of} and {minus}{why}"
+        raise ResultError(f"{says}; evaluate it again")
     if metric not in found.metrics:
-        raise ResultError(
-            f"the result has no metric {metric!r}; it has {one_line(', '.join(found.metrics))}"
-        )
+        there = one_line(", ".join(found.metrics))
+        raise ResultError(f"the result has no metric {metric!r}; it has {there}")
     return found.metrics[metric]
 
 
 def _over(result: Result, bases: Sequence[str], settings: GateSettings) -> list[GateCheck]:
     """Return a check a metric: new/old against that of `bases` which is best in it."""
-    checks = [
-        _gain(metric, *_best(result, metric, bases), settings.margin) for metric in settings.gains
-    ]
+    margin = settings.margin
+    checks = [_gain(metric, *_best(result, metric, bases), margin) for metric in settings.gains]
     for metric in settings.strict:
         base, _, change = _best(result, metric, bases)
         name, what = f"no loss in {metric}", f"{metric} of new/old"
-        checks.append(_no_loss(name, what, base, change, settings.margin))
+        checks.append(_no_loss(name, what, base, change, margin))
     return checks
 
 
@@ -345,23 +317,23 @@ def _too_few(result: Result, names: Sequence[str], far: float) -> list[GateCheck
     pairs = max([2 / far, *(1 / each for each in fars)])
     # a result of an earlier version says so among the facts of its data
     classes = result.classes if result.classes is not None else result.data.get("classes")
-    few_pairs = (
-        f"The test set has {cross.impostor_pairs:,} impostor pairs; the false-accept rates that "
-        f"are judged need {pairs:,.0f} at least."
-    )
-    few_classes = (
-        f"The test set has {classes} query classes with an item in the gallery; intervals are "
-        f"drawn over classes, and need {LEAST_CLASSES} at least to be believed."
-    )
-    more = "add test classes"
-    return [
-        _check(name, float(found), float(least), False, says, remedy)
-        for name, found, least, says, remedy in (
-            ("impostor pairs", cross.impostor_pairs, pairs, few_pairs, f"{more} or images"),
-            ("test classes", classes, LEAST_CLASSES, few_classes, more),
+    checks = []
+    if (found := cross.impostor_pairs) < pairs:
+        says = (
+            f"The test set has {found:,} impostor pairs; the false-accept rates that are judged "
+            f"need {pairs:,.0f} at least."
         )
-        if isinstance(found, int) and found < least
-    ]
+        more = "add test classes or images"
+        checks.append(_check("impostor pairs", float(found), pairs, False, says, more))
+    if isinstance(classes, int) and classes < LEAST_CLASSES:
+        says = (
+            f"The test set has {classes} query classes with an item in the gallery; intervals are "
+            f"drawn over classes, and need {LEAST_CLASSES} at least to be believed."
+        )
+        more = "add test classes"
+        least = float(LEAST_CLASSES)
+        checks.append(_check("test classes", float(classes), least, False, says, more))
+    return checks
 
 
 def _signed(change: Estimate) -> str:

@@ -6,25 +6,24 @@ gallery, j ≤ i; the pair is compatible when M(i, j) > M(j, j).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from mixbct.data.source import unseen
 from mixbct.errors import DataError
-from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
+from mixbct.evaluation.bootstrap import REPLICATES, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
 from mixbct.evaluation.scores import check_dimensions
 from mixbct.evaluation.upgrade import Pair, check_same_items
 from mixbct.schemas.generations import Summary, VersionPair
-from mixbct.schemas.result import tar_name
+from mixbct.schemas.result import Estimate, tar_name
 
 FAR = 1e-3
 METRICS = ("mAP", "rank-1", tar_name(FAR))
 
 
-@dataclass(frozen=True)
-class GenerationFigures:
+class GenerationFigures(NamedTuple):
     """The part of a `GenerationsResult` that evaluation fills in."""
 
     pairs: tuple[VersionPair, ...]
@@ -89,16 +88,14 @@ def _summary(
 ) -> Summary:
     across = [pair for pair in pairs if pair.query > pair.gallery]
 
-    def mean(places: list[tuple[int, int]]) -> tuple[float, Replicates]:
-        chosen = [judged[place] for place in places]
-        return (
-            float(np.mean([one.combination.metric(metric).value for one in chosen])),
-            np.mean([one.replicates[metric] for one in chosen], axis=0),
-        )
+    def mean(chosen: Sequence[Judged]) -> Estimate:
+        values = [one.combination.metric(metric).value for one in chosen]
+        drawn = np.mean([one.replicates[metric] for one in chosen], axis=0)
+        return estimate(float(np.mean(values)), drawn)
 
     return Summary(
         compatible=sum(pair.compatible(metric) for pair in across) / len(across),
         surely_compatible=sum(pair.gains[metric].low > 0 for pair in across) / len(across),
-        mean_cross=estimate(*mean([place for place in judged if place[0] > place[1]])),
-        mean=estimate(*mean(list(judged))),
+        mean_cross=mean([one for (query, gallery), one in judged.items() if query > gallery]),
+        mean=mean(list(judged.values())),
     )

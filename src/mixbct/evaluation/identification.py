@@ -49,25 +49,19 @@ def identify(
         ranks.append(ahead[mated] + 1)
         first = np.where(ranks[-1] == 1, mate[mated], np.float32(-np.inf))
         scores = trials(first, other[~mated])
-        judged.append(
-            GallerySearch(
-                gallery=name,
-                templates=len(gallery),
-                mated_probes=int(mated.sum()),
-                non_mated_probes=int((~mated).sum()),
-                points=tuple(rate_point(scores, at_most(scores, fpir)) for fpir in fpirs),
-                ranks=_rank_rates(ranks[-1]),
-            )
+        search = GallerySearch(
+            gallery=name,
+            templates=len(gallery),
+            mated_probes=int(mated.sum()),
+            non_mated_probes=int((~mated).sum()),
+            points=tuple(rate_point(scores, at_most(scores, fpir)) for fpir in fpirs),
+            ranks=_rank_rates(ranks[-1]),
         )
-    tpirs = np.mean([[point.rate for point in each.points] for each in judged], axis=0)
-    return Identification(
-        galleries=tuple(judged),
-        tpir={
-            tar_name(fpir).replace("TAR", "TPIR"): tpir
-            for fpir, tpir in zip(fpirs, tpirs.tolist(), strict=True)
-        },
-        ranks=_rank_rates(np.concatenate(ranks)),
-    )
+        judged.append(search)
+    names = [tar_name(fpir).replace("TAR", "TPIR") for fpir in fpirs]
+    means = np.mean([[point.rate for point in each.points] for each in judged], axis=0).tolist()
+    tpir, pooled = dict(zip(names, means, strict=True)), _rank_rates(np.concatenate(ranks))
+    return Identification(galleries=tuple(judged), tpir=tpir, ranks=pooled)
 
 
 def _search(

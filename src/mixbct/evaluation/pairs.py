@@ -14,23 +14,6 @@ from mixbct.schemas.protocols import Fold
 FOLDS = 10
 
 
-def sum_views(features: Float[np.ndarray, "n w"], views: int) -> Float[np.ndarray, "n d"]:
-    """Return the sum of features that stand side by side, such as those of the flipped image.
-
-    Args:
-        features: [n, views · d].
-        views: how many.
-
-    Raises:
-        FeatureError: the width is not a multiple of `views`.
-    """
-    if features.shape[1] % views:
-        raise FeatureError(
-            f"{features.shape[1]} columns cannot hold the features of {views} views side by side"
-        )
-    return np.asarray(features.reshape(len(features), views, -1).sum(axis=1))
-
-
 def pair_similarities(
     first: Float[np.ndarray, "n d"],
     second: Float[np.ndarray, "m e"],
@@ -98,8 +81,7 @@ def fold_accuracies(
             "needed, since a fold's threshold is chosen on the others"
         )
     found = []
-    for number in numbers:
-        inside = fold == number
+    for inside in (fold == number for number in numbers):
         threshold = best_threshold(scores[~inside], same[~inside])
         right = (scores[inside] > np.float32(threshold)) == same[inside]
         found.append(Fold(threshold=threshold, accuracy=float(right.mean())))

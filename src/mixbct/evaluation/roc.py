@@ -4,8 +4,6 @@ A trial is accepted when its score lies above the threshold. The same counts giv
 with a mated probe for a genuine trial and a non-mated one for an impostor (`identification`).
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float32
 
@@ -90,14 +88,11 @@ def verification(
     """
     scores = trials(genuine, impostor)
 
-    def points(choose: Callable[[Trials, float], Threshold]) -> tuple[RatePoint, ...]:
-        return tuple(rate_point(scores, choose(scores, far)) for far in fars)
-
     return Verification(
         genuine_pairs=len(genuine),
         impostor_pairs=len(impostor),
         auc=area(scores),
-        points=points(at_most),
-        nearest_points=points(nearest),
+        points=tuple(rate_point(scores, at_most(scores, far)) for far in fars),
+        nearest_points=tuple(rate_point(scores, nearest(scores, far)) for far in fars),
         roc=curve(scores),
     )

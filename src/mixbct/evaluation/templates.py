@@ -1,5 +1,8 @@
 """IJB templates: many images of one person as one vector, and the scores of template pairs.
 
+The protocols are those of IJB-B and IJB-C (Whitelam et al., "IARPA Janus Benchmark-B", 2017; Maze
+et al., "IARPA Janus Benchmark-C", 2018).
+
 A template's vector is Σ_media mean_{images of the media} (score · feature), normalised, where the
 feature is summed with that of the flipped image and the score is the face detector's (as the
 published IJB scripts of VGGFace2 and ArcFace do it; raw features, so their norm counts too).
@@ -14,9 +17,9 @@ from jaxtyping import Float, Float32, Int32, Int64, Integer
 from torch import Tensor
 
 from mixbct.data.bank import normalise
+from mixbct.data.ijb import Subjects
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.pairs import sum_views
-from mixbct.evaluation.scores import check_dimensions
+from mixbct.evaluation.scores import Embeddings, check_dimensions
 
 _BLOCK_BYTES = 128 * 2**20
 _TABLE = 2**24  # ids below this are looked up in a table
@@ -33,6 +36,10 @@ class Templates:
 
     ids: Int64[np.ndarray, " t"]
     features: Float32[np.ndarray, "t d"]
+
+    def of(self, some: Subjects) -> Embeddings:
+        """Return the vectors of some templates, labelled by their subjects."""
+        return Embeddings(self.features[self.rows(some.templates)], some.subjects)
 
     def rows(self, ids: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
         """Return the row of each id.
@@ -60,11 +67,10 @@ class Templates:
 
 
 def pool_templates(
-    features: Float[np.ndarray, "n w"],
+    features: Float[np.ndarray, "n d"],
     templates: Int64[np.ndarray, " m"],
     media: Int64[np.ndarray, " k"],
     scores: Float32[np.ndarray, " n"] | None = None,
-    views: int = 1,
 ) -> Templates:
     """Pool image features into template vectors.
 
@@ -72,11 +78,10 @@ def pool_templates(
     template its media has. Float32 features in writable memory are read in place, others copied.
 
     Args:
-        features: [n, views · d] raw features.
+        features: [n, d] raw features.
         templates: [n] template id of each image, in any order.
         media: [n] media id of each image; images of one video share it.
         scores: [n] of the face detector; None weighs all images alike.
-        views: features that stand side by side and are summed: 2 with those of the flipped image.
 
     Raises:
         FeatureError: the counts differ, or a template's vector is zero or not finite.
@@ -97,9 +102,8 @@ def pool_templates(
     if scores is not None:
         weights = weights * scores[order]
         # a template's least score is not below 0, its highest above
-        good = (np.minimum.reduceat(weights, starts) >= 0) & (
-            np.maximum.reduceat(weights, starts) > 0
-        )
+        good = np.minimum.reduceat(weights, starts) >= 0
+        good &= np.maximum.reduceat(weights, starts) > 0
         if not good.all():
             raise DataError(
                 "a detector's score is negative or no number, or all of a template are 0 (template "
@@ -113,8 +117,7 @@ def pool_templates(
         per_sample_weights=torch.from_numpy(weights.astype(np.float32)),
     )
     ids = template[starts]
-    # summing is linear, so the views may be added last
-    return Templates(ids, normalise(sum_views(sums.numpy(), views), [f"template {i}" for i in ids]))
+    return Templates(ids, normalise(sums.numpy(), [f"template {i}" for i in ids]))
 
 
 def template_scores(
@@ -146,18 +149,16 @@ def template_scores(
     # a radix sort where there are few blocks
     narrow = block.numpy().astype(np.min_scalar_type(blocks))
     order = torch.from_numpy(np.argsort(narrow, kind="stable"))
-    ends = np.cumsum(np.bincount(narrow, minlength=blocks))
+    ends = np.cumsum(np.bincount(narrow, minlength=blocks)).tolist()
     # a block has fewer than 2^31 entries
     place = block.mul_(-per_block).add_(row).mul_(len(right)).add_(column)
     scores = torch.empty(len(pairs))
     buffer = torch.empty(per_block, len(right))
-    start = 0
-    for number, end in enumerate(ends.tolist()):
-        part = left[number * per_block : (number + 1) * per_block]
+    starts = range(0, len(left), per_block)
+    for start, chosen in zip(starts, order.tensor_split(ends[:-1]), strict=True):
+        part = left[start : start + per_block]
         product = torch.mm(part, right.T, out=buffer[: len(part)])
-        chosen = order[start:end]
         scores[chosen] = product.view(-1)[place[chosen]]
-        start = end
     return np.asarray(scores.numpy())
 
 
@@ -165,9 +166,8 @@ def _look_up(
     table: Int32[np.ndarray, " t"], places: Integer[np.ndarray, " n"]
 ) -> Int32[np.ndarray, " n"]:
     """Return `table[places]`; torch does it on all cores."""
-    return np.asarray(
-        torch.from_numpy(table)[torch.from_numpy(np.require(places, requirements="W"))].numpy()
-    )
+    rows = torch.from_numpy(np.require(places, requirements="W"))
+    return np.asarray(torch.from_numpy(table)[rows].numpy())
 
 
 def _occurring(

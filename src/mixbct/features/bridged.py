@@ -67,10 +67,7 @@ def through(
 
 
 def both_queries(
-    old: Float32[np.ndarray, "n e"],
-    new: Float32[np.ndarray, "n e"],
-    share: float,
-    names: Names | None = None,
+    old: Float32[np.ndarray, "n e"], new: Float32[np.ndarray, "n e"], share: float
 ) -> Float32[np.ndarray, "n e"]:
     """Return the queries of both models as one, where the old model can still run for queries.
 
@@ -81,10 +78,8 @@ def both_queries(
             for stored rows, where it has one.
         new: the new model's of the same items, behind the bridge's side for queries.
         share: of the new ones.
-        names: what errors call the rows.
 
     Raises:
         FeatureError: the two cancel each other out.
     """
-    mixed: np.ndarray = (1 - share) * old + share * new
-    return normalise(mixed, names)
+    return normalise((1 - share) * old + share * new)

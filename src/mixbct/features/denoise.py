@@ -104,7 +104,7 @@ def credible_rows(
         torch.linalg.vector_norm(offsets, dim=1, out=distances[chunk])
     credible = np.empty(count, bool)
     # the rows of a class kept their order, so ties are decided as they stand in the bank
-    credible[places] = _nearest(distances.numpy(), labels, counts.numpy(), keep)
+    credible[places] = _nearest(distances.numpy(), labels, keep)
     return credible
 
 
@@ -126,12 +126,10 @@ def _as_tensor(features: Float[np.ndarray, "n d"]) -> Float[Tensor, "n d"]:
 
 
 def _nearest(
-    distances: Float32[np.ndarray, " n"],
-    classes: Int64[np.ndarray, " n"],
-    counts: Int64[np.ndarray, " c"],
-    keep: float,
+    distances: Float32[np.ndarray, " n"], classes: Int64[np.ndarray, " n"], keep: float
 ) -> Bool[np.ndarray, " n"]:
     """Mark the ⌈keep·n⌉ smallest distances of each class."""
+    counts = np.bincount(classes)
     share = Fraction(keep).limit_denominator(1_000_000)  # ⌈0.7·10⌉ must be 7
     kept = -(-share.numerator * counts // share.denominator)
     # the bits of floats that are not negative sort as the floats do: to sort one whole number a

@@ -71,45 +71,27 @@ def extract(
 
 
 def embed_source(
-    model: Embedder, source: Source, batch: int = 512, progress: Progress = unseen
+    model: Embedder,
+    source: Source,
+    batch: int = 512,
+    progress: Progress = unseen,
+    flip: bool = False,
 ) -> Float32[np.ndarray, "n d"]:
     """Embed every image of `source` in order, and return the raw features in memory.
 
-    Stored vectors are looked up instead; see `StoredVectors`.
+    Stored vectors are looked up instead; see `StoredVectors`. With `flip` the features of each
+    image and of its mirror image are summed.
     """
     if isinstance(model, StoredVectors):
         return model.embed_source(source)
-    return _in_memory(source, model.contract.dim, batch, model.embed, progress)
-
-
-def embed_with_flip(
-    model: EmbeddingModel, source: Source, batch: int = 256, progress: Progress = unseen
-) -> Float32[np.ndarray, "n w"]:
-    """Embed every image of `source` and its mirror image, read once.
-
-    Returns:
-        [n, 2 · dim] raw features: of the image, then of the mirror image. Evaluation sums them.
-
-    Raises:
-        BadImageError: an image cannot be read.
-    """
 
     def both(images: Tensor) -> Tensor:
-        return torch.cat([model.embed(images), model.embed(images.flip(2))], dim=1)
+        return model.embed(images) + model.embed(images.flip(2))
 
-    return _in_memory(source, 2 * model.contract.dim, batch, both, progress)
-
-
-def _in_memory(
-    source: Source,
-    width: int,
-    batch: int,
-    embed: Callable[[Tensor], Tensor],
-    progress: Progress,
-) -> Float32[np.ndarray, "n w"]:
-    features = np.empty((len(source), width), dtype=np.float32)
+    features = np.empty((len(source), model.contract.dim), dtype=np.float32)
     every = pieces(range(len(source)), batch)
-    for piece, some in zip(every, _embedded(source, every, embed), strict=True):
+    found = _embedded(source, every, both if flip else model.embed)
+    for piece, some in zip(every, found, strict=True):
         features[piece.start : piece.stop] = some
         progress(piece.stop, len(source))
     return features

@@ -91,14 +91,11 @@ def class_stats(
     Backward-Compatible Representation via Adversarial Learning in Image Retrieval", CVPR 2023,
     and its code).
     """
-    distances = np.concatenate(
-        [
-            torch.linalg.vector_norm((features - means[labels[rows]]).double(), dim=1)
-            .float()
-            .numpy()
-            for rows, features in _chunks(read, labels)
-        ]
-    )
+    found = [
+        torch.linalg.vector_norm((features - means[labels[rows]]).double(), dim=1).float()
+        for rows, features in _chunks(read, labels)
+    ]
+    distances = torch.cat(found).numpy()
     classes = labels[labels >= 0]
     order = np.lexsort((distances, classes))
     distances, classes = distances[order], classes[order]

@@ -29,9 +29,8 @@ def curves(named: Sequence[Named]) -> list[Named]:
 
 def roc(named: Sequence[Named]) -> Figure:
     """Draw TAR over FAR, 1e-6 to 1."""
-    plot = Plot(
-        decade_axis(-6, 0, "false-accept rate"), percent_axis([0.0, 1.0], "true-accept rate, %")
-    )
+    rates = decade_axis(-6, 0, "false-accept rate")
+    plot = Plot(rates, percent_axis([0.0, 1.0], "true-accept rate, %"))
 
     def points(one: Named) -> list[tuple[float, float]]:
         found = _curve(one.data.roc)
@@ -52,19 +51,14 @@ def cmc(named: Sequence[Named]) -> Figure:
     The axis leaves out combinations that find less than half of what old/old finds first, for
     they would press all others into one line; the caption names them.
     """
-    shown = {
-        one.name: [(rank, share) for rank, share in _curve(one.data.cmc) if rank <= _CMC_RANKS]
-        for one in curves(named)
-    }
+    shown = {one.name: _curve(one.data.cmc)[:_CMC_RANKS] for one in curves(named)}
     first = {name: points[0][1] if points else 0.0 for name, points in shown.items()}
     off = [one for one in curves(named) if first[one.name] < first.get(BASELINE, 0.0) / 2]
     kept = [one for one in curves(named) if one not in off and shown[one.name]]
     shares = [share for one in kept for _, share in shown[one.name]]
     ticks = tuple((float(rank), str(rank)) for rank in (1, 5, 10, 15, 20))
-    plot = Plot(
-        Axis(1.0, float(_CMC_RANKS), ticks, "rank"),
-        percent_axis(shares or [0.0, 1.0], "right hit within, %"),
-    )
+    ranks = Axis(1.0, float(_CMC_RANKS), ticks, "rank")
+    plot = Plot(ranks, percent_axis(shares or [0.0, 1.0], "right hit within, %"))
     lines = [plot.line(one.colour, shown[one.name], one.short) for one in reversed(kept)]
     caption = "CMC. How many queries have a right item among the first hits."
     if off:
@@ -101,20 +95,15 @@ def _life(metric: str, level: float, stations: Sequence[tuple[float, Named]]) ->
     ticks = tuple((share, f"{100 * share:g}") for share, _, _ in found)
     across = Axis(-0.04, 1.04, ticks, "gallery enrolled by new, %")
     plot = Plot(across, percent_axis([level, *ends], f"{metric}, %"), height=280)
-    dots = [
-        plot.whisker(
-            *(one.colour, share, figure),
-            f"{one.name}: {percent(figure.value)} % [{interval(figure)}]",
-        )
-        for share, one, figure in found
+    layers = [
+        plot.across(level, f"{BASELINE} {percent(level)}"),
+        plot.line("trail", ((share, figure.value) for share, _, figure in found), metric),
     ]
+    for share, one, figure in found:
+        title = f"{one.name}: {percent(figure.value)} % [{interval(figure)}]"
+        layers.append(plot.whisker(one.colour, share, figure, title))
     return Figure(
-        plot.svg(
-            f"{metric} by the share of the gallery that the new model enrolled",
-            plot.across(level, f"{BASELINE} {percent(level)}"),
-            plot.line("trail", ((share, figure.value) for share, _, figure in found), metric),
-            *dots,
-        ),
+        plot.svg(f"{metric} by the share of the gallery that the new model enrolled", *layers),
         f"{metric} of new queries, as the gallery fills with vectors of the new model.",
     )
 
@@ -138,13 +127,10 @@ def _span(one: Combination) -> tuple[float, float]:
 def _histogram(one: Named, scores: Axis) -> Figure:
     shown = one.data.histogram
     top = max(*shown.genuine, *shown.impostor) or 1.0
-    plot = Plot(
-        scores, Axis(0.0, top, ()), width=320, height=150, left=10, right=10, top=8, bottom=22
-    )
-    layers = [
-        plot.steps("impostor", shown.edges, shown.impostor),
-        plot.steps(f"genuine {one.colour}", shown.edges, shown.genuine),
-    ]
+    place = {"width": 320, "height": 150, "left": 10, "right": 10, "top": 8, "bottom": 22}
+    plot = Plot(scores, Axis(0.0, top, ()), **place)
+    bars = {"impostor": shown.impostor, f"genuine {one.colour}": shown.genuine}
+    layers = [plot.steps(colour, shown.edges, heights) for colour, heights in bars.items()]
     caption = ""
     if point := next((p for p in one.data.operating_points if p.far == MAIN_FAR), None):
         layers.append(plot.upright(point.threshold))

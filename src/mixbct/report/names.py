@@ -73,10 +73,8 @@ def named_combinations(result: Result) -> list[Named]:
     mixed = sorted(set(others) - set(free), key=lambda name: (shares[name] or 0.0, name))
     said = {name: _KNOWN[name] for name in _KNOWN if name in shares}
     # what was chosen on training classes
-    for name, choice in (
-        ("chosen/old", result.chosen),
-        ("new+old/old", result.old_queries and f"{result.old_queries:g} of the new"),
-    ):
+    share = result.old_queries and f"{result.old_queries:g} of the new"
+    for name, choice in (("chosen/old", result.chosen), ("new+old/old", share)):
         if name in said and choice:
             short, explanation, colour = said[name]
             said[name] = short, f"{explanation} ({choice})", colour

@@ -67,21 +67,17 @@ def _lead(result: Result, outcome: GateOutcome) -> str:
     )
     if outcome.passed:
         return f"The new model can take over the queries today. {finding}."
-    failed = sum(not check.passed for check in outcome.checks)
-    return (
-        f"Keep the old model for now: {failed} of {len(outcome.checks)} checks failed. {finding}."
-    )
+    failed = f"{sum(not c.passed for c in outcome.checks)} of {len(outcome.checks)} checks failed"
+    return f"Keep the old model for now: {failed}. {finding}."
 
 
 def _tiles(result: Result) -> list[tuple[str, Estimate, Estimate, Estimate | None]]:
     """Return the figures that open the page: name, before, after, paired difference."""
-    before = result.combinations[BASELINE].metrics()
-    after = result.combinations[CROSS].metrics()
+    before, after = (result.combinations[name].metrics() for name in (BASELINE, CROSS))
     paired = result.difference(CROSS, BASELINE)
     differences = paired.metrics if paired else {}
-    names = ("mAP", "rank-1", tar_name(MAIN_FAR))
     return [
         (name, before[name], after[name], differences.get(name))
-        for name in names
+        for name in ("mAP", "rank-1", tar_name(MAIN_FAR))
         if name in before and name in after
     ]

@@ -26,15 +26,11 @@ def combinations_table(result: Result) -> Table:
     caption = "%, 95 % interval, paired difference to old/old (▲ ▼: its interval excludes zero)"
     if not all(point.resolved for point in operating):
         caption += "; †: too few impostor pairs for this FAR"
-    rows = [
-        Row(
-            one.name,
-            tuple(_cell(result, one, column, best[column]) for column in columns),
-            *(one.short, one.explanation, one.colour),
-            main=one.name == CROSS,
-        )
-        for one in named
-    ]
+    rows = []
+    for one in named:
+        cells = tuple(_cell(result, one, column, best[column]) for column in columns)
+        looks = (one.short, one.explanation, one.colour)
+        rows.append(Row(one.name, cells, *looks, main=one.name == CROSS))
     return Table("query/gallery", columns, tuple(rows), caption)
 
 
@@ -43,9 +39,8 @@ def _cell(result: Result, one: Named, column: str, best: float) -> Cell:
     if figure is None:
         return Cell("–")
     paired = result.difference(one.name, BASELINE)
-    cell = figure_cell(
-        figure, paired.metrics.get(column) if paired else None, one.cross and figure.value == best
-    )
+    change = paired.metrics.get(column) if paired else None
+    cell = figure_cell(figure, change, one.cross and figure.value == best)
     coarse = any(tar_name(p.far) == column and not p.resolved for p in one.data.operating_points)
     return replace(cell, value=f"{cell.value} †") if coarse else cell
 
@@ -89,9 +84,8 @@ def threshold_lines(outcome: GateOutcome) -> list[str]:
 
 def remedies(outcome: GateOutcome) -> list[str]:
     """Return what to try next, a line a remedy, with the checks that call for it."""
-    failed = [check for check in outcome.checks if not check.passed and check.remedy]
-    checks = {
-        remedy: ", ".join(check.name for check in failed if check.remedy == remedy)
-        for remedy in dict.fromkeys(check.remedy for check in failed)
-    }
-    return [f"try next, for {names}: {remedy}" for remedy, names in checks.items()]
+    named: dict[str, list[str]] = {}
+    for check in outcome.checks:
+        if not check.passed and check.remedy:
+            named.setdefault(check.remedy, []).append(check.name)
+    return [f"try next, for {', '.join(names)}: {remedy}" for remedy, names in named.items()]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import Field
 
-from mixbct.schemas.record import SCHEMA_VERSION, Record, now
+from mixbct.schemas.record import Document, Record, now
 from mixbct.schemas.result import Estimate
 
 METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")
@@ -27,10 +27,9 @@ class CellCost(Record):
     peak_memory: int = Field(0, description="bytes, of the whole process")
 
 
-class BenchCell(Record):
+class BenchCell(Document):
     """One method, old model, scenario and seed: what came of it, or why nothing did."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["bench-cell"] = "bench-cell"
     id: str
     bench: str
@@ -50,11 +49,8 @@ class BenchCell(Record):
     cost: CellCost | None = None
     versions: dict[str, str] = Field({})
     created: str = Field(default_factory=now)
-    replicates: dict[str, dict[str, str]] = Field(
-        {},
-        exclude_if=operator.not_,
-        description="combination → metric → bootstrap replicates, base64 of float32; not published",
-    )
+    replicates: dict[str, dict[str, str]] = Field({}, exclude_if=operator.not_)
+    """Combination → metric → bootstrap replicates, base64 of float32; not published."""
 
     def published(self) -> "BenchCell":
         """Return the cell without its replicates."""
@@ -95,9 +91,8 @@ class BenchRow(Record):
     mixed: dict[str, Score] = Field({}, description="half of the gallery enrolled again")
     cross_gain: dict[str, Score] = Field({}, description="new/old − old/old, paired")
     own_gain: dict[str, Score] = Field({}, description="new/new − independent, paired")
-    behind: dict[str, Score] = Field(
-        {}, description="cross and self mAP of the bench's own method − this one's, paired"
-    )
+    behind: dict[str, Score] = Field({})
+    """Cross and self mAP of the bench's own method − this one's, paired."""
     gates_passed: int = 0
     cost: CellCost | None = Field(None, description="mean over seeds; the largest peak of memory")
     device: str = Field("", description="on which the cost was measured")
@@ -129,10 +124,9 @@ class Choice(Record):
     trials: tuple[Trial, ...]
 
 
-class BenchSummary(Record):
+class BenchSummary(Document):
     """A bench: what its tables, its page and its reader are given."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["bench"] = "bench"
     name: str
     title: str

@@ -9,7 +9,6 @@ used, both are compared with those at hand.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,9 +43,8 @@ class BridgeFit(Record):
     data_digest: str = ""
     classes: tuple[str, ...] = Field((), exclude_if=lambda found: not found)
     shrinkage: float | None = Field(None, exclude_if=absent)
-    candidates: tuple[Candidate, ...] = Field(
-        (), description="that it was chosen from, each judged on classes left out of its fit"
-    )
+    candidates: tuple[Candidate, ...] = ()
+    """That it was chosen from, each judged on classes left out of its fit."""
 
 
 class Bridge(Document):
@@ -122,12 +120,22 @@ def load_bridge(path: Path) -> Bridge:
     return read_record(path, Bridge, ModelError, "bridge")
 
 
-def from_query_map(
-    content: Mapping[str, Any], query: Any, source: Any, target: Any
-) -> dict[str, Any]:
-    """Return a record's content with a bridge in the place of an earlier version's query map."""
-    bridge = {"kind": TRAINED, "source": source, "target": target, "query": query}
-    return {key: v for key, v in content.items() if key != "query_map"} | {"bridge": bridge}
+class HadQueryMap(Document):
+    """Base of what carries a bridge, and in earlier versions carried a query map instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bridge_of_its_query_map(cls, content: Any) -> Any:
+        match content:
+            case (
+                {"query_map": dict(query), "models": {"new": source, "old": target}}
+                | {"query_map": dict(query), "from_contract": source, "to_contract": target}
+                | {"query_map": {"map": query, "to": target}, "contract": source}
+            ):
+                rest = {key: value for key, value in content.items() if key != "query_map"}
+                bridge = {"kind": TRAINED, "source": source, "target": target, "query": query}
+                return rest | {"bridge": bridge}
+        return content
 
 
 def without_numbers(bridge: Bridge) -> str:

@@ -40,12 +40,10 @@ class Contract(Record):
     """What two vectors must share to be compared with no edge between them."""
 
     name: str = Field(description="for people; not part of the identity")
-    weights: str = Field(
-        description="SHA-256 of the canonical weights or of an ONNX file, or a declared name"
-    )
-    preprocessing: Input | None = Field(
-        description="none: the vectors came from elsewhere, under a declared name"
-    )
+    weights: str
+    """SHA-256 of the canonical weights or of an ONNX file, or a declared name."""
+    preprocessing: Input | None
+    """None: the vectors came from elsewhere, under a declared name."""
     dim: int = Field(gt=0)
     metric: Literal["cosine"] = "cosine"
 

@@ -17,9 +17,8 @@ class ArrayManifest(Document):
     size: int = Field(gt=0)
     channels: Literal[1, 3]
     classes: tuple[str, ...]
-    groups: tuple[str, ...] = Field(
-        (), description="families of instances that must not be split, e.g. of typefaces"
-    )
+    groups: tuple[str, ...] = ()
+    """Families of instances that must not be split, e.g. of typefaces."""
     content_digest: str
     groups_digest: str | None = Field(None, exclude_if=absent)
     origin: dict[str, str] = Field({}, description="where it came from, for people")
@@ -34,9 +33,8 @@ class SplitManifest(Document):
     rule: str
     seed: int
     parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
-    skipped: tuple[str, ...] = Field(
-        (), description="keys, and damaged records, that were left out"
-    )
+    skipped: tuple[str, ...] = ()
+    """Keys, and damaged records, that were left out."""
 
 
 class BankManifest(Document):
@@ -45,19 +43,16 @@ class BankManifest(Document):
     kind: Literal["feature-bank"] = "feature-bank"
     contract: Contract
     data_digest: str
-    source_digest: str | None = Field(
-        None, description="of the whole source that the rows were chosen from", exclude_if=absent
-    )
+    source_digest: str | None = Field(None, exclude_if=absent)
+    """Of the whole source that the rows were chosen from."""
     rows: int = Field(gt=0)
     dim: int = Field(gt=0)
     dtype: Literal["float16", "float32"]
     classes: tuple[str, ...] = Field(description="none: the rows have no labels")
-    digests: dict[str, str] | None = Field(
-        None, description="SHA-256 of each file, once it was written", exclude_if=absent
-    )
-    norms: tuple[float, float] | None = Field(
-        None, description="the least and the largest of the stored rows", exclude_if=absent
-    )
+    digests: dict[str, str] | None = Field(None, exclude_if=absent)
+    """SHA-256 of each file, once it was written."""
+    norms: tuple[float, float] | None = Field(None, exclude_if=absent)
+    """The least and the largest of the stored rows."""
     created: str = Field(default_factory=now)
 
 

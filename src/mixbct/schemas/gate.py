@@ -1,14 +1,12 @@
 """What the gate decides, and the edge that it writes."""
 
-from typing import Any, Literal
-
 from pydantic import Field, model_validator
 
 from mixbct.errors import ResultError
-from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.bridge import Bridge, HadQueryMap
 from mixbct.schemas.calibration import Calibration
 from mixbct.schemas.contract import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
+from mixbct.schemas.record import Document, Record, absent, now
 from mixbct.schemas.result import Cosine, Rate, Result, Share
 
 
@@ -20,9 +18,8 @@ class GateCheck(Record):
     bound: float
     passed: bool
     says: str = Field(description="the condition and what was seen, in one sentence")
-    remedy: str | None = Field(
-        None, exclude_if=absent, description="what to try next where it failed"
-    )
+    remedy: str | None = Field(None, exclude_if=absent)
+    """What to try next where it failed."""
 
 
 class PairThreshold(Record):
@@ -42,23 +39,17 @@ class PairThreshold(Record):
         return self.far < self.least
 
 
-class GateOutcome(Record):
+class GateOutcome(Document):
     """What the gate decided about one result."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     passed: bool
     checks: tuple[GateCheck, ...]
-    beside: tuple[GateCheck, ...] = Field(
-        (),
-        exclude_if=lambda found: not found,
-        description="whether new/old is worth more than whiten/old, the old model alone; decides "
-        "nothing",
-    )
+    beside: tuple[GateCheck, ...] = Field((), exclude_if=lambda found: not found)
+    """Whether new/old is worth more than whiten/old, the old model alone; decides nothing."""
     thresholds: tuple[PairThreshold, ...] = Field((), exclude_if=lambda found: not found)
     result_digest: str
-    training: str | None = Field(
-        None, exclude_if=absent, description="what is known of the classes that the models saw"
-    )
+    training: str | None = Field(None, exclude_if=absent)
+    """What is known of the classes that the models saw."""
 
     @model_validator(mode="after")
     def _follows_from_its_checks(self) -> "GateOutcome":
@@ -79,40 +70,25 @@ class GateOutcome(Record):
             )
 
 
-class Edge(Record):
+class Edge(HadQueryMap):
     """A passed gate: queries under `from_contract` may search vectors under `to_contract`.
 
     Where there is a bridge, both are compared through it.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     from_contract: Contract
     to_contract: Contract
     result_digest: str
     threshold: Cosine = Field(description="keeps the false-accept rate `far` across the edge")
     far: Rate
     bridge: Bridge | None = Field(None, exclude_if=absent)
-    old_queries: Share | None = Field(
-        None,
-        exclude_if=absent,
-        description="share of the new query where the old model still runs and both are searched "
-        "with as one; the threshold is of new queries alone",
-    )
-    calibrations: dict[str, Calibration] = Field(
-        {},
-        exclude_if=lambda found: not found,
-        description="score to false-accept rate by query/gallery: new/old, new/new (rows enrolled "
-        "since), old/old (before), new+old/old (both queries as one)",
-    )
+    old_queries: Share | None = Field(None, exclude_if=absent)
+    """Share of the new query where the old model still runs and both are searched with as one; the
+    threshold is of new queries alone."""
+    calibrations: dict[str, Calibration] = Field({}, exclude_if=lambda found: not found)
+    """Score to false-accept rate by query/gallery: new/old, new/new (rows enrolled since), old/old
+    (before), new+old/old (both queries as one)."""
     created: str = Field(default_factory=now)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _had_a_query_map(cls, content: Any) -> Any:
-        match content:
-            case {"query_map": dict(query), "from_contract": source, "to_contract": target}:
-                return from_query_map(content, query, source, target)
-        return content
 
     @model_validator(mode="after")
     def _bridge_ties_the_same(self) -> "Edge":

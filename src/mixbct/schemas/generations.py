@@ -15,9 +15,8 @@ class VersionPair(Record):
     query: int = Field(gt=0, description="version, counted from 1")
     gallery: int = Field(gt=0, description="version, at most `query`")
     metrics: dict[str, ShareEstimate]
-    gains: dict[str, DifferenceEstimate] = Field(
-        description="M(query, gallery) − M(gallery, gallery), paired; none on the diagonal"
-    )
+    gains: dict[str, DifferenceEstimate]
+    """M(query, gallery) − M(gallery, gallery), paired; none on the diagonal."""
 
     def compatible(self, metric: str) -> bool:
         """Return whether M(query, gallery) > M(gallery, gallery), the criterion of the field."""
@@ -27,12 +26,10 @@ class VersionPair(Record):
 class Summary(Record):
     """What one metric says over all versions 1 … T (Biondi et al., "CoReS", TPAMI 2023)."""
 
-    compatible: Share = Field(
-        description="share of the T(T − 1)/2 pairs i > j with M(i, j) > M(j, j)"
-    )
-    surely_compatible: Share = Field(
-        description="share of them whose paired difference has its whole interval above 0"
-    )
+    compatible: Share
+    """Share of the T(T − 1)/2 pairs i > j with M(i, j) > M(j, j)."""
+    surely_compatible: Share
+    """Share of them whose paired difference has its whole interval above 0."""
     mean_cross: ShareEstimate = Field(description="mean of M(i, j) over the pairs i > j")
     mean: ShareEstimate = Field(description="mean of M(i, j) over the T(T + 1)/2 pairs i ≥ j")
 
@@ -46,9 +43,8 @@ class GenerationsResult(Document):
     seed: int
     data: dict[str, str | int]
     models: tuple[Contract, ...] = Field(description="version 1 first")
-    mapped: tuple[bool, ...] = Field(
-        description="whether a version's queries reach the version before through a bridge"
-    )
+    mapped: tuple[bool, ...]
+    """Whether a version's queries reach the version before through a bridge."""
     trained_apart: Standings = Field({})
     """By version: v1, v2, …"""
     pairs: tuple[VersionPair, ...]

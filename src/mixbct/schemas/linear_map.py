@@ -7,7 +7,6 @@ trained along (`method.query_map`) or fitted afterwards (`mixbct.adapters`).
 """
 
 import base64
-import binascii
 import hashlib
 from functools import cached_property
 
@@ -49,14 +48,13 @@ class LinearMap(BaseModel):
                 f"a map of {matrix.shape[0]} to {matrix.shape[1]} dimensions holds NaN or "
                 "infinity: did its training diverge?"
             )
-        content = [part.tobytes() for part in parts]
-        encoded = [base64.b64encode(part).decode() for part in content]
+        encoded = [base64.b64encode(part.tobytes()).decode() for part in parts]
         return cls(
             source_dim=matrix.shape[0],
             target_dim=matrix.shape[1],
             matrix=encoded[0],
             offset=None if offset is None else encoded[1],
-            digest=_digest(matrix.shape, content),
+            digest=_digest(matrix.shape, parts),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -72,31 +70,29 @@ class LinearMap(BaseModel):
     @model_validator(mode="after")
     def _holds_what_it_says(self) -> "LinearMap":
         try:
-            content = [
-                base64.b64decode(part, validate=True)
-                for part in (self.matrix, self.offset)
-                if part is not None
-            ]
-        except binascii.Error as error:
-            raise ValueError(f"the map is not base64: {error}") from error
-        sizes = [self.source_dim * self.target_dim, self.target_dim][: len(content)]
-        found = [len(part) / _LITTLE.itemsize for part in content]
+            parts = self._parts
+        except ValueError as error:
+            raise ValueError(f"the map is not base64 of float32: {error}") from error
+        shape = self.source_dim, self.target_dim
+        sizes, found = [shape[0] * shape[1], shape[1]][: len(parts)], [len(part) for part in parts]
         if found != sizes:
-            raise ValueError(
-                f"a map of {self.source_dim} to {self.target_dim} dimensions has {sizes} numbers, "
-                f"not {found}"
-            )
-        if _digest((self.source_dim, self.target_dim), content) != self.digest:
+            raise ValueError(f"a map of {self} has {sizes} numbers, not {found}")
+        if _digest(shape, parts) != self.digest:
             raise ValueError("the map is damaged: its digest is not that of its numbers")
-        if not all(np.isfinite(np.frombuffer(part, _LITTLE)).all() for part in content):
+        if not all(np.isfinite(part).all() for part in parts):
             raise ValueError("the map holds NaN or infinity")
         return self
 
     @cached_property
+    def _parts(self) -> list[np.ndarray]:
+        present = [part for part in (self.matrix, self.offset) if part is not None]
+        return [np.frombuffer(base64.b64decode(part, validate=True), _LITTLE) for part in present]
+
+    @property
     def arrays(self) -> tuple[Float32[np.ndarray, "d e"], Float32[np.ndarray, " e"] | None]:
         """M and b, read-only."""
-        matrix = _decode(self.matrix).reshape(self.source_dim, self.target_dim)
-        return matrix, None if self.offset is None else _decode(self.offset)
+        matrix, *offset = (part.astype(np.float32, copy=False) for part in self._parts)
+        return matrix.reshape(self.source_dim, self.target_dim), offset[0] if offset else None
 
     def apply(self, features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n e"]:
         """Return f M + b of normalised rows; the result is not normalised.
@@ -137,12 +133,8 @@ class LinearMap(BaseModel):
         return LinearMap.of(matrix @ exact, None if offset is None else offset @ exact)
 
 
-def _decode(part: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(part), _LITTLE).astype(np.float32, copy=False)
-
-
-def _digest(shape: tuple[int, ...], content: list[bytes]) -> str:
+def _digest(shape: tuple[int, ...], parts: list[np.ndarray]) -> str:
     digest = hashlib.sha256(f"{shape[0]} {shape[1]}\n".encode())
-    for part in content:
-        digest.update(part)
+    for part in parts:
+        digest.update(part.tobytes())
     return digest.hexdigest()

@@ -1,12 +1,10 @@
 """Models: what stands in `model.json`."""
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
-from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.bridge import Bridge, HadQueryMap
 from mixbct.schemas.contract import Contract, Input, Preprocessing, VectorInput
-from mixbct.schemas.record import Document, Record, absent, now
+from mixbct.schemas.record import Record, absent, now
 
 __all__ = ["Contract", "Input", "ModelManifest", "OldPart", "Preprocessing", "VectorInput"]
 
@@ -29,7 +27,7 @@ class OldPart(Record):
         )
 
 
-class ModelManifest(Document):
+class ModelManifest(HadQueryMap):
     """`model.json` in a model folder."""
 
     backbone: str
@@ -38,19 +36,10 @@ class ModelManifest(Document):
     head: str | None = None
     classes: tuple[str, ...] = Field((), description="that it was trained on")
     data_digest: str = Field("", description="of the images that it was trained on")
-    bridge: Bridge | None = Field(
-        None, exclude_if=absent, description="to the old model that it was made for"
-    )
+    bridge: Bridge | None = Field(None, exclude_if=absent)
+    """To the old model that it was made for."""
     old_part: OldPart | None = Field(None, exclude_if=absent)
     created: str = Field(default_factory=now)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _had_a_query_map(cls, content: Any) -> Any:
-        match content:
-            case {"query_map": {"to": target, "map": query}, "contract": source}:
-                return from_query_map(content, query, source, target)
-        return content
 
     @model_validator(mode="after")
     def _bridge_is_its_own(self) -> "ModelManifest":

@@ -25,12 +25,10 @@ class Verification(Record):
     genuine_pairs: Count
     impostor_pairs: Count
     auc: Share = Field(description="area under the ROC curve; ties count one half")
-    points: tuple[RatePoint, ...] = Field(
-        description="the largest TAR whose measured FAR does not exceed the wanted one"
-    )
-    nearest_points: tuple[RatePoint, ...] = Field(
-        description="the TAR at the measured FAR nearest to the wanted one, as in published code"
-    )
+    points: tuple[RatePoint, ...]
+    """The largest TAR whose measured FAR does not exceed the wanted one."""
+    nearest_points: tuple[RatePoint, ...]
+    """The TAR at the measured FAR nearest to the wanted one, as in published code."""
     roc: Curve = Field(description="TAR (y) over FAR (x)")
 
 
@@ -66,13 +64,11 @@ class ProtocolResult(Document):
     created: str = Field(default_factory=now)
     versions: dict[str, str]
     data: dict[str, str | int]
-    models: dict[str, Contract] = Field(
-        description="by side: gallery (also the first of a pair), query (also the probes)"
-    )
+    models: dict[str, Contract]
+    """By side: gallery (also the first of a pair), query (also the probes)."""
     flip: bool = Field(description="features were summed with those of the flipped image")
-    bridge: str | None = Field(
-        None, description="digest of the bridge that the two sides were compared through"
-    )
+    bridge: str | None = None
+    """Digest of the bridge that the two sides were compared through."""
     verification: Verification
 
 

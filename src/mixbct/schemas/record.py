@@ -8,15 +8,13 @@ Numbers are finite: JSON has no NaN and no infinity, so a record that held one c
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from mixbct.errors import DataError, MixbctError
+from mixbct.errors import DataError, Error
 from mixbct.reading import read_bytes, shown
-
-SCHEMA_VERSION: Final = 1
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """How many of something."""
@@ -64,10 +62,10 @@ class Record(BaseModel):
 class Document(Record):
     """Base of every record that is a file of its own; the version comes first in it."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
 
 
-def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what: str) -> ModelT:
+def read_record(path: Path, model: type[ModelT], error: Error, what: str) -> ModelT:
     """Read `path` as `model`; raise `error` that names `what` where it is missing or malformed."""
     try:
         return model.model_validate_json(read_bytes(path, what, error))
@@ -75,16 +73,12 @@ def read_record(path: Path, model: type[ModelT], error: type[MixbctError], what:
         raise error(f"{shown(path)} is not a readable {what}: {first_problem(problem)}") from None
 
 
-def record_there(
-    path: Path, model: type[ModelT], error: type[MixbctError], what: str
-) -> ModelT | None:
+def record_there(path: Path, model: type[ModelT], error: Error, what: str) -> ModelT | None:
     """Return `read_record`'s record, or None where nothing is at `path`."""
     return read_record(path, model, error, what) if path.exists() else None
 
 
-def made_of(
-    model: type[ModelT], error: type[MixbctError], what: str, content: dict[str, Any]
-) -> ModelT:
+def made_of(model: type[ModelT], error: Error, what: str, content: dict[str, Any]) -> ModelT:
     """Return the record of what a person asked for; raise `error` where it cannot be."""
     try:
         return model.model_validate(content)

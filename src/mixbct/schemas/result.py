@@ -6,14 +6,14 @@ result agree with each other, by the gate.
 
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.bridge import Bridge, HadQueryMap
 from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
+from mixbct.schemas.record import Count, Record, absent, now
 
 FREE = "whiten"
 """The old model's own queries, whitened as its rows are: what is to be had without a new model."""
@@ -33,10 +33,8 @@ Standing = Literal["apart", "head", "declared", "unknown", "unlabelled"]
 name; so for a head, over an encoder of which nobody can know; some of one name that a person
 declared to be others; not known, since its vectors or weights came from elsewhere, or since the
 items that a bridge was fitted on had no labels."""
-Standings = Annotated[
-    dict[str, Standing],
-    Field(exclude_if=lambda found: not found, description="by role; none: not looked at"),
-]
+Standings = Annotated[dict[str, Standing], Field(exclude_if=lambda found: not found)]
+"""By role; none: not looked at."""
 
 
 class Estimate(Record):
@@ -127,11 +125,7 @@ class Combination(Record):
 
     def metrics(self) -> dict[str, Estimate]:
         """Return every figure by name: mAP, rank-1, rank-5, TAR@1e-2 and so on."""
-        figures = {
-            "mAP": self.mean_average_precision,
-            "rank-1": self.rank1,
-            "rank-5": self.rank5,
-        }
+        figures = {"mAP": self.mean_average_precision, "rank-1": self.rank1, "rank-5": self.rank5}
         return figures | {tar_name(p.far): p.tar for p in self.operating_points}
 
 
@@ -194,10 +188,9 @@ class ModelCost(Record):
     steps: Count
 
 
-class Result(Record):
+class Result(HadQueryMap):
     """One evaluation of an upgrade. Reports, gates and benches read nothing else."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["upgrade"] = "upgrade"
     title: str
     created: str = Field(default_factory=now)
@@ -205,24 +198,17 @@ class Result(Record):
     seed: int
     data: dict[str, str | int]
     models: dict[str, Contract] = Field(description="by role: old, new, independent")
-    bridge: Bridge | None = Field(
-        None, exclude_if=absent, description="that new queries searched the old gallery through"
-    )
-    chosen: str | None = Field(
-        None, exclude_if=absent, description="kind of the independent model's bridge in chosen/old"
-    )
-    old_queries: Share | None = Field(
-        None, exclude_if=absent, description="share of the new query in new+old/old"
-    )
-    left_out: dict[str, str] = Field(
-        {}, exclude_if=lambda found: not found, description="combinations, and why"
-    )
+    bridge: Bridge | None = Field(None, exclude_if=absent)
+    """That new queries searched the old gallery through."""
+    chosen: str | None = Field(None, exclude_if=absent)
+    """Kind of the independent model's bridge in chosen/old."""
+    old_queries: Share | None = Field(None, exclude_if=absent)
+    """Share of the new query in new+old/old."""
+    left_out: dict[str, str] = Field({}, exclude_if=lambda found: not found)
+    """Combinations, and why."""
     trained_apart: Standings = Field({})
-    classes: Count | None = Field(
-        None,
-        exclude_if=absent,
-        description="of the queries, those with an item in the gallery: intervals are over them",
-    )
+    classes: Count | None = Field(None, exclude_if=absent)
+    """Of the queries, those with an item in the gallery: intervals are over them."""
     combinations: dict[str, Combination] = Field(description="by name, query/gallery")
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
@@ -233,14 +219,6 @@ class Result(Record):
     )
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _had_a_query_map(cls, content: Any) -> Any:
-        match content:
-            case {"query_map": dict(query), "models": {"new": source, "old": target}}:
-                return from_query_map(content, query, source, target)
-        return content
 
     @model_validator(mode="after")
     def _holds_together(self) -> "Result":

@@ -7,13 +7,15 @@ other's nearest by the new model: that a new vector finds the old one of its own
 tell kinds apart.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 import faiss
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from mixbct.adapters import ADAPTERS, SHRUNK
 from mixbct.adapters.moments import Labels
@@ -47,11 +49,6 @@ TRIED: tuple[tuple[str, float | None], ...] = (
 """Kinds with their shrinkage; of two that are level the first is taken."""
 
 Maps = tuple[LinearMap | None, LinearMap | None]
-Held = Bool[np.ndarray, " n"]
-Picked = Int64[np.ndarray, " _"]
-Sides = tuple[Float32[np.ndarray, "_ k"], Float32[np.ndarray, "_ k"]]
-Trial = Callable[[Held, Picked, Picked], Sides]
-"""From which items are held out, and those of them that are queries and gallery, to both sides."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,11 @@ class Pairs:
         """Return some of the items, by numbers or by a mask: normalised, in memory."""
         labels = None if self.labels is None else self.labels[rows]
         return Pairs(normalise(self.source[rows]), normalise(self.target[rows]), labels)
+
+
+Sides = tuple[Float32[np.ndarray, "q k"], Float32[np.ndarray, "g k"]]
+Trial = Callable[[Pairs, Pairs, Pairs], Sides]
+"""From the items to fit on, those that are queries and those of the gallery, to both sides."""
 
 
 def fit_maps(kind: str, pairs: Pairs, shrinkage: float | None = None) -> Maps:
@@ -115,27 +117,18 @@ def choose(
     pairs, labels = pairs.take(rows), labels[rows]
 
     def sides(
-        kind: str, shrinkage: float | None, held: Held, query: Picked, gallery: Picked
+        kind: str, shrinkage: float | None, rest: Pairs, query: Pairs, gallery: Pairs
     ) -> Sides:
         if kind == DEPLOYED:
-            return pairs.target[query], pairs.target[gallery]
-        maps = fit_maps(kind, pairs.take(~held), shrinkage)
-        return through(maps[0], pairs.source[query]), through(maps[1], pairs.target[gallery])
+            return query.target[:], gallery.target[:]
+        maps = fit_maps(kind, rest, shrinkage)
+        return through(maps[0], query.source[:]), through(maps[1], gallery.target[:])
 
     tried = []
     for kind, shrinkage in (*kinds, (DEPLOYED, None)):
-        try:
-            precision, rate = _mean_figures(labels, folds, partial(sides, kind, shrinkage))
-        except FeatureError:
-            continue
-        tried.append(
-            Candidate(
-                kind=kind,
-                shrinkage=shrinkage,
-                mean_average_precision=precision,
-                true_accept_rate=rate,
-            )
-        )
+        with contextlib.suppress(FeatureError):
+            figures = _mean_figures(pairs, labels, folds, partial(sides, kind, shrinkage))
+            tried.append(Candidate(kind=kind, shrinkage=shrinkage, **figures))
     real = [each for each in tried if each.kind != DEPLOYED]
     if not real:
         raise FeatureError("no kind of bridge can be fitted: are the vectors of a side all alike?")
@@ -170,28 +163,23 @@ def _folds(labels: Labels, seed: int) -> tuple[Int64[np.ndarray, " k"], Int64[np
     return rows, fold[of[rows]]
 
 
-def _mean_figures(
-    labels: Labels, folds: Int64[np.ndarray, " n"], trial: Trial
-) -> tuple[float, float]:
-    """Return mAP and TAR, the mean over the folds."""
-    figures = []
+def _mean_figures(pairs: Pairs, labels: Labels, folds: Labels, trial: Trial) -> dict[str, float]:
+    """Return the figures of a `Candidate`, each the mean over the folds."""
+    found = []
     for fold in range(FOLDS):
         # every second item of a class is a query; one alone is in the gallery
-        held = folds == fold
-        rows = np.flatnonzero(held)
+        rows = np.flatnonzero(folds == fold)
         order = rows[np.argsort(labels[rows], kind="stable")]
         _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
         odd = (np.arange(len(order)) - np.repeat(starts, sizes)) % 2 == 1
-        query, gallery = order[odd], order[~odd]
-        sides = trial(held, query, gallery)
-        found = compare(
-            Embeddings(sides[0], labels[query]), Embeddings(sides[1], labels[gallery]), fars=(FAR,)
-        )
-        figures.append(
-            (found.mean_average_precision(), found.true_accept_rate(found.thresholds[0]))
-        )
-    precision, rate = np.mean(figures, axis=0).tolist()
-    return precision, rate
+        parts = order[odd], order[~odd]
+        sides = trial(pairs.take(folds != fold), *map(pairs.take, parts))
+        query, gallery = (Embeddings(s, labels[p]) for s, p in zip(sides, parts, strict=True))
+        found.append(compare(query, gallery, fars=(FAR,)))
+    return {
+        "mean_average_precision": fmean(one.mean_average_precision() for one in found),
+        "true_accept_rate": fmean(one.true_accept_rate(one.thresholds[0]) for one in found),
+    }
 
 
 def choose_share(maps: Maps, pairs: Pairs) -> float:
@@ -209,9 +197,12 @@ def choose_share(maps: Maps, pairs: Pairs) -> float:
         raise FeatureError("the training items have too few classes to choose a share by")
     rows, folds = _folds(labels, 0)
     pairs, labels = pairs.take(rows), labels[rows]
-    new, old = through(maps[0], pairs.source[:]), through(maps[1], pairs.target[:])
+    met = Pairs(through(maps[0], pairs.source[:]), through(maps[1], pairs.target[:]), labels)
 
-    def mixed(share: float, held: Held, query: Picked, gallery: Picked) -> Sides:
-        return both_queries(old[query], new[query], share), old[gallery]
+    def mixed(share: float, rest: Pairs, query: Pairs, gallery: Pairs) -> Sides:
+        return both_queries(query.target[:], query.source[:], share), gallery.target[:]
 
-    return max(SHARES, key=lambda share: sum(_mean_figures(labels, folds, partial(mixed, share))))
+    def reached(share: float) -> float:
+        return sum(_mean_figures(met, labels, folds, partial(mixed, share)).values())
+
+    return max(SHARES, key=reached)

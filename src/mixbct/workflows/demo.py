@@ -68,14 +68,10 @@ def run_demo(
         for name in ("old", "new", "independent")
     )
     if data is None and not (source_path / "manifest.json").exists():
+        count = TRAIN_CLASSES + TEST_CLASSES
         with stage("render the kanji glyphs") as tick:
             build_glyphs(
-                source_path,
-                classes=TRAIN_CLASSES + TEST_CLASSES,
-                seed=seed,
-                fonts=fonts,
-                cache=cache,
-                progress=tick,
+                source_path, classes=count, seed=seed, fonts=fonts, cache=cache, progress=tick
             )
     if not (split / "manifest.json").exists():
         source = open_source(source_path, skip_bad=skip_bad)
@@ -87,15 +83,9 @@ def run_demo(
             held_out_groups=_query_groups(source),
             skipped=look_at_all(source, skip_bad, stage),
         )
+    title, language = (data.name, "") if data else ("Kanji glyphs", "ja")
     return run_upgrade(
-        old,
-        new,
-        independent,
-        out,
-        title="Kanji glyphs" if data is None else data.name,
-        language="ja" if data is None else "",
-        resume=resume,
-        stage=stage,
+        old, new, independent, out, title=title, language=language, resume=resume, stage=stage
     )
 
 

@@ -1,13 +1,12 @@
 """The sheet of a report: queries with what they find before and after the upgrade."""
 
 import base64
-import io
 
 import faiss
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from mixbct.data.images import image_of, png_of
 from mixbct.data.source import Source
 from mixbct.distributed import row_rng
 from mixbct.evaluation.upgrade import Pair
@@ -61,8 +60,6 @@ def choose_examples(
 
 def _data_uri(image: UInt8[np.ndarray, "h w c"]) -> str:
     """Return an image as a PNG data URI, at most 64 pixels wide."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture = image_of(image)
     picture.thumbnail((64, 64))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png_of(picture, optimize=True)).decode()

@@ -43,10 +43,7 @@ def compare_generations(
         raise DataError(f"name at least 2 versions, the oldest first, not {len(models)}")
     standings = data.standings({f"v{n}": model for n, model in enumerate(models, 1)})
     ways = _ways(models, bridges)
-    pairs = [
-        embed_pair(data, model, f"version {number}", stage)
-        for number, model in enumerate(models, 1)
-    ]
+    pairs = [embed_pair(data, model, f"version {n}", stage) for n, model in enumerate(models, 1)]
     with stage("compare every pair of versions") as tick:
         figures = evaluate_generations(
             pairs,
@@ -62,8 +59,7 @@ def compare_generations(
         trained_apart=standings,
         models=tuple(model.contract for model in models),
         mapped=tuple(i > 0 and bool(ways[i, i - 1]) for i in range(len(models))),
-        pairs=figures.pairs,
-        summary=figures.summary,
+        **figures._asdict(),
     )
 
 

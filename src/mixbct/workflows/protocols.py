@@ -19,13 +19,13 @@ from mixbct.data.ijb import IjbImages, IjbLayout, read_layout
 from mixbct.data.pairs import PairSet, read_pairs_bin, read_pairs_text
 from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.ijb import identify_templates, verify_templates
-from mixbct.evaluation.pairs import fold_accuracies, pair_similarities, sum_views
+from mixbct.evaluation.identification import identify
+from mixbct.evaluation.pairs import fold_accuracies, pair_similarities
 from mixbct.evaluation.roc import verification
 from mixbct.evaluation.scores import check_dimensions
-from mixbct.evaluation.templates import Templates, pool_templates
+from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 from mixbct.features.bridged import through
-from mixbct.features.extract import embed_source, embed_with_flip
+from mixbct.features.extract import embed_source
 from mixbct.schemas.bridge import Bridge, load_bridge
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import IjbResult, PairsResult
@@ -68,7 +68,8 @@ def evaluate_pairs(
     used, places = np.unique(found.pairs, return_inverse=True)
 
     def side(of: EmbeddingModel, images: Source, what: str) -> Float32[np.ndarray, "n d"]:
-        return sum_views(_embed(of, Selection(images, used), what, flip, stage), 1 + flip)
+        with stage(f"embed {what}") as tick:
+            return embed_source(of, Selection(images, used), progress=tick, flip=flip)
 
     first = second = side(model, found.images, "images")
     if gallery_model is not None:
@@ -145,10 +146,9 @@ def evaluate_ijb(
 
     def side(of: EmbeddingModel, what: str) -> Templates:
         images = IjbImages(layout, of.preprocessing)
-        features = _embed(of, images, f"images ({what} model)", flip, stage)
-        return pool_templates(
-            features, layout.templates, layout.media, layout.scores, views=1 + flip
-        )
+        with stage(f"embed images ({what} model)") as tick:
+            features = embed_source(of, images, progress=tick, flip=flip)
+        return pool_templates(features, layout.templates, layout.media, layout.scores)
 
     probe = gallery = side(model, "probe")
     if gallery_model is not None:
@@ -157,6 +157,8 @@ def evaluate_ijb(
         probe = Templates(probe.ids, through(between.query, probe.features))
         gallery = Templates(gallery.ids, through(between.gallery, gallery.features))
     with stage("compare templates"):
+        scores = template_scores(gallery, probe, layout.pairs)
+        galleries = {name: gallery.of(each) for name, each in layout.galleries.items()}
         return IjbResult(
             **_said(model, gallery_model, between, flip),
             data={
@@ -167,8 +169,8 @@ def evaluate_ijb(
                 "images_left_out": len(layout.skipped),
                 "templates_left_out": len(layout.lost),
             },
-            verification=verify_templates(gallery, probe, layout.pairs, layout.same),
-            identification=identify_templates(gallery, probe, layout.galleries, layout.probes),
+            verification=verification(scores[layout.same], scores[~layout.same]),
+            identification=identify(probe.of(layout.probes), galleries),
         )
 
 
@@ -209,10 +211,3 @@ def _said(
         "flip": flip,
         "bridge": bridge and bridge.digest(),
     }
-
-
-def _embed(
-    model: EmbeddingModel, source: Source, what: str, flip: bool, stage: Stage
-) -> Float32[np.ndarray, "n w"]:
-    with stage(f"embed {what}") as tick:
-        return (embed_with_flip if flip else embed_source)(model, source, progress=tick)

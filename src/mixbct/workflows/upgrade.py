@@ -131,8 +131,7 @@ class _Run:
         return load_model(self.out / role, trust_code=True), cost
 
     def make_bank(self, old: EmbeddingModel, data: DataSettings, path: Path) -> None:
-        part = data.part if data.split else None
-        rows, _ = open_rows(data.path, old.preprocessing, data.split, part)
+        rows, _ = open_rows(data.path, old.preprocessing, data.split, data.part)
         with self.stage("extract the old model's bank") as tick:
             bank = extract(old, rows, path, resume=self.resume, progress=tick)
         if bank.credible() is None:
@@ -150,9 +149,8 @@ class _Run:
             return trained
         if self.resume and folder.exists():
             there = read_manifest(folder)[1]
-            if there.contract == new.contract and (
-                there.bridge and there.bridge.target == old.contract
-            ):
+            target = there.bridge and there.bridge.target
+            if (there.contract, target) == (new.contract, old.contract):
                 return folder
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -180,8 +178,7 @@ class _Run:
             self.stage("build the gallery with the old model, switch it to the new one") as tick,
         ):
             gallery.enrol(items.keys(), _names(items), embed_source(old, items), old.contract)
-            before = gallery.vectors_digest()
-            rank1_before = self._rank1(gallery, old)
+            before, rank1_before = gallery.vectors_digest(), self._rank1(gallery, old)
             tick(1, 2)
             gallery.switch(new.contract, edge, model=deployed)
             rank1_after = self._rank1(gallery, new)

@@ -29,9 +29,9 @@ from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.source import write_lines
 from mixbct.errors import BankError, ContractError, DataError, FeatureError, ModelError
-from mixbct.evaluation.pairs import pair_similarities, sum_views
+from mixbct.evaluation.pairs import pair_similarities
 from mixbct.evaluation.roc import verification
-from mixbct.features.extract import embed_source, embed_with_flip
+from mixbct.features.extract import embed_source
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import ModelManifest, Preprocessing
@@ -83,15 +83,17 @@ def layout(made: Path) -> Path:
     return made / "ijb"
 
 
-def test_flipped_features_stand_beside_the_others(made: Path) -> None:
+def test_features_are_summed_with_those_of_the_flipped_image(made: Path) -> None:
     model = load_model(made / "new")
     source = open_source(made / "faces", model.preprocessing)
     images = source.read(np.arange(len(source)))
-    found = embed_with_flip(model, source, batch=7)
-    for part, pixels in ((found[:, :8], images), (found[:, 8:], images[:, :, ::-1].copy())):
-        expected = model.embed(torch.from_numpy(pixels)).numpy()
-        np.testing.assert_allclose(part, expected, atol=1e-5)
-    assert np.abs(found[:, :8] - found[:, 8:]).max() > 1e-3
+    found = embed_source(model, source, batch=7, flip=True)
+    plain, flipped = (
+        model.embed(torch.from_numpy(pixels)).numpy()
+        for pixels in (images, images[:, :, ::-1].copy())
+    )
+    np.testing.assert_allclose(found, plain + flipped, atol=1e-5)
+    assert np.abs(plain - flipped).max() > 1e-3
 
 
 def test_ijb_self_and_cross(made: Path, layout: Path) -> None:
@@ -196,8 +198,8 @@ def test_pairs_from_a_list_self_and_cross(made: Path, tmp_path: Path) -> None:
     sides = []
     for name in ("old", "new"):
         model = load_model(made / name)
-        both = embed_with_flip(model, open_source(made / "faces", model.preprocessing))
-        sides.append(sum_views(both, 2))
+        faces = open_source(made / "faces", model.preprocessing)
+        sides.append(embed_source(model, faces, flip=True))
     scores = pair_similarities(*sides, rows)
     expected = verification(scores[same], scores[~same], PAIR_FARS)
     assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)
@@ -272,10 +274,10 @@ def test_pairs_through_a_bridge(made: Path, bridge: Path, tmp_path: Path) -> Non
     used = load_bridge(bridge)
     assert found.bridge == used.digest()
     sides = []
-    for name, dim, side in (("wide", 12, used.gallery), ("new", 8, used.query)):
+    for name, side in (("wide", used.gallery), ("new", used.query)):
         model = load_model(made / name)
-        both = embed_with_flip(model, open_source(made / "faces", model.preprocessing))
-        sides.append(by_hand(side, normalise(both[:, :dim] + both[:, dim:])))
+        faces = open_source(made / "faces", model.preprocessing)
+        sides.append(by_hand(side, normalise(embed_source(model, faces, flip=True))))
     scores = (sides[0][rows[:, 0]] * sides[1][rows[:, 1]]).sum(axis=1).astype(np.float32)
     expected = verification(scores[same], scores[~same], PAIR_FARS)
     assert found.verification.auc == pytest.approx(expected.auc, abs=1e-3)

@@ -61,7 +61,7 @@ def test_images_are_memory_mapped(tmp_path: Path) -> None:
     [
         ({"labels": np.array([0, 1, 2, 3])}, "3 classes"),
         ({"labels": np.array([0, 1, 2, -1])}, "3 classes"),
-        ({"keys": ["p", "q", "p", "s"]}, "1 keys of 'tiny' occur more than once"),
+        ({"keys": ["p", "q", "p", "s"]}, r"4 keys \(3 different\)"),
         ({"keys": ["p"]}, "1 keys"),
         ({"groups": ["x"]}, "1 groups"),
         ({"keys": ["p", "q", "r", "s\n"]}, "line break"),

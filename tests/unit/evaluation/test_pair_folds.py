@@ -1,10 +1,10 @@
-"""Accuracy over folds against a slow loop; sides and views of pair features."""
+"""Accuracy over folds against a slow loop; sides of pair features."""
 
 import numpy as np
 import pytest
 
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.pairs import best_threshold, fold_accuracies, pair_similarities, sum_views
+from mixbct.evaluation.pairs import best_threshold, fold_accuracies, pair_similarities
 
 
 def slow_threshold(scores: np.ndarray, same: np.ndarray) -> float:
@@ -63,18 +63,16 @@ def test_the_first_of_a_pair_is_of_the_first_side() -> None:
     rng = np.random.default_rng(0)
     old, new = (rng.standard_normal((6, 8)).astype(np.float32) for _ in range(2))
     pairs = np.array([[0, 1], [1, 0], [5, 5]])
-    found = pair_similarities(sum_views(old, 2), sum_views(new, 2), pairs)
+    found = pair_similarities(old, new, pairs)
     for score, (a, b) in zip(found, pairs, strict=True):
-        u, v = old[a, :4] + old[a, 4:], new[b, :4] + new[b, 4:]
+        u, v = old[a], new[b]
         assert score == pytest.approx(u @ v / np.linalg.norm(u) / np.linalg.norm(v), abs=1e-6)
     assert found[0] != found[1]
 
 
-def test_sides_views_and_rows_that_do_not_fit() -> None:
+def test_sides_and_rows_that_do_not_fit() -> None:
     old, new = np.ones((3, 4), np.float32), np.ones((3, 6), np.float32)
     with pytest.raises(FeatureError, match=r"\(3, 4\) and \(3, 6\)"):
         pair_similarities(old, new, np.array([[0, 1]]))
-    with pytest.raises(FeatureError, match="4 columns cannot hold the features of 3 views"):
-        sum_views(old, 3)
     with pytest.raises(DataError, match="rows 0 to 3 of 3"):
         pair_similarities(old, old, np.array([[0, 3]]))

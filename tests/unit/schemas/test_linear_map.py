@@ -59,7 +59,7 @@ NAN = base64.b64encode(np.full(15, np.nan, "<f4").tobytes()).decode()
     [
         ({"matrix": "no base64!"}, "not base64"),
         ({"matrix": base64.b64encode(bytes(56)).decode()}, r"\[15, 3\] numbers, not \[14"),
-        ({"offset": base64.b64encode(bytes(16)).decode()}, r"\[15, 3\] numbers, not \[15.0, 4"),
+        ({"offset": base64.b64encode(bytes(16)).decode()}, r"\[15, 3\] numbers, not \[15, 4"),
         ({"target_dim": 5}, "numbers, not"),
         ({"source_dim": 0}, "greater than 0"),
         ({"matrix": base64.b64encode(bytes(60)).decode()}, "damaged"),
