@@ -68,8 +68,77 @@ def test_three_commands_judge_a_bridge(mixbct, files: Path, make_bank) -> None:
     edge = json.loads((files / "edge.json").read_text())
     assert edge["bridge"]["query"]["matrix"]
     assert "classes" not in edge["bridge"]["fit"]
+    assert set(edge["calibrations"]) == {"old/old", "new/old", "new/new"}
     refused = mixbct("gate", "result.json", "--against", "best", cwd=files, expect=2)
     assert "name a --split" in refused.stderr
+    asked = mixbct("gate", "result.json", "--far", "0.01", "--far", "0.001", cwd=files).stdout
+    assert "new/old at a false-accept rate of 0.01: accept above" in asked
+    assert "new/new at a false-accept rate of 0.001: accept above" in asked
+    assert "above the old system's" in asked
+
+    # the gallery was the old model's, whose weights nobody has, and is searched by the new one
+    mixbct("gallery", "init", "gallery", "--contract", "old", "--dim", f"{OLD}", cwd=files)
+    mixbct("gallery", "enrol", "gallery", "--bank", old, cwd=files)
+    switched = mixbct("upgrade", "apply", "gallery", "--edge", "edge.json", cwd=files).stdout
+    assert "searched by new" in switched
+    first = np.load(files / "new-test.npy")[:3]
+    np.save(files / "first.npy", first)
+    found = json.loads(
+        mixbct("gallery", "search", "gallery", "first.npy", "--json", cwd=files).stdout
+    )
+    assert [query["query"] for query in found["queries"]] == [f"first.npy[{i}]" for i in range(3)]
+    hits = [hit for query in found["queries"] for hit in query["hits"]]
+    assert sum(hit["label"] == f"person {FITTED}" for hit in hits) > 10
+    for hit in hits:
+        assert hit["accepted"] == (hit["far"] <= 0.01)
+    np.save(files / "one.npy", first[0])
+    words = ["gallery", "enrol", "gallery", "one.npy", "--key", "enrolled since"]
+    assert "1 items added" in mixbct(*words, cwd=files).stdout
+    shown = mixbct("gallery", "search", "gallery", "--key", "enrolled since", cwd=files).stdout
+    assert "enrolled since" in shown
+    assert " – " in shown  # without a label
+    strict = ["gallery", "search", "gallery", "one.npy", "--far", "1e-9"]
+    assert "cannot be decided at" in mixbct(*strict, cwd=files, expect=2).stderr
+    missed = ["gallery", "search", "gallery", "one.npy", "--contract", "old"]
+    assert "query model is new" in mixbct(*missed, cwd=files, expect=2).stderr
+    both = ["gallery", "search", "gallery", "one.npy", "--old-model", "old.npy"]
+    np.save(files / "old.npy", np.load(files / "old-test.npy")[0])
+    assert "lead to: none. Evaluate with a --split" in mixbct(*both, cwd=files, expect=2).stderr
+
+
+def test_both_queries_are_decided_by_their_own_calibration(mixbct, files: Path, make_bank) -> None:
+    """With a split, on whose training part the share of the new query is chosen."""
+    for side in ("old", "new"):
+        parts = [np.load(files / f"{side}-{part}.npy") for part in ("fit", "test")]
+        np.save(files / f"{side}-all.npy", np.concatenate(parts))
+    for what in ("labels", "keys"):
+        text = "".join((files / f"{part}-{what}.txt").read_text() for part in ("fit", "test"))
+        (files / f"all-{what}.txt").write_text(text)
+    old, new = between(make_bank, "all")
+    split = ["--split", "split"]
+    mixbct("data", "split", new, "--test-classes", "60", "--out", "split", cwd=files)
+    mixbct("adapt", "cca", "--from", new, "--to", old, *split, "--out", "cca.json", cwd=files)
+    judged = ["--old", old, "--new", new, "--bridge", "cca.json", "--replicates", "100"]
+    mixbct("eval", *judged, *split, "--out", "both.json", cwd=files)
+    says = mixbct("gate", "both.json", cwd=files).stdout
+    assert "new+old/old at a false-accept rate of 0.001: accept above" in says
+    mixbct("gallery", "init", "both", "--bank", old, cwd=files)
+    mixbct("gallery", "enrol", "both", "--bank", old, cwd=files)
+    mixbct("upgrade", "apply", "both", new, "--edge", "both.edge.json", cwd=files)
+    edge = json.loads((files / "both.edge.json").read_text())
+    pair = edge["calibrations"]["new+old/old"]
+    for side in ("old", "new"):
+        np.save(files / f"{side}-one.npy", np.load(files / f"{side}-test.npy")[:1])
+    words = ["gallery", "search", "both", "new-one.npy", "--json"]
+    plain, mixed = (
+        json.loads(mixbct(*words, *more, cwd=files).stdout)["queries"][0]["hits"]
+        for more in ((), ("--old-model", "old-one.npy"))
+    )
+    assert mixed[0]["key"] == f"person {FITTED}/{FITTED * ITEMS}.jpg"  # its own old vector
+    assert mixed[0]["score"] > plain[0]["score"]
+    for hit in mixed:
+        assert 0.999 / pair["pairs"] < hit["far"] < 1
+        assert hit["accepted"] == (hit["far"] <= 1e-3)
 
 
 def test_a_bridge_is_not_judged_on_what_it_was_fitted_on(mixbct, files: Path, make_bank) -> None:

@@ -84,18 +84,19 @@ def ranked(
     return [(one - begin) / width for one, (begin, width) in zip(scores, lines, strict=True)]
 
 
-def check_both(edges: dict[str, Edge], query: Contract, old: Contract) -> float:
-    """Return the share of the new query where the old model's is mixed in.
+def edge_of_both(edges: dict[str, Edge], query: Contract, old: Contract | None) -> Edge:
+    """Return the edge across which the old model's query is mixed into the new one's.
 
     Raises:
-        ContractError: no edge leads to the old model, or it has no share.
+        ContractError: no edge leads to the old model, or it has no share for both.
     """
-    edge = edges.get(old.id)
-    if edge is None or edge.old_queries is None:
-        what = "has no share for both queries" if edge else "does not lead there"
+    shared = [edge for edge in edges.values() if edge.old_queries is not None]
+    found = [edge for edge in shared if old is None or edge.to_contract.id == old.id]
+    if len(found) != 1:
+        there = ", ".join(str(edge.to_contract) for edge in shared) or "none"
         raise ContractError(
-            f"queries by {query} and {old} cannot be one: the edge {what}. Evaluate with a "
-            "--split, on whose training items the share is chosen, and give the edge of `mixbct "
-            "gate` on it"
+            f"queries by {query} and {old or 'the old model'} cannot be one: of its edges, those "
+            f"with a share for both queries lead to: {there}. Evaluate with a --split, on whose "
+            "training items the share is chosen, and give the edge of `mixbct gate` on that"
         )
-    return edge.old_queries
+    return found[0]
