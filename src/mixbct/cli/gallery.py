@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.cli.gallery_export import export, reindex
 from mixbct.cli.gallery_import import import_
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
@@ -89,6 +90,10 @@ def enrol(
     tell(report, as_json, said, then=("gallery", "search", report.gallery, "IMAGE"))
 
 
+app.command()(export)
+app.command()(reindex)
+
+
 @app.command()
 def search(
     gallery: GalleryPlace,
@@ -124,6 +129,7 @@ def search(
             gallery=opened.place,
             query_model=contract,
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
+            exact=hits.exact,
         )
     tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
 
@@ -272,6 +278,8 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
             f"{edge.threshold:.4f} at FAR {edge.far:g}{f'; {edge.bridge}' if edge.bridge else ''}"
         )
     yield f"model folder: {status.model_folder or 'not known'}"
+    if status.searched_by != "exact":
+        yield f"searched by {status.searched_by}; the gate judged exact search"
     yield f"size: {status.size_bytes / 1e6:.1f} MB"
     if status.faults is not None:
         for fault in status.faults or ["every row and record is as it was stored"]:

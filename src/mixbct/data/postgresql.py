@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlencode
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError
+from mixbct.reading import without_passwords
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-_SECRET: Final = (
-    re.compile(r"((?:postgres(?:ql)?|milvus):/+[^:\s/@]*):[^\s'\"]*@"),
-    re.compile(r"((?:password|token)=)[^\s&'\"]+"),
-)
 _SAYS: Final = {
     "28P01": "the password is wrong; give it in PGPASSWORD or in ~/.pgpass",
     "3D000": "there is no such database: make it with `createdb`, or name another one",
@@ -43,11 +40,12 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and place.startswith(("postgresql:", "postgres:"))
 
 
-def without_passwords(text: str) -> str:
-    """Return text in which every URL has lost its password."""
-    for pattern in _SECRET:
-        text = pattern.sub(lambda m: m[1] + (":***@" if "/" in m[1] else "***"), text)
-    return text
+_PATH: Final = """
+SELECT set_config('search_path', concat_ws(', ', coalesce(quote_ident(%s),
+    current_setting('search_path')), quote_ident(nspname)), false)
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace
+WHERE extname = 'vector'
+"""
 
 
 class Server:
@@ -98,8 +96,12 @@ class Server:
         )
         """The URL without its password, for people."""
 
-    def connect(self, **options: Any) -> "Connection":
+    def connect(self, path: str | None = None, **options: Any) -> "Connection":
         """Open a connection that commits by itself; with pgvector's types, where it has them.
+
+        Args:
+            path: the schema in which names are looked up, besides pgvector's [the server's choice].
+            options: of libpq.
 
         Raises:
             GalleryError: it says why, and what to do.
@@ -116,7 +118,7 @@ class Server:
             connection = psycopg.connect(
                 **given | {"application_name": "mixbct"} | self._options | options, autocommit=True
             )
-            with contextlib.suppress(psycopg.ProgrammingError):
+            if connection.execute(_PATH, (path,)).fetchone():
                 register_vector(connection)
             return connection
 

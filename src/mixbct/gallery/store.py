@@ -120,6 +120,10 @@ class Snapshot(Protocol):
         """Return for how many rows a search through `side` is prepared; None: it builds first."""
         ...
 
+    def searched_by(self) -> str:
+        """Return how rows are found: "exact" where all are compared, else by which index."""
+        ...
+
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them, a line each."""
         ...

@@ -1,7 +1,7 @@
 """What is read of a gallery in PostgreSQL, all of it in one state."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -10,8 +10,9 @@ from jaxtyping import Float32
 from pydantic import BaseModel, ValidationError
 
 from mixbct.errors import GalleryError
-from mixbct.features.bridged import through
 from mixbct.gallery.database import digest_of
+from mixbct.gallery.milvus import Milvus
+from mixbct.gallery.postgres import search
 from mixbct.gallery.records import Found, Item, QueryModel, RowBlock, Stored, Switch, Version
 from mixbct.gallery.store import Tick
 from mixbct.schemas.gate import Edge
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 BLOCK: Final = 8192
-EXACT: Final = "exact"
-HNSW: Final = "pgvector-hnsw"
 
 
 def checksum(key: str, label: str | None, contract_id: str, vector: bytes) -> int:
@@ -36,11 +35,16 @@ def checksum(key: str, label: str | None, contract_id: str, vector: bytes) -> in
 
 
 class Derived(NamedTuple):
-    """A table of mapped rows. All rows up to the id `last` are to be in it; later ones are."""
+    """A table of mapped rows, or a collection in Milvus.
+
+    All rows up to the id `last` are to be in it, those up to `filled` are, and so many `rows` were
+    put into it. Later ones are in a table as well.
+    """
 
     name: str
     filled: int
     last: int
+    rows: int
 
 
 class Facts(NamedTuple):
@@ -63,18 +67,19 @@ class Snapshot:
 
     def __init__(self, store: "PostgresStore", connection: "Connection") -> None:
         self._store = store
-        self._connection = connection
+        self.connection = connection
         self._facts: Facts | None = None
 
-    def _do(self, query: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
-        cursor = self._connection.execute(query.encode(), values or named or None, binary=True)
+    def do(self, query: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        cursor = self.connection.execute(query.encode(), values or named or None, binary=True)
         return cursor.fetchall() if cursor.description else []
 
     @property
     def facts(self) -> Facts:
         """Read what is known of the gallery, where that is not of this state already."""
         if self._facts is None:
-            [(*state, last_id, index)] = self._do(
+            [(*state, last_id, index)] = self.do(
                 "SELECT revision, token, last_id, index FROM gallery"
             )
             self._facts = self._store.facts
@@ -86,25 +91,26 @@ class Snapshot:
 
     def _read_facts(self, state: list[Any], last_id: int, index: str) -> Facts:
         contracts = {
-            id: (number, self._record(Contract, text), rows)
-            for number, id, text, rows in self._do("SELECT * FROM contracts ORDER BY id")
+            id: (number, self.parsed(Contract, text), rows)
+            for number, id, text, rows in self.do("SELECT * FROM contracts ORDER BY id")
         }
         by_number = {number: contract for number, contract, _ in contracts.values()}
         switches = [
             Switch(number, QueryModel(by_number[n], Path(folder) if folder else None), *rest)
-            for number, n, folder, *rest in self._do(
+            for number, n, folder, *rest in self.do(
                 "SELECT number, contract, folder, time, before, restores FROM switches ORDER BY 1"
             )
         ]
         derived = {
             (number, side): Derived(*rest)
-            for number, side, *rest in self._do(
-                "SELECT contract, side, name, filled, last FROM derived"
+            for number, side, *rest in self.do(
+                "SELECT contract, side, name, filled, last, rows FROM derived WHERE contract > 0"
             )
         }
         return Facts(state, last_id, index, contracts, switches, derived)
 
-    def _record(self, model: type[ModelT], text: str) -> ModelT:
+    def parsed(self, model: type[ModelT], text: str) -> ModelT:
+        """Read a record."""
         try:
             return model.model_validate_json(text)
         except (ValidationError, RecursionError) as problem:
@@ -114,7 +120,8 @@ class Snapshot:
                 "a backup"
             ) from None
 
-    def _damaged(self, what: str) -> GalleryError:
+    def damaged(self, what: str) -> GalleryError:
+        """Return the error about what was changed behind mixbct's back."""
         return GalleryError(f"{self._store.place} is damaged ({what}); restore it from a backup")
 
     def _changed(self, key: str) -> GalleryError:
@@ -128,7 +135,7 @@ class Snapshot:
     def query_model(self) -> QueryModel:
         """Return the model of the last switch."""
         if not self.facts.switches:
-            raise self._damaged("it names no query model")
+            raise self.damaged("it names no query model")
         return self.facts.switches[-1].model
 
     def switches(self) -> list[Switch]:
@@ -137,18 +144,18 @@ class Snapshot:
 
     def edges(self) -> list[Edge]:
         """Return every recorded edge; one is sent and parsed once."""
-        present = self._do("SELECT source, target, since, digest FROM edges WHERE until IS NULL")
+        present = self.do("SELECT source, target, since, digest FROM edges WHERE until IS NULL")
         known = self._store.edges
         if not known.keys() >= set(present):
             known = {}
-            for *place, text, source, target in self._do(
+            for *place, text, source, target in self.do(
                 "SELECT source, target, since, digest, e.json, s.id, t.id FROM edges e JOIN "
                 "contracts s ON s.number = source JOIN contracts t ON t.number = target "
                 "WHERE until IS NULL"
             ):
                 if place[3] != checksum(source, target, text, b""):
-                    raise self._damaged(f"the edge from {source} to {target} was changed")
-                known[tuple(place)] = self._record(Edge, text)
+                    raise self.damaged(f"the edge from {source} to {target} was changed")
+                known[tuple(place)] = self.parsed(Edge, text)
             self._store.edges = known
         return [known[place] for place in sorted(present)]
 
@@ -158,7 +165,7 @@ class Snapshot:
 
     def ids(self, keys: Collection[str]) -> dict[str, int]:
         """Return the ids of the keys that have a row."""
-        found = dict(self._do("SELECT key, id FROM items WHERE key = ANY(%s)", list(keys)))
+        found = dict(self.do("SELECT key, id FROM items WHERE key = ANY(%s)", list(keys)))
         return {key: found[key] for key in keys if key in found}
 
     def items(self, ids: Collection[int]) -> dict[int, Item]:
@@ -175,7 +182,7 @@ class Snapshot:
         for id, (number, _, rows) in self.facts.contracts.items():
             if rows and len(found) < len(wanted):
                 for row in self._checked(
-                    self._do(
+                    self.do(
                         "SELECT i.id, key, label, contract, digest, vector FROM items i "
                         f"JOIN vectors_{number} v ON v.id = i.id WHERE v.id = ANY(%s)",
                         wanted,
@@ -211,19 +218,24 @@ class Snapshot:
 
     def blocks(self, contract: Contract, after: int = 0) -> Iterator[RowBlock]:
         """Yield a contract's rows, by id, 8,192 at a time."""
-        return self._blocks(contract, after)
+        return self.some_blocks(contract, after)
 
-    def _blocks(
+    def some_blocks(
         self, contract: Contract, after: int = 0, last: int = 2**62, wrong: list[str] | None = None
     ) -> Iterator[RowBlock]:
+        """Yield blocks up to an id, without rows that are not as they were: see `_checked`."""
         if contract.id not in self.facts.contracts:
             return
         number = self.facts.contracts[contract.id][0]
+        # OFFSET 0 has items looked up one by one: right after an import the server does not know
+        # how many there are, and would read them all for every block
         query = (
-            f"SELECT v.id, key, label, contract, digest, vector FROM vectors_{number} v "
-            "LEFT JOIN items i ON i.id = v.id WHERE v.id > %s AND v.id <= %s ORDER BY v.id LIMIT %s"
+            f"SELECT v.id, key, label, contract, digest, vector FROM (SELECT id, vector FROM "
+            f"vectors_{number} WHERE id > %s AND id <= %s ORDER BY id LIMIT {BLOCK}) v "
+            "LEFT JOIN LATERAL (SELECT * FROM items i WHERE i.id = v.id OFFSET 0) i ON true "
+            "ORDER BY v.id"
         )
-        while rows := self._do(query, after, last, BLOCK):
+        while rows := self.do(query, after, last):
             after = rows[-1][0]
             if good := list(self._checked(rows, contract.id, wrong)):
                 ids, keys, labels, vectors = zip(*good, strict=True)
@@ -232,7 +244,7 @@ class Snapshot:
     def versions(self, key: str) -> list[Version]:
         """Return all that an item was."""
         time = "(SELECT time FROM changes WHERE {} ORDER BY revision DESC LIMIT 1)"
-        rows = self._do(
+        rows = self.do(
             f"SELECT p.id, label, c.id, {time.format('first_id <= p.id')}, "
             f"{time.format('revision = until')} FROM (SELECT id, key, label, contract, until "
             "FROM past UNION ALL SELECT id, key, label, contract, NULL FROM items) p "
@@ -248,78 +260,54 @@ class Snapshot:
         k: int,
         side: LinearMap | None = None,
     ) -> Found:
-        """Return the nearest rows of one contract; of mapped rows, where they are not made, too."""
-        number, _, rows = self.facts.contracts.get(contract.id, (0, contract, 0))
-        if not rows:
-            empty = (len(queries), 0)
-            return Found(np.empty(empty, np.float32), np.empty(empty, np.int64), exact=True)
-        table = self._table(number, side)
-        if table is None:
-            self._prepare_beside(contract, side)
-            return self._scan(contract, queries, min(k, rows), side)
-        approximate = self.facts.searched_by == HNSW
-        if approximate:
-            query = self._through_index(table, queries.shape[1], k)
-        else:
-            # an index that somebody made is for `vector <#> …` alone: it cannot answer this
-            query = (
-                f"SELECT -(vector <#> %(q)b) AS score, id FROM {table} "
-                "ORDER BY 1 DESC, 2 LIMIT %(k)s"
-            )
-        found = [self._do(query, q=each, k=min(k, rows)) for each in queries]
-        size = min(map(len, found))
-        if size < min(k, rows) and not approximate:
-            raise self._damaged(f"{rows:,} rows of {contract} are told of, {size:,} are there")
-        pairs = [[row[place] for row in each[:size]] for place in (0, 1) for each in found]
-        scores, ids = pairs[: len(found)], pairs[len(found) :]
-        return Found(np.array(scores, np.float32), np.array(ids, np.int64), not approximate)
+        """Return the nearest rows of one contract."""
+        return search.search(self, contract, queries, k, side)
 
-    def _table(self, number: int, side: LinearMap | None) -> str | None:
+    def number(self, contract: Contract) -> int | None:
+        """Return the number of a contract's tables; None: it is not known here."""
+        return self.facts.contracts[contract.id][0] if contract.id in self.facts.contracts else None
+
+    def derived(self, contract: Contract, side: LinearMap | None) -> Derived | None:
+        """Return what is made of a contract's rows for searches through a side."""
+        place = self.number(contract) or 0, side.digest if side else ""
+        return self.facts.derived.get(place)
+
+    def table(self, contract: Contract, side: LinearMap | None) -> str | None:
         """Return the table that shows a contract through a side, once it is whole."""
         if side is None:
-            return f"vectors_{number}"
-        derived = self.facts.derived.get((number, side.digest))
-        return derived.name if derived and derived.filled >= derived.last else None
+            return f"vectors_{self.number(contract)}"
+        known = self.derived(contract, side)
+        whole = known and known.filled >= known.last and known.name.startswith("mapped_")
+        return known.name if known and whole else None
 
-    def _prepare_beside(self, contract: Contract, side: LinearMap | None) -> None:
+    def side_of(self, contract: Contract) -> LinearMap | None:
+        """Return what the query model compares a contract's rows through."""
+        ends = self.query_model().contract.id, contract.id
+        bridges = {(e.from_contract.id, e.to_contract.id): e.bridge for e in self.edges()}
+        bridge = bridges.get(ends)
+        return bridge.gallery if bridge else None
+
+    @property
+    def milvus(self) -> Milvus | None:
+        """Where vectors are searched, if not here."""
+        return self._store.milvus(self.facts.searched_by)
+
+    def prepare_beside(self, contract: Contract, side: LinearMap | None) -> None:
         """Build what is missing for those who come later; this state cannot see it."""
         with contextlib.suppress(GalleryError):
             self._store.prepare(contract, side)
 
-    def _scan(
-        self,
-        contract: Contract,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        side: LinearMap | None,
-        after: int = 0,
-    ) -> Found:
-        """Compare every row above an id here, mapped as it comes."""
-        best = Found(
-            np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), int), True
-        )
-        for block in self._blocks(contract, after):
-            scores = queries @ through(side, block.vectors, block.keys).T
-            ids = np.broadcast_to(block.ids, scores.shape)
-            best = best_of([best, Found(scores, ids, True)], k)
-        return best
-
-    def _through_index(self, table: str, dim: int, k: int) -> str:
-        """Return the query by an HNSW index; what it finds is scored and ordered exactly."""
-        self._do("SET LOCAL enable_seqscan = off")
-        self._do(f"SET LOCAL hnsw.ef_search = {min(max(4 * k, 100), 1000)}")
-        self._do("SET LOCAL hnsw.iterative_scan = strict_order")
-        held, cast = indexed(dim)
-        return (
-            f"WITH near AS MATERIALIZED (SELECT id, vector FROM {table} ORDER BY {held} <#> "
-            f"%(q)b::vector{cast} LIMIT %(k)s) "
-            "SELECT -(vector <#> %(q)b) AS score, id FROM near ORDER BY 1 DESC, 2"
-        )
-
     def ready(self, contract: Contract, side: LinearMap | None = None) -> int | None:
         """Return for how many rows a search through `side` is prepared."""
-        number, _, rows = self.facts.contracts.get(contract.id, (0, contract, 0))
-        return rows if self._table(number, side) else None
+        known = self.derived(contract, side) if self.milvus else None
+        rows = self.facts.contracts[contract.id][2] if self.number(contract) else 0
+        if self.milvus:
+            return rows if known and known.filled >= known.last else None
+        return rows if self.table(contract, side) else None
+
+    def searched_by(self) -> str:
+        """Return how rows are found."""
+        return self.facts.searched_by
 
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them."""
@@ -329,49 +317,26 @@ class Snapshot:
         for number, contract, rows in self.facts.contracts.values():
             there = len(wrong)
             seen = 0
-            for block in self._blocks(contract, wrong=wrong):
+            for block in self.some_blocks(contract, wrong=wrong):
                 seen += len(block.ids)
                 if progress:
                     progress(done + seen, total)
             done += seen
             if more := seen + len(wrong) - there - rows:
                 found.append(f"contract {contract.id} has {more:+,} rows more than are told of")
-            past = self._do(
+            past = self.do(
                 "SELECT id, key, label, contract, digest, vector FROM past WHERE contract = %s",
                 number,
             )
             list(self._checked(past, contract.id, wrong))
         for (number, _), each in self.facts.derived.items():
+            if not each.name.startswith("mapped_") or each.filled < each.last:
+                continue
             names = each.name, f"vectors_{number}"
-            mapped, stored = (self._do(f"SELECT count(*) FROM {name}") for name in names)
-            if each.filled >= each.last and mapped != stored:
+            mapped, stored = (self.do(f"SELECT count(*) FROM {name}") for name in names)
+            if mapped != stored:
                 found.append(f"{each.name} has other rows than it was made of")
-        [(lost,)] = self._do("SELECT count(*) FROM items")
+        [(lost,)] = self.do("SELECT count(*) FROM items")
         if lost != total:
             found.append(f"{lost:,} items are there, {total:,} are told of")
         return found + [f"the item {key!r} is not as it was enrolled" for key in wrong]
-
-
-def best_of(parts: Sequence[Found], k: int) -> Found:
-    """Return the k best of several results for the same queries; equal scores by id."""
-    scores = np.concatenate([part.scores for part in parts], 1)
-    ids = np.concatenate([part.ids for part in parts], 1)
-    order = np.lexsort((ids, -scores))[:, :k]
-    exact = all(part.exact for part in parts)
-    return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1), exact)
-
-
-def indexed(dim: int) -> tuple[str, str]:
-    """Return what an HNSW index holds of `vector`, and how a query is made into the same.
-
-    Raises:
-        GalleryError: it can hold no vectors of so many dimensions.
-    """
-    if dim <= 2000:
-        return "vector", ""
-    if dim <= 4000:
-        return f"(vector::halfvec({dim}))", f"::halfvec({dim})"
-    raise GalleryError(
-        f"pgvector's HNSW index takes vectors of up to 4,000 dimensions, not {dim:,}; search "
-        "exactly (`--index exact`), or through Milvus (`--index milvus://HOST:PORT`)"
-    )

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from mixbct.data.postgresql import Server
 from mixbct.errors import FeatureError, GalleryError
+from mixbct.gallery.milvus import Milvus
 from mixbct.gallery.postgres import tables
+from mixbct.gallery.postgres.derive import derive, forget, reindex
+from mixbct.gallery.postgres.search import EXACT, HNSW, recall
 from mixbct.gallery.postgres.snapshot import Facts, Snapshot
 from mixbct.gallery.postgres.transaction import Transaction
-from mixbct.gallery.records import QueryModel, Switch
+from mixbct.gallery.records import QueryModel, Stored, Switch
 from mixbct.gallery.store import Tick
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -37,6 +40,7 @@ class PostgresStore:
         self._closed = False
         self.facts: Facts | None = None
         self.edges: dict[tuple[Any, ...], Edge] = {}
+        self._milvus: tuple[str, Milvus | None] | None = None
 
     @classmethod
     def create(cls, url: str, model: QueryModel) -> "PostgresStore":
@@ -78,8 +82,9 @@ class PostgresStore:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None or connection.closed:
-            connection = self._server.connect()
-            self._set_up(connection)
+            connection = self._server.connect(self._server.schema)
+            # rows are read in the order of their ids, however many the server thinks there are
+            connection.execute("SET enable_bitmapscan = off")
         try:
             with self._server.named_errors():
                 yield connection
@@ -91,18 +96,6 @@ class PostgresStore:
                 self._idle.append(connection)
                 return
         connection.close()
-
-    def _set_up(self, connection: "Connection") -> None:
-        from psycopg import sql
-
-        path = sql.SQL("SET search_path = {}, {}").format
-        with self._server.named_errors():
-            where = connection.execute(
-                "SELECT n.nspname FROM pg_catalog.pg_extension e "
-                "JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'"
-            ).fetchone()
-            names = self._server.schema, where[0] if where else "public"
-            connection.execute(path(*map(sql.Identifier, names)))
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Snapshot]:
@@ -129,20 +122,53 @@ class PostgresStore:
         self, contract: Contract, side: LinearMap | None = None, progress: Tick | None = None
     ) -> None:
         """Make mapped rows, some thousand at a time, beside all that goes on."""
-        if side is None:
-            return
         whole = False
         try:
             while not whole:
                 with self.write() as transaction:
-                    whole = transaction.derive(contract, side, progress)
+                    whole = derive(transaction, contract, side, progress)
         except FeatureError:
             with self.write() as transaction:
-                transaction.forget(contract, side)
+                if known := transaction.derived(contract, side):
+                    forget(transaction, known)
             raise
-        self._sweep()
+        self.sweep()
 
-    def _sweep(self) -> None:
+    def reindex(
+        self, searched_by: str, progress: Tick | None = None
+    ) -> list[tuple[Stored, bool, float]]:
+        """Search in another way from now on; build what the query model needs for it.
+
+        Args:
+            searched_by: "exact", "pgvector-hnsw", or a place of Milvus (`milvus.py`).
+            progress: as for `prepare`, contract by contract.
+
+        Returns:
+            The contracts, whether searches of them are exact, and their recall at 10.
+
+        Raises:
+            GalleryError: there is no such way, or it cannot be reached.
+        """
+        if searched_by not in (EXACT, HNSW):
+            Milvus(searched_by).count("none")  # it is there
+        with self.write() as transaction:
+            reindex(transaction, searched_by)
+        with self.read() as snapshot:
+            sides = {stored: snapshot.side_of(stored.contract) for stored in snapshot.contracts()}
+        for stored, side in sides.items():
+            self.prepare(stored.contract, side, progress)
+        with self.read() as snapshot:
+            return [(s, *recall(snapshot, s.contract, side)) for s, side in sides.items()]
+
+    def milvus(self, searched_by: str) -> Milvus | None:
+        """Return where vectors are searched, by what the gallery says; None: here."""
+        with self._lock:
+            if self._milvus is None or self._milvus[0] != searched_by:
+                there = Milvus(searched_by) if searched_by.startswith("milvus:") else None
+                self._milvus = searched_by, there
+            return self._milvus[1]
+
+    def sweep(self) -> None:
         """Drop tables of mapped rows that were forgotten, if nobody is reading."""
         with (
             contextlib.suppress(GalleryError),
@@ -172,3 +198,5 @@ class PostgresStore:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        if self._milvus and self._milvus[1]:
+            self._milvus[1].close()
