@@ -55,7 +55,9 @@ def adapt(
     )
     bridge = () if model_out else ("--bridge", out)
     models = ("--old", target, "--new", model_out or source, *bridge)
-    then = ("eval", *models, "--data", data or "DATA", "--split", split or "SPLIT")
+    then = ("eval", *models, *(("--data", data) if data else ()), "--split", split or "SPLIT")
+    if data is None and split is None:
+        then = ("eval", "--old", "OLD-TEST-BANK", "--new", "NEW-TEST-BANK", *bridge)
     tell(without_numbers(found), as_json, *_lines(found, out), then=then)
 
 

@@ -23,12 +23,12 @@ from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
-from mixbct.report.results import remedies, results_table, verdict_line
+from mixbct.report.results import remedies, results_table, threshold_lines, verdict_line
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import made_of, one_line, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
-from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
+from mixbct.workflows.evaluate import HeldOutSet, bank_with_labels, evaluate_models
 from mixbct.workflows.verdict import beside, decide
 
 ResultPath = Annotated[Path, Argument(help="A result.json, as `mixbct eval` writes it.")]
@@ -38,8 +38,10 @@ _ADAPTERS = ", ".join(OF_STRANGERS)
 def evaluate(
     old: Annotated[Path, Option(help="The old model's folder or run, or a bank of its vectors.")],
     new: Annotated[Path, Option(help="The new model's folder or run, or a bank of its vectors.")],
-    data: Annotated[Path, Option(help="Images, or (for a head) its encoder's bank.")],
-    split: Annotated[Path, Option(help="A split folder.")],
+    data: Path | None = Option(
+        None, help="Images, or (for a head) its encoder's bank [the banks, where both are]."
+    ),
+    split: Path | None = Option(None, help="A split folder [all is a test set]."),
     independent: Path | None = Option(None, help="A model trained without regard to the old one."),
     via: list[Path] | None = Option(
         None, help="A model between old and new that its bridge leads to, newest first."
@@ -62,6 +64,7 @@ def evaluate(
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes.
 
+    Two banks of the same test items need no more: without a split, 30 % of each class are queries.
     Beside the new model stands what costs less: the old model alone behind whitening, both queries
     as one, an independent model behind bridges. These are fitted on the split's training part.
     Refuses to where a model was trained on a test class, going by its name.
@@ -70,6 +73,7 @@ def evaluate(
     if unknown := sorted(set(adapters).difference(OF_STRANGERS)):
         raise RecipeError(f"--adapter {unknown[0]}: choose one of {_ADAPTERS}")
     folders = {"old": old, "new": new} | ({"independent": independent} if independent else {})
+    data = data or bank_with_labels(new, old)
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
     result = evaluate_models(
         held_out,
@@ -112,6 +116,9 @@ def gate(
     far_tolerance: float = Option(
         2.0, help="How many times its rate the carried-over threshold may accept."
     ),
+    far: list[float] | None = Option(
+        None, help="A false-accept rate to set thresholds for; the first is the edge's [0.001]."
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Decide whether the new model may search the old gallery. Exit 0: yes, 1: no.
@@ -123,7 +130,7 @@ def gate(
         "self_test_loss": self_test_loss,
         "far_tolerance": far_tolerance,
     }
-    asked |= {"gains": gain} if gain else {}
+    asked |= ({"gains": gain} if gain else {}) | ({"fars": far} if far else {})
     settings = made_of(GateSettings, RecipeError, "the gate", asked)
     found = read_record(result, Result, ResultError, "result")
     outcome = decide(result, found, settings)
@@ -131,6 +138,7 @@ def gate(
     if outcome.beside:
         said.append("is it worth more than the old model alone, whitened? (decides nothing)")
     said += [f"{'yes' if check.passed else 'no':4}  {check.says}" for check in outcome.beside]
+    said += threshold_lines(outcome)
     said += filter(None, (outcome.training, verdict_line(outcome, found), *remedies(outcome)))
     then: tuple[str | Path, ...] = ("report", result)
     if outcome.passed:

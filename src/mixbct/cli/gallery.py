@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
@@ -15,17 +14,19 @@ from typer import Argument, Option
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
 from mixbct.cli.gallery_export import export, reindex
 from mixbct.cli.gallery_import import import_
+from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
-from mixbct.data.images import decode
+from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Source
 from mixbct.errors import BankError, ContractError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
 from mixbct.reading import read_lines_of
+from mixbct.schemas.contract import Contract
 from mixbct.workflows.rows import open_rows
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -40,18 +41,36 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 @app.command()
 def init(
     gallery: GalleryPlace,
-    model: Annotated[Path, Option(help="Folder of the model that queries come from.")],
+    model: Path | None = Option(None, help="Folder of the model that queries come from."),
+    bank: Path | None = Option(None, help="A bank of its vectors, where the model is elsewhere."),
+    contract: str | None = Option(None, help="A name that you give the model (with --dim)."),
+    dim: int | None = Option(None, min=1, help="Dimensions of that model's vectors."),
     as_json: AsJson = False,
 ) -> None:
-    """Make an empty gallery for the vectors of a model."""
-    folder, manifest = read_manifest(model)
-    with Gallery.create(gallery, manifest.contract, folder) as opened:
-        end(opened, as_json, f"an empty gallery, searched by {manifest.contract}")
+    """Make an empty gallery for the vectors of a model, which may be known by a name alone."""
+    if sum(each is not None for each in (model, bank, contract)) != 1 or bool(dim) > bool(contract):
+        raise typer.BadParameter("give one of --model, --bank, and --contract with --dim")
+    folder = None
+    if model is not None:
+        folder, manifest = read_manifest(model)
+        declared = manifest.contract
+    elif bank is not None:
+        declared = FeatureBank(bank).manifest.contract
+    elif dim is None:
+        raise typer.BadParameter("--contract goes with --dim: how many numbers is a vector?")
+    else:
+        declared = declared_contract(contract or "", dim)
+    with Gallery.create(gallery, declared, folder) as opened:
+        end(opened, as_json, f"an empty gallery, searched by {declared}")
 
 
 @app.command()
 def enrol(
     gallery: GalleryPlace,
+    items: list[str] | None = Argument(None, metavar="[IMAGE|VECTORS.npy|-]..."),
+    key: list[str] | None = Option(None, help="Of each of them [as they are named]."),
+    label: str | None = Option(None, help="Of all of them [none]."),
+    contract: str | None = Option(None, help="What vectors are of, by name or id [query model's]."),
     bank: Path | None = Option(None, help="Enrol the rows of this feature bank."),
     data: Path | None = Option(None, help="Enrol these images, embedded by the query model."),
     split: Path | None = Option(None, help="Only a part of this split of --data."),
@@ -62,32 +81,38 @@ def enrol(
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store items: all of them or, on an error, none."""
-    if (bank is None) == (data is None):
-        raise typer.BadParameter("give either --bank or --data")
-    if split and not data:
-        raise typer.BadParameter("--split goes with --data")
+    """Store items, with labels or without: all of them or, on an error, none."""
+    if (bank is not None) + (data is not None) + bool(items) != 1:
+        raise typer.BadParameter("give either items, --bank or --data")
+    if (split and not data) or ((key or label or contract) and not items):
+        raise typer.BadParameter("--split goes with --data; --key, --label, --contract with items")
     with Gallery.open(gallery) as opened:
-        if bank is not None:
-            stored = FeatureBank(bank)
-            source: Source = BankSource(stored)
-            contract, vectors = stored.manifest.contract, stored.all()
+        source: Source
+        if items:
+            names, vectors = read_given(items, lambda: _load_query_model(opened, device))
+            keys, labels = key or names, [label] * len(names)
+            of = opened.contract(contract)
         else:
-            model = _load_query_model(opened, device)
-            part = part or ("gallery" if split else None)
-            source, skipped = open_rows(data or Path(), model.takes, split, part, skip_bad)
-            name_skipped(skipped)
-            with progress_bar("embed") as tick:
-                vectors = embed_source(model, source, progress=tick)
-            contract = model.contract
-        classes = source.classes()
-        names = [classes[label] for label in source.labels()]
-        say(f"enrolling {len(names):,} items of {contract}")
+            if bank is not None:
+                stored = FeatureBank(bank)
+                source, of, vectors = BankSource(stored), stored.manifest.contract, stored.all()
+            else:
+                model = _load_query_model(opened, device)
+                part = part or ("gallery" if split else None)
+                source, skipped = open_rows(data or Path(), model.takes, split, part, skip_bad)
+                name_skipped(skipped)
+                with progress_bar("embed") as tick:
+                    vectors = embed_source(model, source, progress=tick)
+                of = model.contract
+            keys, classes = source.keys(), source.classes()
+            known = source.labels().tolist() if classes else []
+            labels = [classes[each] for each in known] or [None] * len(keys)
+        say(f"enrolling {len(keys):,} items of {of}")
         with progress_bar("enrol") as tick:
-            report = opened.enrol(source.keys(), names, vectors, contract, replace, tick)
+            report = opened.enrol(keys, labels, vectors, of, replace, tick)
     stored_now = f"{report.added:,} items added, {report.replaced:,} replaced"
     said = f"{report.gallery}: {stored_now}, {report.rows:,} in all"
-    tell(report, as_json, said, then=("gallery", "search", report.gallery, "IMAGE"))
+    tell(report, as_json, said, then=("gallery", "search", report.gallery, "QUERY"))
 
 
 app.command()(export)
@@ -97,37 +122,49 @@ app.command()(reindex)
 @app.command()
 def search(
     gallery: GalleryPlace,
-    images: list[Path] | None = Argument(None, metavar="IMAGE..."),
+    items: list[str] | None = Argument(None, metavar="[IMAGE|VECTORS.npy|-]..."),
     k: int = Option(5, "-k", min=1, help="Hits a query."),
+    key: list[str] | None = Option(None, help="Search with this stored item; can be repeated."),
     bank: Path | None = Option(None, help="Search with the rows of a bank of the query model."),
     row: list[int] | None = Option(None, min=0, help="Only this row of --bank; can be repeated."),
+    contract: str | None = Option(None, help="What vectors are of, by name or id [query model's]."),
+    old_model: Path | None = Option(
+        None, help="The old model's folder, or its vectors of the same queries (.npy), to mix in."
+    ),
+    far: float | None = Option(None, help="False-accept rate to accept at [the edge's]."),
     device: Device = "cpu",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the stored items that are most like an image, or like a bank's row."""
-    if bool(images) == (bank is not None):
-        raise typer.BadParameter("give either images or --bank")
+    """Find the stored items that are most like an image, a vector, or another stored item."""
+    if bool(items) + bool(key) + (bank is not None) != 1:
+        raise typer.BadParameter("give either images or vectors, --key, or --bank")
     if row and bank is None:
         raise typer.BadParameter("--row goes with --bank")
     with Gallery.open(gallery) as opened:
+        of = opened.contract(contract)
         if bank is not None:
             stored = FeatureBank(bank)
             wanted = row or range(len(stored))
             if max(wanted) >= len(stored):
                 raise BankError(f"{bank} has no row {max(wanted)}; its last is {len(stored) - 1}")
-            keys, contract = stored.keys(), stored.manifest.contract
+            keys, of = stored.keys(), stored.manifest.contract
             names = [keys[number] for number in wanted]
             vectors = stored.read(np.array(wanted, dtype=np.int64))
+        elif key:
+            names, vectors = key, opened.vectors(key)
         else:
-            model = _load_query_model(opened, device)
-            names, contract = [str(path) for path in images or []], model.contract
-            pixels = np.stack([decode(path, model.preprocessing) for path in images or []])
-            vectors = model.embed(torch.from_numpy(pixels)).cpu().numpy()
-        hits = opened.search(vectors, contract, k)
+            names, vectors = read_given(items or [], lambda: _load_query_model(opened, device))
+        old: tuple[np.ndarray, Contract | None] | None = None
+        if old_model is not None and old_model.is_dir():
+            older = load_model(old_model, device)
+            old = embed_images(older, items or []), older.contract
+        elif old_model is not None:
+            old = read_given([str(old_model)], lambda: _load_query_model(opened, device))[1], None
+        hits = opened.search(vectors, of, k, far, old)
         report = SearchReport(
             gallery=opened.place,
-            query_model=contract,
+            query_model=of,
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
             exact=hits.exact,
         )
@@ -189,7 +226,7 @@ def end(
     found = None if faults is None else tuple(faults)
     status = gallery.status().model_copy(update={"faults": found})
     said: Iterable[str] = [f"{gallery.place}: {done}"] if done else _status_lines(status)
-    verb, *words = ("search", "IMAGE") if status.rows else ("enrol", "--bank", "BANK")
+    verb, *words = ("search", "QUERY") if status.rows else ("enrol", "--bank", "BANK")
     tell(status, as_json, *said, then=("gallery", verb, gallery.place, *words))
 
 
@@ -207,7 +244,8 @@ def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
         place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
         raise GalleryError(
             f"the query model {query.contract} {place}; tell where it is with "
-            f"`mixbct upgrade apply {gallery.place} MODEL`"
+            f"`mixbct upgrade apply {gallery.place} MODEL`, or give its vectors (.npy) in place of "
+            "images"
         )
     _, manifest = read_manifest(query.folder)
     if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
@@ -249,17 +287,18 @@ def _hit_lines(report: SearchReport) -> Iterator[str]:
         short = {contract: contract.rpartition(" (")[0] for contract in full}
         if len(set(short.values())) < len(full):  # two contracts of one name
             short = {contract: contract for contract in full}
-        rows = [("rank", "score", "accepted", "key", "label", "contract")]
+        rows = [("rank", "score", "FAR", "accepted", "key", "label", "contract")]
         for hit in found.hits:
             cells = (
                 f"{hit.rank:4}",
                 f"{hit.score:.4f}",
+                "–" if hit.far is None else f"{hit.far:.0e}",
                 marks[hit.accepted],
                 hit.key,
                 hit.label or "–",
             )
             rows.append((*cells, short[hit.contract]))
-        yield from columns(rows, whole=4)
+        yield from columns(rows, whole=5)
 
 
 def _status_lines(status: GalleryStatus) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mixbct.data.source import Selection, Source, left_out
+from mixbct.data.source import Rows, Selection, Source, left_out
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
 from mixbct.reading import open_array
@@ -169,6 +169,22 @@ def make_split(
             np.save(folder / f"{part}.npy", rows)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def divide(source: Source, query_share: float = 0.3, seed: int = 0) -> dict[str, Rows]:
+    """Return the rows of `query` and `gallery` of a source that is a test set as a whole.
+
+    Raises:
+        DataError: no class has two items, or there is only one class.
+    """
+    labels = source.labels()
+    is_query = _share_of_each_class(labels, np.ones(len(labels), np.bool_), query_share, seed)
+    if not is_query.any() or len(np.unique(labels)) < _FEWEST_CLASSES:
+        raise DataError(
+            f"{source} is no test set: it needs {_FEWEST_CLASSES} classes at least, and a class of "
+            "2 items or more, of which one searches for the others"
+        )
+    return {"query": np.flatnonzero(is_query), "gallery": np.flatnonzero(~is_query)}
 
 
 def skips_bad(split: Path) -> bool:

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from mixbct.evaluation.bootstrap import Replicates, estimate, replicate_metrics
+from mixbct.evaluation.calibration import calibrate_halves
 from mixbct.evaluation.comparison import Comparison, compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.thresholds import Threshold
+from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.result import Combination, Curve, Estimate, Histogram, OperatingPoint, tar_name
 
 _CURVE_POINTS = 200
@@ -24,6 +26,7 @@ class Judged:
     thresholds: tuple[Threshold, ...]
     combination: Combination
     replicates: dict[str, Replicates]
+    calibration: HeldOutCalibration | None = None
 
     def minus(self, other: "Judged") -> dict[str, Estimate]:
         """Return the paired difference of every metric to another combination."""
@@ -42,6 +45,7 @@ def judge_sides(
     gallery: Embeddings,
     weights: Float64[np.ndarray, "r c"],
     fars: tuple[float, ...],
+    calibrated_on: Bool[np.ndarray, " c"] | None = None,
 ) -> Judged:
     """Compare two sides and describe what came of it.
 
@@ -51,6 +55,7 @@ def judge_sides(
         gallery: g unit vectors.
         weights: how often each query class is drawn, for the intervals.
         fars: false-accept rates.
+        calibrated_on: which query classes a calibration is set on; None: there is none.
     """
     comparison = compare(query, gallery, fars=fars)
     drawn = replicate_metrics(comparison, weights)
@@ -79,7 +84,8 @@ def judge_sides(
         cmc=cmc_curve(comparison),
         histogram=histogram(comparison),
     )
-    return Judged(comparison.rank, comparison.thresholds, combination, drawn)
+    calibration = calibrated_on is not None and calibrate_halves(comparison, calibrated_on)
+    return Judged(comparison.rank, comparison.thresholds, combination, drawn, calibration or None)
 
 
 def roc_curve(comparison: Comparison) -> Curve:

@@ -14,9 +14,18 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.errors import ContractError, ResultError
-from mixbct.schemas.gate import Edge, GateCheck, GateOutcome
+from mixbct.schemas.gate import Edge, GateCheck, GateOutcome, PairThreshold
 from mixbct.schemas.record import Record, one_line
-from mixbct.schemas.result import FREE, ROUNDING, Estimate, Result, Standing, tar_name
+from mixbct.schemas.result import (
+    FREE,
+    ROUNDING,
+    CarriedThreshold,
+    Estimate,
+    Rate,
+    Result,
+    Standing,
+    tar_name,
+)
 
 _TRAINING: Mapping[Standing, str] = {
     "apart": "no test class has the name of one that {} was trained on",
@@ -26,6 +35,8 @@ _TRAINING: Mapping[Standing, str] = {
     "be others",
     "unknown": "what {} was trained on cannot be known, since its vectors or weights came from "
     "elsewhere",
+    "unlabelled": "the items that {} was fitted on had no labels, so that nobody can tell whether "
+    "test classes are among them",
 }
 _CLOSER = (
     "tie the new model closer to the old one (a higher method.ratio or method.weight), train "
@@ -85,6 +96,11 @@ class GateSettings(Record):
         le=1e6,
         description="how many times its rate the carried-over threshold may accept",
     )
+    fars: tuple[Rate, ...] = Field(
+        (1e-3,),
+        min_length=1,
+        description="false-accept rates that thresholds are set for; the first is the edge's",
+    )
 
 
 def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
@@ -93,10 +109,11 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     The checks, in order, by paired differences with their 95 % intervals: each gain's lower bound
     is above zero; each strict metric's is not below minus the margin; new/new keeps its mAP, its
     lower bound likewise (only where an independent model was evaluated); the carried-over threshold
-    keeps its false-accept rate on unseen classes. Not to be significantly worse is not enough: that
-    is had with few data. A gain in a figure whose own interval reaches 100 % could not be shown by
-    a perfect model, so it is judged like a strict metric. Where the test set has too few impostor
-    pairs to measure these rates, or too few classes for intervals, a check says so and fails.
+    keeps each false-accept rate asked for on unseen classes. Not to be significantly worse is not
+    enough: that is had with few data. A gain in a figure whose own interval reaches 100 % could not
+    be shown by a perfect model, so it is judged like a strict metric. Where the test set has too
+    few impostor pairs to measure these rates, or too few classes for intervals, a check says so
+    and fails.
 
     Args:
         result: an evaluation of an upgrade.
@@ -112,13 +129,18 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     bases = ["old/old"] if settings.against == "old" else ["old/old", free]
     checks = _over(result, bases, settings)
     checks += _self_test(result, settings.self_test_loss)
-    checks.append(_carried_threshold(result, settings.far_tolerance))
-    checks += _too_few(result, (*settings.gains, *settings.strict))
+    thresholds = _thresholds(result, settings.fars)
+    carried = result.carried_threshold
+    for one in [each for each in thresholds if each.pair == "new/old"] or (carried,):
+        name = f"carried-over threshold{'' if one.far == carried.far else f' at {one.far:g}'}"
+        checks.append(_carried_threshold(one, settings.far_tolerance, name))
+    checks += _too_few(result, (*settings.gains, *settings.strict), min(settings.fars))
     beside = free not in bases and result.difference("new/old", free) is not None
     return GateOutcome(
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
         beside=tuple(_over(result, [free], settings)) if beside else (),
+        thresholds=thresholds,
         result_digest=result.digest(),
         training=training_says(result.trained_apart),
     )
@@ -130,9 +152,12 @@ def training_says(standings: Mapping[str, Standing]) -> str:
         return "Whether a model saw the test classes in training was not looked at."
     found = []
     for standing, sentence in _TRAINING.items():
-        if roles := [f"the {role}" for role, one in standings.items() if one == standing]:
-            named = " and ".join([", ".join(roles[:-1]), roles[-1]] if roles[1:] else roles)
-            found.append(sentence.format(f"{named} model"))
+        roles = [f"the {role}" for role, one in standings.items() if one == standing]
+        models = [role for role in roles if role != "the bridge"]
+        named = " and ".join([", ".join(models[:-1]), models[-1]] if models[1:] else models)
+        whats = [f"{named} model"] * bool(models) + ["the bridge"] * ("the bridge" in roles)
+        if whats:
+            found.append(sentence.format(" and ".join(whats)))
     return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 
@@ -153,14 +178,21 @@ def edge_from(result: Result, outcome: GateOutcome) -> Edge:
             f"the result names no contract of the {' and the '.join(missing)} model; it has "
             f"{one_line(', '.join(result.models)) or 'none'}"
         )
+    bridge = result.bridge
+    if bridge and bridge.fit:  # whose names a gallery has no need of
+        bridge = bridge.model_copy(update={"fit": bridge.fit.model_copy(update={"classes": ()})})
+    decided = next(
+        (one for one in outcome.thresholds if one.pair == "new/old"), result.carried_threshold
+    )
     return Edge(
         from_contract=result.models["new"],
         to_contract=result.models["old"],
         result_digest=outcome.result_digest,
-        threshold=result.carried_threshold.threshold,
-        far=result.carried_threshold.far,
-        bridge=result.bridge,
+        threshold=decided.threshold,
+        far=decided.far,
+        bridge=bridge,
         old_queries=result.old_queries,
+        calibrations={pair: halves.set_on for pair, halves in result.calibrations.items()},
     )
 
 
@@ -259,8 +291,33 @@ def _self_test(result: Result, allowed: float) -> list[GateCheck]:
     return [_no_loss("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
 
 
-def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
-    carried = result.carried_threshold
+def _thresholds(result: Result, fars: Sequence[float]) -> tuple[PairThreshold, ...]:
+    """Return, a rate and a pair of contracts at a time, where to decide and what is seen there."""
+    carried, found = result.carried_threshold, []
+    for far in fars:
+        calibrations, old = result.calibrations, carried.old_threshold
+        if far != carried.far:
+            if "old/old" not in calibrations or "new/old" not in calibrations:
+                raise ResultError(
+                    f"the result holds no calibration to read a false-accept rate of {far:g} from; "
+                    "evaluate the upgrade again"
+                )
+            old = calibrations["old/old"].set_on.threshold(far)
+        for pair, halves in calibrations.items():
+            if pair != "old/old":
+                value = halves.set_on.threshold(far)
+                at = {"old_threshold": old, "far_at_old_threshold": halves.rate_above(old)}
+                seen = {"measured_far": halves.unseen.rate_above(value)}
+                least = halves.set_on.least
+                found.append(
+                    PairThreshold(pair=pair, far=far, threshold=value, least=least, **at, **seen)
+                )
+    return tuple(found)
+
+
+def _carried_threshold(
+    carried: CarriedThreshold | PairThreshold, tolerance: float, name: str
+) -> GateCheck:
     bound = tolerance * carried.far
     passed = carried.measured_far <= bound
     says = (
@@ -268,22 +325,24 @@ def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
         f"{carried.old_threshold:.4f}), set for a false-accept rate of {carried.far:g}, new/old "
         f"accepts {carried.measured_far:.2e} of impostor pairs of other classes; "
         f"{'at most' if passed else 'that is more than'} {bound:g} "
-        f"{'is' if passed else 'that is'} allowed."
+        f"{'is' if passed else 'that is'} allowed. With the old system's threshold left as it is, "
+        f"it accepts {carried.far_at_old_threshold:.2e}."
     )
-    return _check("carried-over threshold", carried.measured_far, bound, passed, says, _STEADIER)
+    return _check(name, carried.measured_far, bound, passed, says, _STEADIER)
 
 
-def _too_few(result: Result, names: Sequence[str]) -> list[GateCheck]:
+def _too_few(result: Result, names: Sequence[str], far: float) -> list[GateCheck]:
     """Return checks that fail: of false-accept rates, and of intervals, too fine for the test set.
 
     Args:
         result: the result.
         names: the metrics that are judged.
+        far: the lowest rate that a threshold is set for.
     """
     cross = result.combinations["new/old"]
     fars = [point.far for point in cross.operating_points if tar_name(point.far) in names]
     # the carried-over threshold is set on one half of the classes
-    pairs = max([2 / result.carried_threshold.far, *(1 / far for far in fars)])
+    pairs = max([2 / far, *(1 / each for each in fars)])
     # a result of an earlier version says so among the facts of its data
     classes = result.classes if result.classes is not None else result.data.get("classes")
     few_pairs = (

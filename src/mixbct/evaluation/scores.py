@@ -29,8 +29,6 @@ class Embeddings:
     Args:
         features: [n, d] float32, every row of Euclidean norm 1.
         labels: [n] int64. Queries and gallery items of one class share their label.
-        spaces: how many unit vectors stand side by side in a row, for queries against a gallery
-            whose rows each lie in one of as many spaces; the norm is the root of it.
 
     Raises:
         FeatureError: there is no row, the counts differ, or a row is not a finite unit vector.
@@ -38,7 +36,6 @@ class Embeddings:
 
     features: Float32[np.ndarray, "n d"]
     labels: Int64[np.ndarray, " m"]
-    spaces: int = 1
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.labels) or not len(self.labels):
@@ -48,7 +45,7 @@ class Embeddings:
             )
         squares = np.einsum("nd,nd->n", self.features, self.features)
         # written so that NaN is bad as well
-        bad = ~(np.abs(squares / self.spaces - 1) <= 2 * _NORM_TOLERANCE)
+        bad = ~(np.abs(squares - 1) <= 2 * _NORM_TOLERANCE)
         if bad.any():
             row = int(np.argmax(bad))
             raise FeatureError(
@@ -71,7 +68,7 @@ class Embeddings:
 
     def take(self, rows: Int64[np.ndarray, " k"]) -> "Embeddings":
         """Return some of the rows, in that order."""
-        return Embeddings(self.features[rows], self.labels[rows], self.spaces)
+        return Embeddings(self.features[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.scores import Embeddings, genuine_counts, pair_blocks
+from mixbct.evaluation.scores import Embeddings, pair_blocks
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,3 @@ def exact_thresholds(
             impostors = at_least + others
         found.append(Threshold(far, value, genuine, impostors, far * pairs >= 1))
     return tuple(found)
-
-
-def false_accept_rate(query: Embeddings, gallery: Embeddings, threshold: float) -> float:
-    """Return the share of impostor pairs that score above `threshold`."""
-    accepted = sum(int((block.impostor > threshold).sum()) for block in pair_blocks(query, gallery))
-    pairs = len(query) * len(gallery) - int(genuine_counts(query, gallery).sum())
-    return accepted / pairs

@@ -11,19 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.comparison import FARS, compare
+from mixbct.evaluation.comparison import FARS
 from mixbct.evaluation.scores import Embeddings, check_dimensions
-from mixbct.evaluation.thresholds import Threshold, false_accept_rate
+from mixbct.evaluation.thresholds import Threshold
+from mixbct.schemas.calibration import Calibration, HeldOutCalibration
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
+CALIBRATED = ("old/old", "new/old", "new/new", "new+old/old")
+"""What a system may have to decide about before the switch, after it, and as its gallery fills."""
 MIXED_SHARES = (0.1, 0.5, 0.9)
 
 
@@ -49,6 +52,7 @@ class UpgradeFigures:
     update_gain: Estimate | None
     negative_flips: float
     carried_threshold: CarriedThreshold
+    calibrations: dict[str, HeldOutCalibration]
     replicates: dict[str, dict[str, Replicates]] = field(compare=False)
 
     def content(self) -> dict[str, Any]:
@@ -100,13 +104,21 @@ def evaluate_upgrade(
         if independent.query.dim == old.gallery.dim:
             sides["independent/old"] = Pair(independent.query, old.gallery)
     sides |= {f"{name}/old": both for name, both in mapped.items()}
-    for share in mixed:
-        sides[f"new/{100 * share:g} % new"] = Pair(*mixed_sides(new, cross, share, seed))
     weights = class_weights(len(old.query.classes), replicates, seed)
+    half = one_half(len(old.query.classes), seed)
     judged: dict[str, Judged] = {}
+
+    def judge(name: str, query: Embeddings, gallery: Embeddings) -> None:
+        chosen = half if name in CALIBRATED else None
+        judged[name] = judge_sides(name, query, gallery, weights, FARS, chosen)
+        progress(len(judged), len(sides) + len(mixed))
+
     for name, both in sides.items():
-        judged[name] = judge_sides(name, both.query, both.gallery, weights, FARS)
-        progress(len(judged), len(sides))
+        judge(name, both.query, both.gallery)
+    calibrations = {name: one.calibration for name, one in judged.items() if one.calibration}
+    ranked = [calibrations[name].set_on for name in ("new/new", "new/old")]
+    for share in mixed:
+        judge(f"new/{100 * share:g} % new", *mixed_sides(new, cross, share, seed, *ranked))
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
@@ -125,67 +137,81 @@ def evaluate_upgrade(
         ),
         update_gain=_update_gain(base, crossed, oracle),
         negative_flips=negative_flips(base.rank, crossed.rank),
-        carried_threshold=carry_threshold(carried, cross.query, cross.gallery, seed=seed),
+        carried_threshold=carry_threshold(carried, calibrations["new/old"]),
+        calibrations=calibrations,
         replicates={name: each.replicates for name, each in judged.items()},
     )
 
 
-def carry_threshold(
-    old: Threshold,
-    query: Embeddings,
-    gallery: Embeddings,
-    *,
-    seed: int,
-) -> CarriedThreshold:
-    """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
-
-    Both the threshold and the two rates are exact, over all impostor pairs of their classes.
+def carry_threshold(old: Threshold, cross: HeldOutCalibration) -> CarriedThreshold:
+    """Return the cross-test's threshold by one half of the query classes, measured on the rest.
 
     Args:
         old: where the old system reaches the rate, on all classes.
-        query: the new model's queries.
-        gallery: the old model's gallery.
-        seed: of the split into halves.
-
-    Raises:
-        DataError: there is only one query class, or a half lacks genuine or impostor pairs.
+        cross: of new queries against the old gallery.
     """
-    if len(query.classes) < 2:
-        raise DataError(
-            "a threshold is set on half of the query classes and measured on the other half: "
-            "at least 2 classes are needed, there is 1"
-        )
-    shuffled = row_rng(seed, len(query.classes)).permutation(query.classes)
-    chosen = np.isin(query.labels, shuffled[: len(shuffled) // 2])
-    calibration = query.take(np.flatnonzero(chosen))
-    rest = query.take(np.flatnonzero(~chosen))
-    (cross,) = compare(calibration, gallery, fars=(old.far,)).thresholds
+    value = cross.set_on.threshold(old.far)
     return CarriedThreshold(
         far=old.far,
         old_threshold=old.value,
-        far_at_old_threshold=false_accept_rate(query, gallery, old.value),
-        threshold=cross.value,
-        measured_far=false_accept_rate(rest, gallery, cross.value),
+        far_at_old_threshold=cross.rate_above(old.value),
+        threshold=value,
+        measured_far=cross.unseen.rate_above(value),
     )
 
 
-def mixed_sides(new: Pair, cross: Pair, share: float, seed: int) -> tuple[Embeddings, Embeddings]:
+def one_half(classes: int, seed: int) -> Bool[np.ndarray, " c"]:
+    """Mark the half of the query classes that thresholds are set on.
+
+    Raises:
+        DataError: there is only one.
+    """
+    if classes < 2:
+        raise DataError(
+            "thresholds are set on half of the query classes and measured on the other half: "
+            "at least 2 classes are needed, there is 1"
+        )
+    chosen = np.zeros(classes, np.bool_)
+    chosen[row_rng(seed, classes).permutation(classes)[: classes // 2]] = True
+    return chosen
+
+
+def mixed_sides(
+    new: Pair, cross: Pair, share: float, seed: int, own: Calibration, between: Calibration
+) -> tuple[Embeddings, Embeddings]:
     """Return queries and a gallery of which a random `share` is enrolled again by the new model.
 
-    Where the queries search the two kinds of rows with two vectors, both stand side by side, and
-    a gallery row has zeros in the other's place: one product then gives each row its own score.
+    Rows of the two kinds are ranked as a gallery ranks them: by scores on one scale (see
+    `Calibration.line`). One product gives each row its own score on it: where the queries search
+    the two kinds with two vectors, both stand side by side, and a row has zeros in the other's
+    place; what is added to its score stands behind, and what makes it a unit vector.
+
+    Args:
+        new: the new model's queries and rows.
+        cross: its queries and the old rows as they meet.
+        share: of the rows.
+        seed: of their choice.
+        own: the calibration of new queries against new rows.
+        between: that of new queries against old rows.
     """
-    again = mixed_rows(len(cross.gallery), share, seed)
-    if cross.query is new.query:
-        features = cross.gallery.features.copy()
-        features[again] = new.gallery.features[again]
-        return new.query, Embeddings(features, cross.gallery.labels)
-    queries = np.concatenate([new.query.features, cross.query.features], axis=1)
-    rows = np.zeros((len(cross.gallery), queries.shape[1]), dtype=np.float32)
-    rows[:, new.query.dim :] = cross.gallery.features
-    rows[again] = 0
-    rows[again, : new.query.dim] = new.gallery.features[again]
-    return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, cross.gallery.labels)
+    again = np.zeros(len(cross.gallery), np.bool_)
+    again[mixed_rows(len(cross.gallery), share, seed)] = True
+    apart = cross.query is not new.query
+    lines = own.line(), between.line()
+    size = min(width / np.hypot(1, start) for start, width in lines)
+    width = new.query.dim + (cross.query.dim if apart else 0)
+    rows = np.zeros((len(again), width + 2), dtype=np.float32)
+    places = slice(new.query.dim), slice(width - cross.query.dim, width)
+    kinds = (again, new.gallery), (~again, cross.gallery)
+    for (start, reach), place, (kind, side) in zip(lines, places, kinds, strict=True):
+        times, added = size / reach, -size * start / reach
+        rows[kind, place] = times * side.features[kind]
+        rows[kind, width] = added
+        rows[kind, width + 1] = np.sqrt(max(0, 1 - times**2 - added**2))
+    ends = np.ones((len(new.query), 1), np.float32), np.zeros((len(new.query), 1), np.float32)
+    parts = [new.query.features, *([cross.query.features] if apart else []), *ends]
+    queries = np.concatenate(parts, axis=1) / np.float32(np.sqrt(2 + apart))
+    return Embeddings(queries, new.query.labels), Embeddings(rows, cross.gallery.labels)
 
 
 def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:

@@ -8,15 +8,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
 from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError
-from mixbct.features.bridged import through
+from mixbct.features.bridged import both_queries, through
+from mixbct.gallery.decisions import decision, edge_of_both, ranked
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
 from mixbct.gallery.plan import UpgradePlan, plan_of
-from mixbct.gallery.ranking import best_of
+from mixbct.gallery.ranking import best_by
 from mixbct.gallery.records import (
     Batch,
     EnrolReport,
@@ -98,6 +99,47 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.read() as snapshot:
             return snapshot.query_model()
 
+    def contract(self, name: str | None = None) -> Contract:
+        """Return the contract that a person names, or else the query model's.
+
+        Raises:
+            ContractError: the gallery knows none of that name or id.
+        """
+        with self._store.read() as snapshot:
+            query = snapshot.query_model().contract
+            known = [query, *(switch.model.contract for switch in snapshot.switches())]
+            known += [end for e in snapshot.edges() for end in (e.from_contract, e.to_contract)]
+        for each in known:
+            if name in (None, each.name, each.id):
+                return each
+        raise ContractError(
+            f"{self.place} knows no contract {name!r}; its query model is {query}, and its edges "
+            f"tie {', '.join(sorted({str(each) for each in known}))}"
+        )
+
+    def vectors(self, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+        """Return the stored vectors of items that the query model enrolled, to search with.
+
+        Raises:
+            GalleryError: an item is not there.
+            ContractError: another model enrolled it.
+        """
+        with self._store.read() as snapshot:
+            ids, query = snapshot.ids(keys), snapshot.query_model().contract
+            if missing := [key for key in keys if key not in ids]:
+                raise GalleryError(
+                    f"{self.place} has no item {missing[0]!r}; `gallery search` by "
+                    "an image or a vector shows some"
+                )
+            for item in snapshot.items(ids.values()).values():
+                if item.contract_id != query.id:
+                    raise ContractError(
+                        f"{item.key!r} was enrolled by another model than {query}, which queries: "
+                        "search with its image, or with a vector of that model"
+                    )
+            found = snapshot.vectors(ids.values())
+        return np.stack([found[ids[key]] for key in keys])
+
     def enrol(
         self,
         keys: Sequence[str],
@@ -160,41 +202,74 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
         )
 
-    def search(self, vectors: Float[np.ndarray, "q d"], contract: Contract, k: int = 5) -> Hits:
+    def search(
+        self,
+        vectors: Float[np.ndarray, "q d"],
+        contract: Contract,
+        k: int = 5,
+        far: float | None = None,
+        old: tuple[Float[np.ndarray, "p e"], Contract | None] | None = None,
+    ) -> Hits:
         """Return the k nearest rows of each query, over all contracts.
+
+        Rows of several contracts are ranked on the scale of their calibrations, where all have one.
 
         Args:
             vectors: embeddings of any scale.
             contract: what they were embedded under. Only the query model's is accepted, so that
                 a service that missed a switch gets an error, not wrong neighbours.
             k: hits a query, at least 1.
+            far: the false-accept rate that hits are accepted at; None: that of each edge.
+            old: the old model's vectors of the same queries, and its contract (None: the one that
+                there is an edge for), to be mixed in where its rows are searched.
 
         Raises:
             SwitchedError: `contract` is not the query model's.
-            ContractError: it is not tied to a stored one.
+            ContractError: it is not tied to a stored one, or not to be mixed with the old model's.
+            GalleryError: `far` cannot be decided at.
             FeatureError: a vector is NaN, infinite or zero, or becomes so behind an edge's
                 bridge, or has the wrong dimension.
         """
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
-        check_dimension(vectors, contract)
-        queries = normalise(vectors)
         with self._store.read() as snapshot:
             check_query(snapshot, contract, self.place)
+            check_dimension(vectors, contract)
+            queries = normalise(vectors)
+            older = normalise(old[0]) if old else queries
+            if len(older) != len(queries):
+                told = f"{len(queries)} queries, {len(older)} by the old model: not pairs"
+                raise GalleryError(told)
             require_tied(snapshot, contract)
-            edges, stored, found = edges_from(snapshot, contract), snapshot.contracts(), []
-            for each, _ in stored:
-                edge = edges.get(each.id)
-                bridge = edge.bridge if edge else None
-                mapped = through(bridge.query if bridge else None, queries)
-                found.append(snapshot.search(each, mapped, k, bridge.gallery if bridge else None))
-            scores = [np.empty((len(queries), 0), np.float32), *(each.scores for each in found)]
-            ids = [np.empty((len(queries), 0), np.int64), *(each.ids for each in found)]
-            best, best_ids = best_of(scores, ids, k)
-            items = snapshot.items(np.unique(best_ids).tolist())
+            edges, recorded = edges_from(snapshot, contract), snapshot.edges()
+            mixed = edge_of_both(edges, contract, old[1]) if old else None
+            contracts = {stored.contract.id: stored.contract for stored in snapshot.contracts()}
+            found, decided = [], []
+            for id, each in contracts.items():
+                edge, both = edges.get(id), mixed is not None and id == mixed.to_contract.id
+                query_side = edge.bridge.query if edge and edge.bridge else None
+                side = edge.bridge.gallery if edge and edge.bridge else None
+                mapped = through(query_side, queries)
+                if both and mixed:
+                    check_dimension(older, each)
+                    mapped = both_queries(through(side, older), mapped, mixed.old_queries or 0)
+                found.append(snapshot.search(each, mapped, k, side))
+                decided.append(decision(recorded, contract, each, far, both))
+            none = np.empty((len(queries), 0), np.float32)
+            scores = [none, *(each.scores for each in found)]
+            best, ids, rates = best_by(
+                ranked(scores, decided),
+                [
+                    scores,
+                    [none.astype(np.int64), *(each.ids for each in found)],
+                    [none, *(d.rates(one.scores) for d, one in zip(decided, found, strict=True))],
+                ],
+                k,
+            )
+            items = snapshot.items(np.unique(ids).tolist())
         exact = all(each.exact for each in found)
-        contracts = {each.contract.id: each.contract for each in stored}
-        return Hits(best, best_ids, items, contracts, edges, exact)
+        thresholds = {id: each.threshold for id, each in zip(contracts, decided, strict=True)}
+        return Hits(best, rates.astype(float), ids, items, contracts, thresholds, exact)
 
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
         """Change which model queries and enrols, in one transaction. No stored vector is touched.

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from pydantic import Field
 
-from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record
 
@@ -189,9 +188,12 @@ class Hit(Record):
     key: str
     label: str | None = Field(description="none: not known")
     score: float
+    far: float | None = Field(
+        description="the share of impostor pairs that score at least so; none where nobody can say"
+    )
     contract: str = Field(description="of the stored row, by name and id")
     accepted: bool | None = Field(
-        description="whether the score is above the edge's threshold; none without an edge"
+        description="whether the score is above the threshold; none where there is none"
     )
 
 
@@ -216,27 +218,38 @@ class Hits:
     """What a batch of queries found, best first; k is smaller where there are fewer rows."""
 
     scores: Float32[np.ndarray, "q k"]
-    """Cosines."""
+    """Cosines; those of several contracts are ranked on one scale."""
+    rates: Float64[np.ndarray, "q k"]
+    """Their false-accept rates; NaN: not known."""
     ids: Int64[np.ndarray, "q k"]
     items: Mapping[int, Item]
     """Key, label and contract id, by id."""
     contracts: Mapping[str, Contract]
     """The stored contracts, by contract id."""
-    edges: Mapping[str, Edge]
-    """The edges that the queries crossed, by the stored contract's id."""
+    thresholds: Mapping[str, float | None]
+    """By the stored contract's id; None: nobody can say."""
     exact: bool = True
     """Whether every row was compared, as it was when the gate judged."""
 
     def of(self, query: int) -> tuple[Hit, ...]:
         """Return what one query found."""
         hits = []
-        found = zip(self.ids[query].tolist(), self.scores[query].tolist(), strict=True)
-        for rank, (id, score) in enumerate(found, 1):
+        found = zip(
+            *(each[query].tolist() for each in (self.ids, self.scores, self.rates)), strict=True
+        )
+        for rank, (id, score, rate) in enumerate(found, 1):
             key, label, contract_id = self.items[id]
-            edge, name = self.edges.get(contract_id), str(self.contracts[contract_id])
-            accepted = score > edge.threshold if edge else None
+            threshold = self.thresholds[contract_id]
             hits.append(
-                Hit(rank=rank, key=key, label=label, score=score, contract=name, accepted=accepted)
+                Hit(
+                    rank=rank,
+                    key=key,
+                    label=label,
+                    score=score,
+                    far=None if np.isnan(rate) else rate,
+                    contract=str(self.contracts[contract_id]),
+                    accepted=None if threshold is None else score > threshold,
+                )
             )
         return tuple(hits)
 

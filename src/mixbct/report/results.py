@@ -76,6 +76,17 @@ def verdict_line(outcome: GateOutcome, result: Result) -> str:
     )
 
 
+def threshold_lines(outcome: GateOutcome) -> list[str]:
+    """Return where to decide, a line a rate and a pair of contracts."""
+    return [
+        f"{one.pair} at a false-accept rate of {one.far:g}: accept above {one.threshold:.4f} "
+        f"({one.measured_far:.1e} on other classes; above the old system's "
+        f"{one.old_threshold:.4f} it would be {one.far_at_old_threshold:.1e})"
+        + (f"; coarse: the pairs support {one.least:.1e}" if one.coarse else "")
+        for one in outcome.thresholds
+    ]
+
+
 def remedies(outcome: GateOutcome) -> list[str]:
     """Return what to try next, a line a remedy, with the checks that call for it."""
     failed = [check for check in outcome.checks if not check.passed and check.remedy]

@@ -42,6 +42,7 @@ class BridgeFit(Record):
     labelled: bool = Field(description="whether the items' classes were known")
     data: str = Field("", description="where the items came from, for people")
     data_digest: str = ""
+    classes: tuple[str, ...] = Field((), exclude_if=lambda found: not found)
     shrinkage: float | None = Field(None, exclude_if=absent)
     candidates: tuple[Candidate, ...] = Field(
         (), description="that it was chosen from, each judged on classes left out of its fit"

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from mixbct.errors import ResultError
 from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.calibration import Calibration
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Record, absent, now
 from mixbct.schemas.result import Cosine, Rate, Result, Share
@@ -24,6 +25,23 @@ class GateCheck(Record):
     )
 
 
+class PairThreshold(Record):
+    """What queries of one kind against rows of one kind are to be decided by, at one rate."""
+
+    pair: str = Field(description="query/gallery, by role: new/old, new/new, new+old/old")
+    far: Rate
+    threshold: Cosine = Field(description="set on one half of the query classes")
+    measured_far: Share = Field(description="what it accepts on the other half")
+    old_threshold: Cosine = Field(description="where the old system reaches the rate")
+    far_at_old_threshold: Share = Field(description="what is accepted if that one is left")
+    least: Share = Field(description="the lowest rate that the pairs support")
+
+    @property
+    def coarse(self) -> bool:
+        """Return whether the rate is lower than the pairs support."""
+        return self.far < self.least
+
+
 class GateOutcome(Record):
     """What the gate decided about one result."""
 
@@ -36,6 +54,7 @@ class GateOutcome(Record):
         description="whether new/old is worth more than whiten/old, the old model alone; decides "
         "nothing",
     )
+    thresholds: tuple[PairThreshold, ...] = Field((), exclude_if=lambda found: not found)
     result_digest: str
     training: str | None = Field(
         None, exclude_if=absent, description="what is known of the classes that the models saw"
@@ -78,6 +97,12 @@ class Edge(Record):
         exclude_if=absent,
         description="share of the new query where the old model still runs and both are searched "
         "with as one; the threshold is of new queries alone",
+    )
+    calibrations: dict[str, Calibration] = Field(
+        {},
+        exclude_if=lambda found: not found,
+        description="score to false-accept rate by query/gallery: new/old, new/new (rows enrolled "
+        "since), old/old (before), new+old/old (both queries as one)",
     )
     created: str = Field(default_factory=now)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from mixbct.schemas.bridge import Bridge, from_query_map
+from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import SCHEMA_VERSION, Count, Record, absent, now
 
@@ -27,10 +28,11 @@ Cosine = Annotated[float, Field(ge=-2, le=2)]
 """A cosine, or an edge of the bins that hold all of them."""
 Density = Annotated[float, Field(ge=0, le=1 / ROUNDING)]
 
-Standing = Literal["apart", "head", "declared", "unknown"]
+Standing = Literal["apart", "head", "declared", "unknown", "unlabelled"]
 """How the classes that a model was trained on stand to those that it is tested on: none of one
 name; so for a head, over an encoder of which nobody can know; some of one name that a person
-declared to be others; not known, since its vectors or weights came from elsewhere."""
+declared to be others; not known, since its vectors or weights came from elsewhere, or since the
+items that a bridge was fitted on had no labels."""
 Standings = Annotated[
     dict[str, Standing],
     Field(exclude_if=lambda found: not found, description="by role; none: not looked at"),
@@ -226,6 +228,9 @@ class Result(Record):
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
     negative_flips: Share = Field(description="right at rank 1 under old/old, wrong under new/old")
     carried_threshold: CarriedThreshold
+    calibrations: dict[str, HeldOutCalibration] = Field(
+        {}, exclude_if=lambda found: not found, description="by combination"
+    )
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
 

@@ -17,7 +17,7 @@ from mixbct.schemas.record import first_problem
 
 
 def bridges_between(
-    new: Embedder, old: Embedder, via: Sequence[Embedder] = (), given: Bridge | None = None
+    new: Embedder, old: Embedder, via: Sequence[Embedder] = (), given: Sequence[Bridge] = ()
 ) -> list[Bridge]:
     """Return the bridges from a model's queries to an older one's rows, in their order.
 
@@ -25,22 +25,24 @@ def bridges_between(
         new: whose queries they are.
         old: whose vectors they are to search.
         via: the generations between, newest first, where the way leads through theirs.
-        given: a bridge that was fitted between the two, in the place of the models' own.
+        given: bridges that were fitted between two of these, in the place of the models' own; one
+            from `new` to `old` is the whole way.
 
     Raises:
         ContractError: a bridge on the way leads between other models.
         FeatureError: a bridge on the way maps the rows as well, so that none can follow it.
     """
-    if given is not None:
-        given.check(new.contract, old.contract)
-        return [given]
+    fitted = {(each.source.id, each.target.id): each for each in given}
+    if direct := fitted.get((new.contract.id, old.contract.id)):
+        return [direct]
     found: list[Bridge] = []
     for upper, lower in pairwise([new, *via, old]):
-        if upper.bridge is None:
+        bridge = fitted.get((upper.contract.id, lower.contract.id), upper.bridge)
+        if bridge is None:
             continue
-        if upper.bridge.target.id != lower.contract.id:
+        if bridge.target.id != lower.contract.id:
             raise ContractError(
-                f"the bridge of {upper.contract} leads to {upper.bridge.target}, not to "
+                f"the bridge of {upper.contract} leads to {bridge.target}, not to "
                 f"{lower.contract}: compare it with the model whose bank it was trained against, "
                 "name the generations between (--via), or fit a bridge (`mixbct adapt`) and name "
                 "it with --bridge"
@@ -52,7 +54,7 @@ def bridges_between(
                 f"from {new.contract} to {old.contract} with `mixbct adapt`, and name it with "
                 "--bridge"
             )
-        found.append(upper.bridge)
+        found.append(bridge)
     return found
 
 
@@ -65,7 +67,9 @@ def bridge_between(
         ContractError: see there.
         FeatureError: see there; or their maps do not make one linear map, or do not fit.
     """
-    found = bridges_between(new, old, via, given)
+    if given is not None:
+        given.check(new.contract, old.contract)
+    found = bridges_between(new, old, via, [given] if given else [])
     if not found or not via:
         return found[0] if found else None
     maps = [each.query for each in found if each.query]

@@ -37,6 +37,8 @@ class PairedItems:
 
     models: tuple[Contract, Contract]
     pairs: Pairs
+    classes: tuple[str, ...]
+    """Their names, none where the items have no labels."""
     data: str
     digest: str
 
@@ -118,6 +120,7 @@ def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) ->
             labelled=items.pairs.labels is not None,
             data=items.data,
             data_digest=items.digest,
+            classes=items.classes,
             shrinkage=SHRUNK.get(kind) if shrinkage is None else shrinkage,
             candidates=candidates,
         ),
@@ -143,7 +146,7 @@ def items_of_data(
         models.append(model.contract)
     labels = told_apart(rows.labels()) if rows.classes() else None
     pairs = Pairs(sides[0], sides[1], labels)
-    return PairedItems((models[0], models[1]), pairs, str(data), rows.digest())
+    return PairedItems((models[0], models[1]), pairs, rows.classes(), str(data), rows.digest())
 
 
 def items_of_banks(
@@ -160,14 +163,14 @@ def items_of_banks(
         chosen = rows_of(BankSource(source), split, part)[0].rows
     rows = shared_rows(source, target, chosen)
     sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
-    labels = (
-        told_apart(bank.labels[side.rows])
-        for bank, side in zip(banks, sides, strict=True)
-        if bank.classes()
-    )
-    pairs = Pairs(sides[0], sides[1], next((found for found in labels if found is not None), None))
+    labels, classes = None, ()
+    for bank, side in zip(banks, sides, strict=True):
+        if labels is None and (names := bank.classes()):
+            found = bank.labels[side.rows]
+            labels, classes = told_apart(found), tuple(names[i] for i in np.unique(found))
+    pairs = Pairs(sides[0], sides[1], labels)
     models = source.manifest.contract, target.manifest.contract
-    return PairedItems(models, pairs, str(source.path), source.manifest.data_digest)
+    return PairedItems(models, pairs, classes, str(source.path), source.manifest.data_digest)
 
 
 def shared_rows(

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 import mixbct
-from mixbct.data import open_source
-from mixbct.data.bank import normalise
+from mixbct.data import holds_vectors, open_source
+from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Selection, Source
-from mixbct.data.split import skips_bad
+from mixbct.data.split import divide, skips_bad
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError, FeatureError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
@@ -49,7 +49,8 @@ class HeldOutSet:
     """
 
     path: Path
-    split: Path
+    split: Path | None = None
+    """None: all of it is a test set, of which a share of each class are queries."""
     skip_bad: bool = False
     """Leave out images that cannot be read; `left_out` then names them."""
     other_classes: bool = False
@@ -69,11 +70,20 @@ class HeldOutSet:
         name = name if name == FITTING else f"{self.judged}{name}"
         if (wanted, name) not in self._parts:
             if wanted not in self._sources:
-                skip_bad = self.skip_bad or skips_bad(self.split)
+                skip_bad = self.skip_bad or (self.split is not None and skips_bad(self.split))
                 self._sources[wanted] = open_source(self.path, wanted, skip_bad)
-            rows, bad = rows_of(self._sources[wanted], self.split, name, self.skip_bad)
+            named = name if self.split else None
+            rows, bad = rows_of(self._sources[wanted], self.split, named, self.skip_bad)
             self.left_out.update(bad)
-            self._parts[wanted, name] = rows
+            parts = {name: rows}
+            if self.split is None:
+                parts = {part: Selection(rows, some) for part, some in divide(rows).items()}
+                if name not in parts:
+                    raise FeatureError(
+                        f"{self.path} is a test set as a whole: name a --split, of whose part "
+                        f"{FITTING} something can be fitted"
+                    )
+            self._parts.update({(wanted, part): some for part, some in parts.items()})
         return self._parts[wanted, name]
 
     def items(self, source: Embedder, target: Embedder, stage: Stage = silent) -> PairedItems:
@@ -103,7 +113,7 @@ class HeldOutSet:
             sides.append(known[name])
         contracts = source.contract, target.contract
         pairs = Pairs(sides[0], sides[1], told_apart(part.labels()))
-        return PairedItems(contracts, pairs, str(self.path), part.digest())
+        return PairedItems(contracts, pairs, part.classes(), str(self.path), part.digest())
 
     def _fitting(self, model: Embedder) -> Source:
         part = self.part(model, FITTING)
@@ -126,33 +136,47 @@ class HeldOutSet:
             "classes": len(query.classes()),
             "bootstrap replicates": replicates,
         }
+        facts |= {} if self.split else {"queries are": "a share of each class, drawn at random"}
         return facts | ({"images left out": len(self.left_out)} if self.left_out else {})
 
-    def standings(self, models: Mapping[str, Embedder]) -> dict[str, Standing]:
+    def standings(
+        self, models: Mapping[str, Embedder], bridge: Bridge | None = None
+    ) -> dict[str, Standing]:
         """Return, by role, how the classes that a model was trained on stand to those tested on.
 
+        A bridge that was fitted afterwards has a role of its own, `bridge`.
+
         Raises:
-            DataError: a model was trained on some of them, going by their names.
+            DataError: a model was trained, or the bridge fitted, on some of them, going by their
+                names.
         """
-        return {role: self._standing(role, model) for role, model in models.items()}
+        found = {role: self._standing(role, model) for role, model in models.items()}
+        if bridge and bridge.fit:
+            fitted = f"bridge ({bridge.kind}) was fitted on", bridge.fit.classes
+            any_model = next(iter(models.values()))
+            found["bridge"] = self._apart(*fitted, any_model) if fitted[1] else "unlabelled"
+        return found
 
     def _standing(self, role: str, model: Embedder) -> Standing:
         if isinstance(model, StoredVectors) or not model.manifest.classes:
             return "unknown"
+        said = f"{role} ({model.contract}) was trained on"
+        standing = self._apart(said, model.manifest.classes, model)
+        return "head" if standing == "apart" and isinstance(model.takes, VectorInput) else standing
+
+    def _apart(self, said: str, learned: Sequence[str], model: Embedder) -> Standing:
         parts = ("query", "gallery")
         tested = {name for part in parts for name in self.part(model, part).classes()}
-        known = sorted(tested & set(model.manifest.classes))
+        known = sorted(tested & set(learned))
         if known and not self.other_classes:
             raise DataError(
                 f"{len(known)} of the {len(tested)} test classes ({', '.join(known[:3])}"
-                f"{', …' if len(known) > 3 else ''}) are among those that {role} "
-                f"({model.contract}) was trained on, so it would be judged on what it has learned: "
-                "name the split that it was trained with, or, where these names mean other "
-                "classes than in its training, add --other-classes"
+                f"{', …' if len(known) > 3 else ''}) are among those that {said}, so it would be "
+                "judged on what it has learned: name the split that it was made with, or test "
+                "items of other classes, or, where these names mean other classes than there, add "
+                "--other-classes"
             )
-        if known:
-            return "declared"
-        return "head" if isinstance(model.takes, VectorInput) else "apart"
+        return "declared" if known else "apart"
 
 
 def evaluate_models(
@@ -207,7 +231,7 @@ def evaluate_models(
         "seed": seed,
         "models": {role: model.contract for role, model in models.items()},
         "bridge": between,
-        "trained_apart": data.standings(models),
+        "trained_apart": data.standings(models, between),
         "data": data.facts(new, replicates) | ({"language": language} if language else {}),
     }
     if earlier and (found := record_there(earlier, Result, ResultError, "result")):
@@ -241,6 +265,28 @@ def evaluate_models(
         examples=()
         if encoder_of(gallery) is not None
         else choose_examples(query, gallery, pairs["old"], cross, seed),
+    )
+
+
+def bank_with_labels(*paths: Path) -> Path:
+    """Return that of some banks by which others can be compared: the first that has labels.
+
+    Raises:
+        DataError: one is no bank, or none has labels.
+    """
+    if models := [path for path in paths if not holds_vectors(path)]:
+        raise DataError(
+            f"{models[0]} is no feature bank: name the images that it is to embed (--data), and "
+            "their split (--split)"
+        )
+    for path in paths:
+        if FeatureBank(path).classes():
+            return path
+    raise DataError(
+        f"neither {' nor '.join(map(str, paths))} has labels. A bridge is fitted without, but what "
+        "it is worth shows only on items of which it is known which are of one class: take a few "
+        "hundred items of 30 classes at least that it was not fitted on, and make banks of them "
+        "with `mixbct data bank --labels`"
     )
 
 

@@ -72,16 +72,14 @@ def _ways(
 ) -> dict[tuple[int, int], list[Bridge]]:
     """Return the bridges from each version's queries to every earlier gallery, counted from 0."""
     place = {model.contract.id: number for number, model in enumerate(models)}
-    given = {}
     for each in bridges:
         i, j = place.get(each.source.id, -1), place.get(each.target.id, -1)
         if not 0 <= j < i:
             # it cannot be taken; say so as of the two that it ties, or of the newest and oldest
             newer, older = (max(i, j), min(i, j)) if min(i, j) >= 0 else (len(models) - 1, 0)
             each.check(models[newer].contract, models[older].contract)
-        given[i, j] = each
     return {
-        (i, j): bridges_between(models[i], models[j], models[i - 1 : j : -1], given.get((i, j)))
+        (i, j): bridges_between(models[i], models[j], models[i - 1 : j : -1], bridges)
         for i in range(len(models))
         for j in range(i)
     }

@@ -1,6 +1,7 @@
 """`mixbct gallery …`, as a person types it."""
 
 import contextlib
+import io
 import json
 import shutil
 import sqlite3
@@ -13,11 +14,19 @@ from typer.testing import CliRunner
 
 from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
 from mixbct.cli.gallery import app as gallery_app
+from mixbct.cli.given import read_given
 from mixbct.cli.upgrade import app as upgrade_app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.split import make_split
-from mixbct.errors import BadImageError, BankError, ContractError, GalleryError, MixbctError
+from mixbct.errors import (
+    BadImageError,
+    BankError,
+    ContractError,
+    FeatureError,
+    GalleryError,
+    MixbctError,
+)
 from mixbct.features.extract import extract
 from mixbct.gallery import Gallery
 from mixbct.schemas.bridge import Bridge
@@ -249,10 +258,14 @@ def test_hits_stand_on_one_line_and_long_keys_on_their_own(tmp_path, made, run, 
     monkeypatch.setenv("COLUMNS", "80")
     long = "Arnold_Schwarzenegger/Arnold_Schwarzenegger_of_Thal_by_Graz_0042.jpg"
     for key, label, lines in (
-        ("class-00/0.png", "class-00", ["   1  1.0000  –         class-00/0.png  class-00  old"]),
-        ("漢字/一.png", "漢字", ["   1  1.0000  –         漢字/一.png  漢字   old"]),
-        (long, "a label", [f"   1  1.0000  –         {long}", "      a label, old"]),
-        ("\x1b[31m\u202ek", "l", ["   1  1.0000  –         \\x1b[31m\\u202ek  l      old"]),
+        (
+            "class-00/0.png",
+            "class-00",
+            ["   1  1.0000  –    –         class-00/0.png  class-00  old"],
+        ),
+        ("漢字/一.png", "漢字", ["   1  1.0000  –    –         漢字/一.png  漢字   old"]),
+        (long, "a label", [f"   1  1.0000  –    –         {long}", "      a label, old"]),
+        ("\x1b[31m\u202ek", "l", ["   1  1.0000  –    –         \\x1b[31m\\u202ek  l      old"]),
     ):
         path = tmp_path / label
         run("init", path, "--model", made / "old")
@@ -298,12 +311,90 @@ def test_a_gallery_that_is_not_there_says_how_to_make_one(tmp_path, made, run):
         run("upgrade", "apply", tmp_path / "none", made / "new", "--edge", made / "edge.json")
 
 
+def test_a_gallery_of_a_model_that_is_known_by_a_name(tmp_path, made, run, run_json, monkeypatch):
+    """Its vectors come from elsewhere: as files, by standard input, one at a time."""
+    path, rng = tmp_path / "gallery", np.random.default_rng(5)
+    status = run_json("init", path, "--contract", "shop-2019", "--dim", 6)
+    assert status["query_model"]["name"] == "shop-2019"
+    assert status["query_model"]["preprocessing"] is None
+    rows = rng.normal(size=(4, 6))
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "one.npy", rows[0].astype(np.float16))
+    added = run_json("enrol", path, tmp_path / "rows.npy", "--key", "a", "--key", "b",
+                     "--key", "c", "--key", "d", "--contract", "shop-2019")  # fmt: skip
+    assert added["added"] == 4
+    assert run_json("enrol", path, tmp_path / "one.npy", "--label", "shoes")["added"] == 1
+    hits = run_json("search", path, tmp_path / "one.npy")["queries"][0]["hits"]
+    assert [(hit["key"], hit["label"]) for hit in hits[:2]] in (
+        [("a", None), (str(tmp_path / "one.npy"), "shoes")],
+        [(str(tmp_path / "one.npy"), "shoes"), ("a", None)],
+    )
+    assert {hit["far"] for hit in hits} == {None}
+    (found,) = run_json("search", path, "--key", "c", "-k", 1)["queries"]
+    assert (found["query"], found["hits"][0]["key"]) == ("c", "c")
+
+    for given, says in (
+        ((tmp_path / "one.npy").read_bytes(), None),
+        (b"0.1 0.2", "standard input cannot be read as vectors: it is no .npy file"),
+        (b"", "standard input cannot be read as vectors: it is empty"),
+    ):
+        stdin = type("Input", (), {"buffer": io.BytesIO(given)})
+        monkeypatch.setattr("mixbct.cli.given.sys.stdin", stdin)
+        with contextlib.ExitStack() as stack:
+            if says:
+                stack.enter_context(pytest.raises(FeatureError, match=says))
+            with monkeypatch.context():
+                names, vectors = read_given(["-"], lambda: None)
+            assert names == ["-"]
+            np.testing.assert_allclose(vectors[0], rows[0], atol=1e-2)
+
+    with pytest.raises(GalleryError, match=r"has no known folder.*or give its vectors"):
+        run("search", path, image(made, 0, 0))
+    with pytest.raises(GalleryError, match="2 keys, 4 labels and 4 vectors"):
+        run("enrol", path, tmp_path / "rows.npy", "--key", "e", "--key", "f")
+    with pytest.raises(ContractError, match="knows no contract 'shop-2020'"):
+        run("search", path, tmp_path / "one.npy", "--contract", "shop-2020")
+    np.save(tmp_path / "deep.npy", rng.normal(size=(2, 3, 6)))
+    np.save(tmp_path / "short.npy", rng.normal(size=5))
+    for file, says in (("deep", "expected a vector, or rows"), ("short", "5 dimensions, those of")):
+        with pytest.raises(FeatureError, match=says):
+            run("search", path, tmp_path / f"{file}.npy")
+    with pytest.raises(FeatureError, match="vectors of different dimensions"):
+        run("search", path, tmp_path / "short.npy", tmp_path / "one.npy")
+
+
+def test_one_image_is_enrolled_and_both_models_search(made, run, run_json, gallery, tmp_path):
+    report = run_json("enrol", gallery, image(made, 2, 1), "--key", "alone")
+    assert report["added"] == 1
+    (found,) = run_json("search", gallery, image(made, 2, 1), "-k", 2)["queries"]
+    assert {hit["key"] for hit in found["hits"]} == {"alone", "class2/1.png"}
+    edge = Edge.model_validate_json((made / "edge.json").read_text(encoding="utf-8"))
+    mixed = tmp_path / "edge.json"
+    mixed.write_text(edge.model_copy(update={"old_queries": 0.5}).to_json(), encoding="utf-8")
+    with Gallery.open(gallery) as opened:
+        opened.switch(edge.from_contract, Edge.model_validate_json(mixed.read_bytes()),
+                      model=made / "new")  # fmt: skip
+    words = ("search", gallery, image(made, 2, 1), "--old-model")
+    (found,) = run_json(*words, made / "old", "-k", 1)["queries"]
+    assert found["hits"][0]["key"] in {"alone", "class2/1.png"}
+    with pytest.raises(ContractError, match="lead to: old"):
+        run(*words, made / "new")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("enrol", "G"),
         ("enrol", "G", "--bank", "B", "--data", "D"),
         ("enrol", "G", "--bank", "B", "--split", "S"),
+        ("enrol", "G", "one.png", "--bank", "B"),
+        ("enrol", "G", "--bank", "B", "--label", "a"),
+        ("enrol", "G", "one.png", "one.npy"),
+        ("search", "G", "--key", "a", "one.png"),
+        ("init", "G"),
+        ("init", "G", "--contract", "old"),
+        ("init", "G", "--model", "m", "--contract", "old", "--dim", "8"),
+        ("init", "G", "--bank", "b", "--dim", "8"),
         ("search", "G"),
         ("search", "G", "image.png", "--bank", "B"),
         ("search", "G", "image.png", "--row", "1"),

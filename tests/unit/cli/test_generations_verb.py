@@ -292,7 +292,22 @@ def test_generations_behind_bridges_that_map_both_sides(tmp_path: Path) -> None:
         result = Result.model_validate_json((tmp_path / "r.json").read_bytes())
         for metric, figure in found.pair(new, old).metrics.items():
             assert figure.value == result.combinations["new/old"].metric(metric).value
-    # carried by the models, v3 does not reach v1 by way of v2
+    # without the last, v3 does not reach v1 by way of v2, whose rows were mapped
+    with pytest.raises(FeatureError, match=r"mapped rows of v2 .* fit a bridge from v3"):
+        run(*words, *(w for file in files[:2] for w in ("--bridge", file)))
+    # procrustes maps queries alone, so that what was fitted step by step leads all the way
+    for new, old in (("v2", "v1"), ("v3", "v2")):
+        run("adapt", "procrustes", "--from", new, "--to", old, *TEST,
+            "--out", tmp_path / f"{new}.json")  # fmt: skip
+    steps = [w for new in ("v2", "v3") for w in ("--bridge", tmp_path / f"{new}.json")]
+    run(*words[:-1], tmp_path / "steps.json", *steps)
+    run(*words[:-1], tmp_path / "own.json")
+    first, own = (
+        GenerationsResult.model_validate_json((tmp_path / name).read_bytes())
+        for name in ("steps.json", "own.json")
+    )
+    assert first.pair(3, 1).metrics != own.pair(3, 1).metrics
+    # the same where they are carried by the models
     for new, file in (("v2", files[0]), ("v3", files[1])):
         save_with_bridge(Path(new), tmp_path / new, load_bridge(file))
     with pytest.raises(FeatureError, match=r"mapped rows of v2 .* fit a bridge from v3"):

@@ -5,9 +5,11 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
+from mixbct.evaluation.calibration import calibrate
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, carry_threshold, evaluate_upgrade, mixed_sides
+from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, one_half
+from mixbct.schemas.calibration import Calibration
 
 
 def embed(dim: int, noise: float, seed: int) -> Pair:
@@ -20,6 +22,14 @@ def embed(dim: int, noise: float, seed: int) -> Pair:
         return Embeddings(normalise(centres[labels] + noise * rng.normal(size=(n, dim))), labels)
 
     return Pair(side(60), side(90))
+
+
+def calibration(begin: float, end: float) -> Calibration:
+    scores, counts = (-0.9, begin, end, 0.95), (10_000, 1000, 10, 1)
+    return Calibration(pairs=10_000, classes=5, scores=scores, accepted=counts)
+
+
+OWN, BETWEEN = calibration(0.2, 0.6), calibration(-0.1, 0.9)
 
 
 @pytest.fixture(params=[(6, 16), (16, 6)])
@@ -37,18 +47,23 @@ def test_a_score_is_taken_in_the_rows_own_space(
     sides: tuple[Pair, Pair, Pair], share: float
 ) -> None:
     _, new, across = sides
-    queries, gallery = mixed_sides(new, across, share, seed=4)
+    queries, gallery = mixed_sides(new, across, share, 4, OWN, BETWEEN)
     scores = queries.features @ gallery.features.T
     # a row of the old model has nothing in the new one's coordinates
     enrolled = (gallery.features[:, : new.query.dim] != 0).any(axis=1)
     assert enrolled.sum() == round(share * 90)
+    expected = np.empty_like(scores)
     for q in range(60):
         for g in range(90):
             if enrolled[g]:
-                expected = float(new.query.features[q] @ new.gallery.features[g])
+                score, begin, end = new.query.features[q] @ new.gallery.features[g], 0.2, 0.6
             else:
-                expected = float(across.query.features[q] @ across.gallery.features[g])
-            assert scores[q, g] == pytest.approx(expected, abs=1e-5)
+                score = across.query.features[q] @ across.gallery.features[g]
+                begin, end = -0.1, 0.9
+            expected[q, g] = (score - begin) / (end - begin)
+    times = np.linalg.norm(scores) / np.linalg.norm(expected)
+    assert 0.05 < times < 1
+    np.testing.assert_allclose(scores, times * expected, atol=1e-5)
 
 
 def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Pair]) -> None:
@@ -59,17 +74,11 @@ def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Pair]) -> None:
     assert cross.mean_average_precision.value == sure.mean_average_precision()
     itself = found.combinations["new/new"].mean_average_precision.value
     assert itself == compare(new.query, new.gallery).mean_average_precision()
-    half = compare(*mixed_sides(new, across, 0.5, seed=5))
+    lines = [found.calibrations[name].set_on for name in ("new/new", "new/old")]
+    half = compare(*mixed_sides(new, across, 0.5, 5, *lines))
     assert found.combinations["new/50 % new"].rank1.value == half.rank_rate(1)
-    # a threshold is a cosine, in whichever space
-    genuine = [
-        float(new.query.features[q] @ new.gallery.features[g]) for q in range(60) for g in range(90)
-    ]
-    everything = compare(*mixed_sides(new, across, 1.0, seed=5))
-    assert everything.thresholds[-1].value <= max(genuine)
-    assert everything.thresholds[0].value == pytest.approx(
-        compare(new.query, new.gallery).thresholds[0].value, abs=1e-5
-    )
+    everything = compare(*mixed_sides(new, across, 1.0, 5, *lines))
+    assert everything.mean_average_precision() == pytest.approx(itself, abs=1e-3)
 
 
 def mapped_gallery(old: Pair, new: Pair) -> Pair:
@@ -82,11 +91,12 @@ def mapped_gallery(old: Pair, new: Pair) -> Pair:
 def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair, Pair]) -> None:
     old, new, _ = sides
     across = mapped_gallery(old, new)
-    queries, gallery = mixed_sides(new, across, 0.5, seed=4)
-    assert queries is new.query
-    again = (gallery.features == new.gallery.features).all(axis=1)
+    queries, gallery = mixed_sides(new, across, 0.5, 4, OWN, OWN)
+    assert queries.dim == new.query.dim + 2
+    rows = normalise(gallery.features[:, : new.query.dim])
+    again = np.isclose(rows, new.gallery.features, atol=1e-6).all(axis=1)
     assert again.sum() == 45
-    np.testing.assert_array_equal(gallery.features[~again], across.gallery.features[~again])
+    np.testing.assert_allclose(rows[~again], across.gallery.features[~again], atol=1e-6)
     found = evaluate_upgrade(old, new, cross=across, mapped={"x": across}, seed=5, replicates=50)
     sure = compare(new.query, across.gallery)
     cross = found.combinations["new/old"]
@@ -95,10 +105,11 @@ def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair
     base = compare(old.query, old.gallery).mean_average_precision()
     assert found.combinations["old/old"].mean_average_precision.value == base
     # the threshold that an edge will hold is one of mapped rows
-    carried = carry_threshold(
-        compare(old.query, old.gallery).thresholds[1], new.query, across.gallery, seed=5
-    )
-    assert found.carried_threshold == carried
+    crossed = found.calibrations["new/old"].set_on
+    value = found.carried_threshold.threshold
+    assert crossed.rate_above(value) <= 1e-3
+    half = one_half(len(sure.classes), 5)
+    assert crossed == calibrate(sure, half)
 
 
 def test_without_a_map_differing_dimensions_are_refused(
@@ -107,13 +118,3 @@ def test_without_a_map_differing_dimensions_are_refused(
     old, new, _ = sides
     with pytest.raises(FeatureError, match=r"cannot be compared directly.*method\.query_map"):
         evaluate_upgrade(old, new, seed=5, replicates=50)
-
-
-def test_the_norm_of_rows_side_by_side_is_checked() -> None:
-    rows = np.eye(3, dtype=np.float32)
-    labels = np.arange(3)
-    twice = np.hstack([rows, rows])
-    assert Embeddings(twice, labels, spaces=2).take(np.array([1])).spaces == 2
-    for features, spaces in ((twice, 1), (rows, 2)):
-        with pytest.raises(FeatureError, match="not finite unit vectors"):
-            Embeddings(features, labels, spaces)

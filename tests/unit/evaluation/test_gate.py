@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from mixbct.errors import ContractError, ResultError
 from mixbct.evaluation.bootstrap import class_weights
 from mixbct.evaluation.gate import LEAST_CLASSES, GateSettings, edge_from, judge
-from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.calibration import Calibration, HeldOutCalibration
+from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.model import Contract, Preprocessing
 from mixbct.schemas.result import (
     CarriedThreshold,
@@ -406,3 +407,61 @@ def test_a_result_without_contracts_writes_none():
     bare = result(models={"old": contract("old")})
     with pytest.raises(ResultError, match="the new model; it has old"):
         edge_from(bare, judge(bare))
+
+
+def halves(low, high):
+    """Return a calibration that falls from every impostor at `low` to one in 10,000 at `high`."""
+    one = Calibration(pairs=10**6, classes=50, scores=(low, high), accepted=(10**6, 100))
+    return HeldOutCalibration(set_on=one, unseen=one)
+
+
+CALIBRATIONS = {
+    "old/old": halves(-0.8, 0.8),
+    "new/old": halves(-0.2, 0.6),
+    "new/new": halves(0.0, 0.9),
+    "new+old/old": halves(-0.6, 0.7),
+}
+
+
+def test_every_rate_that_is_asked_for_has_its_thresholds():
+    settings = GateSettings(fars=(1e-2, 1e-3))
+    found = result(calibrations=CALIBRATIONS, pairs=10**6)
+    outcome = judge(found, settings)
+    assert outcome.passed
+    pairs = ["new/old", "new/new", "new+old/old"]
+    assert [(one.far, one.pair) for one in outcome.thresholds] == [
+        (far, pair) for far in (1e-2, 1e-3) for pair in pairs
+    ]
+    names = [check.name for check in outcome.checks if "threshold" in check.name]
+    assert names == ["carried-over threshold at 0.01", "carried-over threshold"]
+    first = outcome.thresholds[0]
+    assert (first.old_threshold, first.threshold) == pytest.approx((0.0, 0.2))
+    # what is left as it was: from 0.0 on, one of ten
+    assert first.far_at_old_threshold == pytest.approx(0.1, rel=1e-3)
+    assert outcome.thresholds[3].old_threshold == 0.5  # that of all classes, where it is known
+    assert not first.coarse
+    edge = edge_from(found, outcome)
+    assert (edge.far, edge.threshold) == (1e-2, first.threshold)
+    assert edge.calibrations == {name: one.set_on for name, one in CALIBRATIONS.items()}
+    assert Edge.model_validate_json(edge.to_json()) == edge
+    assert judge(found).thresholds[0].far == 1e-3
+
+
+def test_a_rate_that_does_not_hold_on_other_classes_fails():
+    loose = halves(-0.2, 0.6).model_copy(update={"unseen": halves(-0.2, 0.9).unseen})
+    changed = result(calibrations=CALIBRATIONS | {"new/old": loose}, pairs=10**6)
+    outcome = judge(changed, GateSettings(fars=(1e-3, 1e-2)))
+    assert failed(outcome) == ["carried-over threshold", "carried-over threshold at 0.01"]
+    assert "With the old system's threshold left as it is" in outcome.checks[-1].says
+
+
+def test_rates_need_pairs_and_a_calibration():
+    with pytest.raises(ResultError, match=r"no calibration to read .* 0\.0001 from; evaluate"):
+        judge(result(), GateSettings(fars=(1e-4,)))
+    few = judge(result(calibrations=CALIBRATIONS), GateSettings(fars=(1e-3, 1e-4)))
+    assert failed(few) == ["impostor pairs"]
+    assert "need 20,000 at least" in few.checks[-1].says
+    plain = judge(result())
+    assert plain.thresholds == ()
+    assert "thresholds" not in plain.to_json()
+    assert "calibrations" not in edge_from(result(), plain).to_json()

@@ -5,6 +5,8 @@ import pytest
 
 from mixbct.errors import ResultError
 from mixbct.report.page import render_report, write_report
+from mixbct.report.results import threshold_lines
+from mixbct.schemas.gate import PairThreshold
 from mixbct.schemas.result import Example, Match
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -294,3 +296,29 @@ def test_write_report_writes_the_page(result, make_outcome, tmp_path):
     path = tmp_path / "deep" / "report.html"
     write_report(path, result, make_outcome(result))
     assert path.read_text("utf-8") == render_report(result, make_outcome(result))
+
+
+def test_thresholds_of_every_rate_stand_on_the_page(result, make_outcome):
+    outcome = make_outcome(result)
+    assert "Where to decide" not in render_report(result, outcome)
+    found = PairThreshold(
+        pair="new/new",
+        far=1e-4,
+        threshold=0.5123,
+        measured_far=1.5e-4,
+        old_threshold=0.61,
+        far_at_old_threshold=2e-6,
+        least=1e-3,
+    )
+    page = render_report(result, outcome.model_copy(update={"thresholds": (found,)}))
+    shown = page[page.index("Where to decide") :]
+    for text in ("0.5123", "1.5e-4 †", "2e-6 at 0.6100", "Too few impostor pairs"):
+        assert text in shown
+    sure = found.model_copy(update={"least": 1e-5})
+    assert "Too few" not in render_report(
+        result, outcome.model_copy(update={"thresholds": (sure,)})
+    )
+    assert (
+        "; coarse: the pairs support 1.0e-03"
+        in threshold_lines(outcome.model_copy(update={"thresholds": (found,)}))[0]
+    )

@@ -1,0 +1,70 @@
+"""Calibrate the scores of one pair of contracts: score → false-accept rate, as a compact record."""
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from mixbct.errors import DataError
+from mixbct.evaluation.comparison import Comparison
+from mixbct.schemas.calibration import Calibration, HeldOutCalibration
+
+_PER_DECADE = 10
+_JUMP = 10 ** (1 / _PER_DECADE)
+
+
+def calibrate(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> Calibration:
+    """Return the false-accept rate of every score, from the impostor pairs of some query classes.
+
+    The counts at the comparison's edges are exact. Between two edges, 1/96 of a decade apart, they
+    are taken to fall evenly (in their logarithm), and at once where nothing lies between the two
+    or where many pairs tie: few pairs and equal scores come out as they are. Points are kept to
+    either side of every tenth of a decade, so that powers of ten are as exact as the edges.
+
+    Args:
+        comparison: queries of one contract against rows of another.
+        chosen: [c] which of its classes' pairs are counted.
+
+    Raises:
+        DataError: these classes have no impostor pair.
+    """
+    above = comparison.impostor_above[chosen].sum(axis=0)
+    pairs = int(above[0])
+    if not pairs:
+        raise DataError(f"{int(chosen.sum())} query classes have no impostor pair to calibrate by")
+    before, after = above[:-2], above[1:-1]  # of each finite edge: pairs above the one below, or it
+    steps = ~comparison.skipped[:-1] | (before > _JUMP * after)
+    edges = comparison.grid.edges[1:-1]
+    beyond = np.nextafter(edges, np.float32(np.inf))
+    scores = np.stack([edges, beyond], axis=1).astype(np.float64).ravel()
+    counts = np.stack([np.where(steps, before, after), after], axis=1).ravel()
+    rising = np.diff(scores, prepend=-np.inf) > 0
+    scores, counts = _thinned(scores[rising], counts[rising], pairs)
+    if counts[0] < pairs:  # where the lowest scores lie was not counted
+        scores, counts = np.r_[-1.5, scores], np.r_[pairs, counts]
+    return Calibration(
+        pairs=pairs,
+        classes=int(chosen.sum()),
+        scores=tuple(scores.tolist()),
+        accepted=tuple(counts.tolist()),
+    )
+
+
+def calibrate_halves(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> HeldOutCalibration:
+    """Return the calibration by the chosen classes, and the other classes' own to hold against it.
+
+    Raises:
+        DataError: see `calibrate`.
+    """
+    return HeldOutCalibration(
+        set_on=calibrate(comparison, chosen), unseen=calibrate(comparison, ~chosen)
+    )
+
+
+def _thinned(
+    scores: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " p"], pairs: int
+) -> tuple[Float64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+    """Return the points to either side of each tenth of a decade of the rate, and the ends."""
+    with np.errstate(divide="ignore"):
+        part = np.floor(_PER_DECADE * np.log10(counts / pairs) + 1e-9)
+    changes = part[1:] != part[:-1]
+    kept = np.r_[True, changes] | np.r_[changes, True]
+    return scores[kept], counts[kept]
