@@ -66,7 +66,7 @@ class GalleryError(MixbctError):
 
 
 class NoGalleryError(GalleryError):
-    """There is no gallery at a place, where one can be made."""
+    """There is no gallery where one was named."""
 
 
 class ResultError(MixbctError):
