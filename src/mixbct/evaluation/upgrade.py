@@ -131,11 +131,7 @@ def evaluate_upgrade(
 
 
 def carry_threshold(
-    old: Threshold,
-    query: Embeddings,
-    gallery: Embeddings,
-    *,
-    seed: int,
+    old: Threshold, query: Embeddings, gallery: Embeddings, *, seed: int
 ) -> CarriedThreshold:
     """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
 
@@ -209,10 +205,8 @@ def check_same_items(name: str, pair: Pair, first: Pair) -> None:
     Raises:
         DataError: a side does not match.
     """
-    for what, side, reference in (
-        ("query", pair.query, first.query),
-        ("gallery", pair.gallery, first.gallery),
-    ):
+    sides = {"query": (pair.query, first.query), "gallery": (pair.gallery, first.gallery)}
+    for what, (side, reference) in sides.items():
         if not np.array_equal(side.labels, reference.labels):
             raise DataError(
                 f"the {what} items of {name} ({len(side)} rows) are not those of the first model "
