@@ -113,9 +113,7 @@ def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...
     rows, folds = _folds(labels, seed)
     pairs, labels = pairs.take(rows), labels[rows]
 
-    def sides(
-        kind: str, shrinkage: float | None, rest: Pairs, query: Pairs, gallery: Pairs
-    ) -> Sides:
+    def met(kind: str, shrinkage: float | None, rest: Pairs, query: Pairs, gallery: Pairs) -> Sides:
         if kind == DEPLOYED:
             return query.target[:], gallery.target[:]
         maps = fit_maps(kind, rest, shrinkage)
@@ -124,7 +122,7 @@ def choose(pairs: Pairs, seed: int = 0) -> tuple[Candidate, tuple[Candidate, ...
     tried = []
     for kind, shrinkage in (*TRIED, (DEPLOYED, None)):
         with contextlib.suppress(FeatureError):
-            figures = _mean_figures(pairs, labels, folds, partial(sides, kind, shrinkage))
+            figures = _mean_figures(pairs, labels, folds, partial(met, kind, shrinkage))
             tried.append(Candidate(kind=kind, shrinkage=shrinkage, **figures))
     real = [each for each in tried if each.kind != DEPLOYED]
     if not real:
