@@ -56,13 +56,16 @@ def moments(source: Vectors, target: Vectors, needed: int = 2) -> Moments:
     """
     check_pairs(source, target, needed)
     n, d1, d2 = source.shape[0], source.shape[1], target.shape[1]
-    mean, products = np.zeros(d1 + d2), np.zeros((d1 + d2, d1 + d2))
+    sums = np.zeros(d1), np.zeros(d2)
+    products = np.zeros((d1, d1)), np.zeros((d2, d2)), np.zeros((d1, d2))
     for (_, x), (_, y) in zip(blocks(source), blocks(target), strict=True):
-        both = np.hstack([x, y])
-        mean += both.sum(axis=0) / n
-        products += both.T @ both
-    c = products / n - np.outer(mean, mean)
-    return Moments(n, mean[:d1], mean[d1:], c[:d1, :d1], c[d1:, d1:], c[:d1, d1:])
+        for one, block in zip(sums, (x, y), strict=True):
+            one += block.sum(axis=0)
+        for total, (left, right) in zip(products, ((x, x), (y, y), (x, y)), strict=True):
+            total += left.T @ right
+    a, b = (one / n for one in sums)
+    xx, yy, xy = (total / n for total in products)
+    return Moments(n, a, b, xx - np.outer(a, a), yy - np.outer(b, b), xy - np.outer(a, b))
 
 
 def within_classes(

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -42,11 +42,11 @@ def tell(
     typer.echo(f"next: mixbct {shlex.join(map(str, then))}")
 
 
-def name_skipped(keys: list[str]) -> None:
-    """Say which images were left out."""
-    if keys:
-        more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
-        say(f"left out {len(keys)} images that cannot be read: {', '.join(keys[:10])}{more}")
+def name_skipped(names: Sequence[object], what: str = "images that cannot be read") -> None:
+    """Say which images, or what else, were left out."""
+    if names:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        say(f"left out {len(names)} {what}: {', '.join(map(str, names[:10]))}{more}")
 
 
 class _Rate(progress.ProgressColumn):

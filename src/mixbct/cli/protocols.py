@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
-from mixbct.cli.output import progress_bar, say, tell
+from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.files import write_atomically
@@ -41,8 +41,8 @@ def eval_pairs(
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
-    models = _load(model, gallery_model, device)
-    found = evaluate_pairs(pairs, *models, data=data, bridge=bridge, flip=flip, stage=progress_bar)
+    sides = _load(model, gallery_model, device)
+    found = evaluate_pairs(pairs, *sides, data=data, bridge=bridge, flip=flip, stage=progress_bar)
     head = (
         f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
         f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
@@ -64,9 +64,15 @@ def eval_ijb(
     as_json: AsJson = False,
 ) -> None:
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""
-    models = _load(model, gallery_model, device)
+    sides = _load(model, gallery_model, device)
     found = evaluate_ijb(
-        data, *models, bridge=bridge, flip=flip, skip_bad=skip_bad, stage=progress_bar, say=say
+        data,
+        *sides,
+        bridge=bridge,
+        flip=flip,
+        skip_bad=skip_bad,
+        stage=progress_bar,
+        tell=name_skipped,
     )
     searched = found.identification
     head = f"{found.data['templates']:,} templates of {found.data['images']:,} images"

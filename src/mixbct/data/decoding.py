@@ -5,14 +5,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import UInt8
 
-from mixbct.data.images import decode_bytes
+from mixbct.data.images import Pixels, decode_bytes
 from mixbct.data.source import Images, Rows, pieces
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
-Image = UInt8[np.ndarray, "h w c"]
 Name = Callable[[int], str]
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8
@@ -27,7 +25,7 @@ class Decoder:
     """Decodes on threads; one worker decodes in the thread that asks.
 
     Args:
-        source: whose images they are, for errors.
+        name: whose images they are, for errors.
         preprocessing: the size and number of channels that images are brought to.
         workers: number of threads; None for one a processor, eight at most.
 
@@ -35,10 +33,8 @@ class Decoder:
     on.
     """
 
-    def __init__(
-        self, source: str, preprocessing: Preprocessing, workers: int | None = None
-    ) -> None:
-        self._source = source
+    def __init__(self, name: str, preprocessing: Preprocessing, workers: int | None = None) -> None:
+        self._name = name
         self.preprocessing = preprocessing
         self._workers = workers or min(8, os.cpu_count() or 1)
         self._threads: tuple[int, ThreadPoolExecutor] | None = None
@@ -61,12 +57,12 @@ class Decoder:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
 
-        def make(row: int) -> Image:
+        def make(row: int) -> Pixels:
             return decode_bytes(encoded(row), self.preprocessing, name(row))
 
         return self.fill(rows, make, name)
 
-    def fill(self, rows: Rows, make: Callable[[int], Image], name: Name) -> Images:
+    def fill(self, rows: Rows, make: Callable[[int], Pixels], name: Name) -> Images:
         """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
 
         Raises:
@@ -91,6 +87,6 @@ class Decoder:
         problems = {name(row): error for bad in spread(make_some, tasks) for row, error in bad}
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems.values())
-            said = f"{self._source}: {len(problems)} of {len(rows)} images cannot be read"
+            said = f"{self._name}: {len(problems)} of {len(rows)} images cannot be read"
             raise BadImageError(f"{said}:\n{lines}{_ADVICE}", list(problems))
         return images

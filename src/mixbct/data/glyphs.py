@@ -58,13 +58,7 @@ def kanji() -> tuple[str, ...]:
 
 
 def build_glyphs(
-    out: Path,
-    *,
-    classes: int | None,
-    seed: int,
-    fonts: Path | None,
-    cache: Path,
-    progress: Progress,
+    out: Path, classes: int | None, seed: int, fonts: Path | None, cache: Path, progress: Progress
 ) -> ArrayManifest:
     """Draw the kanji in every typeface and write them as an image array.
 

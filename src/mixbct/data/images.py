@@ -36,6 +36,8 @@ _MOST_BYTES = 2**30
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _KIND = "JPEG, PNG, BMP or WebP image"
 
+Pixels = UInt8[np.ndarray, "h w c"]
+
 
 _lock = threading.Lock()
 _inside: list[None] = []
@@ -76,7 +78,7 @@ def read_image(path: Path, key: str) -> bytes:
         raise BadImageError(str(error), [key]) from error
 
 
-def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
+def decode(path: Path, preprocessing: Preprocessing) -> Pixels:
     """Read one JPEG, PNG, BMP or WebP file; see `decode_bytes`.
 
     Raises:
@@ -85,9 +87,7 @@ def decode(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c
     return decode_bytes(read_image(path, str(path)), preprocessing, str(path))
 
 
-def decode_bytes(
-    data: bytes, preprocessing: Preprocessing, name: str
-) -> UInt8[np.ndarray, "h w c"]:
+def decode_bytes(data: bytes, preprocessing: Preprocessing, name: str) -> Pixels:
     """Decode the content of one JPEG, PNG, BMP or WebP file.
 
     The image is turned as its orientation says, laid over white where it is transparent,
@@ -140,12 +140,12 @@ def png_of(image: Image.Image, optimize: bool = False) -> bytes:
     return file.getvalue()
 
 
-def image_of(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+def image_of(pixels: Pixels) -> Image.Image:
     """Return pixels, grey or RGB, as an image of Pillow's."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def decode_unscaled(path: Path, channels: Literal[1, 3]) -> UInt8[np.ndarray, "h w c"]:
+def decode_unscaled(path: Path, channels: Literal[1, 3]) -> Pixels:
     """Read one image file as `decode` does, in the size that it has.
 
     Raises:
@@ -181,7 +181,7 @@ def _refuse_bomb(height: int, width: int) -> None:
         raise ValueError(f"{width} × {height} pixels, more than {MOST_PIXELS:,}; scale it down")
 
 
-def _pixels(data: bytes, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
+def _pixels(data: bytes, preprocessing: Preprocessing) -> Pixels:
     """Decode an image, reduced where it is a large JPEG."""
     pixels = _decode_plain_jpeg(data, preprocessing)
     if pixels is None:

@@ -190,28 +190,24 @@ def _push(value: Callable[[Any], object]) -> _Step:
     return lambda stack, argument, memo: stack.append(value(argument))
 
 
+_STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING")
+_PUTS, _GETS = (("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET"))
 _OPERATIONS: Mapping[str, _Step] = {
     # the argument is the value: numbers ("INT" has Python 2's booleans), text, bytes of Python 3
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"), _push(lambda a: a)),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _push(str)),
     **dict.fromkeys(("BINBYTES", "BINBYTES8", "SHORT_BINBYTES", "BYTEARRAY8"), _push(bytes)),
     # Python 2's strings, which the parser decodes as Latin-1
-    **dict.fromkeys(
-        ("STRING", "BINSTRING", "SHORT_BINSTRING"), _push(lambda a: a.encode("latin-1"))
-    ),
+    **dict.fromkeys(_STRINGS, _push(lambda a: a.encode("latin-1"))),
     "NONE": _push(lambda _: None),
     "NEWTRUE": _push(lambda _: True),
     "NEWFALSE": _push(lambda _: False),
     "EMPTY_LIST": _push(lambda _: []),
     "EMPTY_TUPLE": _push(lambda _: ()),
     "MARK": _push(lambda _: _MARK),
-    **dict.fromkeys(
-        ("PUT", "BINPUT", "LONG_BINPUT"), lambda stack, place, memo: memo.update({place: stack[-1]})
-    ),
+    **dict.fromkeys(_PUTS, lambda stack, place, memo: memo.update({place: stack[-1]})),
     "MEMOIZE": lambda stack, _, memo: memo.update({len(memo): stack[-1]}),
-    **dict.fromkeys(
-        ("GET", "BINGET", "LONG_BINGET"), lambda stack, place, memo: stack.append(memo[place])
-    ),
+    **dict.fromkeys(_GETS, lambda stack, place, memo: stack.append(memo[place])),
     "APPEND": lambda stack, _, memo: _extend(stack, _pop(stack, 1)),
     "APPENDS": lambda stack, _, memo: _extend(stack, _above_mark(stack)),
     "LIST": lambda stack, _, memo: stack.append(_above_mark(stack)),

@@ -235,10 +235,8 @@ def check_same_items(name: str, pair: Pair, first: Pair) -> None:
     Raises:
         DataError: a side does not match.
     """
-    for what, side, reference in (
-        ("query", pair.query, first.query),
-        ("gallery", pair.gallery, first.gallery),
-    ):
+    sides = {"query": (pair.query, first.query), "gallery": (pair.gallery, first.gallery)}
+    for what, (side, reference) in sides.items():
         if not np.array_equal(side.labels, reference.labels):
             raise DataError(
                 f"the {what} items of {name} ({len(side)} rows) are not those of the first model "

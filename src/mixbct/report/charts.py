@@ -116,13 +116,7 @@ class Plot:
         return _draw("whisker", colour, self.px(x), *down, title)
 
     def dot(
-        self,
-        colour: str,
-        x: Estimate,
-        y: Estimate,
-        text: str,
-        title: str,
-        to_the_left: bool = False,
+        self, colour: str, x: Estimate, y: Estimate, text: str, title: str, to_the_left: bool
     ) -> Markup:
         """Draw a dot and both its intervals, with its name beside it."""
         across = [self.px(value) for value in (x.value, x.low, x.high)]

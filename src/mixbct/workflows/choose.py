@@ -116,9 +116,7 @@ def choose(
     rows, folds = _folds(labels, seed)
     pairs, labels = pairs.take(rows), labels[rows]
 
-    def sides(
-        kind: str, shrinkage: float | None, rest: Pairs, query: Pairs, gallery: Pairs
-    ) -> Sides:
+    def met(kind: str, shrinkage: float | None, rest: Pairs, query: Pairs, gallery: Pairs) -> Sides:
         if kind == DEPLOYED:
             return query.target[:], gallery.target[:]
         maps = fit_maps(kind, rest, shrinkage)
@@ -127,7 +125,7 @@ def choose(
     tried = []
     for kind, shrinkage in (*kinds, (DEPLOYED, None)):
         with contextlib.suppress(FeatureError):
-            figures = _mean_figures(pairs, labels, folds, partial(sides, kind, shrinkage))
+            figures = _mean_figures(pairs, labels, folds, partial(met, kind, shrinkage))
             tried.append(Candidate(kind=kind, shrinkage=shrinkage, **figures))
     real = [each for each in tried if each.kind != DEPLOYED]
     if not real:

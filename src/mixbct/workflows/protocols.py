@@ -6,7 +6,7 @@ a bridge, the vectors of images, or of whole templates, meet through it: the one
 the one that the model carries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
-from mixbct.data.ijb import IjbImages, IjbLayout, read_layout
+from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.pairs import PairSet, read_pairs_bin, read_pairs_text
 from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.errors import DataError, FeatureError
@@ -113,7 +113,7 @@ def evaluate_ijb(
     flip: bool = False,
     skip_bad: bool = False,
     stage: Stage = silent,
-    say: Callable[[str], object] = lambda text: None,
+    tell: Callable[[Sequence[object], str], object] = lambda names, what: None,
 ) -> IjbResult:
     """Return the 1:1 and 1:N figures of a set in the layout of IJB-B or IJB-C.
 
@@ -126,7 +126,7 @@ def evaluate_ijb(
         skip_bad: leave out images without a face or that cannot be read, and templates that lose
             all of theirs; the result counts them.
         stage: opens a stage of the progress display.
-        say: is told what was left out.
+        tell: is told what was left out, and what it is.
 
     Raises:
         DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
@@ -142,7 +142,9 @@ def evaluate_ijb(
         with stage("decode") as tick:
             images = IjbImages(layout, model.preprocessing)
             layout = layout.keep(readable_rows(images, progress=tick)[0])
-        _say_skipped(layout, say)
+        tell(layout.skipped, "images without a face or that cannot be read")
+        lost = "templates, with their pairs and searches, since no image is left of them"
+        tell(layout.lost, lost)
 
     def side(of: EmbeddingModel, what: str) -> Templates:
         images = IjbImages(layout, of.preprocessing)
@@ -172,16 +174,6 @@ def evaluate_ijb(
             verification=verification(scores[layout.same], scores[~layout.same]),
             identification=identify(probe.of(layout.probes), galleries),
         )
-
-
-def _say_skipped(layout: IjbLayout, say: Callable[[str], object]) -> None:
-    for what, found in (
-        ("images without a face or that cannot be read", layout.skipped),
-        ("templates, with their pairs and searches, since no image is left of them", layout.lost),
-    ):
-        if found:
-            more = " …" if len(found) > 10 else ""
-            say(f"left out {len(found)} {what}: {', '.join(map(str, found[:10]))}{more}")
 
 
 def _open_bridge(
