@@ -14,33 +14,47 @@ import torch._dynamo  # noqa: F401
 from torch.nn.parallel import DistributedDataParallel  # noqa: F401
 
 from mixbct.distributed import World, joined
+from mixbct.errors import MixbctError
 
-PATIENCE = 120.0
+PATIENCE = 280.0
+"""Seconds, on a machine that others use too."""
 
 
 class LostError(AssertionError):
     """A process ended without a result."""
 
 
-def run_world(size: int, work: Callable[[World], Any], device: str = "cpu") -> list[Any]:
+def run_world(size: int, work: Callable[[World], Any]) -> list[Any]:
     """Return what `work` gives in each of `size` processes, by rank.
 
-    What ends a process is raised as `LostError`, with its words; an exception that is returned is a
-    result.
+    What ends a process is raised as `LostError`, with its words.
+    """
+    every = outcomes(size, work)
+    for rank, (how, found) in enumerate(every):
+        if how != "done":
+            raise LostError(f"process {rank}: {how}: {found}")
+    return [found for _, found in every]
+
+
+def outcomes(size: int, work: Callable[[World], Any]) -> list[tuple[str, Any]]:
+    """Return how each process ended, by rank, and with what.
+
+    That is "done" and its result, the exit code of a named error and its words, "killed", or
+    "fault" and a traceback.
     """
     fork = get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(size):
             here, there = fork.Pipe(duplex=False)
-            arguments = (rank, size, Path(folder) / "store", work, there, device)
+            arguments = (rank, size, Path(folder) / "store", work, there)
             process = fork.Process(target=_take_part, args=arguments, daemon=True)
             process.start()
             there.close()
             pipes.append(here)
             processes.append(process)
         try:
-            return [_result(pipe, rank) for rank, pipe in enumerate(pipes)]
+            return [_outcome(pipe) for pipe in pipes]
         finally:
             for process in processes:
                 process.join(5)
@@ -48,27 +62,24 @@ def run_world(size: int, work: Callable[[World], Any], device: str = "cpu") -> l
 
 
 def _take_part(
-    rank: int, size: int, store: Path, work: Callable[[World], Any], pipe: Connection, device: str
+    rank: int, size: int, store: Path, work: Callable[[World], Any], pipe: Connection
 ) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
         group = {"init_method": f"file://{store}", "rank": rank, "world_size": size}
-        with joined(device, **group) as world:
-            pipe.send((True, work(world)))
+        with joined("cpu", **group) as world:
+            pipe.send(("done", work(world)))
+    except MixbctError as error:
+        pipe.send((f"exit {error.exit_code}", str(error)))
     except BaseException:
-        pipe.send((False, traceback.format_exc()))
+        pipe.send(("fault", traceback.format_exc()))
     pipe.close()
     os._exit(0)
 
 
-def _result(pipe: Connection, rank: int) -> Any:
+def _outcome(pipe: Connection) -> tuple[str, Any]:
     try:
-        if not pipe.poll(PATIENCE):
-            raise LostError(f"process {rank} said nothing for {PATIENCE} s")
-        done, found = pipe.recv()
+        return pipe.recv() if pipe.poll(PATIENCE) else ("hung", f"said nothing for {PATIENCE} s")
     except EOFError:
-        raise LostError(f"process {rank} was killed") from None
-    if not done:
-        raise LostError(f"process {rank}: {found}")
-    return found
+        return "killed", ""

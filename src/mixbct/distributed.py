@@ -81,6 +81,10 @@ class World:
             every = _Gather.apply(self, rows, counts)  # type: ignore[no-untyped-call]
         return every
 
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.any_true(False)
+
     def any_true(self, flag: bool) -> bool:
         """Return whether it is true for any process."""
         return bool(self.reduce(torch.tensor(int(flag))))

@@ -100,5 +100,5 @@ class UniBCT(Method):
             rows = influence(
                 new.values, new.labels, self.directions, self.known, cosine_scale(head)
             )
-            losses["influence"] = self.settings.weight * rows.sum() / len(rows)
+            losses["influence"] = self.settings.weight * rows.sum() / new.total
         return losses

@@ -94,7 +94,7 @@ class State:
                 if first:
                     shutil.rmtree(path, ignore_errors=True)
                     path.mkdir(parents=True)
-                self.world.any_true(False)  # waits for the folder
+                self.world.wait()  # waits for the folder
                 of_heads, rest = self._tensors()
                 mine = self.spans[self.world.rank]
                 digest = bytes(32)

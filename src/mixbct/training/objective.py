@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -72,40 +71,36 @@ def shared_out(objective: Objective, world: World) -> nn.Module:
     """
     if world.size == 1:
         return objective
-    of_heads = [
-        f"{name}.{parameter}"
-        for name, module in objective.named_modules()
-        if isinstance(module, CosineHead | LinearHead)
-        for parameter, _ in module.named_parameters()
-    ]
+    apart = [name for name, _ in objective.named_buffers()]
+    for name, module in objective.named_modules():
+        if isinstance(module, CosineHead | LinearHead):
+            apart += [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-        objective, of_heads
+        objective, apart
     )
-    wrapped = DistributedDataParallel(objective, broadcast_buffers=False)
-    wrapped.register_comm_hook(None, _summed)
+    wrapped = DistributedDataParallel(objective)
+
+    def summed(state, bucket):  # type: ignore[no-untyped-def]  # torch looks at annotations
+        done = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+        return done.then(lambda future: future.value()[0])
+
+    wrapped.register_comm_hook(None, summed)  # the default takes means
     return wrapped
 
 
-def _summed(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Add gradients up; the default takes their mean, which is no sum's gradient."""
-    reduced = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
-    summed: torch.futures.Future[Tensor] = reduced.then(lambda done: done.value()[0])
-    return summed
-
-
-def check_used(objective: nn.Module) -> None:
+def check_used(module: nn.Module) -> None:
     """Hold that every parameter had a gradient: sums over processes wait for each.
 
     Raises:
         RecipeError: one had none.
     """
-    unused = [n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None]
-    if unused:
-        raise RecipeError(
-            f"{', '.join(unused[:5])} took no part in the loss, and several processes wait for the "
-            "gradient of each parameter: let the backbone use it, set requires_grad = False on it, "
-            "or train with one process"
-        )
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise RecipeError(
+                f"the backbone's {name} took no part in the loss, and several processes wait for "
+                "the gradient of every parameter: use it, set requires_grad = False on it, or "
+                "train with one process"
+            )
 
 
 def share_statistics(module: nn.Module, world: World) -> None:

@@ -84,7 +84,7 @@ def train(
             # from here on the work is done, and a stop would only lose time
             cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
             if not first:
-                world.any_true(False)  # waits until the model is written
+                world.wait()  # waits until the model is written
                 return cost
             head_name: str | None = recipe.head.name
             classifier = trainer.classifier(checkpoints)
@@ -112,7 +112,7 @@ def train(
             save_model(out / "model", manifest, backbone, classifier)
             write_atomically(out / "cost.json", cost.to_json())
             shutil.rmtree(checkpoints, ignore_errors=True)
-            world.any_true(False)
+            world.wait()
         return cost
 
 

@@ -255,7 +255,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         shares.sum().backward()  # type: ignore[no-untyped-call]
         if self.world.size > 1:
-            check_used(self.objective)
+            check_used(self.backbone)
         limit = math.inf if settings.clip is None else settings.clip
         norm = float(nn.utils.clip_grad_norm_(self.backbone.parameters(), limit))
         if not all(map(math.isfinite, [norm, *figures.values()])):
