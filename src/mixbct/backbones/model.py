@@ -286,7 +286,8 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
 
     Raises:
         ModelError: it is not there, does not load, its weights are not those of its contract, or
-            it names code and nobody said that it may run; or there is no such device.
+            it names code and nobody said that it may run; or there is no such device, or none
+            that has the model's numbers.
     """
     target = open_device(device)
     folder, manifest = read_manifest(path)
@@ -304,6 +305,8 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
     else:
         state = read_tensors(folder / "backbone.safetensors")
         weights = weights_digest(state)
+        if is_double(state.values()):
+            open_device(device, torch.float64)
     if weights != contract.weights:
         raise ModelError(
             f"the weights of {folder} are not those of its contract {contract}: the file "

@@ -8,6 +8,7 @@ from typer import Argument, Option
 from mixbct.backbones.model import load_model
 from mixbct.cli.options import AsJson, Device, OtherClasses, Replicates, Seed, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
+from mixbct.distributed import open_device
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
@@ -43,6 +44,7 @@ def generations(
         [load_bridge(path) for path in bridge or []],
         seed=seed,
         replicates=replicates,
+        device=open_device(device),
         stage=progress_bar,
     )
     write_atomically(out, found.to_json())

@@ -11,7 +11,7 @@ from mixbct.files import user_cache
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
 Fonts = Annotated[Path | None, Option(help="A folder of fonts for the glyphs [fetch Debian's].")]
-Device = Annotated[str, Option(help="Where to embed.")]
+Device = Annotated[str, Option(help="Where to embed, and to compare.")]
 Out = Annotated[Path, Option("--out", help="Where to write.")]
 SkipBad = Annotated[
     bool, Option("--skip-bad", help="Leave out and name images that cannot be read.")

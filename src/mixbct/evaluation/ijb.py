@@ -4,12 +4,13 @@ Whitelam et al., "IARPA Janus Benchmark-B", 2017; Maze et al., "IARPA Janus Benc
 """
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int64
 
 from mixbct.data.ijb import Subjects
 from mixbct.evaluation.identification import FPIRS, identify
 from mixbct.evaluation.roc import FARS, verification
-from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.scores import CPU, Embeddings
 from mixbct.evaluation.templates import Templates, template_scores
 from mixbct.schemas.protocols import Identification, Verification
 
@@ -44,6 +45,7 @@ def identify_templates(
     galleries: dict[str, Subjects],
     probes: Subjects,
     fpirs: tuple[float, ...] = FPIRS,
+    device: torch.device = CPU,
 ) -> Identification:
     """Return the 1:N figures.
 
@@ -53,6 +55,7 @@ def identify_templates(
         galleries: G1 and G2, by name.
         probes: all probes; one is mated to the gallery that holds its subject.
         fpirs: false-positive identification rates in (0, 1].
+        device: where scores are computed.
 
     Raises:
         FeatureError: the sides differ in dimension.
@@ -63,4 +66,4 @@ def identify_templates(
         return Embeddings(templates.features[templates.rows(of.templates)], of.subjects)
 
     sides = {name: side(gallery, each) for name, each in galleries.items()}
-    return identify(side(probe, probes), sides, fpirs)
+    return identify(side(probe, probes), sides, fpirs, device)

@@ -6,33 +6,27 @@ Combinations are named query/gallery: old/old, new/old (the cross-test), new/new
 share of its rows enrolled again by the new model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
-from mixbct.evaluation.combination import Judged, judge_sides
+from mixbct.evaluation.combination import Judged, judge_all
 from mixbct.evaluation.comparison import FARS, compare
-from mixbct.evaluation.scores import Embeddings, check_dimensions
+from mixbct.evaluation.scores import CPU, Embeddings, Pair, check_dimensions
 from mixbct.evaluation.thresholds import Threshold, false_accept_rate
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
 MIXED_SHARES = (0.1, 0.5, 0.9)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What one model made of the queries and of the gallery."""
-
-    query: Embeddings
-    gallery: Embeddings
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,7 @@ def evaluate_upgrade(
     seed: int,
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
+    device: torch.device = CPU,
     progress: Callable[[int, int], None] = unseen,
 ) -> UpgradeFigures:
     """Evaluate an upgrade from `old` to `new`.
@@ -82,6 +77,7 @@ def evaluate_upgrade(
         replicates: bootstrap replicates.
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
+        device: where scores are computed.
         progress: called with (comparisons done, comparisons in all).
 
     Raises:
@@ -94,20 +90,19 @@ def evaluate_upgrade(
     for name, pair in (pairs | {"bridged": cross}).items():
         check_same_items(name, pair, old)
     check_dimensions(cross.query.dim, cross.gallery.dim, "new queries", "old vectors")
-    sides = {"old/old": old, "new/old": cross, "new/new": new}
+    news, crosses = mixed_parts(new, cross, mixed, seed)
+    sides = {"old/old": [old], "new/old": crosses, "new/new": news}
     if independent is not None:
-        sides["independent/independent"] = independent
+        sides["independent/independent"] = [independent]
         if independent.query.dim == old.gallery.dim:
-            sides["independent/old"] = Pair(independent.query, old.gallery)
-    sides |= {f"{name}/old": both for name, both in mapped.items()}
+            sides["independent/old"] = [Pair(independent.query, old.gallery)]
+    sides |= {f"{name}/old": [both] for name, both in mapped.items()}
+    ends = np.cumsum([len(part.gallery) for part in news])
     for share in mixed:
-        sides[f"new/{100 * share:g} % new"] = Pair(*mixed_sides(new, cross, share, seed))
+        n = int(np.searchsorted(ends, round(share * len(old.gallery)), side="right"))
+        sides[f"new/{100 * share:g} % new"] = news[:n] + crosses[n:]
     weights = class_weights(len(old.query.classes), replicates, seed)
-    judged: dict[str, Judged] = {}
-    for name, both in sides.items():
-        judged[name] = judge_sides(name, both.query, both.gallery, weights, FARS)
-        progress(len(judged), len(sides))
-
+    judged = judge_all(sides, weights, FARS, device=device, progress=progress)
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
     compared = [(name, "old/old") for name in judged if name != "old/old"]
@@ -125,7 +120,9 @@ def evaluate_upgrade(
         ),
         update_gain=_update_gain(base, crossed, oracle),
         negative_flips=negative_flips(base.rank, crossed.rank),
-        carried_threshold=carry_threshold(carried, cross.query, cross.gallery, seed=seed),
+        carried_threshold=carry_threshold(
+            carried, cross.query, cross.gallery, seed=seed, device=device
+        ),
         replicates={name: each.replicates for name, each in judged.items()},
     )
 
@@ -136,6 +133,7 @@ def carry_threshold(
     gallery: Embeddings,
     *,
     seed: int,
+    device: torch.device = CPU,
 ) -> CarriedThreshold:
     """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
 
@@ -146,6 +144,7 @@ def carry_threshold(
         query: the new model's queries.
         gallery: the old model's gallery.
         seed: of the split into halves.
+        device: where scores are computed.
 
     Raises:
         DataError: there is only one query class, or a half lacks genuine or impostor pairs.
@@ -159,33 +158,38 @@ def carry_threshold(
     chosen = np.isin(query.labels, shuffled[: len(shuffled) // 2])
     calibration = query.take(np.flatnonzero(chosen))
     rest = query.take(np.flatnonzero(~chosen))
-    (cross,) = compare(calibration, gallery, fars=(old.far,)).thresholds
+    (cross,) = compare(calibration, gallery, fars=(old.far,), device=device).thresholds
     return CarriedThreshold(
         far=old.far,
         old_threshold=old.value,
-        far_at_old_threshold=false_accept_rate(query, gallery, old.value),
+        far_at_old_threshold=false_accept_rate(query, gallery, old.value, device),
         threshold=cross.value,
-        measured_far=false_accept_rate(rest, gallery, cross.value),
+        measured_far=false_accept_rate(rest, gallery, cross.value, device),
     )
 
 
-def mixed_sides(new: Pair, cross: Pair, share: float, seed: int) -> tuple[Embeddings, Embeddings]:
-    """Return queries and a gallery of which a random `share` is enrolled again by the new model.
+def mixed_parts(
+    new: Pair, cross: Pair, shares: Sequence[float], seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Cut both galleries where shares of the rows are enrolled again by the new model.
 
-    Where the queries search the two kinds of rows with two vectors, both stand side by side, and
-    a gallery row has zeros in the other's place: one product then gives each row its own score.
+    The first parts by the new model and the rest by the old one are the gallery of which as many
+    rows are enrolled again; all of one kind are that model's own. Each part is searched with the
+    queries that its rows are compared with, so that every row is scored in its own space.
+
+    Returns:
+        The parts by the new model, and those of the old one's rows.
     """
-    again = mixed_rows(len(cross.gallery), share, seed)
-    if cross.query is new.query:
-        features = cross.gallery.features.copy()
-        features[again] = new.gallery.features[again]
-        return new.query, Embeddings(features, cross.gallery.labels)
-    queries = np.concatenate([new.query.features, cross.query.features], axis=1)
-    rows = np.zeros((len(cross.gallery), queries.shape[1]), dtype=np.float32)
-    rows[:, new.query.dim :] = cross.gallery.features
-    rows[again] = 0
-    rows[again, : new.query.dim] = new.gallery.features[again]
-    return Embeddings(queries, new.query.labels, spaces=2), Embeddings(rows, cross.gallery.labels)
+    items = len(cross.gallery)
+    order = mixed_rows(items, 1.0, seed)
+    cuts = sorted({0, items, *(round(share * items) for share in shares)})
+    if len(cuts) == 2:
+        return [new], [cross]
+    groups = [np.sort(order[start:stop]) for start, stop in pairwise(cuts)]
+    news, crosses = (
+        [Pair(pair.query, pair.gallery.take(group)) for group in groups] for pair in (new, cross)
+    )
+    return news, crosses
 
 
 def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:

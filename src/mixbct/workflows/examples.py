@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixbct.data.source import Source
 from mixbct.distributed import row_rng
-from mixbct.evaluation.upgrade import Pair
+from mixbct.evaluation.scores import Pair
 from mixbct.schemas.result import Example, Match
 
 EXAMPLES = 12

@@ -168,7 +168,9 @@ def evaluate_ijb(
                 "templates_left_out": len(layout.lost),
             },
             verification=verify_templates(gallery, probe, layout.pairs, layout.same),
-            identification=identify_templates(gallery, probe, layout.galleries, layout.probes),
+            identification=identify_templates(
+                gallery, probe, layout.galleries, layout.probes, device=model.device
+            ),
         )
 
 

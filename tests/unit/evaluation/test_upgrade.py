@@ -5,9 +5,9 @@ from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.combination import cmc_curve, histogram, roc_curve
 from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.evaluation.thresholds import false_accept_rate
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, negative_flips
+from mixbct.evaluation.upgrade import evaluate_upgrade, mixed_parts, mixed_rows, negative_flips
 
 CLASSES, DIM = 12, 16
 
@@ -123,15 +123,30 @@ def test_the_procrustes_map_and_the_naive_swap_are_told_apart(figures):
 
 def test_mixed_galleries_are_nested_and_have_their_share(models):
     old, new, *_ = models
-    replaced = []
-    for share in (0.1, 0.5, 0.9):
-        queries, gallery = mixed_sides(new, Pair(new.query, old.gallery), share, seed=2)
-        assert queries is new.query
-        from_new = (gallery.features == new.gallery.features).all(axis=1)
-        np.testing.assert_array_equal(gallery.features[~from_new], old.gallery.features[~from_new])
-        assert from_new.sum() == round(share * len(gallery))
-        replaced.append(set(np.flatnonzero(from_new)))
-    assert replaced[0] < replaced[1] < replaced[2]
+    cross = Pair(new.query, old.gallery)
+    shares = (0.1, 0.5, 0.9)
+    news, crosses = mixed_parts(new, cross, shares, seed=2)
+    items = len(old.gallery)
+    starts = np.cumsum([0, *(len(part.gallery) for part in news)])
+    assert starts.tolist() == [0, *(round(share * items) for share in shares), items]
+    rows = [np.concatenate([part.gallery.features for part in parts]) for parts in (news, crosses)]
+    for found, whole in zip(rows, (new, cross), strict=True):
+        assert set(map(bytes, found)) == set(map(bytes, whole.gallery.features))
+    # row for row of the same items
+    of = {bytes(row): n for n, row in enumerate(new.gallery.features)}
+    order = [of[bytes(row)] for row in rows[0]]
+    np.testing.assert_array_equal(old.gallery.features[order], rows[1])
+    assert set(order[: starts[2]]) == set(mixed_rows(items, 0.5, 2))
+
+
+def test_shares_that_come_to_the_same_rows_or_to_none(models):
+    old, new, *_ = models
+    shares = (0.0, 0.5, 0.5001, 1.0)
+    found = evaluate_upgrade(old, new, seed=5, replicates=20, mixed=shares).combinations
+    figures = {name: one.metrics() for name, one in found.items()}
+    assert figures["new/0 % new"] == figures["new/old"]
+    assert figures["new/50 % new"] == figures["new/50.01 % new"]
+    assert figures["new/100 % new"] == figures["new/new"]
 
 
 def test_negative_flips_count_right_that_became_wrong():
