@@ -1,13 +1,190 @@
-"""Devices, and random numbers that are pure functions of a seed: one process for now."""
+"""Processes, devices, and random numbers that are pure functions of a seed.
 
+A run by one process and one by many are the same code: a world of one has no process group, and
+its collectives are the identity. All others are sums and maxima, of what a process has and of
+zeros where others have something, so that ranks with different numbers of rows need no padding.
+"""
+
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
+from torch import Tensor, distributed
+from torch.autograd import Function
 
-from mixbct.errors import ModelError
+from mixbct.errors import ModelError, WorldError
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for one that lives but does not answer."""
+
+# streams of random numbers: a new use takes a new number, so that none disturbs another
+ORDER, OLD_ROWS, AUGMENT, PARTNERS, STEP, SAMPLE = range(6)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and which of them this one is.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+        local: the rank among those of this machine, which is the number of its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    def counts(self, total: int) -> tuple[int, ...]:
+        """Return how many of `total` rows each process has: as even as can be, the first more."""
+        return tuple(total // self.size + (rank < total % self.size) for rank in range(self.size))
+
+    def span(self, counts: tuple[int, ...]) -> slice:
+        """Return which rows are this process's, where each has as many as `counts` says."""
+        before = sum(counts[: self.rank])
+        return slice(before, before + counts[self.rank])
+
+    def reduce(self, values: Tensor, op: Any = distributed.ReduceOp.SUM) -> Tensor:
+        """Return the sum (or what `op` says) over all processes; `values` may be overwritten."""
+        if self.size > 1:
+            values = values.contiguous()
+            distributed.all_reduce(values, op)
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes; gradients run through it.
+
+        A loss is the sum of what every process makes of it, so gradients are summed as well.
+        """
+        summed: Tensor = values
+        if self.size > 1:
+            summed = _Sum.apply(self, values)  # type: ignore[no-untyped-call]
+        return summed
+
+    def gather(self, rows: Shaped[Tensor, "n ..."], counts: tuple[int, ...]) -> Tensor:
+        """Return the rows of all processes, in the order of ranks; gradients run through it.
+
+        Args:
+            rows: this process's.
+            counts: how many each process has.
+        """
+        every: Tensor = rows
+        if self.size > 1:
+            every = _Gather.apply(self, rows, counts)  # type: ignore[no-untyped-call]
+        return every
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.any_true(False)
+
+    def any_true(self, flag: bool) -> bool:
+        """Return whether it is true for any process."""
+        return bool(self.reduce(torch.tensor(int(flag))))
+
+    def place(self, device: str) -> str:
+        """Return the name of this process's device: of the GPUs, each has its own.
+
+        Raises:
+            WorldError: one GPU is named for several processes.
+        """
+        if self.size > 1 and device.startswith("cuda:"):
+            raise WorldError(
+                f"the device {device!r} is one GPU for {self.size} processes: name it 'cuda', and "
+                "each process takes its own"
+            )
+        return f"cuda:{self.local}" if self.size > 1 and device == "cuda" else device
+
+
+ALONE = World()
+
+
+def asked_for() -> World:
+    """Return the world that the environment tells of, as torchrun sets it.
+
+    Raises:
+        WorldError: it is not what torchrun sets.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    try:
+        size = int(os.environ.get("WORLD_SIZE") or 1)
+        rank, size, local = (int(os.environ[name]) for name in names) if size > 1 else (0, 1, 0)
+        if not 0 <= rank < size:
+            raise ValueError
+    except (KeyError, ValueError):
+        found = ", ".join(f"{name} = {os.environ.get(name)!r}" for name in names)
+        raise WorldError(
+            f"the environment asks for several processes, but not as torchrun does: {found}; "
+            "start them with torchrun, or unset WORLD_SIZE"
+        ) from None
+    return World(rank, size, local)
+
+
+@contextmanager
+def joined(device: str, **group: Any) -> Iterator[World]:
+    """Join the world that the environment tells of, for a while.
+
+    Args:
+        device: where the processes compute. On GPUs they talk by NCCL, else by gloo.
+        group: of `init_process_group`, where it is not the environment that says it.
+
+    Raises:
+        WorldError: the processes do not find each other, or another one ended.
+    """
+    world = asked_for()
+    if world.size == 1:
+        yield world
+        return
+    if world.rank:
+        logging.disable()  # the first process says it
+    try:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(open_device(world.place(device)))
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE, **group)
+        yield world
+        distributed.destroy_process_group()
+    except RuntimeError as error:
+        said = str(error)
+        if not isinstance(error, distributed.DistError) and "gloo" not in said.lower():
+            raise
+        raise WorldError(
+            f"process {world.rank} of {world.size} lost another one ({said.splitlines()[0]:.150}): "
+            "see what that one said. What was saved is intact: run the same command again, with "
+            "--resume",
+            exit_code=3,
+        ) from error
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Any, world: World, values: Tensor) -> Tensor:
+        ctx.world = world
+        return world.reduce(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, of_sum: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.world.reduce(of_sum.clone())
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, world: World, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.world, ctx.counts = world, counts
+        every = rows.new_zeros(sum(counts), *rows.shape[1:])
+        every[world.span(counts)] = rows
+        return world.reduce(every)
+
+    @staticmethod
+    def backward(ctx: Any, of_every: Tensor) -> tuple[None, Tensor, None]:
+        return None, ctx.world.reduce(of_every.clone())[ctx.world.span(ctx.counts)], None
 
 
 def open_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:

@@ -61,6 +61,14 @@ class ResultError(MixbctError):
     """A result file is missing, malformed, or lacks what was asked of it."""
 
 
+class WorldError(MixbctError):
+    """Several processes were started that cannot work as one, or one of them is gone."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class DiskFullError(MixbctError):
     """The disk (or a quota) is full. What was finished before is intact."""
 

@@ -9,6 +9,7 @@ read by the trainer; a test holds that.
 """
 
 import hashlib
+import operator
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -208,7 +209,7 @@ class TrainSettings(Settings):
     """The loop."""
 
     epochs: int = Field(gt=0, le=1_000_000)
-    batch: int = Field(128, gt=1, description="forwarded or mixed images a step, a process")
+    batch: int = Field(128, gt=1, description="images a step, of all processes together")
     power: float = Field(1.0, gt=0, description="of the polynomial decay of the learning rate")
     warmup_steps: int = Field(0, ge=0)
     clip: float | None = Field(5.0, gt=0, description="largest norm of the backbone's gradient")
@@ -216,6 +217,8 @@ class TrainSettings(Settings):
     stop_after: int | None = Field(None, gt=0, description="stop, saved, after so many steps")
     device: str = "cpu"
     threads: int | None = Field(None, gt=0, le=1024, description="part of bit-exactness")
+    shared_statistics: bool = Field(False, exclude_if=operator.not_)
+    """Batch normalisation over the rows of all processes, not of each."""
     precision: Literal["float32", "float64"] = "float32"
     """With float64 the figures are the same on any machine; it is slow on most GPUs."""
 

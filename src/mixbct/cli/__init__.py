@@ -39,6 +39,12 @@ def stopped() -> int:
     return 3
 
 
+def rank() -> str:
+    """Return which process of several this is, as torchrun says it; "0" where there is one."""
+    alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    return "0" if alone else os.environ.get("RANK", "0")
+
+
 def _on_stop(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & set it

@@ -9,6 +9,7 @@ from mixbct.backbones.model import load_model
 from mixbct.cli.options import AsJson, Device, Out, Resume, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank import FeatureBank
+from mixbct.distributed import joined
 from mixbct.features.denoise import denoise as denoise_bank
 from mixbct.features.extract import extract as extract_bank
 from mixbct.workflows.rows import open_rows
@@ -30,15 +31,25 @@ def extract(
 ) -> None:
     """Embed images, or for a head a bank's vectors, into a feature bank. It can be resumed.
 
-    With --skip-bad it goes on with what a run began that met an image that cannot be read.
+    With --skip-bad it goes on with what a run began that met an image that cannot be read. Several
+    processes share it where torchrun starts them.
     """
-    loaded = load_model(model, device)
-    rows, skipped = open_rows(data, loaded.takes, split, part, skip_bad)
-    name_skipped(skipped)
-    with progress_bar("extract") as tick:
-        bank = extract_bank(
-            loaded, rows, out, dtype=dtype, batch=batch, resume=resume or skip_bad, progress=tick
-        )
+    with joined(device) as world:
+        loaded = load_model(model, world.place(device))
+        rows, skipped = open_rows(data, loaded.takes, split, part, skip_bad)
+        name_skipped(skipped)
+        resume = resume or skip_bad
+        with progress_bar("extract") as tick:
+            bank = extract_bank(
+                loaded,
+                rows,
+                out,
+                dtype=dtype,
+                batch=batch,
+                resume=resume,
+                progress=tick,
+                world=world,
+            )
     made = bank.manifest
     said = f"{made.rows:,} features of {made.dim} dimensions by {made.contract} in {out}"
     tell(made, as_json, said, then=("denoise", out))

@@ -13,9 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixbct.cli import rank
+
 
 def say(text: str) -> None:
-    """Print a line for the person who watches, to standard error."""
+    """Print a line for the person who watches, to standard error; of several
+    processes the first does."""
+    if rank() != "0":
+        return
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -31,6 +36,8 @@ def tell(
         then: the `mixbct` command that a person would want next. Words in capitals stand for what
             the person must fill in.
     """
+    if rank() != "0":
+        return
     if as_json:
         typer.echo(record if isinstance(record, str) else record.model_dump_json(indent=1))
         return
@@ -65,7 +72,7 @@ def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     it took.
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or rank() != "0":
         with _progress_lines(text) as tick:
             yield tick
         return

@@ -10,6 +10,7 @@ from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.source import Source
+from mixbct.distributed import joined
 from mixbct.errors import ModelError
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe, load_recipe
 from mixbct.schemas.record import record_there
@@ -26,19 +27,25 @@ def train(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the model that a recipe describes. Ctrl-C saves and stops; --resume goes on."""
+    """Train the model that a recipe describes. Ctrl-C saves and stops; --resume goes on.
+
+    Several processes share it where torchrun starts them: `torchrun --nproc-per-node 4 -m mixbct
+    train RECIPE`.
+    """
     settings = load_recipe(recipe, overrides)
     folder = out or Path("runs") / settings.name
-    rows, skipped = open_training_rows(settings, skip_bad)
-    name_skipped(skipped)
-    with progress_bar(f"train {settings.name}") as tick:
-        cost = train_model(
-            settings,
-            rows,
-            folder,
-            resume=resume,
-            progress=lambda report: tick(report.images, report.images_in_all),
-        )
+    with joined(settings.train.device) as world:
+        rows, skipped = open_training_rows(settings, skip_bad)
+        name_skipped(skipped)
+        with progress_bar(f"train {settings.name}") as tick:
+            cost = train_model(
+                settings,
+                rows,
+                folder,
+                resume=resume,
+                progress=lambda report: tick(report.images, report.images_in_all),
+                world=world,
+            )
     of_head = record_there(folder / "start.json", HeadStart, ModelError, "head start")
     tell(
         cost,

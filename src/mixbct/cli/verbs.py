@@ -17,8 +17,8 @@ from typer import Option
 from typer.core import TyperGroup
 
 import mixbct
-from mixbct.cli import stopped
-from mixbct.errors import MixbctError
+from mixbct.cli import rank, stopped
+from mixbct.errors import MixbctError, WorldError
 
 VERBS = {
     "demo": ("demo", "Train an old, a compatible and an independent model, and prove the upgrade."),
@@ -39,6 +39,9 @@ VERBS = {
 }
 """Name → module (and the name in it, where that is another one), and what it does."""
 
+MANY = ("train", "extract")
+"""Those that several processes share; the others know only one."""
+
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
@@ -53,6 +56,12 @@ class Verbs(TyperGroup):
         """Import a verb and return its command, or None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
+        if cmd_name not in MANY and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+            raise WorldError(
+                f"mixbct {cmd_name} knows only one process, but WORLD_SIZE is "
+                f"{os.environ['WORLD_SIZE']!r}: run it without torchrun (what several can share: "
+                f"{', '.join(MANY)})"
+            )
         place, purpose = VERBS[cmd_name]
         module, _, attribute = place.partition(":")
         verb = getattr(import_module(f"mixbct.cli.{module}"), attribute or module)
@@ -159,4 +168,5 @@ def _written(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    which = "" if rank() == "0" else f"process {rank()}: "
+    print(which + text, file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ from mixbct.data.bank_source import root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Progress, Source, pieces, unseen
+from mixbct.distributed import ALONE, World
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.data import BankManifest
 
@@ -28,13 +29,15 @@ def extract(
     batch: int = 512,
     resume: bool = False,
     progress: Progress = unseen,
+    world: World = ALONE,
 ) -> FeatureBank:
     """Embed every image of `source`, in order and without augmentation, into a bank at `out`.
 
     Chunks of 8,192 rows are written and marked one by one; after a kill the same call with
     `resume` goes on with the first chunk that has no mark. With `resume`, a finished bank of
     the same model and data is returned as it is, and an unfinished one of more rows (of which some
-    could not be read) hands over what is finished.
+    could not be read) hands over what is finished. Several processes take turns at the chunks, of
+    whichever number of them the bank was begun.
 
     Raises:
         BankError: see `BankWriter`.
@@ -56,18 +59,27 @@ def extract(
         if plan_of(bank.manifest) == plan_of(manifest):
             return bank
     keys = source.keys()
-    writer = BankWriter(out, manifest, source.labels(), keys, resume)
+    if world.rank == 0:
+        writer = BankWriter(out, manifest, source.labels(), keys, resume)
+    world.wait()
+    if world.rank:
+        writer = BankWriter(out, manifest, source.labels(), keys, resume=True)
     missing = writer.missing()
-    done = len(source) - sum(len(chunk) for chunk in missing)
+    world.wait()  # until all have seen what is missing
+    done, missing = len(source) - sum(map(len, missing)), missing[world.rank :: world.size]
     features = _embedded(source, [p for c in missing for p in pieces(c, batch)], model.embed)
     for chunk in missing:
         rows: list[np.ndarray] = []
         while sum(map(len, rows)) < len(chunk):
             rows.append(next(features))
-            done += len(rows[-1])
-            progress(done, len(source))
+            done += len(rows[-1]) * world.size
+            progress(min(done, len(source)), len(source))
         writer.write(chunk, np.concatenate(rows), keys[chunk.start : chunk.stop])
-    return writer.finish()
+    world.wait()
+    if world.rank == 0:
+        writer.finish()
+    world.wait()
+    return FeatureBank(out)
 
 
 def embed_source(

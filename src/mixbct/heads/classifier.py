@@ -1,23 +1,30 @@
 """Classification heads: features and labels in, one loss a row out.
 
 A loss a row (and not a mean) is what lets a method weigh rows, mix old ones in, and divide by
-the number of rows of all processes. Class weights that live on several processes can stand
-behind the same call.
+the number of rows of all processes. Each process owns the weights of some classes, [start, stop),
+and sees the features of all rows: the losses and every gradient are those of one process.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.distributed import ReduceOp
+from torch.optim import Optimizer
 
+from mixbct.distributed import ALONE, World
 from mixbct.errors import RecipeError
 from mixbct.heads.margin_softmax import margin_softmax
 from mixbct.heads.margins import arcface, cosface
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
 RowLosses = Float[Tensor, " n"]
+Counts = tuple[int, ...]
+"""How many rows each process has; none where there is one."""
 
 
 class CosineHead(nn.Module):
@@ -26,52 +33,136 @@ class CosineHead(nn.Module):
     Args:
         classes: number of classes C.
         dim: of the features.
-        settings: which margin, m; s, which multiplies every logit; and the share of the classes
-            that a step looks at. Below 1 these are the classes of the rows, and others drawn at
-            random to make up ⌈share·C⌉ (An et al., "Partial FC", ICCV workshops 2021). The draw is
-            torch's, which the training loop seeds anew by the run's seed and the step.
+        settings: which margin, m; s, which multiplies every logit.
+        world: the processes that own the weights, [C/size, D] each.
     """
 
-    def __init__(self, classes: int, dim: int, settings: ArcFaceSettings | CosFaceSettings) -> None:
+    def __init__(
+        self,
+        classes: int,
+        dim: int,
+        settings: ArcFaceSettings | CosFaceSettings,
+        world: World = ALONE,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, dim) * 0.01)
+        self.world, self.owned = world, world.span(world.counts(classes))
+        self.weight = nn.Parameter((torch.randn(classes, dim) * 0.01)[self.owned].clone())
         self.settings = settings
         self.margin_function = arcface if isinstance(settings, ArcFaceSettings) else cosface
+        self.chosen: Int64[Tensor, " k"] | None = None
+        self._rows: Tensor | None = None
 
-    def forward(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> RowLosses:
-        """Return the cross-entropy of each row, over all classes or a sample of them."""
-        weight: Tensor = self.weight
-        margin, scale = self.settings.margin, self.settings.scale
-        if self.settings.sample < 1:
-            chosen = sample_classes(labels, len(weight), self.settings.sample)
-            weight = weight.index_select(0, chosen)
-            labels = torch.searchsorted(chosen, labels)
-        return margin_softmax(
-            F.normalize(features), weight, labels, self.margin_function, margin, scale
+    def choose(self, classes: Int64[Tensor, " m"]) -> None:
+        """Let the next step look at some classes alone, and learn those.
+
+        Args:
+            classes: in order; with all those of the rows.
+        """
+        own = classes[(classes >= self.owned.start) & (classes < self.owned.stop)]
+        self.chosen = (own - self.owned.start).to(self.weight.device)
+        self._rows = self.weight.detach().index_select(0, self.chosen).requires_grad_()
+
+    @property
+    def present(self) -> Float[Tensor, "k d"]:
+        """Return this process's class weights that the step looks at."""
+        weight: Tensor = self.weight if self._rows is None else self._rows
+        return weight
+
+    def forward(
+        self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], counts: Counts = ()
+    ) -> RowLosses:
+        """Return the cross-entropy of each row, over all classes or those that were chosen."""
+        world, owned = self.world, None
+        values, labels = world.gather(F.normalize(features), counts), world.gather(labels, counts)
+        if world.size > 1:
+            labels, owned = labels - self.owned.start, _within(labels, self.owned)
+        if self.chosen is not None:
+            labels = torch.searchsorted(self.chosen, labels)
+        if owned is not None:
+            labels = labels.where(owned, 0)
+        losses = margin_softmax(
+            values,
+            self.present,
+            labels,
+            self.margin_function,
+            self.settings.margin,
+            self.settings.scale,
+            world,
+            owned,
         )
+        return losses[world.span(counts)] if counts else losses
+
+    @contextlib.contextmanager
+    def updated_by(self, optimizer: Optimizer) -> Iterator[None]:
+        """Let a step of the optimiser touch the chosen rows alone, its memory of them included."""
+        if self.chosen is None or self._rows is None:
+            yield
+            return
+        weight, chosen, state = self.weight, self.chosen, optimizer.state[self.weight]
+        whole = {"": weight.data, **{k: v for k, v in state.items() if v.shape == weight.shape}}
+        weight.data, weight.grad = self._rows.detach(), self._rows.grad
+        state.update({k: v[chosen] for k, v in whole.items() if k})
+        yield
+        of_rows = {"": weight.data, **{k: v for k, v in state.items() if v.shape == weight.shape}}
+        for name, rows in of_rows.items():
+            if name not in whole:  # the optimiser's first step
+                whole[name] = rows.new_zeros(whole[""].shape)
+            whole[name].index_copy_(0, chosen, rows)
+        weight.grad, weight.data = None, whole.pop("")
+        state.update(whole)
+        self.chosen = self._rows = None
 
 
-def sample_classes(labels: Int64[Tensor, " n"], classes: int, share: float) -> Int64[Tensor, " k"]:
-    """Return all classes of `labels` and random others, ⌈share·classes⌉ or more, in order."""
-    # whoever has a label is drawn first; drawn in main memory, every device draws the same
-    luck = torch.rand(classes, dtype=torch.float32).to(labels.device)
+def sample_classes(
+    labels: Int64[Tensor, " n"], classes: int, share: float, generator: torch.Generator
+) -> Int64[Tensor, " k"]:
+    """Return all classes of `labels` and random others, in order: ⌈share·classes⌉, or n if more.
+
+    Source: An et al., "Partial FC", ICCV workshops 2021.
+    """
+    # whoever has a label is drawn first
+    luck = torch.rand(classes, dtype=torch.float32, generator=generator)
     luck[labels] = 2.0
-    wanted = max(math.ceil(share * classes), int((luck == 2.0).sum()))
+    wanted = min(max(math.ceil(share * classes), len(labels)), classes)
     chosen: Tensor = luck.topk(wanted, sorted=False).indices.sort().values
     return chosen
 
 
+def _within(labels: Int64[Tensor, " n"], owned: slice) -> Bool[Tensor, " n"]:
+    within: Tensor = (labels >= owned.start) & (labels < owned.stop)
+    return within
+
+
 class LinearHead(nn.Module):
-    """A linear classifier with bias over raw features; it is dropped before extraction."""
+    """A linear classifier with bias over raw features; it is dropped before extraction.
 
-    def __init__(self, classes: int, dim: int) -> None:
+    Args: as of `CosineHead`.
+    """
+
+    def __init__(self, classes: int, dim: int, world: World = ALONE) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, dim) * 0.01)
-        self.bias = nn.Parameter(torch.zeros(classes))
+        self.world, self.owned = world, world.span(world.counts(classes))
+        self.weight = nn.Parameter((torch.randn(classes, dim) * 0.01)[self.owned].clone())
+        self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
-    def forward(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> RowLosses:
+    def forward(
+        self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], counts: Counts = ()
+    ) -> RowLosses:
         """Return the cross-entropy of each row."""
-        return F.cross_entropy(F.linear(features, self.weight, self.bias), labels, reduction="none")
+        world = self.world
+        values, labels = world.gather(features, counts), world.gather(labels, counts)
+        logits = F.linear(values, self.weight, self.bias)
+        if world.size == 1:
+            return F.cross_entropy(logits, labels, reduction="none")
+        # of a row's class, some process has the logit; a process without a class has none
+        logits = F.pad(logits, (0, 1), value=-torch.inf)
+        tops = world.reduce(logits.detach().amax(1), ReduceOp.MAX)
+        sums = world.sum((logits - tops[:, None]).exp().sum(1))
+        owned = _within(labels, self.owned)
+        places = (labels - self.owned.start).where(owned, 0)[:, None]
+        targets = world.sum(logits.gather(1, places)[:, 0].where(owned, 0))
+        losses: Tensor = tops + sums.log() - targets
+        return losses[world.span(counts)]
 
 
 Head = CosineHead | LinearHead
@@ -90,8 +181,8 @@ def cosine_scale(head: Head) -> float:
     return head.settings.scale
 
 
-def build_head(settings: HeadSettings, classes: int, dim: int) -> Head:
+def build_head(settings: HeadSettings, classes: int, dim: int, world: World = ALONE) -> Head:
     """Build the head that a recipe names."""
     if isinstance(settings, SoftmaxSettings):
-        return LinearHead(classes, dim)
-    return CosineHead(classes, dim, settings)
+        return LinearHead(classes, dim, world)
+    return CosineHead(classes, dim, settings, world)

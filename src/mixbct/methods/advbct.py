@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mixbct.distributed import row_rng
+from mixbct.distributed import OLD_ROWS, row_rng
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
 from mixbct.methods.method import (
-    OLD_ROWS,
     Features,
     Losses,
     Method,
@@ -111,7 +110,6 @@ class AdvBCT(Method):
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification, the adversarial and the boundary loss."""
         features = reverse_gradient(F.normalize(new.values), reversal(progress.done))
-        rows = len(new.labels)
         discriminator_loss = F.cross_entropy(
             self.discriminator(features), torch.full_like(new.labels, NEW), reduction="sum"
         ) + F.cross_entropy(
@@ -120,10 +118,15 @@ class AdvBCT(Method):
         outside = beyond_boundary(
             new.values, new.labels, self.means, self.boundaries(), self.bounded
         )
-        by = rows if self.settings.mean_over == "batch" else max(int((outside > 0).sum()), 1)
+        by: Tensor | int = new.total
+        if self.settings.mean_over == "outside":
+            by = new.world.reduce((outside > 0).sum()).clamp_min(1)
         fading = (progress.epochs - progress.epoch + 1) / progress.epochs
         return {
             "classification": classification(new, head),
-            "adversarial": self.settings.adversarial_weight * fading * discriminator_loss / rows,
+            "adversarial": self.settings.adversarial_weight
+            * fading
+            * discriminator_loss
+            / new.total,
             "boundary": self.settings.boundary_weight * outside.sum() / by,
         }

@@ -71,5 +71,5 @@ class BCT(Method):
         rows = influence(new.values, new.labels, self.directions, self.known, scale)
         return {
             "classification": classification(new, head),
-            "influence": self.settings.weight * rows.sum() / len(rows),
+            "influence": self.settings.weight * rows.sum() / new.total,
         }

@@ -10,8 +10,8 @@ from mixbct.methods.method import Features, Losses, Method, Progress
 
 
 def classification(new: Features, head: Head) -> Tensor:
-    """Return (1/B) Σ ℓ(f_i, y_i; W) over the rows."""
-    loss: Tensor = head(new.values, new.labels).sum() / len(new.labels)
+    """Return this process's share of (1/B) Σ ℓ(f_i, y_i; W) over the rows of all."""
+    loss: Tensor = head(new.values, new.labels, new.counts).sum() / new.total
     return loss
 
 

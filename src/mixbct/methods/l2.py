@@ -46,5 +46,5 @@ class L2(Method):
             beyond = beyond**2
         return {
             "classification": classification(new, head),
-            "l2": self.settings.weight * beyond.sum() / len(beyond),
+            "l2": self.settings.weight * beyond.sum() / new.total,
         }

@@ -12,6 +12,7 @@ Two maps:
     projection   a linear map, trained along; it begins with orthonormal rows or columns
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -80,13 +81,13 @@ class Mapped(Method):
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the method's losses in the old space, and the loss of the full features."""
-        mapped = Features(new.values @ self.matrix, new.labels)
+        mapped = replace(new, values=new.values @ self.matrix)
         losses = self.method.losses(mapped, old, self.head, progress)
         return {**losses, "full": self.settings.full_weight * classification(new, head)}
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Let the method look at the whole set, in the old space."""
-        self.method.on_epoch(epoch, lambda: extract() @ self.query_map())
+        self.method.on_epoch(epoch, lambda rows: extract(rows) @ self.query_map())
 
     def query_map(self) -> Float[Tensor, "d e"]:
         """Return a copy of the present map, in main memory."""

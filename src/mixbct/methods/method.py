@@ -14,17 +14,15 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from mixbct.distributed import row_rng
+from mixbct.distributed import ALONE, ORDER, World, row_rng
 from mixbct.errors import BankError, RecipeError
 from mixbct.features.prototypes import ClassDirections, ClassStats
 from mixbct.heads.classifier import Head
 from mixbct.schemas.linear_map import LinearMap
-
-# streams of random numbers: a new use takes a new number, so that none disturbs another
-ORDER, OLD_ROWS, AUGMENT, PARTNERS = range(4)
 
 RowIndices = Int64[np.ndarray, " _"]
 NO_ROWS: RowIndices = np.empty(0, dtype=np.int64)
@@ -43,8 +41,8 @@ prototypes      the normalised mean old feature of each class
 class_stats     where each class's old features lie, and how far they spread
 """
 
-Extract = Callable[[], Float[Tensor, "n d"]]
-"""Gives the present new features of the training set, raw, in its order, in evaluation mode."""
+Extract = Callable[[RowIndices], Float[Tensor, "n d"]]
+"""Gives the present new features of some training rows, raw, in main memory, in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,69 @@ class StepPlan:
     old_labels: Int64[np.ndarray, " old"]
     trained: int
 
+    def share(self, world: World) -> tuple["StepPlan", RowIndices]:
+        """Return what one process does of the step, and which of the forwarded rows those are.
+
+        Trained rows, others and old ones are each spread evenly, in order: where old rows go with
+        trained ones, row by row, they still do.
+        """
+        forwarded, old = len(self.forward_rows), len(self.old_rows)
+        trained = world.span(world.counts(self.trained))
+        others = world.span(world.counts(forwarded - self.trained))
+        every = np.arange(forwarded)
+        own = np.concatenate([every[: self.trained][trained], every[self.trained :][others]])
+        joining = world.span(world.counts(old))
+        plan = StepPlan(
+            self.forward_rows[own],
+            self.forward_labels[own],
+            self.old_rows[joining],
+            self.old_labels[joining],
+            trained.stop - trained.start,
+        )
+        return plan, own
+
 
 @dataclass(frozen=True)
 class Features:
-    """Features with their classes."""
+    """This process's features of a step, with their classes.
+
+    Attributes:
+        values: one a row.
+        labels: in [0, c).
+        counts: how many rows each process has; none: all are here.
+        world: the processes.
+    """
 
     values: Float[Tensor, "n d"]
     labels: Int64[Tensor, " n"]
+    counts: tuple[int, ...] = ()
+    world: World = ALONE
+
+    @property
+    def total(self) -> int:
+        """Return how many rows there are in all; what a sum over rows is divided by."""
+        return sum(self.counts) if self.counts else len(self.labels)
+
+    def first(self, count: int) -> "Features":
+        """Return those of the first rows of all, in the order of the plan."""
+        ends = np.minimum(np.cumsum(self.counts), count)
+        counts = tuple(np.diff(ends, prepend=0).tolist())
+        own = counts[self.world.rank] if counts else count
+        return Features(self.values[:own], self.labels[:own], counts, self.world)
+
+    def joined(self, other: "Features") -> "Features":
+        """Return these rows and the others, of each process."""
+        values = torch.cat([self.values, other.values])
+        labels = torch.cat([self.labels, other.labels])
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return Features(values, labels, counts, self.world)
+
+    def everywhere(self) -> "Features":
+        """Return the rows of all processes, in the order of the plan."""
+        values, labels = (
+            self.world.gather(each, self.counts) for each in (self.values, self.labels)
+        )
+        return Features(values, labels)
 
 
 @dataclass(frozen=True)
@@ -121,6 +175,7 @@ class Task:
         prototypes: [C, D] normalised mean old feature of each class.
         class_stats: where each class's old features lie.
         old_classifier: [C, D] the old model's class weights, where the recipe names that model.
+        world: the processes that share each step.
     """
 
     labels: RowIndices
@@ -129,8 +184,14 @@ class Task:
     prototypes: ClassDirections | None = None
     class_stats: ClassStats | None = None
     old_classifier: ClassDirections | None = None
+    world: World = ALONE
 
     def __post_init__(self) -> None:
+        if self.batch < self.world.size:
+            raise RecipeError(
+                f"train.batch = {self.batch} leaves one of {self.world.size} processes without a "
+                "row: raise it, or start fewer processes"
+            )
         if len(self.labels) < self.batch:
             raise RecipeError(
                 f"train.batch is {self.batch}, but there are only {len(self.labels)} training "

@@ -35,15 +35,12 @@ right old feature before all others, which is what a search is judged by.
 from fractions import Fraction
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
-from mixbct.distributed import row_rng
+from mixbct.distributed import OLD_ROWS, PARTNERS, row_rng
 from mixbct.errors import BankError, RecipeError
 from mixbct.heads.classifier import Head
 from mixbct.methods.method import (
-    OLD_ROWS,
-    PARTNERS,
     Features,
     Losses,
     Method,
@@ -83,10 +80,13 @@ class MixBCT(Method):
                     f"method.draw = {settings.draw!r} needs the images' old features, but the bank "
                     "was not extracted from these training images: set method.draw = 'bank'"
                 )
-        if settings.draw == "skip" and task.batch - self.old_rows_per_step < 2:
+        if settings.draw == "skip" and task.batch - self.old_rows_per_step < max(
+            2, task.world.size
+        ):
             raise RecipeError(
                 f"method.ratio = {settings.ratio} of train.batch = {task.batch} leaves fewer than "
-                "two images to forward, too few for batch normalisation: lower method.ratio"
+                "two images to forward, too few for batch normalisation, or fewer than there are "
+                "processes: lower method.ratio"
             )
         self._usable = given(self.old.credible) & (self.old.labels >= 0)
         self.candidates: RowIndices = np.flatnonzero(self._usable).astype(np.int64)
@@ -145,24 +145,24 @@ class MixBCT(Method):
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the mean classification loss over new and mixed rows, and the contrast."""
-        mixed = len(old.labels)
+        mixed = old
         if self.settings.draw == "bank":
-            mixed = min(self.old_rows_per_step, len(self.candidates))
-        values = torch.cat([new.values, old.values[:mixed]])
-        labels = torch.cat([new.labels, old.labels[:mixed]])
-        rows = head(values, labels)
-        if self.settings.old_weight is None or not mixed:
-            losses = {"mixed": rows.sum() / len(labels)}
+            mixed = old.first(min(self.old_rows_per_step, len(self.candidates)))
+        every = new.joined(mixed)
+        rows = head(every.values, every.labels, every.counts)
+        if self.settings.old_weight is None or not mixed.total:
+            losses = {"mixed": rows.sum() / every.total}
         else:
             fresh = len(new.labels)
             losses = {
-                "new": rows[:fresh].sum() / fresh,
-                "old": self.settings.old_weight * rows[fresh:].sum() / mixed,
+                "new": rows[:fresh].sum() / new.total,
+                "old": self.settings.old_weight * rows[fresh:].sum() / mixed.total,
             }
         if self.settings.contrast:
+            old = old.everywhere()
             similarities = F.normalize(new.values) @ old.values.t() / self.settings.temperature
             positive = new.labels[:, None] == old.labels
             shares = similarities.log_softmax(dim=1) * positive
             apart = -shares.sum(1) / positive.sum(1).clamp_min(1)
-            losses["contrast"] = self.settings.contrast * apart.sum() / len(new.labels)
+            losses["contrast"] = self.settings.contrast * apart.sum() / new.total
         return losses

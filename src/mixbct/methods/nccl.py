@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mixbct.errors import RecipeError
-from mixbct.heads.classifier import Head
+from mixbct.heads.classifier import CosineHead, Head
 from mixbct.methods.independent import classification
 from mixbct.methods.method import Features, Losses, Method, Progress, StepPlan, Task, given
 from mixbct.recipe import NCCLSettings
@@ -110,24 +110,26 @@ class NCCL(Method):
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and both contrasts; the batch joins the queue first."""
+        assert isinstance(head, CosineHead), "the recipe sees to that"
         credible = self.credible(old.values)
         own, labels = old.values[credible], old.labels[credible]
-        self.enqueue(own, labels)
+        every, kept = old.everywhere(), new.world.gather(credible.int(), old.counts).bool()
+        self.enqueue(every.values[kept], every.labels[kept])
         held = min(int(self.enqueued), len(self.queue))
         # a copy: the next step writes into the queue
         queue = self.queue[:held].to(own.dtype, copy=True)
         positive = labels[:, None] == self.queue_labels[:held]
         weights = (1 + own @ queue.t()) / 2
         features = F.normalize(new.values[credible])
-        classes = F.normalize(head.weight)
-        # z(f)ᵀz(o) = f̂ᵀ(ŴᵀŴ)o, which needs no queue of C-dimensional logits
-        between = classes.t() @ classes.detach()
-        rows = len(new.labels)
+        classes = F.normalize(head.present)
+        # z(f)ᵀz(o) = f̂ᵀ(ŴᵀŴ)o, which needs no queue of C-dimensional logits, and is a sum over
+        # the classes of each process
+        between = new.world.sum(classes.t() @ classes.detach())
         scaled = queue.t() / self.settings.temperature
         of_features = contrastive_loss(features @ scaled, weights, positive)
         of_logits = contrastive_loss(features @ between @ scaled, weights, positive)
         return {
             "classification": classification(new, head),
-            "features": self.settings.weight * of_features.sum() / rows,
-            "logits": self.settings.logit_weight * of_logits.sum() / rows,
+            "features": self.settings.weight * of_features.sum() / new.total,
+            "logits": self.settings.logit_weight * of_logits.sum() / new.total,
         }

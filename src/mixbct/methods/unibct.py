@@ -28,28 +28,32 @@ from mixbct.methods.independent import classification
 from mixbct.methods.method import Extract, Features, Losses, Method, Progress, Task, given
 from mixbct.recipe import UniBCTSettings
 
+ROWS = 8192
+"""About as many images are looked at together."""
 
-def refined_mean(
-    new: Float[Tensor, "n d"], old: Float[Tensor, "n e"], settings: UniBCTSettings
-) -> Float[Tensor, " e"]:
-    """Return the mean of one class's old features, spread over the graph of its new ones.
+
+def refined_means(
+    new: Float[Tensor, "k n d"], old: Float[Tensor, "k n e"], settings: UniBCTSettings
+) -> Float[Tensor, "k e"]:
+    """Return the mean of each class's old features, spread over the graph of its new ones.
 
     Args:
-        new: raw new features of the class's images.
+        new: raw new features of the images of k classes, n of each.
         old: normalised old features of the same images.
         settings: λ, τ, and "rows" for the row softmax of cosines or "columns" for the column
             softmax of inner products.
     """
-    if len(new) == 1:
-        return old[0]
+    count = new.shape[1]
+    if count == 1:
+        return old[:, 0]
     by_rows = settings.graph == "rows"
-    vertices = F.normalize(new) if by_rows else new
-    similarities = vertices @ vertices.t() / settings.temperature
-    similarities.fill_diagonal_(-torch.inf)
-    edges = similarities.softmax(dim=1 if by_rows else 0)
-    system = torch.eye(len(new), dtype=new.dtype) - settings.spread * edges
+    vertices = F.normalize(new, dim=2) if by_rows else new
+    similarities = vertices @ vertices.mT / settings.temperature
+    similarities.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    edges = similarities.softmax(dim=2 if by_rows else 1)
+    system = torch.eye(count, dtype=new.dtype) - settings.spread * edges
     moved: Tensor = (1 - settings.spread) * torch.linalg.solve(system, old)
-    return moved.mean(dim=0)
+    return moved.mean(dim=1)
 
 
 class UniBCT(Method):
@@ -65,19 +69,29 @@ class UniBCT(Method):
         means = given(task.prototypes)
         self.register_buffer("directions", means.values.clone())
         self.register_buffer("known", means.known, persistent=False)
-        order = np.argsort(task.labels, kind="stable")
-        cuts = np.flatnonzero(np.diff(task.labels[order])) + 1
-        self.rows_of_classes = np.split(order, cuts)
+        self.rows = np.argsort(task.labels, kind="stable")
+        self.counts = np.bincount(task.labels)
+        self.starts = np.cumsum(self.counts) - self.counts
 
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Refine the prototypes by the present new features, at the epochs chosen."""
         if epoch not in self.settings.refresh:
             return
-        old, new = given(self.task.old), extract()
-        for rows in self.rows_of_classes:
-            own = torch.from_numpy(old.read(rows)).double()
-            mean = refined_mean(new[rows].double(), own, self.settings)
-            self.directions[self.task.labels[rows[0]]] = mean.to(self.directions)
+        old, world = given(self.task.old), self.task.world
+        refined = torch.zeros_like(self.directions)
+        # classes with equally many images are solved together, and dealt out to the processes
+        for count in np.unique(self.counts):
+            classes = np.flatnonzero(self.counts == count)[world.rank :: world.size]
+            together = max(1, ROWS // count)
+            for chosen in (classes[i : i + together] for i in range(0, len(classes), together)):
+                rows = self.rows[self.starts[chosen, None] + np.arange(count)]
+                new_side, old_side = (
+                    values.double().reshape(*rows.shape, -1)
+                    for values in (extract(rows.ravel()), torch.from_numpy(old.read(rows.ravel())))
+                )
+                means = refined_means(new_side, old_side, self.settings)
+                refined[torch.from_numpy(chosen)] = means.to(refined)
+        self.directions.copy_(world.reduce(refined))
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and, from epoch `start`, that under the prototypes."""
@@ -86,5 +100,5 @@ class UniBCT(Method):
             rows = influence(
                 new.values, new.labels, self.directions, self.known, cosine_scale(head)
             )
-            losses["influence"] = self.settings.weight * rows.sum() / len(rows)
+            losses["influence"] = self.settings.weight * rows.sum() / new.total
         return losses

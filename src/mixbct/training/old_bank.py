@@ -15,6 +15,7 @@ from mixbct.backbones.weights import read_tensors
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
+from mixbct.distributed import ALONE, World
 from mixbct.errors import BankError, FeatureError, ModelError
 from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
@@ -26,7 +27,9 @@ from mixbct.schemas.model import OldPart
 from mixbct.training.label_map import read_label_map
 
 
-def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task, OldPart | None]:
+def open_task(
+    recipe: Recipe, source: Source, world: World = ALONE
+) -> tuple[FeatureBank | None, Task, OldPart | None]:
     """Return the old bank that a recipe names, exactly what its method needs of it, and how much
     of the bank that is.
 
@@ -36,7 +39,7 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
     """
     labels = source.labels()
     if not isinstance(recipe.method, CompatibleSettings):
-        return None, Task(labels, recipe.train.batch), None
+        return None, Task(labels, recipe.train.batch, world=world), None
     needs = METHODS[recipe.method.name].needs
     dim = recipe.model.dim if recipe.method.query_map is None else None
     bank, old = open_old_bank(recipe.method.bank, source, dim, needs, recipe.method.label_map)
@@ -52,7 +55,7 @@ def open_task(recipe: Recipe, source: Source) -> tuple[FeatureBank | None, Task,
     weights = None
     if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
         weights = open_old_classifier(recipe.method.old_model, bank, source, old.gallery_map)
-    task = Task(labels, recipe.train.batch, old, directions, stats, weights)
+    task = Task(labels, recipe.train.batch, old, directions, stats, weights, world)
     part = _part(bank, old, len(source.classes()))
     if part.classes < part.of_classes or part.training_classes < part.of_training_classes:
         logging.getLogger(__name__).warning("%s", part)

@@ -2,10 +2,13 @@
 
 recipe.json    the recipe as it was run
 steps.jsonl    losses and learning rate over the steps
-checkpoints/   the newest checkpoint; gone once the run is finished
+checkpoints/   the newest two; gone once the run is finished
 model/         the finished model (see mixbct.backbones.model)
 start.json     of a head that chose its start: which, and what training added
 cost.json      seconds, images and steps
+
+Of several processes the first writes all that, but for the rows of the heads that each owns in a
+checkpoint; all of them need the same folder.
 """
 
 import contextlib
@@ -17,13 +20,14 @@ from pathlib import Path
 
 from mixbct.backbones.model import contract_of, save_model
 from mixbct.data.source import Source
+from mixbct.distributed import ALONE, World
 from mixbct.errors import BadImageError, CheckpointError, DiskFullError, ModelError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.recipe import Recipe
 from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
-from mixbct.training.checkpoint import latest_checkpoint
+from mixbct.training.checkpoint import begun, latest_checkpoint
 from mixbct.training.held_out import hold_out
 from mixbct.training.log import EVERY, StepLog
 from mixbct.training.stop import signals_as_stopped, stop_on_signal
@@ -39,6 +43,7 @@ def train(
     *,
     resume: bool = False,
     progress: OnStep | None = None,
+    world: World = ALONE,
 ) -> ModelCost:
     """Train what `recipe` says on `source` and leave the model in `out`/model.
 
@@ -55,27 +60,34 @@ def train(
     stopped = f"stopped; what {out} holds is intact: run the same command again, with --resume"
     with signals_as_stopped(stopped):
         checkpoints, finished = out / "checkpoints", (out / "cost.json").exists()
+        first = world.rank == 0
         # a run that saved nothing yet has nothing to lose
-        if (finished or latest_checkpoint(checkpoints)) and (out / "recipe.json").exists():
+        if (finished or begun(checkpoints)) and (out / "recipe.json").exists():
             _check_begun(out, recipe, resume)
         if finished:
             _check_data(out, recipe, source)
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            if first:
+                shutil.rmtree(checkpoints, ignore_errors=True)
             return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
         held_out = hold_out(recipe, source)
-        trainer = Trainer(recipe, held_out.rest if held_out else source)
+        trainer = Trainer(recipe, held_out.rest if held_out else source, world)
         side = trainer.old.gallery_map if trainer.old else None
         head_start = trainer.begin()
         began = deepcopy(trainer.backbone.state_dict()) if head_start else {}
         at_start = held_out.judge(trainer.embed, side) if held_out else None
-        if (path := latest_checkpoint(checkpoints)) is not None:
+        if (path := latest_checkpoint(checkpoints, world)) is not None:
             trainer.load(path)
-        write_atomically(out / "recipe.json", recipe.to_json())
+        if first:
+            write_atomically(out / "recipe.json", recipe.to_json())
         with stop_on_signal() as stop_asked:
             _run(trainer, out, stop_asked, progress)
             # from here on the work is done, and a stop would only lose time
+            cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
+            if not first:
+                world.wait()  # waits until the model is written
+                return cost
             head_name: str | None = recipe.head.name
-            classifier = trainer.head.state_dict()
+            classifier = trainer.classifier(checkpoints)
             if head_start and held_out:
                 at_end = held_out.judge(trainer.embed, side)
                 figures = {"held_out": held_out.classes, "at_start": at_start, "at_end": at_end}
@@ -98,9 +110,9 @@ def train(
                 old_part=trainer.old_part,
             )
             save_model(out / "model", manifest, backbone, classifier)
-            cost = ModelCost(seconds=trainer.seconds, images=trainer.images, steps=trainer.steps)
             write_atomically(out / "cost.json", cost.to_json())
             shutil.rmtree(checkpoints, ignore_errors=True)
+            world.wait()
         return cost
 
 
@@ -133,7 +145,8 @@ def _run(
     """Step to the end, or to where a stop is asked for."""
     settings = trainer.recipe.train
     checkpoints = out / "checkpoints"
-    log = StepLog(out, trainer.step)
+    world = trainer.world
+    log = StepLog(out, trainer.step) if world.rank == 0 else None
     saved = trainer.step
     stepping = False
     before = time.perf_counter()
@@ -146,12 +159,12 @@ def _run(
             trainer.seconds += now - before
             before = now
             last = report.step == report.steps
-            if report.step % EVERY == 0 or last:
+            if log and (report.step % EVERY == 0 or last):
                 rate = trainer.optimizer.param_groups[0]["lr"]
                 log.write(report.step, {**report.losses, "lr": rate})
             if progress:
                 progress(report)
-            stop = not last and (stop_asked() or report.step == settings.stop_after)
+            stop = not last and world.any_true(stop_asked() or report.step == settings.stop_after)
             every = settings.checkpoint_every
             if last or stop or (every and report.step % every == 0):
                 saved = report.step  # what cannot be saved now cannot be saved below
@@ -164,10 +177,12 @@ def _run(
     except BadImageError:
         raise  # to go on without the image is to go on with other data
     except Exception:
-        # a disk that went away, say: between two steps the state is whole, and is kept
-        if not stepping and trainer.step > saved:
+        # a disk that went away, say: between two steps the state is whole, and is kept, unless
+        # other processes would have to save their part of it
+        if not stepping and trainer.step > saved and world.size == 1:
             with contextlib.suppress(DiskFullError, OSError):
                 trainer.save(checkpoints)
         raise
     finally:
-        log.close()
+        if log:
+            log.close()

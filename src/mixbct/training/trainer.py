@@ -1,17 +1,19 @@
 """One training loop for every method.
 
-    plan → read images and old features ahead → augment → forward → the method's losses
-         → backward → clip the backbone → step → log, checkpoint
+    plan → this process's share of it → read images and old features ahead → augment → forward
+         → the method's losses → backward → clip the backbone → step → log, checkpoint
 
-Everything random is a pure function of the recipe's seed and of the step, so the same recipe
-gives the same weights bit for bit on one machine, and a run that was stopped or killed goes on
-as if it had not been.
+A plan is of all processes together, so what is trained does not depend on how many there are (but
+see `objective`, of batch normalisation). Everything random is a pure function of the recipe's seed
+and of the step, so the same recipe gives the same weights bit for bit on one machine, and a run
+that was stopped or killed goes on as if it had not been.
 """
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +28,33 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import encoder_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Source
-from mixbct.distributed import default_dtype, open_device, torch_rng
+from mixbct.distributed import (
+    ALONE,
+    AUGMENT,
+    SAMPLE,
+    STEP,
+    World,
+    default_dtype,
+    open_device,
+    torch_rng,
+)
 from mixbct.errors import RecipeError, TrainingDivergedError
-from mixbct.heads.classifier import Head, build_head
+from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress, Task
 from mixbct.methods.mapped import Mapped
-from mixbct.methods.method import AUGMENT
-from mixbct.recipe import CompatibleSettings, Recipe
+from mixbct.methods.method import RowIndices
+from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings
 from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, Input, VectorInput
-from mixbct.training.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
+from mixbct.training.checkpoint import CheckpointManifest, State
+from mixbct.training.objective import (
+    Objective,
+    average_statistics,
+    check_used,
+    share_statistics,
+    shared_out,
+)
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import HeadStart, start_at_adapter
@@ -64,10 +82,17 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _Batch:
+    """What this process does of a step."""
+
     items: Batch
-    labels: Int64[Tensor, " b"]
+    labels: Int64[Tensor, " trained"]
+    counts: tuple[int, ...]
+    """How many labels each process has."""
     old: Features
-    trained: int
+    forwarded: int
+    """By all processes."""
+    classes: Int64[Tensor, " k"] | None
+    """Those that the heads look at; none: all."""
 
 
 class Trainer:
@@ -76,35 +101,41 @@ class Trainer:
     Args:
         recipe: what to train.
         source: the training images, or the vectors of a bank; labels without gaps.
+        world: the processes that train together.
     """
 
-    def __init__(self, recipe: Recipe, source: Source) -> None:
+    def __init__(self, recipe: Recipe, source: Source, world: World = ALONE) -> None:
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.source = source
+        self.world = world
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
-        self.device = open_device(recipe.train.device, self.dtype)
+        self.device = open_device(world.place(recipe.train.device), self.dtype)
         self.takes = input_of(recipe, source)
-        self.bank, task, self.old_part = open_task(recipe, source)
+        self.bank, task, self.old_part = open_task(recipe, source, world)
         self.old = task.old
         self.inputs_digest = _inputs_digest(source, self.takes, self.bank, task)
         self.steps_per_epoch = task.steps_per_epoch
         self.steps = task.steps_per_epoch * recipe.train.epochs
         self.old_dim = recipe.model.dim if self.bank is None else self.bank.manifest.dim
+        classes = len(source.classes())
         # even first weights that are drawn as float32 differ in their last bit between processors
         with default_dtype(self.dtype):
             self.backbone: nn.Module = build_backbone(
                 recipe.model.backbone, recipe.model.dim, self.takes, recipe.model.options
             )
-            self.head: Head = build_head(recipe.head, len(source.classes()), recipe.model.dim)
+            self.head: Head = build_head(recipe.head, classes, recipe.model.dim, world)
             # after them, so that every method starts from the same weights
             self.method: Method = METHODS[recipe.method.name](recipe.method, task)
             if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
-                head = build_head(recipe.head, len(source.classes()), self.old_dim)
+                head = build_head(recipe.head, classes, self.old_dim, world)
                 self.method = Mapped(self.method, head, recipe.model.dim)
+        share_statistics(self.method, world)
+        if recipe.train.shared_statistics:
+            share_statistics(self.backbone, world)
         self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
         for module in self.modules.values():
             if self.dtype == torch.float64:
@@ -114,6 +145,14 @@ class Trainer:
         self.optimizer = OPTIMIZERS[recipe.optimizer.name](
             parameters, **recipe.optimizer.model_dump(exclude={"name"})
         )
+        self.objective = shared_out(Objective(self.backbone, self.method, recipe.model.dim), world)
+        self.heads = [
+            head
+            for m in self.modules.values()
+            for head in m.modules()
+            if isinstance(head, CosineHead)
+        ]
+        self.state = State(self.modules, self.optimizer, classes, world)
         self.step = 0
         self.seconds = 0.0
         self.images = 0
@@ -143,16 +182,32 @@ class Trainer:
         return read_ahead(range(self.step, self.steps), self._read)
 
     def _read(self, step: int) -> _Batch:
-        plan = self.method.plan(self.recipe.seed, *divmod(step, self.steps_per_epoch))
+        recipe, world = self.recipe, self.world
+        plan = self.method.plan(recipe.seed, *divmod(step, self.steps_per_epoch))
+        share, own = plan.share(world)
         old = torch.empty(0, self.old_dim)
-        if self.old is not None and len(plan.old_rows):
-            old = torch.from_numpy(self.old.read(plan.old_rows))
-        items = torch.from_numpy(self.source.read(plan.forward_rows))
+        if self.old is not None and len(share.old_rows):
+            old = torch.from_numpy(self.old.read(share.old_rows))
+        items = torch.from_numpy(self.source.read(share.forward_rows))
+        generator = torch_rng(recipe.seed, AUGMENT, step)
+        classes = None
+        if not isinstance(recipe.head, SoftmaxSettings) and recipe.head.sample < 1:
+            labels = np.concatenate([plan.forward_labels[: plan.trained], plan.old_labels])
+            classes = sample_classes(
+                torch.from_numpy(labels[labels >= 0]),
+                len(self.source.classes()),
+                recipe.head.sample,
+                torch_rng(recipe.seed, SAMPLE, step),
+            )
         return _Batch(
-            augment(items, self.recipe.data, torch_rng(self.recipe.seed, AUGMENT, step)),
-            torch.from_numpy(plan.forward_labels),
-            Features(old, torch.from_numpy(plan.old_labels)),
-            plan.trained,
+            augment(items, recipe.data, generator, len(plan.forward_rows), own),
+            torch.from_numpy(share.forward_labels[: share.trained]),
+            world.counts(plan.trained),
+            Features(
+                old, torch.from_numpy(share.old_labels), world.counts(len(plan.old_rows)), world
+            ),
+            len(plan.forward_rows),
+            classes,
         )
 
     def take_step(self, batch: _Batch) -> StepReport:
@@ -160,30 +215,47 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: a loss or the gradient is NaN or infinite; nothing was updated.
+            RecipeError: a parameter takes no part, and there are several processes.
         """
         settings = self.recipe.train
         epoch, step_of_epoch = divmod(self.step, self.steps_per_epoch)
         if step_of_epoch == 0:
+            average_statistics(self.backbone, self.world)
+            before, self.images = self.images, 0
             self.method.on_epoch(epoch, self._extract)
+            self.images = before + int(self.world.reduce(torch.tensor(self.images)))
         # for dropout and the like inside a backbone
-        torch.manual_seed(torch_rng(self.recipe.seed, self.step).initial_seed())
+        words = (self.recipe.seed, STEP, self.step, self.world.rank)
+        torch.manual_seed(torch_rng(*words).initial_seed())
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
         for module in self.modules.values():
             module.train()
-        inputs = to_inputs(batch.items.to(self.device), self.takes, self.dtype)
-        labels, old = batch.labels.to(self.device), batch.old
-        values = forward(self.backbone, inputs, self.recipe.model.dim)
-        losses = self.method.losses(
-            Features(values[: batch.trained], labels[: batch.trained]),
-            Features(old.values.to(self.device, self.dtype), old.labels.to(self.device)),
+        if batch.classes is not None:
+            for head in self.heads:
+                head.choose(batch.classes)
+        old = batch.old
+        losses = self.objective(
+            to_inputs(batch.items.to(self.device), self.takes, self.dtype),
+            batch.labels.to(self.device),
+            batch.counts,
+            replace(
+                old,
+                values=old.values.to(self.device, self.dtype),
+                labels=old.labels.to(self.device),
+            ),
             self.head,
             Progress(epoch, settings.epochs, self.step / self.steps),
         )
-        figures = {name: loss.item() for name, loss in losses.items()}
+        shares = torch.stack([*losses.values()])
+        figures = dict(
+            zip(losses, self.world.reduce(shares.detach().clone()).tolist(), strict=True)
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        shares.sum().backward()  # type: ignore[no-untyped-call]
+        if self.world.size > 1:
+            check_used(self.backbone)
         limit = math.inf if settings.clip is None else settings.clip
         norm = float(nn.utils.clip_grad_norm_(self.backbone.parameters(), limit))
         if not all(map(math.isfinite, [norm, *figures.values()])):
@@ -193,17 +265,19 @@ class Trainer:
                 f"norm {norm} (recipe {self.recipe.name}); lower optimizer.lr, set "
                 "train.warmup_steps, or look at the data"
             )
-        self.optimizer.step()
+        with contextlib.ExitStack() as chosen:
+            for head in self.heads:
+                chosen.enter_context(head.updated_by(self.optimizer))
+            self.optimizer.step()
         self.step += 1
-        self.images += len(labels)
+        self.images += batch.forwarded
         return StepReport(self.step, self.steps, epoch, figures, self.images)
 
-    def _extract(self) -> Float[Tensor, "n d"]:
-        """Return the present raw features of the whole set; its images count as forwarded."""
-        rows = np.arange(len(self.source))
-        chunks = [rows[start : start + 512] for start in rows[::512]]
+    def _extract(self, rows: RowIndices) -> Float[Tensor, "n d"]:
+        """Return the present raw features of some rows; their images count as forwarded."""
+        chunks = [rows[start : start + 512] for start in range(0, len(rows), 512)]
         self.images += len(rows)
-        return torch.cat([self.embed(self.source.read(chunk)) for chunk in chunks])
+        return torch.cat([self.embed(items) for items in read_ahead(chunks, self.source.read)])
 
     @torch.no_grad()
     def embed(self, items: Items) -> Float[Tensor, "n e"]:
@@ -228,11 +302,18 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the present step."""
-        save_checkpoint(folder, self._manifest(self.step), self.modules, self.optimizer)
+        average_statistics(self.backbone, self.world)
+        self.state.save(folder, self._manifest(self.step))
+
+    def classifier(self, folder: Path) -> dict[str, Tensor]:
+        """Return the head of all processes: this one's, or out of the last checkpoint."""
+        if self.world.size == 1:
+            return self.head.state_dict()
+        return self.state.whole_head(folder / f"step-{self.step:08d}")
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
-        found = load_checkpoint(path, self._manifest(self.steps), self.modules, self.optimizer)
+        found = self.state.load(path, self._manifest(self.steps))
         self.step, self.seconds, self.images = found.step, found.seconds, found.images
 
     def _manifest(self, step: int) -> CheckpointManifest:

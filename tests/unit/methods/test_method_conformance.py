@@ -90,7 +90,7 @@ class Run:
     def step(self, number: int) -> dict[str, float]:
         epoch, step = divmod(number, self.task.steps_per_epoch)
         if step == 0:
-            self.method.on_epoch(epoch, lambda: self.backbone(self.inputs).detach())
+            self.method.on_epoch(epoch, lambda rows: self.backbone(self.inputs[rows]).detach())
         plan = self.method.plan(self.seed, epoch, step)
         rows = plan.forward_rows[: plan.trained]
         new = Features(self.backbone(self.inputs[rows]), torch.from_numpy(self.task.labels[rows]))

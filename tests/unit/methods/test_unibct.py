@@ -7,7 +7,7 @@ from conftest import CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.methods import Features, Progress
 from mixbct.methods.bct import influence
-from mixbct.methods.unibct import UniBCT, refined_mean
+from mixbct.methods.unibct import UniBCT, refined_means
 from mixbct.recipe import UniBCTSettings
 
 
@@ -54,7 +54,10 @@ def test_the_refined_mean_equals_a_loop(graph: str) -> None:
     torch.manual_seed(0)
     new = torch.randn(5, 4, dtype=torch.float64)
     old = torch.randn(5, 3, dtype=torch.float64)
-    found = refined_mean(new, old, settings(temperature=0.7, graph=graph))
+    chosen = settings(temperature=0.7, graph=graph)
+    other = torch.randn(2, 5, 4, dtype=torch.float64)
+    every = torch.stack([other[0], new, other[1]]), torch.stack([old + 1, old, old - 1])
+    found = refined_means(*every, chosen)[1]  # of classes that are solved together
     expected = slow_mean(new.tolist(), old.tolist(), 0.9, 0.7, graph)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     if graph == "rows":
@@ -65,13 +68,13 @@ def test_an_old_feature_far_from_its_class_counts_less() -> None:
     """Three images agree; the old feature of the fourth, which they are unlike, is off."""
     new = torch.tensor([[1.0, 0.1], [1.0, 0.0], [1.0, -0.1], [-0.2, 1.0]], dtype=torch.float64)
     old = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]], dtype=torch.float64)
-    refined = refined_mean(new, old, settings())
+    (refined,) = refined_means(new[None], old[None], settings())
     assert refined[1] < 0.1 < old.mean(dim=0)[1]
 
 
 def test_a_class_of_one_image_keeps_its_feature() -> None:
     old = torch.tensor([[0.6, 0.8]])
-    torch.testing.assert_close(refined_mean(torch.randn(1, 5), old, settings()), old[0])
+    torch.testing.assert_close(refined_means(torch.randn(1, 1, 5), old[None], settings()), old)
 
 
 def test_prototypes_are_refined_at_the_epochs_chosen_alone() -> None:
@@ -81,13 +84,13 @@ def test_prototypes_are_refined_at_the_epochs_chosen_alone() -> None:
     method = UniBCT(settings(refresh=[2]), task)
     torch.manual_seed(4)
     features = torch.randn(len(task.labels), DIM)
-    method.on_epoch(1, lambda: pytest.fail("not asked for"))
+    method.on_epoch(1, lambda rows: pytest.fail("not asked for"))
     torch.testing.assert_close(method.directions, task.prototypes.values)
-    method.on_epoch(2, lambda: features)
+    method.on_epoch(2, lambda rows: features[rows])
     for label in range(CLASSES):
         rows = np.flatnonzero(task.labels == label)
         old = torch.from_numpy(task.old.read(rows)).double()
-        expected = refined_mean(features[rows].double(), old, settings())
+        (expected,) = refined_means(features[None, rows].double(), old[None], settings())
         torch.testing.assert_close(method.directions[label], expected.float())
     assert set(method.state_dict()) == {"directions"}
     # what was given is untouched

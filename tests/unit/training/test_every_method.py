@@ -135,7 +135,7 @@ def test_extraction_sees_every_image_in_order_and_changes_nothing(bank: Path) ->
     trainer = Trainer(recipe_of("unibct", bank), MemorySource())
     trainer.take_step(next(trainer.batches()))
     before = {k: v.clone() for k, v in trainer.backbone.state_dict().items()}
-    features = trainer._extract()
+    features = trainer._extract(np.arange(52))
     torch.testing.assert_close(dict(trainer.backbone.state_dict()), before)
     alone = [trainer.embed(trainer.source.read(np.array([row]))) for row in range(52)]
     torch.testing.assert_close(features, torch.cat(alone), rtol=1e-4, atol=1e-5)

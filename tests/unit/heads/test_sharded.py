@@ -1,0 +1,192 @@
+"""Class weights shared out over processes give the losses and gradients of one process."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import run_world
+from torch.optim import SGD, AdamW, Optimizer
+
+from mixbct.distributed import World
+from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
+from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
+
+DIM = 5
+HEADS: dict[str, HeadSettings] = {
+    "arcface": ArcFaceSettings(name="arcface", scale=16.0, margin=0.4),
+    "cosface": CosFaceSettings(name="cosface", scale=64.0, margin=0.2),
+    "softmax": SoftmaxSettings(name="softmax"),
+}
+CASES = {  # classes, and the classes of the rows
+    "even": (12, [0, 3, 11, 5, 5, 7, 8, 2, 9, 0, 1, 6]),
+    "uneven": (11, [10, 3, 0, 5, 5, 7, 8]),
+    "one process owns no class of the batch": (12, [0, 1, 2, 0, 1]),
+    "fewer classes than processes": (3, [2, 0, 1, 1, 2, 0]),
+    "fewer rows than processes": (9, [4, 8]),
+    "one class": (1, [0, 0, 0, 0]),
+}
+
+
+def rows_of(case: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+    classes, labels = CASES[case]
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(len(labels), DIM, dtype=torch.float64, generator=generator)
+    weights = torch.linspace(0.5, 2, len(labels), dtype=torch.float64)
+    return classes, features, torch.tensor(labels), weights
+
+
+def make_head(settings: HeadSettings, classes: int, world: World) -> Head:
+    torch.manual_seed(3)
+    head = build_head(settings, classes, DIM, world).double()
+    with torch.no_grad():
+        head.weight.mul_(100)  # no tiny norms
+        if not isinstance(head, CosineHead):
+            head.bias.copy_(torch.linspace(-1, 1, classes, dtype=torch.float64)[head.owned])
+    return head
+
+
+def looked_at(case: str, share: float) -> torch.Tensor | None:
+    classes, labels = CASES[case]
+    generator = torch.Generator().manual_seed(1)
+    chosen = sample_classes(torch.tensor(labels), classes, share, generator)
+    return chosen if share < 1 else None
+
+
+def walked(world: World, case: str, name: str, share: float) -> dict[str, np.ndarray]:
+    """Return this process's losses, and the gradients of its features and of its weights."""
+    classes, features, labels, weights = rows_of(case)
+    head = make_head(HEADS[name], classes, world)
+    chosen = looked_at(case, share)
+    if chosen is not None:
+        head.choose(chosen)
+    counts = world.counts(len(labels))
+    own = world.span(counts)
+    values = features[own].clone().requires_grad_()
+    before = values.detach().clone(), labels[own].clone()
+    losses = head(values, labels[own], counts)
+    (losses * weights[own]).sum().backward()
+    assert torch.equal(values.detach(), before[0])
+    found = {"losses": losses.detach(), "features": values.grad}
+    if chosen is not None:
+        found["chosen"] = head._rows.grad
+        assert head.weight.grad is None
+    else:
+        found |= {f"of {n}": p.grad for n, p in head.named_parameters()}
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def together(every: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([each[name] for each in every]) for name in every[0]}
+
+
+VARIANTS = [(case, name, 1.0) for case in CASES for name in HEADS] + [
+    (case, name, share)
+    for case in CASES
+    for name in ("arcface", "cosface")
+    for share in (0.5, 0.99)
+]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_losses_and_gradients_are_those_of_one_process(size: int) -> None:
+    found = run_world(size, lambda world: [walked(world, *each) for each in VARIANTS])
+    for number, variant in enumerate(VARIANTS):
+        alone = walked(World(), *variant)
+        ours = together([each[number] for each in found])
+        assert ours.keys() == alone.keys()
+        for name in alone:
+            np.testing.assert_allclose(
+                ours[name], alone[name], rtol=1e-10, atol=1e-10, err_msg=f"{variant}: {name}"
+            )
+        assert np.abs(alone["features"]).max() > 1e-3 or CASES[variant[0]][0] == 1
+
+
+def test_a_missing_reduction_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = World.reduce
+
+    def local_maximum(self: World, values: torch.Tensor, *op: Any) -> torch.Tensor:
+        return values if op else kept(self, values)
+
+    monkeypatch.setattr(World, "reduce", local_maximum)
+    variant = ("even", "arcface", 1.0)
+    ours = together(run_world(2, lambda world: walked(world, *variant)))
+    assert not np.allclose(ours["losses"], walked(World(), *variant)["losses"], rtol=1e-6)
+
+
+def test_all_classes_chosen_are_as_good_as_none_chosen() -> None:
+    for case in CASES:
+        classes, features, labels, _ = rows_of(case)
+        plain, sampled = (make_head(HEADS["arcface"], classes, World()) for _ in range(2))
+        assert isinstance(sampled, CosineHead)
+        sampled.choose(torch.arange(classes))
+        losses = [head(features, labels) for head in (plain, sampled)]
+        assert torch.equal(*losses)
+        for each in losses:
+            each.sum().backward()
+        assert torch.equal(plain.weight.grad, sampled._rows.grad)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: SGD(p, 0.1, 0.9, weight_decay=0.1),
+    "sgd without momentum": lambda p: SGD(p, 0.1, weight_decay=0.1),
+    "adamw": lambda p: AdamW(p, 0.1, weight_decay=0.1),
+}
+
+
+def learn(world: World, optimizer_name: str, draws: list[list[int]]) -> np.ndarray:
+    """Return this process's weights after a step on each set of classes."""
+    head = make_head(HEADS["arcface"], 7, world)
+    assert isinstance(head, CosineHead)
+    optimizer = OPTIMIZERS[optimizer_name](head.parameters())
+    generator = torch.Generator().manual_seed(8)
+    for draw in draws:
+        features = torch.randn(6, DIM, dtype=torch.float64, generator=generator)
+        labels = torch.tensor(draw)[torch.randint(len(draw), (6,), generator=generator)]
+        counts = world.counts(6)
+        head.choose(torch.tensor(draw))
+        optimizer.zero_grad()
+        head(features[world.span(counts)], labels[world.span(counts)], counts).sum().backward()
+        with head.updated_by(optimizer):
+            optimizer.step()
+        assert head.weight.shape == (head.owned.stop - head.owned.start, DIM)
+        assert head.chosen is None
+    return head.weight.detach().numpy()
+
+
+DRAWS = [[0, 2, 3], [1, 2, 6], [2, 3, 4], [0, 1, 2, 3, 4, 6], [2, 3]]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_chosen_rows_are_updated_as_if_there_were_no_others(name: str) -> None:
+    """Momentum and decay included: a row sleeps while it is not chosen."""
+    found = learn(World(), name, DRAWS)
+    torch.manual_seed(3)
+    start = make_head(HEADS["arcface"], 7, World()).weight.detach().numpy()
+    assert (found[5] == start[5]).all()
+    assert (found[[0, 1, 2, 3, 4, 6]] != start[[0, 1, 2, 3, 4, 6]]).all()
+    if name == "adamw":
+        return  # its count of steps is one of the whole head
+    # row by row: an optimiser of its own, that steps only when the row is chosen
+    expected = make_head(HEADS["arcface"], 7, World())
+    rows = [torch.nn.Parameter(row.clone()) for row in expected.weight.detach()]
+    each: list[Optimizer] = [OPTIMIZERS[name]([row]) for row in rows]
+    generator = torch.Generator().manual_seed(8)
+    for draw in DRAWS:
+        features = torch.randn(6, DIM, dtype=torch.float64, generator=generator)
+        labels = torch.tensor(draw)[torch.randint(len(draw), (6,), generator=generator)]
+        expected.weight.data = torch.stack([row.detach() for row in rows])
+        expected.choose(torch.tensor(draw))
+        expected(features, labels).sum().backward()
+        for place, row in enumerate(draw):
+            rows[row].grad = expected._rows.grad[place]
+            each[row].step()
+    np.testing.assert_allclose(found, torch.stack(rows).detach().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_updates_of_chosen_rows_are_those_of_one_process(size: int) -> None:
+    found = run_world(size, lambda world: [learn(world, name, DRAWS) for name in OPTIMIZERS])
+    for number, name in enumerate(OPTIMIZERS):
+        ours = np.concatenate([each[number] for each in found])
+        np.testing.assert_allclose(ours, learn(World(), name, DRAWS), rtol=1e-10)
