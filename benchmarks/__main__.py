@@ -14,6 +14,7 @@ from benchmarks import (
     bridge,
     denoise,
     denoise_full,
+    evaluate,
     extract,
     head_only,
     ijbc_size,
@@ -37,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "bridge": bridge.run,
     "denoise_full": denoise_full.run,
+    "evaluate": evaluate.run,
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
     "recordio": recordio.run,

@@ -216,14 +216,14 @@ def _judge(
     labels: Rows, query: Rows, gallery: Rows, seed: int, left: np.ndarray, right: np.ndarray
 ) -> Figures:
     sides = Embeddings(left[query], labels[query]), Embeddings(right[gallery], labels[gallery])
-    found = compare(*sides, fars=(1e-3,))
-    weights = class_weights(len(found.classes), REPLICATES, seed)
+    weights = class_weights(len(sides[0].classes), REPLICATES, seed)
+    found = compare(*sides, fars=(1e-3,), weights=weights)
     values = {
         "mAP": found.mean_average_precision(),
         "rank-1": found.rank_rate(1),
         "TAR@1e-3": found.true_accept_rate(found.thresholds[0]),
     }
-    return Figures(values, replicate_metrics(found, weights))
+    return Figures(values, replicate_metrics(found))
 
 
 def _judge_merged(

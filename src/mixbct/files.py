@@ -44,6 +44,11 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
         ) from error
 
 
+def user_cache() -> Path:
+    """Return where what can be made anew is kept for this user, whatever the folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixbct"
+
+
 def sync_file(path: Path) -> None:
     """Flush one file, or one folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

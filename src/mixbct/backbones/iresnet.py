@@ -47,7 +47,7 @@ class IResNet(nn.Module):
 
     Args:
         blocks: of the four stages: (2, 2, 2, 2) is iresnet18, (3, 4, 6, 3) 34, (3, 4, 14, 3) 50,
-            (3, 13, 30, 3) 100.
+            (3, 13, 30, 3) 100, (6, 26, 60, 6) 200.
         dim: of the embedding.
         size: height and width of the input, a multiple of 16; published weights are for 112.
         channels: 1 or 3; published weights are for 3, in the order RGB.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
 from mixbct.backbones.linear import LinearBackbone
+from mixbct.backbones.mobilefacenet import MobileFaceNet
 from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder, OnnxFile
 from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
@@ -41,8 +42,11 @@ BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "iresnet34": partial(IResNet, (3, 4, 6, 3)),
     "iresnet50": partial(IResNet, (3, 4, 14, 3)),
     "iresnet100": partial(IResNet, (3, 13, 30, 3)),
+    "iresnet200": partial(IResNet, (6, 26, 60, 6)),
+    "mobilefacenet": MobileFaceNet,
     "vit_t": partial(VisionTransformer, 256),
     "vit_s": partial(VisionTransformer, 512),
+    "vit_b": partial(VisionTransformer, 512, depth=24),
 }
 VECTOR_BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "linear": LinearBackbone,
@@ -290,7 +294,8 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
 
     Raises:
         ModelError: it is not there, does not load, its weights are not those of its contract, or
-            it names code and nobody said that it may run; or there is no such device.
+            it names code and nobody said that it may run; or there is no such device, or none
+            that has the model's numbers.
     """
     target = open_device(device)
     folder, manifest = read_manifest(path)
@@ -309,6 +314,8 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
     else:
         state = read_tensors(folder / "backbone.safetensors")
         weights = weights_digest(state)
+        if is_double(state.values()):
+            open_device(device, torch.float64)
     if weights != contract.weights:
         raise ModelError(
             f"the weights of {folder} are not those of its contract {contract}: the file "

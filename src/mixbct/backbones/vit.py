@@ -1,8 +1,8 @@
 """A plain vision transformer for faces (Dosovitskiy et al., ICLR 2021).
 
 Square patches through a linear map, learned positions, pre-normalised blocks of attention and a
-two-layer perceptron. As in face recognition (insightface's `vit_t` and `vit_s`) there is no class
-token: the tokens of all patches, in order, go through two linear maps, each with a batch
+two-layer perceptron. As in face recognition (insightface's `vit_t`, `vit_s`, `vit_b`) there is no
+class token: the tokens of all patches, in order, go through two linear maps, each with a batch
 normalisation, to the embedding. Weights of insightface's models do not fit: theirs cuts patches of
 9 pixels and masks tokens, this one cuts patches of 8, so that 112 pixels leave none over.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixbct.errors import ModelError
 
-DEPTH, HEADS, EXPANSION = 12, 8, 4
+HEADS, EXPANSION = 8, 4
 
 
 class _Block(nn.Module):
@@ -42,14 +42,17 @@ class VisionTransformer(nn.Module):
     """Map [B, C, size, size] to [B, dim].
 
     Args:
-        width: of a token: 256 is vit_t, 512 vit_s; a multiple of 8, the number of heads.
+        width: of a token: 256 is vit_t, 512 vit_s and vit_b; a multiple of 8, the number of heads.
         dim: of the embedding.
         size: height and width of the input, a multiple of `patch`.
         channels: 1 or 3.
         patch: height and width of a patch in pixels.
+        depth: number of blocks: 24 is vit_b.
     """
 
-    def __init__(self, width: int, dim: int, size: int, channels: int, patch: int = 8) -> None:
+    def __init__(
+        self, width: int, dim: int, size: int, channels: int, patch: int = 8, depth: int = 12
+    ) -> None:
         super().__init__()
         if patch < 1 or size % patch:
             raise ModelError(
@@ -59,7 +62,7 @@ class VisionTransformer(nn.Module):
         tokens = (size // patch) ** 2
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         self.positions = nn.Parameter(self.patches.weight.new_zeros(tokens, width))
-        self.blocks = nn.Sequential(*[_Block(width) for _ in range(DEPTH)])
+        self.blocks = nn.Sequential(*[_Block(width) for _ in range(depth)])
         self.embedding = nn.Sequential(
             nn.LayerNorm(width),
             nn.Flatten(),

@@ -18,6 +18,7 @@ from mixbct.cli.options import (
     TrustCode,
 )
 from mixbct.cli.output import name_skipped, progress_bar, tell
+from mixbct.distributed import open_device
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.features.stored import open_embedder
@@ -90,6 +91,7 @@ def evaluate(
             if (cost := record_there(folder / "cost.json", ModelCost, CheckpointError, "cost"))
         },
         earlier=out if resume else None,
+        device=open_device(device),
         stage=progress_bar,
     )
     write_atomically(out, result.to_json())

@@ -8,6 +8,7 @@ from typer import Argument, Option
 from mixbct.backbones.model import load_model
 from mixbct.cli.options import AsJson, Device, OtherClasses, Replicates, Seed, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
+from mixbct.distributed import open_device
 from mixbct.evaluation.gate import training_says
 from mixbct.files import write_atomically
 from mixbct.report.generations import generations_table
@@ -40,7 +41,13 @@ def generations(
     versions = [load_model(path, device) for path in models]
     bridges = [load_bridge(path) for path in bridge or []]
     found = compare_generations(
-        held_out, versions, bridges, seed=seed, replicates=replicates, stage=progress_bar
+        held_out,
+        versions,
+        bridges,
+        seed=seed,
+        replicates=replicates,
+        device=open_device(device),
+        stage=progress_bar,
     )
     write_atomically(out, found.to_json())
     name_skipped(sorted(held_out.left_out))

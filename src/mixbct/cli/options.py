@@ -1,17 +1,17 @@
 """Options that several verbs have, each described once."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
 
 from mixbct.backbones.trust import TRUSTED
+from mixbct.files import user_cache
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
 Fonts = Annotated[Path | None, Option(help="A folder of fonts for the glyphs [fetch Debian's].")]
-Device = Annotated[str, Option(help="Where to embed.")]
+Device = Annotated[str, Option(help="Where to embed, and to compare.")]
 Out = Annotated[Path, Option("--out", help="Where to write.")]
 SkipBad = Annotated[
     bool, Option("--skip-bad", help="Leave out and name images that cannot be read.")
@@ -50,8 +50,7 @@ Overrides = Annotated[
 
 def default_font_cache() -> Path:
     """Return where fetched fonts are kept unless the person says otherwise."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mixbct" / "fonts"
+    return user_cache() / "fonts"
 
 
 FontCache: Any = Option(

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from mixbct.data.decoding import Decoder
 from mixbct.data.record_index import REPAIR, in_order, read_index, write_index
+from mixbct.data.record_rows import RecordRows, files_state, keep_rows, kept_rows
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
 from mixbct.data.source import Images, ListedSource, Rows
 from mixbct.errors import DataError, RecordError
@@ -22,6 +23,8 @@ class RecordSource(ListedSource):
     The record with key 0 may be a header: no image, and labels of which the first, N + 1, says
     that the images have the keys 1 to N (what follows them, such as one record a person, is left
     alone). Without a header every record is an image. Rows go by key.
+
+    What opening finds is kept for the next time, see `record_rows`.
 
     A class is named by its number, or, where `STEM.classes.txt` lies beside the record file (as
     `mixbct data convert` writes it), by the line with that number, from 0.
@@ -53,15 +56,26 @@ class RecordSource(ListedSource):
         self.path = record_path(path)
         self._file = RecordFile(self.path)
         self.skipped: list[str] = []
-        index = self._index(self.skipped if skip_bad else None)
-        self._numbers, self._offsets = index[:, self._images(index, skip_bad)]
-        present, labels = _compact(self._read_labels(skip_bad))
+        state = files_state(self.path)
+        rows = kept_rows(self.path, state)
+        if rows is None:
+            rows = self._look(skip_bad)
+            if not self.skipped and rows.table.size:
+                keep_rows(self.path, state, rows)
+        self._numbers, self._offsets, labels = rows.table
         # the keys stay numbers until they are asked for
-        super().__init__(f"record file {self.path}", [], labels, self._names(present))
+        super().__init__(f"record file {self.path}", [], labels, self._names(rows.classes))
         self._decoder = Decoder(str(self), preprocessing, workers)
         if not len(self):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
+
+    def _look(self, skip_bad: bool) -> RecordRows:
+        """Look at the head of every image's record."""
+        index = self._index(self.skipped if skip_bad else None)
+        self._numbers, self._offsets = index[:, self._images(index, skip_bad)]
+        present, labels = _compact(self._read_labels(skip_bad))
+        return RecordRows(np.stack([self._numbers, self._offsets, labels]), present)
 
     def _index(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
         """Return the keys of all records, and where they begin."""

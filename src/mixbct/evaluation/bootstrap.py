@@ -6,28 +6,31 @@ set of weights serves every combination, which makes differences between them pa
 """
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.comparison import Comparison
+from mixbct.evaluation.counting import Weights
 from mixbct.schemas.result import Estimate, tar_name
 
 REPLICATES = 1000
+_MOST_NUMBERS = 2**22
 
 Replicates = Float64[np.ndarray, " r"]
 
 
-def class_weights(classes: int, replicates: int, seed: int) -> Float64[np.ndarray, "r c"]:
+def class_weights(classes: int, replicates: int, seed: int) -> UInt8[np.ndarray, "r c"]:
     """Return how often each class is drawn in each replicate; every row sums to `classes`."""
     rng = row_rng(seed, replicates)
     chance = np.full(classes, 1 / classes)
-    return rng.multinomial(classes, chance, size=replicates).astype(np.float64)
+    weights = np.empty((replicates, classes), np.uint8)  # 255 times the expected never happens
+    for rows in _some(replicates, classes):
+        weights[rows] = rng.multinomial(classes, chance, size=len(weights[rows]))
+    return weights
 
 
-def replicate_metrics(
-    comparison: Comparison, weights: Float64[np.ndarray, "r c"]
-) -> dict[str, Replicates]:
+def replicate_metrics(comparison: Comparison) -> dict[str, Replicates]:
     """Return every figure of every replicate, by the names of `Combination.metrics`.
 
     A replicate that drew no query with its class in the gallery has no figure: NaN.
@@ -36,14 +39,11 @@ def replicate_metrics(
     values = {"mAP": comparison.average_precision}
     values |= {f"rank-{k}": (comparison.rank <= k).astype(np.float64) for k in (1, 5)}
     figures = {
-        name: mean_replicates(one[mated], comparison.class_of[mated], weights)
+        name: mean_replicates(one[mated], comparison.class_of[mated], comparison.weights)
         for name, one in values.items()
     }
     with np.errstate(invalid="ignore"):
-        tar, far = (
-            weights @ above / (weights @ above[:, :1])
-            for above in (comparison.genuine_above, comparison.impostor_above)
-        )
+        tar, far = (above / above[:, :1] for above in comparison.drawn_above)
     for threshold in comparison.thresholds:
         figures[tar_name(threshold.far)] = _tar_at(tar, far, threshold.far, comparison.skipped)
     return figures
@@ -52,13 +52,23 @@ def replicate_metrics(
 def mean_replicates(
     values: Float64[np.ndarray, " n"],
     class_of: Int64[np.ndarray, " n"],
-    weights: Float64[np.ndarray, "r c"],
+    weights: Weights,
 ) -> Replicates:
     """Return the mean over queries in every replicate; NaN where it drew none of them."""
     counts = np.bincount(class_of, minlength=weights.shape[1])
     sums = np.bincount(class_of, values, minlength=weights.shape[1])
+    found = np.empty(len(weights))
     with np.errstate(invalid="ignore"):
-        return np.asarray(weights @ sums / (weights @ counts))
+        for rows in _some(*weights.shape):
+            drawn = weights[rows].astype(np.float64)
+            found[rows] = drawn @ sums / (drawn @ counts)
+    return found
+
+
+def _some(rows: int, columns: int) -> list[slice]:
+    """Return runs of rows, few enough for numbers of eight bytes to take 32 MiB at most."""
+    size = max(1, _MOST_NUMBERS // columns)
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _tar_at(

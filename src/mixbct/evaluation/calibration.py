@@ -11,7 +11,9 @@ _PER_DECADE = 10
 _JUMP = 10 ** (1 / _PER_DECADE)
 
 
-def calibrate(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> Calibration:
+def calibrate(
+    comparison: Comparison, above: Int64[np.ndarray, " e"] | None = None, classes: int = 0
+) -> Calibration:
     """Return the false-accept rate of every score, from the impostor pairs of some query classes.
 
     The counts at the comparison's edges are exact. Between two edges, 1/96 of a decade apart, they
@@ -21,15 +23,17 @@ def calibrate(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> Calibra
 
     Args:
         comparison: queries of one contract against rows of another.
-        chosen: [c] which of its classes' pairs are counted.
+        above: impostor pairs of these classes above each of its edges; None: of all of them.
+        classes: how many they are.
 
     Raises:
         DataError: these classes have no impostor pair.
     """
-    above = comparison.impostor_above[chosen].sum(axis=0)
+    if above is None:
+        above, classes = comparison.impostor_above, len(comparison.classes)
     pairs = int(above[0])
     if not pairs:
-        raise DataError(f"{int(chosen.sum())} query classes have no impostor pair to calibrate by")
+        raise DataError(f"{classes} query classes have no impostor pair to calibrate by")
     before, after = above[:-2], above[1:-1]  # of each finite edge: pairs above the one below, or it
     steps = ~comparison.skipped[:-1] | (before > _JUMP * after)
     edges = comparison.grid.edges[1:-1]
@@ -42,20 +46,29 @@ def calibrate(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> Calibra
         scores, counts = np.r_[-1.5, scores], np.r_[pairs, counts]
     return Calibration(
         pairs=pairs,
-        classes=int(chosen.sum()),
+        classes=classes,
         scores=tuple(scores.tolist()),
         accepted=tuple(counts.tolist()),
     )
 
 
-def calibrate_halves(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> HeldOutCalibration:
-    """Return the calibration by the chosen classes, and the other classes' own to hold against it.
+def calibrate_halves(
+    comparison: Comparison, above: Int64[np.ndarray, " e"], half: Bool[np.ndarray, " c"]
+) -> HeldOutCalibration:
+    """Return the calibration by half of the classes, and the other half's own to hold against it.
+
+    Args:
+        comparison: of all classes.
+        above: impostor pairs of the half above each of its edges.
+        half: which classes they are.
 
     Raises:
         DataError: see `calibrate`.
     """
+    rest = comparison.impostor_above - above
     return HeldOutCalibration(
-        set_on=calibrate(comparison, chosen), unseen=calibrate(comparison, ~chosen)
+        set_on=calibrate(comparison, above, int(half.sum())),
+        unseen=calibrate(comparison, rest, int((~half).sum())),
     )
 
 

@@ -1,14 +1,19 @@
 """A comparison as the record that results hold: figures with intervals, curves, histogram."""
 
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+import torch
+from jaxtyping import Bool, Int64
 
+from mixbct.data.source import Progress, unseen
 from mixbct.evaluation.bootstrap import Replicates, estimate, replicate_metrics
 from mixbct.evaluation.calibration import calibrate_halves
-from mixbct.evaluation.comparison import Comparison, compare
-from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation.comparison import Comparison, compare_all
+from mixbct.evaluation.counting import Weights
+from mixbct.evaluation.scores import CPU, Pair
 from mixbct.evaluation.thresholds import Threshold
 from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.result import Combination, Curve, Estimate, Histogram, OperatingPoint, tar_name
@@ -35,27 +40,63 @@ class Judged:
         return {n: estimate(ours[n].value - theirs[n].value, drawn[n]) for n in ours}
 
 
-def judge_sides(
-    name: str,
-    query: Embeddings,
-    gallery: Embeddings,
-    weights: Float64[np.ndarray, "r c"],
+def judge_all(
+    sides: Mapping[str, Sequence[Pair]],
+    weights: Weights,
     fars: tuple[float, ...],
-    calibrated_on: Bool[np.ndarray, " c"] | None = None,
-) -> Judged:
-    """Compare two sides and describe what came of it.
+    *,
+    half: Bool[np.ndarray, " c"] | None = None,
+    calibrated: Collection[str] = (),
+    device: torch.device = CPU,
+    progress: Progress = unseen,
+) -> dict[str, Judged]:
+    """Compare queries with galleries and describe what came of it.
 
     Args:
-        name: query/gallery, the roles of the query model and of the gallery.
-        query: n unit vectors.
-        gallery: g unit vectors.
+        sides: by query/gallery, the roles of the query model and of the gallery: the gallery's
+            parts with what searches each. Galleries that share a part are compared in one walk.
         weights: how often each query class is drawn, for the intervals.
         fars: false-accept rates.
-        calibrated_on: which query classes a calibration is set on; None: there is none.
+        half: which query classes calibrations are set on.
+        calibrated: the names of those that get one.
+        device: where scores are computed.
+        progress: called with (comparisons done, comparisons in all).
     """
-    comparison = compare(query, gallery, fars=fars)
-    drawn = replicate_metrics(comparison, weights)
-    impostor_pairs = int(comparison.impostor_pairs.sum())
+    judged: dict[str, Judged] = {}
+    if half is not None:  # counted as one more replicate would be
+        weights = np.concatenate([weights, half[None].astype(weights.dtype)])
+    for names in _sharing(sides):
+        some = {name: sides[name] for name in names}
+        for name, found in compare_all(some, fars=fars, weights=weights, device=device).items():
+            judged[name] = _judge(name, found, half, name in calibrated)
+            progress(len(judged), len(sides))
+    return {name: judged[name] for name in sides}
+
+
+def _sharing(sides: Mapping[str, Sequence[Pair]]) -> list[list[str]]:
+    """Return the names in groups, of which no two share a part."""
+    groups: list[tuple[list[str], set[int]]] = []
+    for name, parts in sides.items():
+        here = [name], set(map(id, parts))
+        apart = [group for group in groups if not group[1] & here[1]]
+        for names, known in (group for group in groups if group[1] & here[1]):
+            here = names + here[0], known | here[1]
+        groups = [*apart, here]
+    return [names for names, _ in groups]
+
+
+def _judge(
+    name: str, comparison: Comparison, half: Bool[np.ndarray, " c"] | None, calibrated: bool
+) -> Judged:
+    calibration = None
+    if half is not None:
+        last = comparison.drawn_above[1, -1].astype(np.int64)
+        if calibrated:
+            calibration = calibrate_halves(comparison, last, half)
+        weights, above = comparison.weights[:-1], comparison.drawn_above[:, :-1]
+        comparison = dataclasses.replace(comparison, weights=weights, drawn_above=above)
+    drawn = replicate_metrics(comparison)
+    impostor_pairs = comparison.impostor_pairs
     points = tuple(
         OperatingPoint(
             far=threshold.far,
@@ -74,20 +115,18 @@ def judge_sides(
         rank1=estimate(comparison.rank_rate(1), drawn["rank-1"]),
         rank5=estimate(comparison.rank_rate(5), drawn["rank-5"]),
         operating_points=points,
-        genuine_pairs=int(comparison.genuine_pairs.sum()),
+        genuine_pairs=comparison.genuine_pairs,
         impostor_pairs=impostor_pairs,
         roc=roc_curve(comparison),
         cmc=cmc_curve(comparison),
         histogram=histogram(comparison),
     )
-    calibration = calibrated_on is not None and calibrate_halves(comparison, calibrated_on)
-    return Judged(comparison.rank, comparison.thresholds, combination, drawn, calibration or None)
+    return Judged(comparison.rank, comparison.thresholds, combination, drawn, calibration)
 
 
 def roc_curve(comparison: Comparison) -> Curve:
     """Return TAR (y) over FAR (x) at no more than 200 score edges, evenly spaced in log FAR."""
-    genuine = comparison.genuine_above.sum(axis=0)[::-1]
-    impostor = comparison.impostor_above.sum(axis=0)[::-1]
+    genuine, impostor = comparison.genuine_above[::-1], comparison.impostor_above[::-1]
     tar, far = genuine / genuine[-1], impostor / impostor[-1]
     wanted = np.logspace(np.log10(_LOWEST_FAR), 0, _CURVE_POINTS)
     # the last edge whose rate does not exceed the wanted one; none such is drawn at FAR 0

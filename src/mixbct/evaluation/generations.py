@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from mixbct.data.source import unseen
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, class_weights, estimate
-from mixbct.evaluation.combination import Judged, judge_sides
-from mixbct.evaluation.scores import check_dimensions
-from mixbct.evaluation.upgrade import Pair, check_same_items
+from mixbct.evaluation.combination import Judged, judge_all
+from mixbct.evaluation.scores import CPU, Pair, check_dimensions
+from mixbct.evaluation.upgrade import check_same_items
 from mixbct.schemas.generations import Summary, VersionPair
 from mixbct.schemas.result import Estimate, tar_name
 
@@ -36,6 +37,7 @@ def evaluate_generations(
     *,
     seed: int,
     replicates: int = REPLICATES,
+    device: torch.device = CPU,
     progress: Callable[[int, int], None] = unseen,
 ) -> GenerationFigures:
     """Evaluate every version's queries against its own gallery and those of all before it.
@@ -46,6 +48,7 @@ def evaluate_generations(
             from 0, as they are compared: behind a bridge where there is one.
         seed: of the bootstrap; the same draw of classes serves every pair.
         replicates: of the bootstrap.
+        device: where scores are computed.
         progress: called with (pairs done, pairs in all).
 
     Raises:
@@ -57,16 +60,17 @@ def evaluate_generations(
     for number, one in enumerate(versions[1:], 2):
         check_same_items(f"version {number}", one, versions[0])
     weights = class_weights(len(versions[0].query.classes), replicates, seed)
-    judged: dict[tuple[int, int], Judged] = {}
-    total = len(versions) * (len(versions) + 1) // 2
-    for newest in range(len(versions)):
-        for gallery in range(newest, -1, -1):
-            sides = versions[newest] if gallery == newest else behind(newest, gallery)
-            ends = f"queries of version {newest + 1}", f"vectors of version {gallery + 1}"
-            check_dimensions(sides.query.dim, sides.gallery.dim, *ends)
-            name = f"v{newest + 1}/v{gallery + 1}"
-            judged[newest, gallery] = judge_sides(name, sides.query, sides.gallery, weights, (FAR,))
-            progress(len(judged), total)
+    places = [
+        (query, gallery) for query in range(len(versions)) for gallery in range(query, -1, -1)
+    ]
+    sides = {}
+    for query, gallery in places:
+        both = versions[query] if gallery == query else behind(query, gallery)
+        ends = f"queries of version {query + 1}", f"vectors of version {gallery + 1}"
+        check_dimensions(both.query.dim, both.gallery.dim, *ends)
+        sides[f"v{query + 1}/v{gallery + 1}"] = [both]
+    found = judge_all(sides, weights, (FAR,), device=device, progress=progress)
+    judged = dict(zip(places, found.values(), strict=True))
 
     def pair(query: int, gallery: int) -> VersionPair:
         found, own = judged[query, gallery], judged[gallery, gallery]

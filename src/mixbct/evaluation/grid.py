@@ -5,12 +5,14 @@ exactly they lie does not matter, since the counts at them are exact, so a sampl
 is enough to place them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 
-from mixbct.evaluation.scores import Embeddings, pair_blocks
+from mixbct.evaluation.scores import Pair, sampled_scores
 
 _EXACT = 4096  # up to so many distinct impostor scores, each is an edge
 _SAMPLE_PAIRS = 2**22
@@ -34,19 +36,16 @@ class Grid:
     bins: Float32[np.ndarray, " h"]
 
 
-def score_grid(query: Embeddings, gallery: Embeddings, budget: int) -> Grid:
+def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid:
     """Place the edges by the impostor scores of some queries, of all where the pairs are few."""
+    labels, items = parts[0].query.labels, sum(len(part.gallery) for part in parts)
     # evenly over the classes
-    wanted = min(len(query), max(_FEWEST_QUERIES, _SAMPLE_PAIRS // len(gallery)))
-    places = np.linspace(0, len(query) - 1, wanted).astype(np.int64)
-    sample = query.take(np.argsort(query.labels, kind="stable")[places])
-    impostor: list[np.ndarray] = []
-    genuine: list[np.ndarray] = []
-    for block in pair_blocks(sample, gallery, budget):
-        impostor.append(block.impostor[block.impostor > -np.inf].numpy())
-        genuine.append(block.genuine[block.genuine > -np.inf].numpy())
-    scores = np.sort(np.concatenate(impostor))
-    ends = np.concatenate([scores[:1], scores[-1:], *genuine])
+    wanted = min(len(labels), max(_FEWEST_QUERIES, _SAMPLE_PAIRS // items))
+    places = np.linspace(0, len(labels) - 1, wanted).astype(np.int64)
+    sample = np.argsort(labels, kind="stable")[places]
+    genuine, impostor = sampled_scores(parts, sample, budget, device)
+    scores = np.sort(impostor)
+    ends = np.concatenate([scores[:1], scores[-1:], genuine])
     edges = scores[np.diff(scores, prepend=-np.inf) > 0]
     if len(edges) > _EXACT:
         rates = np.logspace(-_DECADES, 0, _PER_DECADE * _DECADES + 1)

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
 from mixbct.evaluation.roc import at_most, rate_point
-from mixbct.evaluation.scores import Embeddings, pair_blocks
+from mixbct.evaluation.scores import CPU, Embeddings, Pair, pair_blocks
 from mixbct.evaluation.thresholds import trials
 from mixbct.schemas.protocols import GallerySearch, Identification
 from mixbct.schemas.result import tar_name
@@ -23,7 +23,10 @@ RANKS = (1, 5, 10)
 
 
 def identify(
-    probe: Embeddings, galleries: dict[str, Embeddings], fpirs: tuple[float, ...] = FPIRS
+    probe: Embeddings,
+    galleries: dict[str, Embeddings],
+    fpirs: tuple[float, ...] = FPIRS,
+    device: torch.device = CPU,
 ) -> Identification:
     """Return 1:N figures: TPIR averaged over the galleries, ranks pooled over mated probes.
 
@@ -31,6 +34,7 @@ def identify(
         probe: probe templates, labelled by subject.
         galleries: gallery templates by the gallery's name, with the same labels.
         fpirs: rates in (0, 1].
+        device: where scores are computed.
 
     Raises:
         FeatureError: the two sides differ in dimension.
@@ -38,7 +42,7 @@ def identify(
     """
     judged, ranks = [], []
     for name, gallery in galleries.items():
-        mate, other, ahead = _search(probe, gallery)
+        mate, other, ahead = _search(probe, gallery, device)
         mated = mate > -np.inf
         if mated.all() or not mated.any():
             raise DataError(
@@ -65,7 +69,7 @@ def identify(
 
 
 def _search(
-    probe: Embeddings, gallery: Embeddings
+    probe: Embeddings, gallery: Embeddings, device: torch.device
 ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """Return what every probe finds in a gallery; the labels are subjects.
 
@@ -74,14 +78,15 @@ def _search(
         score with any other subject, −inf where there is none; [n] how many gallery items of other
         subjects score at least the first.
     """
-    mate, other, ahead = [], [], []
-    for block in pair_blocks(probe, gallery):
+    mate, other = np.empty((2, len(probe)), np.float32)
+    ahead = np.empty(len(probe), np.int64)
+    for (block,) in pair_blocks([Pair(probe, gallery)], device=device):
         best = block.genuine.amax(dim=1, keepdim=True)
-        mate.append(best[:, 0])
-        other.append(block.impostor.amax(dim=1))
+        mate[block.rows] = best[:, 0].cpu()
+        other[block.rows] = block.impostor.amax(dim=1).cpu()
         # a third of the time of sums of 64 bits
-        ahead.append((block.impostor >= best).sum(dim=1, dtype=torch.int32).long())
-    return torch.cat(mate).numpy(), torch.cat(other).numpy(), torch.cat(ahead).numpy()
+        ahead[block.rows] = (block.impostor >= best).sum(dim=1, dtype=torch.int32).cpu()
+    return mate, other, ahead
 
 
 def _rank_rates(ranks: Int64[np.ndarray, " m"]) -> dict[str, float]:

@@ -1,17 +1,29 @@
 """Exact thresholds at a false-accept rate, for any number of pairs.
 
-The counts at the grid's edges say between which two of them a threshold lies. One more walk
-over the pairs keeps only the scores between those two, and the threshold is one of these.
+A sample says between which two scores a threshold should lie. The walk over the pairs counts
+what lies above and keeps only the scores between those two, and the threshold is one of these. If
+it lies elsewhere, the counts at the grid's edges say where, and a second walk finds it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.scores import Embeddings, pair_blocks
+from mixbct.evaluation.scores import (
+    Pair,
+    sampled_scores,
+)
+
+Brackets = Float32[np.ndarray, "f 2"]
+"""For each rate a score below its threshold, and one at or above it."""
+
+_SAMPLE_QUERIES, _SAMPLE_ITEMS = 4096, 1024
+_DEVIATIONS = 6.0  # of a count in the sample; queries of one class are not independent
 
 
 @dataclass(frozen=True)
@@ -89,49 +101,67 @@ def allowed_impostors(far: float, pairs: int) -> int:
     return allowed
 
 
-def exact_thresholds(
-    query: Embeddings,
-    gallery: Embeddings,
-    fars: tuple[float, ...],
-    edges: Float32[np.ndarray, " e"],
-    above: Int64[np.ndarray, "2 e"],
-    budget: int,
-) -> tuple[Threshold, ...]:
-    """Return the exact threshold at each rate.
+@dataclass(frozen=True)
+class Bracket:
+    """What a walk found around one threshold.
 
     Args:
-        query: the queries.
-        gallery: the gallery.
-        fars: rates in (0, 1).
-        edges: ascending, from −inf to +inf.
-        above: how many genuine and how many impostor scores lie above each edge.
-        budget: bytes for a block, the one that the counts were made with.
+        high: the upper end.
+        above: how many genuine and how many impostor scores lie above it.
+        at_least: at or above it; ties there may be most of the pairs.
+        genuine: scores strictly inside, ascending.
+        impostor: scores strictly inside, ascending.
     """
-    genuine_above, impostor_above = above
+
+    high: float
+    above: tuple[int, int]
+    at_least: tuple[int, int]
+    genuine: Float32[np.ndarray, " g"]
+    impostor: Float32[np.ndarray, " i"]
+
+    def threshold(self, far: float, pairs: int) -> Threshold | None:
+        """Return the exact threshold, of so many impostor pairs; None: it lies outside."""
+        place = allowed_impostors(far, pairs)
+        value, (genuine, impostors) = self.high, self.above
+        if place >= self.at_least[1]:
+            place -= self.at_least[1]
+            if place >= len(self.impostor):
+                return None
+            value = float(self.impostor[-1 - place])
+            own, others = Trials(self.genuine, self.impostor).accepted(value)
+            genuine, impostors = self.at_least[0] + own, self.at_least[1] + others
+        elif place < self.above[1]:
+            return None
+        return Threshold(far, value, genuine, impostors, far * pairs >= 1)
+
+
+def guess_brackets(
+    parts: Sequence[Pair], fars: tuple[float, ...], device: torch.device
+) -> Brackets:
+    """Return where the threshold at each rate should lie, by a sample of queries and items."""
+    queries = len(parts[0].query)
+    rows = np.linspace(0, queries - 1, min(queries, _SAMPLE_QUERIES)).astype(np.int64)
+    share = min(1.0, _SAMPLE_ITEMS / sum(len(part.gallery) for part in parts))
+    some = []
+    for part in parts:
+        wanted = max(1, round(share * len(part.gallery)))
+        items = np.linspace(0, len(part.gallery) - 1, wanted).astype(np.int64)
+        some.append(Pair(part.query, part.gallery.take(items)))
+    falling = np.sort(sampled_scores(some, rows, 0, device)[1])[::-1]
+    ends = np.concatenate([[np.inf], falling, [-np.inf]]).astype(np.float32)
+    expected = np.array(fars) * len(falling)
+    margin = _DEVIATIONS * np.sqrt(expected) + 3
+    places = np.stack([expected + margin, expected - margin], axis=1)
+    return np.asarray(ends[np.rint(places).clip(0, len(ends) - 1).astype(np.int64)])
+
+
+def narrow(
+    edges: Float32[np.ndarray, " e"],
+    impostor_above: Int64[np.ndarray, " e"],
+    fars: tuple[float, ...],
+) -> Brackets:
+    """Return the neighbouring edges, ascending from −inf to +inf, that each threshold lies in."""
     pairs = int(impostor_above[0])
-    allowed = [allowed_impostors(far, pairs) for far in fars]
     # the first edge above which no more than allowed lie; the threshold is at most that high
-    upper = [int(np.argmax(impostor_above <= k)) for k in allowed]
-    lowest = float(edges[min(upper) - 1])
-    held: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in fars]
-    for block in pair_blocks(query, gallery, budget):
-        for kind, scores in enumerate((block.genuine, block.impostor)):
-            candidates = scores[scores > lowest].numpy()
-            for i, kept in zip(upper, held, strict=True):
-                # ties at the upper edge may be most of the pairs: counted below, not kept
-                inside = (candidates > edges[i - 1]) & (candidates < edges[i])
-                kept[kind].append(candidates[inside])
-    found = []
-    for far, k, i, kept in zip(fars, allowed, upper, held, strict=True):
-        between = Trials(*(np.sort(np.concatenate(some)) for some in kept))
-        genuine, impostors = int(genuine_above[i]), int(impostor_above[i])
-        value = float(edges[i])
-        # what lies at the edge itself is accepted by any threshold below it
-        at_least = int(impostor_above[i - 1]) - len(between.impostor)
-        if k >= at_least:
-            value = float(between.impostor[at_least - k - 1])
-            own, others = between.accepted(value)
-            genuine = int(genuine_above[i - 1]) - len(between.genuine) + own
-            impostors = at_least + others
-        found.append(Threshold(far, value, genuine, impostors, far * pairs >= 1))
-    return tuple(found)
+    upper = [int(np.argmax(impostor_above <= allowed_impostors(far, pairs))) for far in fars]
+    return np.array([[edges[i - 1], edges[i]] for i in upper])

@@ -6,22 +6,24 @@ Combinations are named query/gallery: old/old, new/old (the cross-test), new/new
 share of its rows enrolled again by the new model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int64
 
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
-from mixbct.evaluation.combination import Judged, judge_sides
+from mixbct.evaluation.combination import Judged, judge_all
 from mixbct.evaluation.comparison import FARS
-from mixbct.evaluation.scores import Embeddings, check_dimensions
+from mixbct.evaluation.scores import CPU, Embeddings, Pair, check_dimensions
 from mixbct.evaluation.thresholds import Threshold
-from mixbct.schemas.calibration import Calibration, HeldOutCalibration
+from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
 
 CARRIED_FAR = 1e-3
@@ -29,13 +31,8 @@ CALIBRATED = ("old/old", "new/old", "new/new", "new+old/old")
 """What a system may have to decide about before the switch, after it, and as its gallery fills."""
 MIXED_SHARES = (0.1, 0.5, 0.9)
 
-
-@dataclass(frozen=True)
-class Pair:
-    """What one model made of the queries and of the gallery."""
-
-    query: Embeddings
-    gallery: Embeddings
+Line = tuple[float, float]
+"""Begin and width of a scale."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ def evaluate_upgrade(
     seed: int,
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
+    device: torch.device = CPU,
     progress: Callable[[int, int], None] = unseen,
 ) -> UpgradeFigures:
     """Evaluate an upgrade from `old` to `new`.
@@ -86,6 +84,7 @@ def evaluate_upgrade(
         replicates: bootstrap replicates.
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
+        device: where scores are computed.
         progress: called with (comparisons done, comparisons in all).
 
     Raises:
@@ -106,19 +105,25 @@ def evaluate_upgrade(
     sides |= {f"{name}/old": both for name, both in mapped.items()}
     weights = class_weights(len(old.query.classes), replicates, seed)
     half = one_half(len(old.query.classes), seed)
-    judged: dict[str, Judged] = {}
-
-    def judge(name: str, query: Embeddings, gallery: Embeddings) -> None:
-        chosen = half if name in CALIBRATED else None
-        judged[name] = judge_sides(name, query, gallery, weights, FARS, chosen)
-        progress(len(judged), len(sides) + len(mixed))
-
-    for name, both in sides.items():
-        judge(name, both.query, both.gallery)
+    total = len(sides) + len(mixed)
+    judged = judge_all(
+        {name: [both] for name, both in sides.items()},
+        weights,
+        FARS,
+        half=half,
+        calibrated=CALIBRATED,
+        device=device,
+        progress=lambda done, _: progress(done, total),
+    )
     calibrations = {name: one.calibration for name, one in judged.items() if one.calibration}
-    ranked = [calibrations[name].set_on for name in ("new/new", "new/old")]
-    for share in mixed:
-        judge(f"new/{100 * share:g} % new", *mixed_sides(new, cross, share, seed, *ranked))
+    lines = [calibrations[name].set_on.line() for name in ("new/new", "new/old")]
+    judged |= judge_all(
+        mixed_sides(new, cross, mixed, seed, *lines),
+        weights,
+        FARS,
+        device=device,
+        progress=lambda done, _: progress(len(sides) + done, total),
+    )
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
@@ -177,41 +182,49 @@ def one_half(classes: int, seed: int) -> Bool[np.ndarray, " c"]:
 
 
 def mixed_sides(
-    new: Pair, cross: Pair, share: float, seed: int, own: Calibration, between: Calibration
-) -> tuple[Embeddings, Embeddings]:
-    """Return queries and a gallery of which a random `share` is enrolled again by the new model.
+    new: Pair, cross: Pair, shares: Sequence[float], seed: int, own: Line, between: Line
+) -> dict[str, list[Pair]]:
+    """Return galleries of which a random share is enrolled again by the new model, by name.
 
-    Rows of the two kinds are ranked as a gallery ranks them: by scores on one scale (see
-    `Calibration.line`). One product gives each row its own score on it: where the queries search
-    the two kinds with two vectors, both stand side by side, and a row has zeros in the other's
-    place; what is added to its score stands behind, and what makes it a unit vector.
+    Each is in parts, by the new model and of the old one's rows, and galleries of several shares
+    have parts in common. A part is searched with the queries that its rows are compared with, and
+    ranked as a gallery ranks them: by scores on one scale.
 
     Args:
         new: the new model's queries and rows.
         cross: its queries and the old rows as they meet.
-        share: of the rows.
+        shares: of the rows.
         seed: of their choice.
-        own: the calibration of new queries against new rows.
+        own: the scale of new queries against new rows (see `Calibration.line`).
         between: that of new queries against old rows.
     """
-    again = np.zeros(len(cross.gallery), np.bool_)
-    again[mixed_rows(len(cross.gallery), share, seed)] = True
-    apart = cross.query is not new.query
-    lines = own.line(), between.line()
-    size = min(width / np.hypot(1, start) for start, width in lines)
-    width = new.query.dim + (cross.query.dim if apart else 0)
-    rows = np.zeros((len(again), width + 2), dtype=np.float32)
-    places = slice(new.query.dim), slice(width - cross.query.dim, width)
-    kinds = (again, new.gallery), (~again, cross.gallery)
-    for (start, reach), place, (kind, side) in zip(lines, places, kinds, strict=True):
-        times, added = size / reach, -size * start / reach
-        rows[kind, place] = times * side.features[kind]
-        rows[kind, width] = added
-        rows[kind, width + 1] = np.sqrt(max(0, 1 - times**2 - added**2))
-    ends = np.ones((len(new.query), 1), np.float32), np.zeros((len(new.query), 1), np.float32)
-    parts = [new.query.features, *([cross.query.features] if apart else []), *ends]
-    queries = np.concatenate(parts, axis=1) / np.float32(np.sqrt(2 + apart))
-    return Embeddings(queries, new.query.labels), Embeddings(rows, cross.gallery.labels)
+    items = len(cross.gallery)
+    order = mixed_rows(items, 1.0, seed)
+    cuts = [0, *sorted({round(share * items) for share in shares} - {0, items}), items]
+    size = min(width / np.hypot(1, begin) for begin, width in (own, between))
+    news, crosses = (
+        [_on_scale(pair, np.sort(order[start:stop]), line, size) for start, stop in pairwise(cuts)]
+        for pair, line in ((new, own), (cross, between))
+    )
+    places = {share: cuts.index(round(share * items)) for share in shares}
+    return {f"new/{100 * share:g} % new": news[:n] + crosses[n:] for share, n in places.items()}
+
+
+def _on_scale(pair: Pair, rows: Int64[np.ndarray, " k"], line: Line, size: float) -> Pair:
+    """Return queries and some rows whose cosines are `size`·(score − begin)/width, over √2.
+
+    What is added to a row's score stands behind it, and then what makes it a unit vector.
+    """
+    begin, width = line
+    times, added = size / width, -size * begin / width
+    some, queries = pair.gallery.features[rows], pair.query.features
+    behind = np.array([[added, np.sqrt(max(0, 1 - times**2 - added**2))]], np.float32)
+    mapped = np.hstack([np.float32(times) * some, np.repeat(behind, len(rows), axis=0)])
+    ends = np.array([[1, 0]], np.float32).repeat(len(queries), axis=0)
+    searched = np.hstack([queries, ends]) / np.float32(np.sqrt(2))
+    return Pair(
+        Embeddings(searched, pair.query.labels), Embeddings(mapped, pair.gallery.labels[rows])
+    )
 
 
 def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.schemas.model import Contract
-from mixbct.schemas.record import Document, absent, now
+from mixbct.schemas.record import Document, Record, absent, now
 
 
 class ArrayManifest(Document):
@@ -64,3 +64,19 @@ class DenoiseManifest(Document):
     credible: int
     rows: int
     sha256: str | None = Field(None, description="of credible.npy", exclude_if=absent)
+
+
+class FileState(Record):
+    """What changes when a file does: bytes, and times in nanoseconds."""
+
+    size: int
+    written: int
+    changed: int = Field(description="in any way, its name and its times included")
+
+
+class RecordRowsManifest(Document):
+    """What is kept of a record file that was opened; see `mixbct.data.record_rows`."""
+
+    made_of: tuple[FileState | None, ...] = Field(description="the record file, and its index")
+    classes: tuple[int, ...] = Field(description="as the records number them")
+    sha256: str = Field(description="of the rows' array")

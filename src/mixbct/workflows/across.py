@@ -7,8 +7,7 @@ from itertools import pairwise
 from pydantic import ValidationError
 
 from mixbct.errors import ContractError, FeatureError
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair
+from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.features.bridged import through
 from mixbct.features.stored import Embedder
 from mixbct.schemas.bridge import Bridge

@@ -19,8 +19,8 @@ from mixbct.data.split import divide, skips_bad
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError, FeatureError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
+from mixbct.evaluation.scores import CPU, Embeddings, Pair
+from mixbct.evaluation.upgrade import evaluate_upgrade
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.bridge import Bridge
@@ -194,6 +194,7 @@ def evaluate_models(
     bridge: Bridge | None = None,
     costs: dict[str, ModelCost] | None = None,
     earlier: Path | None = None,
+    device: torch.device = CPU,
     stage: Stage = silent,
 ) -> Result:
     """Compare an old and a new model, and an independent one where there is one, on a test set.
@@ -217,6 +218,7 @@ def evaluate_models(
         costs: of the models, by role.
         earlier: a result that is returned if the same evaluation by these versions would give it
             again; there may be none.
+        device: where scores are computed; models bring their own.
         stage: opens a stage of the progress display.
 
     Raises:
@@ -251,6 +253,7 @@ def evaluate_models(
             cross=cross,
             seed=seed,
             replicates=replicates,
+            device=device,
             progress=tick,
         )
     query, gallery = data.part(new, "query"), data.part(new, "gallery")

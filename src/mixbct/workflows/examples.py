@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from mixbct.data.images import image_of, png_of
 from mixbct.data.source import Source
 from mixbct.distributed import row_rng
-from mixbct.evaluation.upgrade import Pair
+from mixbct.evaluation.scores import Pair
 from mixbct.schemas.result import Example, Match
 
 EXAMPLES = 12

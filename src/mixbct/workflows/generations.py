@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.generations import evaluate_generations
+from mixbct.evaluation.scores import CPU
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.generations import GenerationsResult
 from mixbct.workflows.across import across, bridges_between
@@ -20,6 +23,7 @@ def compare_generations(
     *,
     seed: int = 0,
     replicates: int = REPLICATES,
+    device: torch.device = CPU,
     stage: Stage = silent,
 ) -> GenerationsResult:
     """Compare every version's queries with its own gallery and with all earlier ones.
@@ -30,6 +34,7 @@ def compare_generations(
         bridges: that were fitted between two of them, in the place of the models' own.
         seed: of the bootstrap.
         replicates: of the bootstrap.
+        device: where scores are computed; models bring their own.
         stage: opens a stage of the progress display.
 
     Raises:
@@ -50,6 +55,7 @@ def compare_generations(
             lambda i, j: across(ways[i, j], pairs[i].query, pairs[j].gallery),
             seed=seed,
             replicates=replicates,
+            device=device,
             progress=tick,
         )
     return GenerationsResult(

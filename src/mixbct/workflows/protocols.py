@@ -172,7 +172,7 @@ def evaluate_ijb(
                 "templates_left_out": len(layout.lost),
             },
             verification=verification(scores[layout.same], scores[~layout.same]),
-            identification=identify(probe.of(layout.probes), galleries),
+            identification=identify(probe.of(layout.probes), galleries, device=model.device),
         )
 
 

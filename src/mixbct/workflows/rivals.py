@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair
+from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.features.bridged import both_queries
 from mixbct.features.stored import Embedder
 from mixbct.schemas.bridge import IDENTITY, Bridge

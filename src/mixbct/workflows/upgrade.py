@@ -19,6 +19,7 @@ import numpy as np
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest, save_with_bridge
 from mixbct.data.source import Source
+from mixbct.distributed import open_device
 from mixbct.errors import FeatureError, RecipeError
 from mixbct.evaluation.gate import edge_from
 from mixbct.features.denoise import denoise
@@ -86,7 +87,8 @@ def run_upgrade(
     new, costs["new"] = run.train("new", new_recipe)
     independent, costs["independent"] = run.train("independent", independent_recipe)
     deployed = run.deploy(old, new, new_recipe.method.whiten)
-    new = load_model(deployed, trust_code=True)
+    device = new_recipe.train.device
+    new = load_model(deployed, device, trust_code=True)
     result = evaluate_models(
         run.data,
         old,
@@ -97,6 +99,7 @@ def run_upgrade(
         seed=new_recipe.seed,
         costs=costs,
         earlier=out / "result.json" if resume else None,
+        device=open_device(device),
         stage=stage,
     )
     write_atomically(out / "result.json", result.to_json())
@@ -128,7 +131,7 @@ class _Run:
                 progress=lambda report: tick(report.images, report.images_in_all),
             )
         # what recipes name is their writer's word
-        return load_model(self.out / role, trust_code=True), cost
+        return load_model(self.out / role, recipe.train.device, trust_code=True), cost
 
     def make_bank(self, old: EmbeddingModel, data: DataSettings, path: Path) -> None:
         rows, _ = open_rows(data.path, old.preprocessing, data.split, data.part)

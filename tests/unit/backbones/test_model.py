@@ -277,3 +277,20 @@ def test_a_wrong_output_shape_is_named(tmp_path: Path, factories: str) -> None:
 def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
     with pytest.raises(ModelError, match=f"the device '{device}' cannot be used here"):
         load_model(folder, device)
+
+
+def test_a_device_without_the_models_numbers(
+    tmp_path: Path, backbone: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = torch.zeros
+
+    def without_float64(*size: object, dtype: torch.dtype | None = None, **more: object):  # type: ignore[no-untyped-def]
+        if dtype == torch.float64:  # as torch says it of Apple's
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework")
+        return zeros(*size, dtype=dtype, **more)
+
+    save(tmp_path / "double", backbone.double())
+    monkeypatch.setattr(torch, "zeros", without_float64)
+    load_model(folder)
+    with pytest.raises(ModelError, match=r"'cpu' cannot be used here: .* float64"):
+        load_model(tmp_path / "double")

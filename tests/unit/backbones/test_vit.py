@@ -43,13 +43,13 @@ def test_the_order_of_patches_matters() -> None:
     assert not torch.allclose(model(image), model(image.roll(8, -1)), atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "width"), [("vit_t", 256), ("vit_s", 512)])
+@pytest.mark.parametrize(("name", "width"), [("vit_t", 256), ("vit_s", 512), ("vit_b", 512)])
 def test_the_named_sizes(name: str, width: int) -> None:
     with torch.device("meta"):
         model = build_backbone(name, 512, Preprocessing(size=112, channels=3), {})
     assert isinstance(model, VisionTransformer)
     assert model.positions.shape == (196, width)
-    assert len(model.blocks) == 12
+    assert len(model.blocks) == (24 if name == "vit_b" else 12)
 
 
 def test_a_size_that_is_not_whole_patches() -> None:

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.evaluation.calibration import calibrate
-from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, one_half
-from mixbct.schemas.calibration import Calibration
+from mixbct.evaluation.comparison import compare, compare_all
+from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.upgrade import evaluate_upgrade, mixed_rows, mixed_sides, one_half
 
 
 def embed(dim: int, noise: float, seed: int) -> Pair:
@@ -24,12 +24,7 @@ def embed(dim: int, noise: float, seed: int) -> Pair:
     return Pair(side(60), side(90))
 
 
-def calibration(begin: float, end: float) -> Calibration:
-    scores, counts = (-0.9, begin, end, 0.95), (10_000, 1000, 10, 1)
-    return Calibration(pairs=10_000, classes=5, scores=scores, accepted=counts)
-
-
-OWN, BETWEEN = calibration(0.2, 0.6), calibration(-0.1, 0.9)
+OWN, BETWEEN = (0.2, 0.4), (-0.1, 1.0)
 
 
 @pytest.fixture(params=[(6, 16), (16, 6)])
@@ -47,23 +42,18 @@ def test_a_score_is_taken_in_the_rows_own_space(
     sides: tuple[Pair, Pair, Pair], share: float
 ) -> None:
     _, new, across = sides
-    queries, gallery = mixed_sides(new, across, share, 4, OWN, BETWEEN)
-    scores = queries.features @ gallery.features.T
-    # a row of the old model has nothing in the new one's coordinates
-    enrolled = (gallery.features[:, : new.query.dim] != 0).any(axis=1)
-    assert enrolled.sum() == round(share * 90)
-    expected = np.empty_like(scores)
-    for q in range(60):
-        for g in range(90):
-            if enrolled[g]:
-                score, begin, end = new.query.features[q] @ new.gallery.features[g], 0.2, 0.6
-            else:
-                score = across.query.features[q] @ across.gallery.features[g]
-                begin, end = -0.1, 0.9
-            expected[q, g] = (score - begin) / (end - begin)
-    times = np.linalg.norm(scores) / np.linalg.norm(expected)
-    assert 0.05 < times < 1
-    np.testing.assert_allclose(scores, times * expected, atol=1e-5)
+    again = np.zeros(90, np.bool_)
+    again[mixed_rows(90, share, 4)] = True
+    assert again.sum() == round(share * 90)
+    own = (new.query.features @ new.gallery.features.T - 0.2) / 0.4
+    scores = np.where(again, own, across.query.features @ across.gallery.features.T + 0.1)
+    parts = mixed_sides(new, across, (share,), 4, OWN, BETWEEN)
+    found = compare_all(parts)[f"new/{100 * share:g} % new"]
+    for q, label in enumerate(new.query.labels):
+        same = new.gallery.labels == label
+        assert found.rank[q] == 1 + (scores[q][~same] >= scores[q][same].max()).sum()
+        expected = average_precision_score(same, scores[q])
+        assert found.average_precision[q] == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Pair]) -> None:
@@ -74,11 +64,12 @@ def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Pair]) -> None:
     assert cross.mean_average_precision.value == sure.mean_average_precision()
     itself = found.combinations["new/new"].mean_average_precision.value
     assert itself == compare(new.query, new.gallery).mean_average_precision()
-    lines = [found.calibrations[name].set_on for name in ("new/new", "new/old")]
-    half = compare(*mixed_sides(new, across, 0.5, 5, *lines))
-    assert found.combinations["new/50 % new"].rank1.value == half.rank_rate(1)
-    everything = compare(*mixed_sides(new, across, 1.0, 5, *lines))
-    assert everything.mean_average_precision() == pytest.approx(itself, abs=1e-3)
+    lines = [found.calibrations[name].set_on.line() for name in ("new/new", "new/old")]
+    parts = mixed_sides(new, across, (0.5, 1.0), 5, *lines)
+    judged = compare_all(parts)
+    assert found.combinations["new/50 % new"].rank1.value == judged["new/50 % new"].rank_rate(1)
+    everything = judged["new/100 % new"].mean_average_precision()
+    assert everything == pytest.approx(itself, abs=1e-3)
 
 
 def mapped_gallery(old: Pair, new: Pair) -> Pair:
@@ -91,12 +82,6 @@ def mapped_gallery(old: Pair, new: Pair) -> Pair:
 def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair, Pair]) -> None:
     old, new, _ = sides
     across = mapped_gallery(old, new)
-    queries, gallery = mixed_sides(new, across, 0.5, 4, OWN, OWN)
-    assert queries.dim == new.query.dim + 2
-    rows = normalise(gallery.features[:, : new.query.dim])
-    again = np.isclose(rows, new.gallery.features, atol=1e-6).all(axis=1)
-    assert again.sum() == 45
-    np.testing.assert_allclose(rows[~again], across.gallery.features[~again], atol=1e-6)
     found = evaluate_upgrade(old, new, cross=across, mapped={"x": across}, seed=5, replicates=50)
     sure = compare(new.query, across.gallery)
     cross = found.combinations["new/old"]
@@ -109,7 +94,8 @@ def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair
     value = found.carried_threshold.threshold
     assert crossed.rate_above(value) <= 1e-3
     half = one_half(len(sure.classes), 5)
-    assert crossed == calibrate(sure, half)
+    drawn = compare(new.query, across.gallery, weights=half[None].astype(np.uint8))
+    assert crossed == calibrate(sure, drawn.drawn_above[1, 0].astype(np.int64), int(half.sum()))
 
 
 def test_without_a_map_differing_dimensions_are_refused(

@@ -1,8 +1,13 @@
 """Against a loop that really repeats the classes it drew."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from mixbct.distributed import row_rng
+from mixbct.evaluation import bootstrap
 from mixbct.evaluation.bootstrap import class_weights, estimate, replicate_metrics
 from mixbct.evaluation.comparison import compare
 
@@ -39,10 +44,10 @@ def test_replicates_equal_an_explicit_loop(kind, clustered, tied):
     query, gallery = clustered(queries=40, gallery=60, classes=7)
     if kind == "ties":
         query, gallery = tied
-    comparison = compare(query, gallery, fars=FARS)
+    weights = class_weights(len(query.classes), 30, seed=3)
+    comparison = compare(query, gallery, fars=FARS, weights=weights)
     assert not comparison.skipped.any()
-    weights = class_weights(len(comparison.classes), 30, seed=3)
-    figures = replicate_metrics(comparison, weights)
+    figures = replicate_metrics(comparison)
     assert set(figures) == set(NAMES)
     for r in range(30):
         for name, value in explicit(query, gallery, weights[r]).items():
@@ -51,10 +56,10 @@ def test_replicates_equal_an_explicit_loop(kind, clustered, tied):
 
 def test_replicates_on_the_coarse_grid_are_close_to_the_loop(clustered):
     query, gallery = clustered(queries=300, gallery=400, classes=20)
-    comparison = compare(query, gallery, fars=FARS)
-    assert comparison.skipped.any()
     weights = class_weights(20, 20, seed=0)
-    figures = replicate_metrics(comparison, weights)
+    comparison = compare(query, gallery, fars=FARS, weights=weights)
+    assert comparison.skipped.any()
+    figures = replicate_metrics(comparison)
     errors = np.array(
         [
             [figures[name][r] - value for name, value in explicit(query, gallery, w).items()]
@@ -69,8 +74,8 @@ def test_replicates_on_the_coarse_grid_are_close_to_the_loop(clustered):
 
 def test_every_class_drawn_once_gives_the_exact_figures(clustered):
     query, gallery = clustered(queries=40, gallery=60)
-    comparison = compare(query, gallery, fars=FARS)
-    figures = replicate_metrics(comparison, np.ones((1, 10)))
+    comparison = compare(query, gallery, fars=FARS, weights=np.ones((1, 10)))
+    figures = replicate_metrics(comparison)
     assert figures["mAP"][0] == pytest.approx(comparison.mean_average_precision())
     assert figures["rank-5"][0] == pytest.approx(comparison.rank_rate(5))
     for name, threshold in zip(NAMES[3:], comparison.thresholds, strict=True):
@@ -78,9 +83,9 @@ def test_every_class_drawn_once_gives_the_exact_figures(clustered):
 
 
 def test_a_replicate_without_a_mated_query_has_no_figure(tied):
-    comparison = compare(*tied)
-    only_unmated = (comparison.classes == 3).astype(np.float64)
-    assert np.isnan(replicate_metrics(comparison, only_unmated[None])["mAP"]).all()
+    only_unmated = (tied[0].classes == 3).astype(np.float64)
+    comparison = compare(*tied, weights=only_unmated[None])
+    assert np.isnan(replicate_metrics(comparison)["mAP"]).all()
 
 
 def test_weights_are_seeded_multinomial_counts():
@@ -89,6 +94,45 @@ def test_weights_are_seeded_multinomial_counts():
     assert not np.array_equal(weights, class_weights(50, 400, seed=2))
     assert set(weights.sum(axis=1)) == {50}
     assert weights.var() == pytest.approx(1 - 1 / 50, rel=0.05)
+
+
+def test_a_part_at_a_time_the_same_classes_are_drawn(monkeypatch):
+    rng = row_rng(7, 300)
+    whole = rng.multinomial(90, np.full(90, 1 / 90), size=300)
+    monkeypatch.setattr(bootstrap, "_MOST_NUMBERS", 1000)
+    np.testing.assert_array_equal(class_weights(90, 300, seed=7), whole)
+    values, of = np.random.default_rng(0).random(400), np.arange(400) % 90
+    expected = (whole @ np.bincount(of, values)) / (whole @ np.bincount(of))
+    found = bootstrap.mean_replicates(values, of, class_weights(90, 300, seed=7))
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def test_memory_does_not_grow_with_replicates_times_classes():
+    """In a process of its own; 15,000 more classes would take 72 MB as float64, once."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_CLASSES], check=True, capture_output=True, text=True
+    )
+    few, many = map(float, done.stdout.split())
+    assert many - few < 40
+
+
+_MANY_CLASSES = """
+import re
+from pathlib import Path
+import numpy as np
+from mixbct.data.bank import normalise
+from mixbct.evaluation import bootstrap
+from mixbct.evaluation.combination import judge_all
+from mixbct.evaluation.scores import Embeddings, Pair
+rng = np.random.default_rng(0)
+bootstrap._MOST_NUMBERS = 2**18
+for classes in (5_000, 20_000):
+    query = Embeddings(normalise(rng.standard_normal((classes, 8))), np.arange(classes))
+    both = Pair(query, query.take(np.arange(1000)))
+    judge_all({"old/old": [both]}, bootstrap.class_weights(classes, 600, 0), (1e-2,))
+    status = Path("/proc/self/status").read_text()
+    print(int(re.findall(r"VmHWM:\\s+(\\d+) kB", status)[0]) / 1024)
+"""
 
 
 def test_the_interval_leaves_out_what_has_no_figure():

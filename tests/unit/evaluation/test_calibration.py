@@ -24,6 +24,12 @@ def impostor_scores(query, gallery, classes):
     return np.sort(np.array(found, dtype=np.float32))
 
 
+def counted(sides, chosen):
+    """Return a comparison, and the impostor pairs of some of its classes above each edge."""
+    found = compare(*sides, weights=chosen[None].astype(np.uint8))
+    return found, found.drawn_above[1, 0].astype(np.int64)
+
+
 def share_at_least(scores, value):
     return np.mean(scores >= np.float32(value))
 
@@ -49,9 +55,9 @@ def many():
 
 
 def test_few_pairs_come_out_as_they_are(few):
-    comparison = compare(*few)
     chosen = np.array([True, False, True, True, False, True])
-    found = calibrate(comparison, chosen)
+    comparison, above = counted(few, chosen)
+    found = calibrate(comparison, above, 4)
     scores = impostor_scores(*few, comparison.classes[chosen])
     assert (found.pairs, found.classes) == (len(scores), 4)
     # between two scores, since products may differ in the last bit from those of a block
@@ -71,7 +77,7 @@ def test_few_pairs_come_out_as_they_are(few):
 
 def test_many_pairs_are_close_everywhere_and_closest_at_powers_of_ten(many):
     (query, gallery), comparison = many
-    found = calibrate(comparison, np.ones(40, np.bool_))
+    found = calibrate(comparison)
     scores = impostor_scores(query, gallery, comparison.classes)
     assert found.pairs == len(scores) > 500_000
     assert len(found.scores) < 200
@@ -88,7 +94,7 @@ def test_many_pairs_are_close_everywhere_and_closest_at_powers_of_ten(many):
 
 def test_it_never_rises_and_ends_are_kept(many, few, tied):
     for comparison in (many[1], compare(*few), compare(*tied)):
-        found = calibrate(comparison, np.ones(len(comparison.classes), np.bool_))
+        found = calibrate(comparison)
         rates = found.rate(np.linspace(-1.1, 1.1, 5001).astype(np.float32))
         assert (np.diff(rates) <= 0).all()
         assert rates[0] == 1
@@ -102,7 +108,7 @@ def test_it_never_rises_and_ends_are_kept(many, few, tied):
 
 def test_scores_that_tie_fall_together(tied):
     comparison = compare(*tied)
-    found = calibrate(comparison, np.ones(len(comparison.classes), np.bool_))
+    found = calibrate(comparison)
     scores = impostor_scores(*tied, comparison.classes)
     levels = np.unique(scores)
     assert len(levels) < 60  # each of hundreds of pairs
@@ -128,7 +134,7 @@ def test_one_score_for_almost_every_pair():
         return Embeddings(features, labels)
 
     sides = side(), side()
-    found = calibrate(compare(*sides), np.ones(20, np.bool_))
+    found = calibrate(compare(*sides))
     scores = impostor_scores(*sides, np.arange(20))
     at_one = share_at_least(scores, 1.0)
     assert at_one > 0.75
@@ -139,11 +145,11 @@ def test_one_score_for_almost_every_pair():
 
 
 def test_halves_are_apart_and_together_all(many):
-    _, comparison = many
     chosen = np.arange(40) < 15
-    halves = calibrate_halves(comparison, chosen)
+    comparison, above = counted(many[0], chosen)
+    halves = calibrate_halves(comparison, above, chosen)
     assert (halves.set_on.classes, halves.unseen.classes) == (15, 25)
-    whole = calibrate(comparison, np.ones(40, np.bool_))
+    whole = calibrate(comparison)
     assert halves.set_on.pairs + halves.unseen.pairs == whole.pairs
     value = whole.threshold(1e-2)
     assert halves.rate_above(value) == pytest.approx(1e-2, rel=0.03)
@@ -153,9 +159,9 @@ def test_no_impostor_pair_is_refused():
     sides = [
         Embeddings(np.eye(3, dtype=np.float32), np.array(labels)) for labels in ([0, 0, 1], [0] * 3)
     ]
-    comparison = compare(*sides)
+    comparison, above = counted(sides, np.array([True, False]))
     with pytest.raises(DataError, match="1 query classes have no impostor pair"):
-        calibrate(comparison, np.array([True, False]))
+        calibrate(comparison, above, 1)
 
 
 @pytest.mark.parametrize(

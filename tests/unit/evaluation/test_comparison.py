@@ -1,5 +1,6 @@
 """Against scikit-learn, torchmetrics and slow loops, with and without ties."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,8 +10,10 @@ from sklearn.metrics import average_precision_score, roc_curve
 from torchmetrics.functional.retrieval import retrieval_average_precision
 
 from mixbct.errors import DataError
-from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.scores import Embeddings
+from mixbct.evaluation import comparison
+from mixbct.evaluation.bootstrap import class_weights
+from mixbct.evaluation.comparison import compare, compare_all
+from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.evaluation.thresholds import allowed_impostors
 
 FARS = (0.3, 0.1, 1e-2, 1e-3, 1e-5)
@@ -105,7 +108,8 @@ def test_all_pairs_that_tie_are_accepted_together():
 def test_class_counts_and_histogram_count_every_pair(sides):
     scores, same = dense(*sides)
     query, _ = sides
-    found = compare(*sides)
+    # replicate c draws class c alone
+    found = compare(*sides, weights=np.eye(len(query.classes)))
     impostors = scores[~same]
     between = [
         ((impostors > low) & (impostors < high)).any()
@@ -115,10 +119,12 @@ def test_class_counts_and_histogram_count_every_pair(sides):
     assert found.skipped.any() == (len(np.unique(impostors)) > 4096)
     for c, label in enumerate(found.classes):
         of_class = query.labels == label
-        for counts, kind in ((found.genuine_above, same), (found.impostor_above, ~same)):
+        for counts, kind in zip(found.drawn_above, (same, ~same), strict=True):
             values = scores[of_class][kind[of_class]]
             expected = [(values > edge).sum() for edge in found.grid.edges]
             np.testing.assert_array_equal(counts[c], expected)
+    np.testing.assert_array_equal(found.drawn_above[0].sum(axis=0), found.genuine_above)
+    np.testing.assert_array_equal(found.drawn_above[1].sum(axis=0), found.impostor_above)
     edges = found.grid.bins.astype(np.float64)
     edges[[0, -1]] = -np.inf, np.inf
     for bins, kind in ((found.genuine_bins, same), (found.impostor_bins, ~same)):
@@ -137,6 +143,53 @@ def test_the_grid_from_a_sample_of_the_queries_changes_no_exact_figure(clustered
     sampled = compare(*sides, fars=FARS)
     assert len(sampled.grid.edges) < len(whole.grid.edges)
     assert sampled.thresholds == whole.thresholds
+
+
+def test_a_threshold_outside_its_bracket_is_found_by_a_second_walk(sides, monkeypatch):
+    expected = compare(*sides, fars=FARS).thresholds
+    walks = []
+    walk = comparison._walk
+    monkeypatch.setattr(comparison, "_walk", lambda *args: (walks.append(1), walk(*args)))
+    wrong = np.array([[0.2, 0.21]] * len(FARS), np.float32)
+    monkeypatch.setattr(comparison, "guess_brackets", lambda *_: wrong)
+    assert compare(*sides, fars=FARS).thresholds == expected
+    assert len(walks) == 2
+
+
+def test_one_walk_is_enough_where_the_sample_is_a_part_of_the_pairs(clustered, monkeypatch):
+    monkeypatch.setattr("mixbct.evaluation.thresholds._SAMPLE_QUERIES", 60)
+    monkeypatch.setattr("mixbct.evaluation.thresholds._SAMPLE_ITEMS", 50)
+    walks = []
+    walk = comparison._walk
+    monkeypatch.setattr(comparison, "_walk", lambda *args: (walks.append(1), walk(*args)))
+    scores, same = dense(*(sides := clustered(queries=240, gallery=300, classes=12)))
+    found = compare(*sides, fars=(0.1, 0.01)).thresholds
+    impostors = np.sort(scores[~same])[::-1]
+    for threshold in found:
+        assert threshold.value == impostors[allowed_impostors(threshold.far, len(impostors))]
+    assert len(walks) == 1
+
+
+def test_galleries_that_share_parts_are_counted_as_each_by_itself(clustered, tied):
+    for query, gallery in (clustered(queries=240, gallery=300, classes=12), tied):
+        others = Embeddings(gallery.features[::-1].copy(), gallery.labels[::-1].copy())
+        parts = [gallery.take(rows) for rows in np.split(np.arange(len(gallery)), [7, 90])]
+        first, second, third = (Pair(query, part) for part in parts)
+        other = Pair(query, others.take(np.arange(7)))
+        weights = class_weights(len(query.classes), 20, seed=1)
+        sides = {"all": [first, second, third], "some": [other, second, third]}
+        found = compare_all(sides, weights=weights)
+        for name, kept in sides.items():
+            whole = Embeddings(
+                np.concatenate([part.gallery.features for part in kept]),
+                np.concatenate([part.gallery.labels for part in kept]),
+            )
+            expected = compare(query, whole, weights=weights)
+            for field in dataclasses.fields(expected):
+                if field.name == "grid":
+                    continue
+                ours, theirs = getattr(found[name], field.name), getattr(expected, field.name)
+                np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
 
 
 @pytest.mark.parametrize("budget", [1, 5_000, 60_000])

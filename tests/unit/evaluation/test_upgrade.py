@@ -5,8 +5,8 @@ from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.combination import cmc_curve, histogram, roc_curve
 from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, negative_flips
+from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.upgrade import evaluate_upgrade, mixed_rows, mixed_sides, negative_flips
 
 CLASSES, DIM = 12, 16
 
@@ -122,16 +122,39 @@ def test_the_procrustes_map_and_the_naive_swap_are_told_apart(figures):
 
 def test_mixed_galleries_are_nested_and_have_their_share(models, figures):
     old, new, *_ = models
-    lines = [figures.calibrations[name].set_on for name in ("new/new", "new/old")]
+    shares, items = (0.1, 0.5, 0.9), len(old.gallery)
+    lines = [figures.calibrations[name].set_on.line() for name in ("new/new", "new/old")]
+    parts = mixed_sides(new, Pair(new.query, old.gallery), shares, 2, *lines)
     replaced = []
-    for share in (0.1, 0.5, 0.9):
-        _, gallery = mixed_sides(new, Pair(new.query, old.gallery), share, 2, *lines)
-        rows = normalise(gallery.features[:, :DIM])
-        from_new = np.isclose(rows, new.gallery.features, atol=1e-6).all(axis=1)
-        np.testing.assert_allclose(rows[~from_new], old.gallery.features[~from_new], atol=1e-6)
-        assert from_new.sum() == round(share * len(gallery))
-        replaced.append(set(np.flatnonzero(from_new)))
+    for share in shares:
+        sides = parts[f"new/{100 * share:g} % new"]
+        rows = [normalise(part.gallery.features[:, :DIM]) for part in sides]
+        assert sum(map(len, rows)) == items
+        # which row of each model each is
+        found = [
+            next(
+                (kind, int(np.flatnonzero(near)[0]))
+                for kind, model in (("new", new), ("old", old))
+                if (near := np.isclose(model.gallery.features, row, atol=1e-6).all(axis=1)).any()
+            )
+            for some in rows
+            for row in some
+        ]
+        assert sorted(place for _, place in found) == list(range(items))
+        replaced.append({place for kind, place in found if kind == "new"})
+        assert replaced[-1] == set(mixed_rows(items, share, 2).tolist())
     assert replaced[0] < replaced[1] < replaced[2]
+
+
+def test_shares_that_come_to_the_same_rows_or_to_none(models):
+    old, new, *_ = models
+    shares = (0.0, 0.5, 0.5001, 1.0)
+    found = evaluate_upgrade(old, new, seed=5, replicates=20, mixed=shares).combinations
+    assert found["new/50 % new"].metrics() == found["new/50.01 % new"].metrics()
+    for mixed, whole in (("new/0 % new", "new/old"), ("new/100 % new", "new/new")):
+        assert found[mixed].rank1 == found[whole].rank1
+        ours, theirs = (found[name].mean_average_precision.value for name in (mixed, whole))
+        assert ours == pytest.approx(theirs, abs=1e-3)
 
 
 def test_negative_flips_count_right_that_became_wrong():

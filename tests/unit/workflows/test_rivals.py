@@ -105,9 +105,15 @@ def test_what_is_to_be_had_without_a_compatible_model(data, models) -> None:
     assert edge_from(again, passed).old_queries == result.old_queries
 
 
-def test_the_same_without_an_independent_model(data, models) -> None:
+def test_the_same_without_an_independent_model(data, models, monkeypatch) -> None:
     del models["independent"]
+    opened = []
+    open_source = evaluate.open_source
+    monkeypatch.setattr(
+        evaluate, "open_source", lambda *words: (opened.append(words), open_source(*words))[1]
+    )
     result = evaluated(data, models)
+    assert len(opened) == 1
     assert result.combinations.keys() >= RIVALS
     assert not SWAPS & result.combinations.keys()
     assert result.chosen is None

@@ -9,8 +9,8 @@ from jaxtyping import Int64
 
 from mixbct.adapters.rank_merge import ABSENT, merge_ranks, ranks_of
 from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate, mean_replicates
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, mixed_rows
+from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.upgrade import mixed_rows
 from mixbct.schemas.result import Estimate
 
 _BLOCK = 64

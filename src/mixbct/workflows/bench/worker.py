@@ -24,8 +24,8 @@ from mixbct.distributed import device_name
 from mixbct.errors import MixbctError, RecipeError
 from mixbct.evaluation.bootstrap import Replicates
 from mixbct.evaluation.gate import judge
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair, evaluate_upgrade
+from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.upgrade import evaluate_upgrade
 from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import embed_source, extract
