@@ -20,13 +20,22 @@ _MOST_NUMBERS = 2**22
 Replicates = Float64[np.ndarray, " r"]
 
 
-def class_weights(classes: int, replicates: int, seed: int) -> UInt8[np.ndarray, "r c"]:
-    """Return how often each class is drawn in each replicate; every row sums to `classes`."""
+def class_weights(
+    classes: int, replicates: int, seed: int, half: Bool[np.ndarray, " c"] | None = None
+) -> UInt8[np.ndarray, "r c"]:
+    """Return how often each class is drawn in each replicate; every row sums to `classes`.
+
+    Where some classes are marked as a half, they are a last row beside the replicates.
+    """
     rng = row_rng(seed, replicates)
     chance = np.full(classes, 1 / classes)
-    weights = np.empty((replicates, classes), np.uint8)  # 255 times the expected never happens
+    rows_in_all = replicates + (half is not None)
+    weights = np.empty((rows_in_all, classes), np.uint8)  # 255 times the expected never happens
+    drawn = weights[:replicates]
     for rows in _some(replicates, classes):
-        weights[rows] = rng.multinomial(classes, chance, size=len(weights[rows]))
+        drawn[rows] = rng.multinomial(classes, chance, size=len(drawn[rows]))
+    if half is not None:
+        weights[-1] = half
     return weights
 
 

@@ -55,7 +55,7 @@ def judge_all(
     Args:
         sides: by query/gallery, the roles of the query model and of the gallery: the gallery's
             parts with what searches each. Galleries that share a part are compared in one walk.
-        weights: how often each query class is drawn, for the intervals.
+        weights: how often each query class is drawn, for the intervals; with a half, its row last.
         fars: false-accept rates.
         half: which query classes calibrations are set on.
         calibrated: the names of those that get one.
@@ -63,8 +63,6 @@ def judge_all(
         progress: called with (comparisons done, comparisons in all).
     """
     judged: dict[str, Judged] = {}
-    if half is not None:  # counted as one more replicate would be
-        weights = np.concatenate([weights, half[None].astype(weights.dtype)])
     for names in _sharing(sides):
         some = {name: sides[name] for name in names}
         for name, found in compare_all(some, fars=fars, weights=weights, device=device).items():

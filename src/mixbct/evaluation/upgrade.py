@@ -103,8 +103,8 @@ def evaluate_upgrade(
         if independent.query.dim == old.gallery.dim:
             sides["independent/old"] = Pair(independent.query, old.gallery)
     sides |= {f"{name}/old": both for name, both in mapped.items()}
-    weights = class_weights(len(old.query.classes), replicates, seed)
     half = one_half(len(old.query.classes), seed)
+    weights = class_weights(len(old.query.classes), replicates, seed, half)
     total = len(sides) + len(mixed)
     judged = judge_all(
         {name: [both] for name, both in sides.items()},
@@ -119,7 +119,7 @@ def evaluate_upgrade(
     lines = [calibrations[name].set_on.line() for name in ("new/new", "new/old")]
     judged |= judge_all(
         mixed_sides(new, cross, mixed, seed, *lines),
-        weights,
+        weights[:-1],
         FARS,
         device=device,
         progress=lambda done, _: progress(len(sides) + done, total),
