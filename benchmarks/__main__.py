@@ -23,6 +23,7 @@ from benchmarks import (
     recordio,
     search,
     startup,
+    switch,
 )
 from benchmarks.measure import Figure
 
@@ -42,6 +43,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
     "recordio": recordio.run,
+    "switch": switch.run,
 }
 
 
