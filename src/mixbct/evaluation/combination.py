@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from mixbct.evaluation.bootstrap import Replicates, estimate, replicate_metrics
-from mixbct.evaluation.calibration import calibrate_halves
+from mixbct.evaluation.calibration import calibrate
 from mixbct.evaluation.comparison import Comparison, compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.thresholds import Threshold
@@ -84,8 +84,15 @@ def judge_sides(
         cmc=cmc_curve(comparison),
         histogram=histogram(comparison),
     )
-    calibration = calibrated_on is not None and calibrate_halves(comparison, calibrated_on)
-    return Judged(comparison.rank, comparison.thresholds, combination, drawn, calibration or None)
+    calibration = (
+        calibrated_on
+        if calibrated_on is None
+        else HeldOutCalibration(
+            set_on=calibrate(comparison, calibrated_on),
+            unseen=calibrate(comparison, ~calibrated_on),
+        )
+    )
+    return Judged(comparison.rank, comparison.thresholds, combination, drawn, calibration)
 
 
 def roc_curve(comparison: Comparison) -> Curve:

@@ -106,6 +106,14 @@ class Edge(Record):
     )
     created: str = Field(default_factory=now)
 
+    def calibration(
+        self, query: Contract, rows: Contract, both: bool = False
+    ) -> Calibration | None:
+        """Return that of queries and rows of its contracts; `both`: the old query is mixed in."""
+        roles = {self.from_contract.id: "new", self.to_contract.id: "old"}
+        asked = f"{roles.get(query.id)}{'+old' if both else ''}/{roles.get(rows.id)}"
+        return self.calibrations.get(asked)
+
     @model_validator(mode="before")
     @classmethod
     def _had_a_query_map(cls, content: Any) -> Any:

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError
-from mixbct.evaluation.calibration import calibrate, calibrate_halves
+from mixbct.evaluation.calibration import calibrate
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.schemas.calibration import Calibration
+from mixbct.schemas.calibration import Calibration, HeldOutCalibration
 
 
 def impostor_scores(query, gallery, classes):
@@ -141,7 +141,9 @@ def test_one_score_for_almost_every_pair():
 def test_halves_are_apart_and_together_all(many):
     _, comparison = many
     chosen = np.arange(40) < 15
-    halves = calibrate_halves(comparison, chosen)
+    halves = HeldOutCalibration(
+        set_on=calibrate(comparison, chosen), unseen=calibrate(comparison, ~chosen)
+    )
     assert (halves.set_on.classes, halves.unseen.classes) == (15, 25)
     whole = calibrate(comparison, np.ones(40, np.bool_))
     assert halves.set_on.pairs + halves.unseen.pairs == whole.pairs
