@@ -1,11 +1,15 @@
 """Calibrate the scores of one pair of contracts: score → false-accept rate, as a compact record."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from mixbct.errors import DataError
+from mixbct.errors import DataError, ResultError
 from mixbct.evaluation.comparison import Comparison
 from mixbct.schemas.calibration import Calibration, HeldOutCalibration
+from mixbct.schemas.gate import PairThreshold
+from mixbct.schemas.result import Result
 
 _PER_DECADE = 10
 _JUMP = 10 ** (1 / _PER_DECADE)
@@ -70,6 +74,38 @@ def calibrate_halves(
         set_on=calibrate(comparison, above, int(half.sum())),
         unseen=calibrate(comparison, rest, int((~half).sum())),
     )
+
+
+def thresholds_at(result: Result, fars: Sequence[float]) -> tuple[PairThreshold, ...]:
+    """Return, a rate and a pair of contracts at a time, where to decide and what is seen there.
+
+    Raises:
+        ResultError: the result is of an earlier version, which knows one rate only.
+    """
+    found, carried = [], result.carried_threshold
+    pairs = dict(result.calibrations)
+    before = pairs.pop("old/old", None)
+    for far in fars:
+        if far != carried.far and not (before and pairs):
+            raise ResultError(
+                f"the result holds no calibration to read a false-accept rate of {far:g} from; "
+                "evaluate the upgrade again"
+            )
+        old = carried.old_threshold if far == carried.far or not before else before.threshold(far)
+        for pair, halves in pairs.items():
+            value = halves.threshold(far)
+            found.append(
+                PairThreshold(
+                    pair=pair,
+                    far=far,
+                    threshold=value,
+                    measured_far=halves.unseen.rate_above(value),
+                    old_threshold=old,
+                    far_at_old_threshold=halves.rate_above(old),
+                    least=halves.set_on.least,
+                )
+            )
+    return tuple(found)
 
 
 def _thinned(

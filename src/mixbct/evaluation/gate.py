@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from mixbct.errors import ContractError, ResultError
+from mixbct.evaluation.calibration import thresholds_at
 from mixbct.schemas.gate import Edge, GateCheck, GateOutcome, PairThreshold
 from mixbct.schemas.record import Record, one_line
 from mixbct.schemas.result import (
@@ -108,7 +109,7 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     bases = ["old/old"] if settings.against == "old" else ["old/old", free]
     checks = _over(result, bases, settings)
     checks += _self_test(result, settings.self_test_loss)
-    thresholds = _thresholds(result, settings.fars)
+    thresholds = thresholds_at(result, settings.fars)
     carried = result.carried_threshold
     for one in [each for each in thresholds if each.pair == "new/old"] or (carried,):
         name = f"carried-over threshold{'' if one.far == carried.far else f' at {one.far:g}'}"
@@ -261,30 +262,6 @@ def _self_test(result: Result, allowed: float) -> list[GateCheck]:
         return []
     change = _paired(result, "mAP", "new/new", free)
     return [_no_loss("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
-
-
-def _thresholds(result: Result, fars: Sequence[float]) -> tuple[PairThreshold, ...]:
-    """Return, a rate and a pair of contracts at a time, where to decide and what is seen there."""
-    carried, found = result.carried_threshold, []
-    for far in fars:
-        calibrations, old = result.calibrations, carried.old_threshold
-        if far != carried.far:
-            if "old/old" not in calibrations or "new/old" not in calibrations:
-                raise ResultError(
-                    f"the result holds no calibration to read a false-accept rate of {far:g} from; "
-                    "evaluate the upgrade again"
-                )
-            old = calibrations["old/old"].set_on.threshold(far)
-        for pair, halves in calibrations.items():
-            if pair != "old/old":
-                value = halves.set_on.threshold(far)
-                at = {"old_threshold": old, "far_at_old_threshold": halves.rate_above(old)}
-                seen = {"measured_far": halves.unseen.rate_above(value)}
-                least = halves.set_on.least
-                found.append(
-                    PairThreshold(pair=pair, far=far, threshold=value, least=least, **at, **seen)
-                )
-    return tuple(found)
 
 
 def _carried_threshold(

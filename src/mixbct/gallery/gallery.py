@@ -13,11 +13,8 @@ from jaxtyping import Float, Float32
 from mixbct.data.bank import normalise
 from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError
-from mixbct.features.bridged import both_queries, through
-from mixbct.gallery.decisions import decision, edge_of_both, ranked
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
 from mixbct.gallery.plan import UpgradePlan, plan_of
-from mixbct.gallery.ranking import best_by
 from mixbct.gallery.records import (
     Batch,
     EnrolReport,
@@ -34,10 +31,12 @@ from mixbct.gallery.rules import (
     check_query,
     edges_from,
     led_back,
+    named_contract,
     require_tied,
     side_of,
     untied,
 )
+from mixbct.gallery.search import own_vectors, search
 from mixbct.gallery.status import status_of
 from mixbct.gallery.store import Snapshot, Store, Tick
 from mixbct.gallery.stores import create_store, open_store
@@ -101,45 +100,14 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             return snapshot.query_model()
 
     def contract(self, name: str | None = None) -> Contract:
-        """Return the contract that a person names, or else the query model's.
-
-        Raises:
-            ContractError: the gallery knows none of that name or id.
-        """
+        """Return the contract of a name or id, or else the query model's; see `named_contract`."""
         with self._store.read() as snapshot:
-            query = snapshot.query_model().contract
-            known = [query, *(switch.model.contract for switch in snapshot.switches())]
-            known += [end for e in snapshot.edges() for end in (e.from_contract, e.to_contract)]
-        for each in known:
-            if name in (None, each.name, each.id):
-                return each
-        raise ContractError(
-            f"{self.place} knows no contract {name!r}; its query model is {query}, and its edges "
-            f"tie {', '.join(sorted({str(each) for each in known}))}"
-        )
+            return named_contract(snapshot, name)
 
     def vectors(self, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-        """Return the stored vectors of items that the query model enrolled, to search with.
-
-        Raises:
-            GalleryError: an item is not there.
-            ContractError: another model enrolled it.
-        """
+        """Return the vectors of the query model's own items, to search with; see `own_vectors`."""
         with self._store.read() as snapshot:
-            ids, query = snapshot.ids(keys), snapshot.query_model().contract
-            if missing := [key for key in keys if key not in ids]:
-                raise GalleryError(
-                    f"{self.place} has no item {missing[0]!r}; `gallery search` by "
-                    "an image or a vector shows some"
-                )
-            for item in snapshot.items(ids.values()).values():
-                if item.contract_id != query.id:
-                    raise ContractError(
-                        f"{item.key!r} was enrolled by another model than {query}, which queries: "
-                        "search with its image, or with a vector of that model"
-                    )
-            found = snapshot.vectors(ids.values())
-        return np.stack([found[ids[key]] for key in keys])
+            return own_vectors(snapshot, keys)
 
     def enrol(
         self,
@@ -239,38 +207,9 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             queries = normalise(vectors)
             older = normalise(old[0]) if old else queries
             if len(older) != len(queries):
-                told = f"{len(queries)} queries, {len(older)} by the old model: not pairs"
-                raise GalleryError(told)
+                raise GalleryError(f"{len(queries)} queries, but {len(older)} by the old model")
             require_tied(snapshot, contract)
-            edges, recorded = edges_from(snapshot, contract), snapshot.edges()
-            mixed = edge_of_both(edges, contract, old[1]) if old else None
-            contracts = {stored.contract.id: stored.contract for stored in snapshot.contracts()}
-            found, decided = [], []
-            for id, each in contracts.items():
-                edge, both = edges.get(id), mixed is not None and id == mixed.to_contract.id
-                query_side = edge.bridge.query if edge and edge.bridge else None
-                side = edge.bridge.gallery if edge and edge.bridge else None
-                mapped = through(query_side, queries)
-                if both and mixed:
-                    check_dimension(older, each)
-                    mapped = both_queries(through(side, older), mapped, mixed.old_queries or 0)
-                found.append(snapshot.search(each, mapped, k, side))
-                decided.append(decision(recorded, contract, each, far, both))
-            none = np.empty((len(queries), 0), np.float32)
-            scores = [none, *(each.scores for each in found)]
-            best, ids, rates = best_by(
-                ranked(scores, decided),
-                [
-                    scores,
-                    [none.astype(np.int64), *(each.ids for each in found)],
-                    [none, *(d.rates(one.scores) for d, one in zip(decided, found, strict=True))],
-                ],
-                k,
-            )
-            items = snapshot.items(np.unique(ids).tolist())
-        exact = all(each.exact for each in found)
-        thresholds = {id: each.threshold for id, each in zip(contracts, decided, strict=True)}
-        return Hits(best, rates.astype(float), ids, items, contracts, thresholds, exact)
+            return search(snapshot, queries, contract, k, far, (older, old[1]) if old else None)
 
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
         """Change which model queries and enrols, in one transaction. No stored vector is touched.

@@ -112,3 +112,19 @@ def check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> No
             f"the vectors have {vectors.shape[1]} dimensions, those of {contract} have "
             f"{contract.dim}: were they embedded by another model?"
         )
+
+
+def named_contract(snapshot: Snapshot, name: str | None) -> Contract:
+    """Return the contract that a person names, by name or id; None: the query model's.
+
+    Raises:
+        ContractError: the gallery knows none of that name.
+    """
+    known = [snapshot.query_model().contract]
+    known += [switch.model.contract for switch in snapshot.switches()]
+    known += [end for edge in snapshot.edges() for end in (edge.from_contract, edge.to_contract)]
+    for each in known:
+        if name in (None, each.name, each.id):
+            return each
+    told = ", ".join(dict.fromkeys(map(str, known)))
+    raise ContractError(f"the gallery knows no contract {name!r}, but {told}")

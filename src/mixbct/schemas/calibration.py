@@ -88,6 +88,10 @@ class HeldOutCalibration(Record):
     set_on: Calibration
     unseen: Calibration
 
+    def threshold(self, far: float) -> float:
+        """Return the threshold at a rate, as it is set."""
+        return self.set_on.threshold(far)
+
     def rate_above(self, threshold: float) -> float:
         """Return what a threshold accepts over all classes."""
         halves = self.set_on, self.unseen

@@ -90,6 +90,14 @@ class Edge(HadQueryMap):
     (before), new+old/old (both queries as one)."""
     created: str = Field(default_factory=now)
 
+    def calibration(
+        self, query: Contract, rows: Contract, both: bool = False
+    ) -> Calibration | None:
+        """Return that of queries and rows of its contracts; `both`: the old query is mixed in."""
+        roles = {self.from_contract.id: "new", self.to_contract.id: "old"}
+        asked = f"{roles.get(query.id)}{'+old' if both else ''}/{roles.get(rows.id)}"
+        return self.calibrations.get(asked)
+
     @model_validator(mode="after")
     def _bridge_ties_the_same(self) -> "Edge":
         if self.bridge and (p := self.bridge.problem(self.from_contract, self.to_contract)):

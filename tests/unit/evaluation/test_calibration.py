@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError
-from mixbct.evaluation.calibration import calibrate, calibrate_halves
+from mixbct.evaluation.calibration import calibrate
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.schemas.calibration import Calibration

@@ -107,7 +107,7 @@ def test_without_a_calibration_of_all_cosines_rank(gallery, old, new, vectors, e
     hits = found.of(0)
     assert {hit.accepted is None for hit in hits if hit.key.startswith("new")} == {True}
     assert {hit.far is None for hit in hits if hit.key.startswith("old")} == {False}
-    with pytest.raises(GalleryError, match=r"new .* rows of new .* 0\.01: their edge has no cal"):
+    with pytest.raises(GalleryError, match=r"new .* rows of new .* 0\.01, .* edge \(none\)"):
         gallery.search(vectors(1), new, far=1e-2)
 
 
@@ -120,7 +120,7 @@ def test_the_deployed_model_is_calibrated_before_and_after(mixed, old, vectors):
 
 def test_a_rate_that_the_pairs_do_not_support_is_refused(mixed, new, vectors):
     assert CROSS.least == pytest.approx(3e-5)
-    with pytest.raises(GalleryError, match=r"1e-06: their edge has 1,000,000 impostor pairs, 3\.0"):
+    with pytest.raises(GalleryError, match=r"1e-06, .*1,000,000 impostor pairs, for 3\.0"):
         mixed.search(vectors(1), new, far=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_both_queries_meet_where_the_old_rows_are(
                 assert hit.score == pytest.approx(expected[query, int(hit.key)], abs=1e-5)
                 assert hit.far == pytest.approx(float(BOTH.rate(np.float32(hit.score))))
                 assert hit.accepted == (hit.score > BOTH.threshold(1e-3))
-    with pytest.raises(GalleryError, match="5 queries, 4 by the old model"):
+    with pytest.raises(GalleryError, match="5 queries, but 4 by the old model"):
         gallery.search(younger, new, old=(older[:4], old))
     with pytest.raises(FeatureError, match="those of old"):
         gallery.search(younger, new, old=(older[:, :7], None))
@@ -185,7 +185,7 @@ def test_stored_items_search_for_others(mixed, new, vectors):
 def test_a_contract_goes_by_its_name_or_id(mixed, old, new):
     assert mixed.contract() == new
     assert mixed.contract("old") == mixed.contract(old.id) == old
-    with pytest.raises(ContractError, match=r"knows no contract 'other'.*new \(.*old \("):
+    with pytest.raises(ContractError, match=r"no contract 'other', but new \(.*old \("):
         mixed.contract("other")
 
 
