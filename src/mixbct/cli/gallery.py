@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
-from mixbct.cli.gallery_export import export, reindex
+from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
@@ -40,11 +40,14 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 def init(
     gallery: GalleryPlace,
     model: Annotated[Path, Option(help="Folder of the model that queries come from.")],
+    index: str | None = Option(None, help="In PostgreSQL: as `gallery reindex` takes it [exact]."),
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model."""
     folder, manifest = read_manifest(model)
     with Gallery.create(gallery, manifest.contract, folder) as opened:
+        if index:
+            reindexed(gallery, index)
         end(opened, as_json, f"an empty gallery, searched by {manifest.contract}")
 
 

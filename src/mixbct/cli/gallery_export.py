@@ -1,5 +1,6 @@
 """`mixbct gallery export` and `mixbct gallery reindex`."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from mixbct.gallery import Gallery
 from mixbct.gallery.export import Form, export_files
 from mixbct.gallery.export_table import export_table
 from mixbct.gallery.postgres import PostgresStore
+from mixbct.gallery.store import Store
 from mixbct.gallery.stores import open_store
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
@@ -78,11 +80,7 @@ def reindex(
     as_json: AsJson = False,
 ) -> None:
     """Choose how a gallery in PostgreSQL is searched: exactly, or by an approximate index."""
-    store = open_store(gallery)
-    try:
-        report = reindexed(store, index)
-    finally:
-        store.close()
+    report = reindexed(gallery, index)
     lines = (
         f"{each.rows:,} rows of {each.contract}: "
         f"{'exact' if each.exact else f'not exact, recall at 10 of {each.recall:.4f}'}"
@@ -92,8 +90,13 @@ def reindex(
     tell(report, as_json, said, *lines, then=("gallery", "status", report.gallery))
 
 
-def reindexed(store: object, index: str) -> IndexReport:
+def reindexed(gallery: str, index: str) -> IndexReport:
     """Build an index and measure it."""
+    with contextlib.closing(open_store(gallery)) as store:
+        return _reindexed(store, index)
+
+
+def _reindexed(store: Store, index: str) -> IndexReport:
     if not isinstance(store, PostgresStore):
         raise GalleryError(
             "this gallery is a folder, which FAISS always searches exactly; an index can be chosen "
