@@ -16,6 +16,12 @@ from mixbct.schemas.record import now
 DIM = 8
 
 
+@pytest.fixture(autouse=True)
+def _files_for_few_rows(monkeypatch):
+    """Let small galleries have cache files too."""
+    monkeypatch.setattr("mixbct.gallery.sqlite._STALE_ROWS", 1)
+
+
 @pytest.fixture
 def make_contract():
     def make(name, dim=DIM):
