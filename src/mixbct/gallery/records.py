@@ -145,6 +145,7 @@ class GalleryStatus(Record):
     edges: tuple[EdgeStatus, ...]
     switches: tuple[SwitchStatus, ...] = Field(description="since the last prune, oldest first")
     size_bytes: int = Field(description="of all that is kept, indexes included")
+    searched_by: str = Field("exact", description="exact, or the index that is searched instead")
     faults: tuple[str, ...] | None = Field(
         None, description="what is not as it was enrolled; none where nobody looked"
     )
@@ -209,6 +210,7 @@ class SearchReport(Record):
     gallery: str
     query_model: Contract
     queries: tuple[QueryHits, ...]
+    exact: bool = Field(True, description="whether every row was compared, as when the gate judged")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixbct.errors import GalleryError, MixbctError
+from mixbct.errors import GalleryError, MixbctError, NoGalleryError
 from mixbct.files import disk_full_as_error, file_written_whole
 from mixbct.gallery import database
 from mixbct.gallery.records import QueryModel, Switch
@@ -26,9 +26,11 @@ from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import now
 
 DATABASE = "gallery.sqlite"
-# A cache file is written again when more than this part of it is out of date: to write a large
-# file for a few rows costs more than to add these again at the next start.
+# A cache file is written again when more than this part of it is out of date, and so many rows: to
+# write a large file for a few rows costs more than to add these again at the next start, and a few
+# thousand rows are read from the store as fast.
 _STALE_PART = 1 / 8
+_STALE_ROWS = 2000
 
 
 class SqliteStore:
@@ -91,11 +93,12 @@ class SqliteStore:
         """Open a store; one of an earlier version is brought up to date.
 
         Raises:
-            GalleryError: it is missing, unfinished, of a later version, or not all mixbct's.
+            NoGalleryError: it is missing.
+            GalleryError: it is unfinished, of a later version, or not all mixbct's.
         """
         path = folder / DATABASE
         if not os.path.isfile(path):  # noqa: PTH113 - the method raises where a name is too long
-            raise GalleryError(
+            raise NoGalleryError(
                 f"there is no gallery at {shown(path)}; make one with "
                 f"`mixbct gallery init {shown(folder)} --model OLD_MODEL`"
             )
@@ -180,7 +183,7 @@ class SqliteStore:
     def close(self) -> None:
         """Close the file, and what others use as soon as they have done."""
         with self._lock:
-            self._closed = True
+            self._closed, self._shared = True, Shared()
             while self._idle:
                 self._idle.pop().close()
 
@@ -212,14 +215,16 @@ class SqliteStore:
         try:
             shared.changed = False  # or tried: the next change of the gallery tries again
             with contextlib.suppress(OSError, MixbctError):
-                for key, held in list(shared.held.items()):
-                    if 0 < len(held.index) < held.unsaved / _STALE_PART:
+                for key, held in shared.held.items():
+                    rows = len(held.index)
+                    if rows and held.unsaved >= max(_STALE_ROWS, _STALE_PART * rows):
                         self._save_index(key, held, wait)
-                with self.write(wait) as transaction:
-                    used = transaction.cache_names()
-                    for path in self.path.parent.glob("index-*"):
-                        if path.name not in used:
-                            path.unlink()
+                if paths := list(self.path.parent.glob("index-*")):
+                    with self.write(wait) as transaction:
+                        used = transaction.cache_names()
+                        for path in paths:
+                            if path.name not in used:
+                                path.unlink()
         finally:
             shared.saving.release()
 

@@ -316,6 +316,10 @@ class SqliteSnapshot:
         )
         return np.fromiter((id for (id,) in rows), dtype=np.int64)
 
+    def searched_by(self) -> str:
+        """Return that all rows are compared."""
+        return "exact"
+
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Return all that is wrong with the file and what it holds."""
         changed: list[str] = []

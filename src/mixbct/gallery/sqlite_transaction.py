@@ -171,8 +171,9 @@ class SqliteTransaction(SqliteSnapshot):
         # by what has ended since: not every present row is looked at
         pairs = self.connection.execute(
             "SELECT items.key, items.id, past.id FROM past CROSS JOIN items USING (key) "
-            "WHERE past.ended >= ? AND past.revision < ? AND items.contract_id != ? "
-            "ORDER BY items.key",
+            "WHERE past.ended >= ? AND past.revision < ? AND items.contract_id != ? AND "
+            "(items.contract_id, items.label, items.vector) IS NOT "
+            "(past.contract_id, past.label, past.vector) ORDER BY items.key",
             (then, then, keep.id),
         ).fetchall()
         revision, time = self._change(), now()

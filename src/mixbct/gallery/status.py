@@ -32,6 +32,7 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
         edges=tuple(map(_edge_status, snapshot.edges())),
         switches=tuple(map(_switch_status, snapshot.switches())),
         size_bytes=size,
+        searched_by=snapshot.searched_by(),
     )
 
 

@@ -120,6 +120,10 @@ class Snapshot(Protocol):
         """Return for how many rows a search through `side` is prepared; None: it builds first."""
         ...
 
+    def searched_by(self) -> str:
+        """Return how rows are found: "exact" where all are compared, else by which index."""
+        ...
+
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them, a line each."""
         ...
@@ -178,10 +182,11 @@ class Transaction(Snapshot, Protocol):
     def restore(self, switch: int, keep: Contract) -> list[str]:
         """Give items and edges that were replaced since a switch back what they were before it.
 
-        An item that had a row just before that switch's transaction, and has a later one now that
+        An item that had a row just before that switch's transaction, and has another one now that
         is not under `keep`, gets the earlier one as a new version: its label, contract and vector,
-        to the bit. An edge that was recorded anew by that transaction or since, between the same
-        two, is again what it was; one between others stays. Items removed since stay removed.
+        to the bit; one that is the same again stays as it is. An edge that was recorded anew by
+        that transaction or since, between the same two, is again what it was; one between others
+        stays. Items removed since stay removed.
 
         Returns:
             The keys that were given back, sorted.

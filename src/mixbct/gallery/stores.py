@@ -10,7 +10,9 @@ from mixbct.gallery.records import QueryModel
 from mixbct.gallery.sqlite import SqliteStore
 from mixbct.gallery.store import Store
 
-SCHEMES: dict[str, str] = {}
+SCHEMES: dict[str, str] = dict.fromkeys(
+    ("postgresql", "postgres"), "mixbct.gallery.postgres:PostgresStore"
+)
 """Of URLs → module:class, imported when it is asked for."""
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
+from mixbct.gallery.postgres import PostgresStore
 from mixbct.gallery.records import QueryModel, Switch
 from mixbct.gallery.sqlite import SqliteStore
 from mixbct.schemas.bridge import Bridge
@@ -13,6 +14,12 @@ from mixbct.schemas.model import Contract, Preprocessing
 from mixbct.schemas.record import now
 
 DIM = 8
+
+
+@pytest.fixture(autouse=True)
+def _files_for_few_rows(monkeypatch):
+    """Let small galleries have cache files too."""
+    monkeypatch.setattr("mixbct.gallery.sqlite._STALE_ROWS", 1)
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def vectors():
 class SqliteKind:
     """How the conformance suite makes, opens and damages a store of this kind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self.folder = folder
 
     def create(self, model: QueryModel) -> SqliteStore:
@@ -83,13 +90,36 @@ class SqliteKind:
         return SqliteStore.open(self.folder, timeout)
 
 
-KINDS = {"sqlite": SqliteKind}
+class PostgresKind:
+    """The same in a database of its own."""
+
+    def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.folder = folder
+        self.url = request.getfixturevalue("postgres_url")
+
+    def create(self, model: QueryModel) -> PostgresStore:
+        return PostgresStore.create(self.url, model)
+
+    def open(self, timeout: float = 30.0) -> PostgresStore:
+        return PostgresStore.open(self.url, timeout)
+
+
+class MilvusKind(PostgresKind):
+    """The same, with the vectors in Milvus too, which compares all of them."""
+
+    def create(self, model: QueryModel) -> PostgresStore:
+        store = super().create(model)
+        store.reindex(f"milvus:{self.folder}/vectors.db?index=FLAT")
+        return store
+
+
+KINDS = {"sqlite": SqliteKind, "postgres": PostgresKind, "milvus": MilvusKind}
 """Every store; the conformance suite runs over each."""
 
 
 @pytest.fixture(params=KINDS)
 def kind(request, tmp_path):
-    return KINDS[request.param](tmp_path)
+    return KINDS[request.param](tmp_path, request)
 
 
 @pytest.fixture

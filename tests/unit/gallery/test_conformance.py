@@ -501,6 +501,7 @@ def test_restoring_goes_back_over_several_switches(any_store, old, new, make_con
     put(any_store, newest, ["a", "b"], vectors(2, 3))
     with any_store.write() as transaction:
         assert transaction.restore(third, keep=new) == ["a", "b"]
+        assert transaction.restore(third, keep=new) == []  # they have it
     switch(new, restores=second)
     check_search(any_store, new, {"a": vectors(1, 2)[0]}, vectors(1))
     check_search(any_store, old, {"b": vectors(2, 1)[1]}, vectors(1))

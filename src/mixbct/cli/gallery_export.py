@@ -1,0 +1,111 @@
+"""`mixbct gallery export` and `mixbct gallery reindex`."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from mixbct.cli.options import AsJson
+from mixbct.cli.output import progress_bar, tell
+from mixbct.errors import GalleryError
+from mixbct.gallery import Gallery
+from mixbct.gallery.export import Form, export_files
+from mixbct.gallery.export_table import export_table
+from mixbct.gallery.postgres import PostgresStore
+from mixbct.gallery.store import Store
+from mixbct.gallery.stores import open_store
+from mixbct.schemas.contract import Contract
+from mixbct.schemas.record import Record
+
+Place = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
+
+
+class IndexedContract(Record):
+    """How the rows of one contract are searched."""
+
+    contract: Contract
+    rows: int
+    exact: bool
+    recall: float
+
+
+class IndexReport(Record):
+    """How a gallery is searched from now on."""
+
+    gallery: str
+    index: str
+    contracts: tuple[IndexedContract, ...]
+
+
+def export(
+    gallery: Place,
+    out: Path | None = Option(None, help="Write files for another engine into this new folder."),
+    form: Form = Option("numpy", help="Of the files' vectors."),
+    to: str | None = Option(None, metavar="URL", help="Or write into this PostgreSQL database."),
+    table: str | None = Option(None, help="Its table, or schema.table; made if missing."),
+    column: str | None = Option(None, help="A new column for the vectors."),
+    key: str | None = Option(None, help="Its column of the gallery's keys [the primary key]."),
+    as_json: AsJson = False,
+) -> None:
+    """Hand the vectors on, as the query model's queries meet them; the gallery stays as it is.
+
+    Files hold ids, keys, labels and mapped vectors, and what queries go through, for any other
+    engine. A table's column holds vectors in the query model's own space, so that an unchanged
+    application compares new queries with them by cosine.
+    """
+    if (out is None) == (to is None) or (to is not None and not (table and column)):
+        raise typer.BadParameter("give --out FOLDER, or --to URL with --table and --column")
+    with Gallery.open(gallery) as opened, opened.read() as snapshot, progress_bar("export") as tick:
+        if out is not None:
+            manifest = export_files(snapshot, opened.place, out, form, tick)
+            rows = sum(each.rows for each in manifest.contracts)
+            said = f"{out}: {rows:,} rows of {len(manifest.contracts)} contracts, as {form}"
+            tell(manifest, as_json, said, then=("gallery", "status", opened.place))
+        else:
+            found = export_table(snapshot, to or "", table or "", column or "", key, tick)
+            said = (
+                f"{found.place}, {found.table}.{found.column}: {found.written:,} rows written, "
+                f"{found.unchanged:,} there already, {found.missing:,} keys not in the table"
+            )
+            tell(found, as_json, said, then=("gallery", "status", opened.place))
+
+
+def reindex(
+    gallery: Place,
+    index: Annotated[
+        str, Option(help="exact, pgvector-hnsw, milvus://HOST:PORT or milvus:/FILE.db.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Choose how a gallery in PostgreSQL is searched: exactly, or by an approximate index."""
+    report = reindexed(gallery, index)
+    lines = (
+        f"{each.rows:,} rows of {each.contract}: "
+        f"{'exact' if each.exact else f'not exact, recall at 10 of {each.recall:.4f}'}"
+        for each in report.contracts
+    )
+    said = f"{report.gallery}: searched by {report.index}"
+    tell(report, as_json, said, *lines, then=("gallery", "status", report.gallery))
+
+
+def reindexed(gallery: str, index: str) -> IndexReport:
+    """Build an index and measure it."""
+    with contextlib.closing(open_store(gallery)) as store:
+        return _reindexed(store, index)
+
+
+def _reindexed(store: Store, index: str) -> IndexReport:
+    if not isinstance(store, PostgresStore):
+        raise GalleryError(
+            "this gallery is a folder, which FAISS always searches exactly; an index can be chosen "
+            "for one in PostgreSQL (`mixbct gallery init postgresql://…`)"
+        )
+    with progress_bar("index") as tick:
+        found = store.reindex(index, tick)
+    contracts = (
+        IndexedContract(contract=stored.contract, rows=stored.rows, exact=exact, recall=recall)
+        for stored, exact, recall in found
+    )
+    return IndexReport(gallery=store.place, index=index, contracts=tuple(contracts))

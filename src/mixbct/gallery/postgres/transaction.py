@@ -1,0 +1,277 @@
+"""What is changed of a gallery in PostgreSQL, all of it or nothing."""
+
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from mixbct.errors import GalleryError
+from mixbct.features.bridged import through
+from mixbct.gallery.postgres import tables
+from mixbct.gallery.postgres.derive import forget, index
+from mixbct.gallery.postgres.snapshot import BLOCK, Snapshot, checksum
+from mixbct.gallery.records import Ids, RowBlock, Switch
+from mixbct.gallery.store import Tick
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import now
+
+_COPY: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+
+
+class Transaction(Snapshot):
+    """A state of the gallery that is being changed (`store.Transaction`)."""
+
+    _changes = True
+    _revision: int | None = None
+
+    def changing(self, ids: int = 0) -> tuple[int, int]:
+        """Return this transaction's revision, and the first of so many new ids."""
+        first = self.facts.last_id + 1
+        more = self._revision is None
+        [(self._revision,)] = self.do(
+            "UPDATE gallery SET revision = revision + %s, token = %s, last_id = last_id + %s "
+            "RETURNING revision",
+            int(more),
+            secrets.token_hex(8),
+            ids,
+        )
+        if more:
+            self.do("INSERT INTO changes VALUES (%s, %s, %s)", self._revision, now(), first)
+        self._facts = None
+        return self._revision, first
+
+    def record(self, contract: Contract) -> int:
+        """Return a contract's number; one that is new is recorded, and has a table made."""
+        if contract.id not in self.facts.contracts:
+            number, text = len(self.facts.contracts) + 1, contract.model_dump_json()
+            self.do("INSERT INTO contracts VALUES (%s, %s, %s, 0)", number, contract.id, text)
+            tables.create_vectors(self.connection, f"vectors_{number}", contract.dim)
+            index(self, f"vectors_{number}", contract.dim)
+            self.changing()
+        return self.facts.contracts[contract.id][0]
+
+    def put(
+        self,
+        keys: Sequence[str],
+        labels: Sequence[str | None],
+        contract: Contract,
+        vectors: Float32[np.ndarray, "n d"],
+        progress: Tick | None = None,
+    ) -> list[str]:
+        """Add rows in place of those of the same keys; return the keys that had one."""
+        number = self.record(contract)
+        empty = not any(rows for _, _, rows in self.facts.contracts.values())
+        revision, first = self.changing(len(keys))
+        followed = [
+            (name, self.parsed(LinearMap, text))
+            for name, text in self.do(
+                "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'",
+                number,
+            )
+        ]
+        starts = range(0, len(keys), BLOCK)
+        replaced = []
+        for start in () if empty else starts:
+            replaced += self._take(keys[start : start + BLOCK], revision)
+
+        def blocks(tick: Tick | None = None) -> Iterator[RowBlock]:
+            for start in starts:
+                part = slice(start, start + BLOCK)
+                ids = np.arange(first + start, first + start + len(keys[part]))
+                yield RowBlock(ids, list(keys[part]), list(labels[part]), vectors[part])
+                if tick:
+                    tick(start + len(ids), len(keys))
+
+        self._copy("items", (_lines(block, number, contract.id) for block in blocks()))
+        self.copy_vectors(f"vectors_{number}", ((b.ids, b.vectors) for b in blocks(progress)))
+        for name, side in followed:
+            mapped = ((b.ids, through(side, b.vectors, b.keys)) for b in blocks())
+            self.copy_vectors(name, mapped)
+        self.do("UPDATE contracts SET rows = rows + %s WHERE number = %s", len(keys), number)
+        self._facts = None
+        return replaced
+
+    def _copy(self, into: str, parts: Iterable[bytes], how: str = "") -> None:
+        from psycopg.copy import QueuedLibpqWriter
+
+        cursor = self.connection.cursor()
+        # its thread sends while this one makes what comes next
+        writer = QueuedLibpqWriter(cursor)
+        with cursor.copy(f"COPY {into} FROM STDIN {how}".encode(), writer=writer) as copy:
+            for part in parts:
+                copy.write(part)
+
+    def copy_vectors(self, table: str, blocks: Iterable[tuple[Ids, np.ndarray]]) -> None:
+        """Send rows in the server's binary form, which takes a tenth of the time of text."""
+        parts = (_binary(ids, vectors) for ids, vectors in blocks)
+        self._copy(table, chain([_COPY], parts, [b"\xff\xff"]), "BINARY")
+
+    def _take(self, keys: Sequence[str], revision: int) -> list[str]:
+        """Make the rows of some keys history; return the keys that had one."""
+        there = self.ids(keys)
+        if not there:
+            return []
+        stored = [(number, rows) for number, _, rows in self.facts.contracts.values() if rows]
+        takes, unions = [], []
+        for number, _ in stored:
+            takes.append(
+                f"v{number} AS (DELETE FROM vectors_{number} v USING gone g WHERE v.id = g.id AND "
+                f"g.contract = {number} RETURNING v.id, v.vector::vector)"
+            )
+            unions.append(f"SELECT * FROM v{number}")
+        counts = self.do(
+            f"WITH gone AS (DELETE FROM items WHERE id = ANY(%s) RETURNING *), {', '.join(takes)}, "
+            "kept AS (INSERT INTO past SELECT g.*, %s, v.vector FROM gone g "
+            f"JOIN ({' UNION ALL '.join(unions)}) v ON v.id = g.id RETURNING contract) "
+            "SELECT contract, count(*) FROM kept GROUP BY 1",
+            list(there.values()),
+            revision,
+        )
+        if sum(count for _, count in counts) != len(there):
+            raise self.damaged("items are there whose vectors are not")
+        for each in self.facts.derived.values():
+            if each.name.startswith("mapped_"):
+                self.do(f"DELETE FROM {each.name} WHERE id = ANY(%s)", list(there.values()))
+        for number, count in counts:
+            self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", count, number)
+        self._facts = None
+        return list(there)
+
+    def remove(self, keys: Collection[str]) -> list[str]:
+        """Take rows away; return the keys that had one."""
+        revision, _ = self.changing()
+        every, taken = list(keys), []
+        for start in range(0, len(every), BLOCK):
+            taken += self._take(every[start : start + BLOCK], revision)
+        return taken
+
+    def add_edge(self, edge: Edge) -> None:
+        """Record an edge in place of one between the same two."""
+        ends = edge.from_contract, edge.to_contract
+        numbers = [self.record(contract) for contract in ends]
+        revision, _ = self.changing()
+        # one that was recorded in this same transaction never was
+        self.do(
+            "DELETE FROM edges WHERE source = %s AND target = %s AND since = %s",
+            *numbers,
+            revision,
+        )
+        self.do(
+            "UPDATE edges SET until = %s WHERE source = %s AND target = %s AND until IS NULL",
+            revision,
+            *numbers,
+        )
+        text = edge.model_dump_json()
+        digest = checksum(ends[0].id, ends[1].id, text, b"")
+        self.do(
+            "INSERT INTO edges VALUES (%s, %s, %s, NULL, %s, %s)", *numbers, revision, text, digest
+        )
+
+    def switch(self, switch: Switch) -> None:
+        """Record a switch; mapped rows that neither it nor the one before needs are forgotten."""
+        number = self.record(switch.model.contract)
+        revision, _ = self.changing()
+        self.do(
+            "INSERT INTO switches VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            switch.number,
+            revision,
+            number,
+            str(switch.model.folder) if switch.model.folder else None,
+            switch.time,
+            switch.before,
+            switch.restores,
+        )
+        models = [s.model.contract for s in self.switches() if s.number == switch.before]
+        models.append(switch.model.contract)
+        needed = {(self.number(model), "") for model in models}
+        for edge in self.edges():
+            if edge.from_contract in models:
+                side = edge.bridge.gallery if edge.bridge else None
+                needed.add((self.number(edge.to_contract), side.digest if side else ""))
+        for place, each in list(self.facts.derived.items()):
+            if place not in needed:
+                forget(self, each)
+        self._facts = None
+
+    def restore(self, switch: int, keep: Contract) -> list[str]:
+        """Give items and edges that were replaced since a switch back what they were then."""
+        found = self.do(
+            "SELECT s.revision, first_id FROM switches s JOIN changes c "
+            "ON c.revision = s.revision WHERE number = %s",
+            switch,
+        )
+        if not found:
+            raise GalleryError(f"{self._store.place} does not know switch {switch} any more")
+        [(then, first)] = found
+        for (text,) in self.do(
+            "SELECT json FROM edges WHERE since < %s AND until >= %s", then, then
+        ):
+            self.add_edge(self.parsed(Edge, text))
+        numbers = {number: contract for number, contract, _ in self.facts.contracts.values()}
+        restored: list[str] = []
+        after = 0
+        while rows := self.do(
+            "SELECT p.id, p.key, p.label, p.contract, p.digest, p.vector FROM past p "
+            "JOIN items i ON i.key = p.key WHERE p.id > %s AND p.id < %s AND p.until >= %s "
+            "AND i.contract <> %s ORDER BY p.id LIMIT %s",
+            after,
+            first,
+            then,
+            self.record(keep),
+            BLOCK,
+        ):
+            after = rows[-1][0]
+            for number, contract in numbers.items():
+                here = [row for row in rows if row[3] == number]
+                if here:
+                    checked = list(self._checked(here, contract.id))
+                    _, keys, labels, vectors = zip(*checked, strict=True)
+                    restored += self.put(keys, labels, contract, np.stack(vectors))
+        return sorted(restored)
+
+    def prune(self) -> int:
+        """Forget the history; return how many versions of items went."""
+        self.changing()
+        [(versions,)] = self.do("SELECT count(*) FROM past")
+        self.do("DELETE FROM past")
+        self.do("DELETE FROM edges WHERE until IS NOT NULL")
+        self.do("DELETE FROM switches WHERE number < (SELECT max(number) FROM switches)")
+        self.do("UPDATE switches SET before = NULL")
+        self._facts = None
+        return int(versions)
+
+    def prepare_beside(self, contract: Contract, side: LinearMap | None) -> None:
+        """Build nothing: who writes would wait for itself."""
+
+
+def _lines(rows: RowBlock, number: int, contract_id: str) -> bytes:
+    """Return rows of `items` as COPY takes them."""
+    contents = [row.tobytes() for row in rows.vectors.astype("<f4", copy=False)]
+    named = zip(rows.ids.tolist(), rows.keys, rows.labels, contents, strict=True)
+    return "".join(
+        f"{id}\t{_escaped(key)}\t{_escaped(label)}\t{number}\t"
+        f"{checksum(key, label, contract_id, content)}\n"
+        for id, key, label, content in named
+    ).encode()
+
+
+def _binary(ids: Ids, vectors: Float32[np.ndarray, "n d"]) -> bytes:
+    """Return ids and vectors in the server's binary form: sizes before values, big-endian."""
+    dim = vectors.shape[1]
+    fields = [("fields", ">i2"), ("size", ">i4"), ("id", ">i8"), ("bytes", ">i4")]
+    rows = np.zeros(len(ids), [*fields, ("dim", ">i2"), ("0", ">i2"), ("vector", ">f4", dim)])
+    rows["fields"], rows["size"], rows["bytes"], rows["dim"] = 2, 8, 4 + 4 * dim, dim
+    rows["id"], rows["vector"] = ids, vectors
+    return rows.tobytes()
+
+
+def _escaped(text: str | None) -> str:
+    """Return text as a field of COPY."""
+    if text is None:
+        return "\\N"
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\r", "\\r")
