@@ -21,6 +21,7 @@ from benchmarks import (
     mix_step,
     recordio,
     search,
+    switch,
 )
 from benchmarks.measure import Figure
 
@@ -38,6 +39,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
     "recordio": recordio.run,
+    "switch": switch.run,
 }
 
 
