@@ -5,13 +5,16 @@ array. Whatever is read here is checked against the file's size before memory is
 nothing of it is ever executed.
 """
 
+import contextlib
+import io
 import math
 import re
 import stat
 import tomllib
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -175,18 +178,73 @@ def _mapped(path: Path, size: int) -> np.memmap:
                 kind = "a zip archive (.npz): np.save each array by itself"
             raise ValueError(f"it is {kind}")
         file.seek(0)
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f".npy of version {version}; expected 1.0 or 2.0")
-        shape, columns, dtype = _HEADERS[version](file, max_header_size=_LONGEST_HEADER)
+        shape, columns, dtype = _header(file, size)
         offset = file.tell()
+    return np.memmap(path, dtype, "r", offset, shape, "F" if columns else "C")
+
+
+def _header(
+    file: IO[bytes] | io.BufferedIOBase, size: int
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of a .npy file of so many bytes: shape, whether by columns, and dtype."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f".npy of version {version}; expected 1.0 or 2.0")
+    shape, columns, dtype = _HEADERS[version](file, max_header_size=_LONGEST_HEADER)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never loaded")
-    takes = math.prod(shape) * dtype.itemsize
-    if size - offset != takes:
-        found = f"{dtype} {shape} takes {takes:,} bytes, but {size - offset:,} follow"
+    takes, follow = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if follow != takes:
+        found = f"{dtype} {shape} takes {takes:,} bytes, but {follow:,} follow"
         raise ValueError(f"it is damaged: {found} the header")
-    return np.memmap(path, dtype, "r", offset, shape, "F" if columns else "C")
+    return shape, columns, dtype
+
+
+class ZippedArrays:
+    """The arrays of a .npz file, whose rows are read a block at a time, compressed or not.
+
+    Args:
+        path: the file.
+        what: what it should hold, for errors ("vectors").
+        error: raised where it is missing, damaged or something else.
+    """
+
+    def __init__(self, path: Path, what: str, error: type[MixbctError]) -> None:
+        self.path, self.what, self.error = path, what, error
+        file_size(path, f"file of {what}", error)
+        self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        with self._named(), zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    shape, columns, dtype = _header(file, entry.file_size)
+                if columns and len(shape) > 1:
+                    raise ValueError(f"{entry.filename} lies by columns: save it in C order")
+                self.headers[entry.filename.removesuffix(".npy")] = shape, dtype
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as problem:  # zip, compression and NumPy's header fail in many ways
+            raise self.error(
+                f"{shown(self.path)} cannot be read as {self.what}: {reason(problem)}"
+            ) from problem
+
+    def blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Yield an array's blocks of so many rows; its checksum is looked at on the way."""
+        shape, dtype = self.headers[name]
+        takes = math.prod(shape[1:]) * dtype.itemsize
+        with (
+            self._named(),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(f"{name}.npy") as file,
+        ):
+            _header(file, archive.getinfo(f"{name}.npy").file_size)
+            for start in range(0, shape[0], rows):
+                count = min(rows, shape[0] - start)
+                block = np.frombuffer(file.read(count * takes), dtype)
+                yield block.reshape(count, *shape[1:])
+            file.read(1)  # at the end the checksum is held
 
 
 def shown(path: Path) -> str:

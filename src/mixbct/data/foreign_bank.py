@@ -7,14 +7,14 @@ direction of their mean and their norms.
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from mixbct.data.bank import FeatureBank, normalise
+from mixbct.data.bank import FeatureBank, normalise, partial_path
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Rows, check_names, digest_rows
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError
@@ -72,34 +72,56 @@ def bank_of_vectors(
     if len(set(keys)) != len(keys):
         ((first, count),) = Counter(keys).most_common(1)
         raise DataError(f"the key {first!r} is there {count} times: each names one row")
+    contract = declared_contract(name, features.shape[1])
+    for other in like:
+        check_same_model(features, keys, contract, other)
+    try:
+        return write_bank(out, contract, keys, labels, lambda rows: features[rows], dtype)
+    except BankError:
+        raise
+    except BaseException:
+        # other features may come under the same keys: nothing of these may stay
+        shutil.rmtree(partial_path(out), ignore_errors=True)
+        raise
+
+
+def write_bank(
+    out: Path,
+    contract: Contract,
+    keys: Sequence[str],
+    labels: Sequence[str] | None,
+    read: Callable[[slice], Float[np.ndarray, "n d"]],
+    dtype: Literal["float16", "float32"] = "float32",
+    resume: bool = False,
+) -> FeatureBank:
+    """Write a bank chunk by chunk of what `read` gives; a label is a class name.
+
+    Raises:
+        BankError: `out` is there already, or an unfinished bank without `resume`.
+        DataError: a label is no line of text.
+        FeatureError: a row cannot be stored.
+    """
     # not as an array of text, which drops a NUL at the end
     classes = sorted(set(labels or ()))
     check_names(classes, "label")
     number_of = {label: number for number, label in enumerate(classes)}
     numbers = np.array([number_of[label] for label in labels or ()], dtype=np.int64)
     manifest = BankManifest(
-        contract=declared_contract(name, features.shape[1]),
+        contract=contract,
         data_digest=digest_rows(
             (k, c, "") for k, c in zip(keys, labels or [""] * len(keys), strict=True)
         ),
         rows=len(keys),
-        dim=features.shape[1],
+        dim=contract.dim,
         dtype=dtype,
         classes=tuple(classes),
     )
-    for other in like:
-        check_same_model(features, keys, manifest.contract, other)
     names = list(keys)
-    writer = BankWriter(out, manifest, None if labels is None else numbers, names, resume=False)
-    try:
-        for chunk in writer.missing():
-            rows = slice(chunk.start, chunk.stop)
-            writer.write(chunk, features[rows], names[rows])
-        return writer.finish()
-    except BaseException:
-        # other features may come under the same keys: nothing of these may stay
-        shutil.rmtree(writer.partial, ignore_errors=True)
-        raise
+    writer = BankWriter(out, manifest, None if labels is None else numbers, names, resume)
+    for chunk in writer.missing():
+        rows = slice(chunk.start, chunk.stop)
+        writer.write(chunk, read(rows), names[rows])
+    return writer.finish()
 
 
 def declared_contract(name: str, dim: int) -> Contract:
@@ -120,28 +142,36 @@ def read_features(path: Path) -> Float[np.ndarray, "n d"]:
 
 
 def read_names(path: Path, what: str) -> list[str]:
-    """Return names from a text file, one a line, or from a .npy file of text or integers.
+    """Return names from a file as `names_in` does, each of which says something.
 
     Raises:
         DataError: it is missing, damaged or something else, or a name is empty, or a label −1,
             which stands for none; `what` says what it should hold ("labels").
     """
-    if path.suffix.lower() not in (".npy", ".npz"):
-        names = read_lines_of(path, f"file of {what}")
-    else:
-        array = open_array(path, what, DataError, ndim=1)
-        if array.dtype.kind not in "Uiu":
-            raise DataError(f"{path} holds {array.dtype}; expected {what} as text or integers")
-        try:
-            names = [str(name) for name in array.tolist()]
-        except ValueError as error:
-            raise DataError(f"{path} holds what is no text: {error}") from error
+    names = names_in(path, what)
     none = ("", "-1") if what == "labels" else ("",)
     for number, name in enumerate(names, start=1):
         if name in none:
             one = f"a {what.removesuffix('s')} (leave out rows that have none)"
             raise DataError(wrong_line(path, number, one, name))
     return names
+
+
+def names_in(path: Path, what: str) -> list[str]:
+    """Return names from a text file, one a line, or from a .npy file of text or integers."""
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return read_lines_of(path, f"file of {what}")
+    return text_of(open_array(path, what, DataError, ndim=1), what, path)
+
+
+def text_of(array: np.ndarray, what: str, path: Path) -> list[str]:
+    """Return an array of text or integers as names."""
+    if array.dtype.kind not in "Uiu":
+        raise DataError(f"{path} holds {array.dtype}; expected {what} as text or integers")
+    try:
+        return [str(name) for name in array.tolist()]
+    except ValueError as error:
+        raise DataError(f"{path} holds what is no text: {error}") from error
 
 
 def banks_beside(out: Path, contract: Contract) -> list[FeatureBank]:
