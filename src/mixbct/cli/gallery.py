@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
 from mixbct.cli.gallery_export import export, reindex, reindexed
+from mixbct.cli.gallery_import import import_
 from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
@@ -171,6 +172,9 @@ def search(
             exact=hits.exact,
         )
     tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
+
+
+app.command("import")(import_)
 
 
 @app.command()

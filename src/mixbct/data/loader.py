@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -27,3 +28,12 @@ def read_ahead(
             yield waiting.popleft().result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead_of(batches: Iterable[BatchT]) -> Iterator[BatchT]:
+    """Yield what is given, which is asked for one more in a thread while the last is used."""
+    source = iter(batches)
+    for batch in read_ahead(repeat(None), lambda _: next(source, None), depth=1):
+        if batch is None:
+            return
+        yield batch

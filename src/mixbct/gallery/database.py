@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from mixbct.errors import DiskFullError, GalleryError, MixbctError
+from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError
 
 APPLICATION_ID = 0x6D786263  # "mxbc" in the file's header
 # a disk with less than this left cannot hold the small files that SQLite needs beside its own
@@ -191,7 +191,9 @@ def checked_version(connection: sqlite3.Connection, path: Path) -> int:
         for name in ("application_id", "user_version")
     )
     if not found:
-        raise GalleryError(f"{path} is empty: `mixbct gallery init` was interrupted; run it again")
+        raise NoGalleryError(
+            f"{path} is empty: `mixbct gallery init` was interrupted; run it again"
+        )
     if application != APPLICATION_ID:
         raise GalleryError(f"{path} is not a gallery: another program wrote it")
     if not 0 < version <= SCHEMA:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
+from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
 from mixbct.gallery.plan import UpgradePlan, plan_of
@@ -149,19 +150,21 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         """Store many batches, each of them whole or not at all.
 
         A row that is there already as it comes, with its contract, label and vector to the bit, is
-        left alone: an import that was interrupted is run again, and goes on.
+        left alone: an import that was interrupted is run again, and goes on. Batches are asked for
+        in a thread of its own, while those before are stored.
 
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
-        added = replaced = unchanged = rows = 0
-        for batch in map(normalised, batches):
+        added = replaced = unchanged = 0
+        for batch in ahead_of(map(normalised, batches)):
             with self._store.write() as transaction:
                 wanted = without_same(transaction, batch)
                 again = put_batch(transaction, wanted, replace)
-                rows = rows_in(transaction)
             unchanged += len(batch.keys) - len(wanted.keys)
             added, replaced = added + len(wanted.keys) - again, replaced + again
+        with self._store.read() as snapshot:
+            rows = rows_in(snapshot)
         return ImportReport(
             gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
         )

@@ -252,3 +252,22 @@ class Hits:
                 )
             )
         return tuple(hits)
+
+
+class LeftOut(Record):
+    """Rows of a source that cannot be stored, by what is wrong with them."""
+
+    why: str
+    rows: int
+    first: tuple[str, ...] = Field(description="the keys of some of them")
+
+
+class SourceImport(Record):
+    """What was taken over from another program."""
+
+    source: str = Field(description="without a password")
+    source_digest: str = Field(description="SHA-256 of the keys, labels and vectors that were read")
+    contract: Contract
+    notes: tuple[str, ...] = Field(description="what to know of these vectors")
+    left_out: tuple[LeftOut, ...]
+    stored: ImportReport

@@ -1,0 +1,151 @@
+"""What of a source can be stored: all that is wrong with rows is counted, and some are named."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+from mixbct.data.bank import norms_of
+from mixbct.errors import GalleryError
+from mixbct.gallery.foreign.rows import ForeignRows, VectorSource
+from mixbct.gallery.records import Batch, LeftOut
+from mixbct.schemas.contract import Contract
+
+NAMED = 5
+_NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
+_NOT_FINITE, _ZERO = "NaN or infinity", "zero vectors"
+_TWICE = "keys that were there before in the source"
+_BAD_NAME = "keys or labels with a line break, a NUL or half a character"
+
+
+class Screening:
+    """Passes on the rows of a source that can be stored, and keeps account of the others.
+
+    Args:
+        source: where they come from.
+        skip_bad: leave out what cannot be stored. Without it nothing is passed on any more once a
+            row was bad: the rest is read to count all that is, and then refused.
+    """
+
+    def __init__(self, source: VectorSource, skip_bad: bool) -> None:
+        self._source, self._skip_bad = source, skip_bad
+        self._seen = _Seen()
+        self._counts: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+        self._digests = [hashlib.sha256() for _ in ForeignRows._fields[:3]]
+        self.passed = 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the keys, the labels and the vectors that were read so far."""
+        return hashlib.sha256(b"".join(each.digest() for each in self._digests)).hexdigest()
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Return what was wrong with rows so far, with the first of their keys."""
+        return tuple(
+            LeftOut(why=why, rows=rows, first=tuple(self._named[why]))
+            for why, rows in self._counts.items()
+        )
+
+    def batches(self, rows: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
+        """Yield batches of about so many rows; `progress` is called with (rows read, in all).
+
+        Raises:
+            GalleryError: a row is bad, and bad ones are not to be skipped.
+        """
+        read = 0
+        for found in self._source.read(rows):
+            self._add_to_digests(found)
+            good = self._good(found, self._source.contract)
+            if self._skip_bad or not self._counts:
+                self.passed += len(good.keys)
+                if good.keys:
+                    yield good
+            read += len(found.keys) + sum(map(len, found.bad.values()))
+            progress(read, max(read, self._source.rows))
+        if self._counts and not self._skip_bad:
+            said = "; ".join(
+                f"{each.rows:,} with {each.why} ({', '.join(each.first)}"
+                f"{', …' if each.rows > len(each.first) else ''})"
+                for each in self.left_out()
+            )
+            raise GalleryError(
+                f"{self._source.name} has rows that cannot be stored: {said}. "
+                f"{self.passed:,} rows before the first of them were looked at and are stored; the "
+                "same command with --skip-bad goes on, and leaves those out"
+            )
+
+    def _add_to_digests(self, rows: ForeignRows) -> None:
+        keys, labels, vectors = self._digests
+        for digest, names in ((keys, rows.keys), (labels, [name or "" for name in rows.labels])):
+            digest.update("\n".join([*names, ""]).encode("utf-8", "surrogatepass"))
+        vectors.update(np.ascontiguousarray(rows.vectors).data)
+
+    def _good(self, rows: ForeignRows, contract: Contract) -> Batch:
+        """Return the rows of a batch that can be stored; count and name the others."""
+        for why, keys in rows.bad.items():
+            self._count(why, keys)
+        with np.errstate(all="ignore"):
+            norms = norms_of(rows.vectors).astype(np.float32)
+        finite, named = np.isfinite(norms), _can_be_names(rows.keys, rows.labels)
+        good = finite & (norms > 0) & named
+        again = good.copy()
+        again[good] = self._seen.again([rows.keys[row] for row in np.flatnonzero(good)])
+        if good.all() and not again.any():
+            return Batch(rows.keys, rows.labels, rows.vectors, contract)
+        for why, wrong in (
+            (_NOT_FINITE, ~finite),
+            (_ZERO, norms == 0),
+            (_BAD_NAME, finite & (norms > 0) & ~named),
+            (_TWICE, again),
+        ):
+            self._count(why, [rows.keys[row] for row in np.flatnonzero(wrong)])
+        kept = np.flatnonzero(good & ~again).tolist()
+        keys, labels = [rows.keys[row] for row in kept], [rows.labels[row] for row in kept]
+        return Batch(keys, labels, rows.vectors[kept], contract)
+
+    def _count(self, why: str, keys: Sequence[str]) -> None:
+        if keys:
+            self._counts[why] += len(keys)
+            named = self._named.setdefault(why, [])
+            named += [ascii(key)[1:-1] for key in keys[: NAMED - len(named)]]
+
+
+class _Seen:
+    """Tells which keys came before, from 8 bytes of each: Python's keyed hash of 64 bits.
+
+    Of ten million keys, two are taken for one with a chance of 3e-6. The hashes lie in sorted runs,
+    each longer than the next, which are merged as they grow.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def again(self, keys: Sequence[str]) -> Bool[np.ndarray, " n"]:
+        """Return which of the keys came before, in earlier calls or in this one."""
+        hashes = np.fromiter(map(hash, keys), dtype=np.int64, count=len(keys))
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        known = np.zeros(len(keys), dtype=bool)
+        known[1:] = ordered[1:] == ordered[:-1]
+        for run in self._runs:
+            known |= run[np.searchsorted(run, ordered).clip(max=len(run) - 1)] == ordered
+        if not known.all():
+            self._runs.append(ordered[~known])
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            self._runs.append(np.sort(np.concatenate([self._runs.pop(), self._runs.pop()])))
+        found = np.empty(len(keys), dtype=bool)
+        found[order] = known
+        return found
+
+
+def _can_be_names(keys: Sequence[str], labels: Sequence[str | None]) -> Bool[np.ndarray, " n"]:
+    """Return which rows have names that a gallery takes; only where one has not, each is tried."""
+    if all(keys) and not any(
+        _NOT_IN_NAMES.search(" ".join(filter(None, names))) for names in (keys, labels)
+    ):
+        return np.ones(len(keys), dtype=bool)
+    pairs = zip(keys, labels, strict=True)
+    return np.array([bool(k) and not _NOT_IN_NAMES.search(k + (c or "")) for k, c in pairs])
