@@ -25,6 +25,7 @@ from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import now
 
+_AT_ONCE = 256  # rows a statement: it costs as much as a row does
 _STATES = 100_000  # an index that has seen none of so many changes is built anew
 
 
@@ -65,27 +66,41 @@ class SqliteTransaction(SqliteSnapshot):
         progress: Tick | None = None,
     ) -> list[str]:
         """Add rows in place of those of the same keys; return the keys that had one."""
-        revision, time, id = self._change(), now(), contract.id
+        self._change()
         self._add_contract(contract)
         replaced: list[str] = []
         for start in range(0, len(keys), BLOCK):
             part = slice(start, start + BLOCK)
             names, content = keys[part], vectors[part].astype("<f4", order="C").tobytes()
-            replaced += self.remove(names)
             size = 4 * contract.dim
             blobs = [content[at : at + size] for at in range(0, len(content), size)]
-            self.connection.executemany(
-                "INSERT INTO items (key, label, contract_id, time, revision, digest, vector) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (key, label, id, time, revision, database.digest_of(key, label, id, blob), blob)
-                    for key, label, blob in zip(names, labels[part], blobs, strict=True)
-                ),
-            )
+            rows = [*zip(names, labels[part], blobs, strict=True)]
+            last = self.connection.execute("SELECT max(id) FROM items").fetchone()[0] or 0
+            if self._insert(rows, contract.id) < len(rows):
+                held = {key: id for key, id in self.ids(names).items() if id <= last}
+                self._end(held.values())
+                self._insert([row for row in rows if row[0] in held], contract.id)
+                replaced += held
             if progress:
                 progress(start + len(blobs), len(keys))
-        self._count({id: len(keys)})
+        self._count({contract.id: len(keys)})
         return replaced
+
+    def _insert(self, rows: list[tuple[str, str | None, bytes]], id: str) -> int:
+        """Add (key, label, vector) of a contract, but for keys that have a row; return how many."""
+        digest, added = database.digest_of, 0
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            given: list[str | bytes | int | None] = [id, now(), self._revision]
+            for key, label, blob in some:
+                given += key, label, digest(key, label, id, blob), blob
+            added += self.connection.execute(
+                "INSERT INTO items (contract_id, time, revision, key, label, digest, vector) "
+                f"SELECT ?, ?, ?, * FROM (VALUES {', '.join(['(?, ?, ?, ?)'] * len(some))}) "
+                "WHERE true ON CONFLICT (key) DO NOTHING",
+                given,
+            ).rowcount
+        return added
 
     def remove(self, keys: Collection[str]) -> list[str]:
         """Take rows away; return the keys that had one."""
