@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -11,11 +11,13 @@ from mixbct.cli.options import AsJson
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import GalleryError
 from mixbct.gallery import Gallery
-from mixbct.gallery.export import Form, export_files
+from mixbct.gallery.export import export_files
+from mixbct.gallery.export_bank import export_bank
 from mixbct.gallery.export_table import export_table
 from mixbct.gallery.postgres import PostgresStore
 from mixbct.gallery.store import Store
 from mixbct.gallery.stores import open_store
+from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
 
@@ -42,7 +44,13 @@ class IndexReport(Record):
 def export(
     gallery: Place,
     out: Path | None = Option(None, help="Write files for another engine into this new folder."),
-    form: Form = Option("numpy", help="Of the files' vectors."),
+    form: Literal["numpy", "parquet", "bank"] = Option(
+        "numpy", help="Of the files; a bank holds rows as they are stored, of one contract."
+    ),
+    contract: str | None = Option(None, metavar="NAME", help="Of a bank, where there are several."),
+    keys: Path | None = Option(
+        None, metavar="FILE", help="Only these rows into a bank, one a line."
+    ),
     to: str | None = Option(None, metavar="URL", help="Or write into this PostgreSQL database."),
     table: str | None = Option(None, help="Its table, or schema.table; made if missing."),
     column: str | None = Option(None, help="A new column for the vectors."),
@@ -57,8 +65,16 @@ def export(
     """
     if (out is None) == (to is None) or (to is not None and not (table and column)):
         raise typer.BadParameter("give --out FOLDER, or --to URL with --table and --column")
+    if (keys or contract) and (out is None or form != "bank"):
+        raise typer.BadParameter("--keys and --contract go with --form bank and --out")
     with Gallery.open(gallery) as opened, opened.read() as snapshot, progress_bar("export") as tick:
-        if out is not None:
+        if form == "bank" and out is not None:
+            wanted = read_lines_of(keys, "list of keys") if keys else None
+            bank = export_bank(snapshot, out, contract, wanted, tick)
+            said = f"{out}: {bank.rows:,} rows of {bank.contract}, {len(bank.classes):,} classes"
+            then = ("adapt", "--from", "NEW-BANK", "--to", out, "--out", "bridge.json")
+            tell(bank, as_json, said, then=then)
+        elif form != "bank" and out is not None:
             manifest = export_files(snapshot, opened.place, out, form, tick)
             rows = sum(each.rows for each in manifest.contracts)
             said = f"{out}: {rows:,} rows of {len(manifest.contracts)} contracts, as {form}"
