@@ -4,15 +4,18 @@ A process that has imported everything forks once a command, since importing tak
 is tested here.
 """
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 NURSERY = """
@@ -45,7 +48,10 @@ MOMENTS = (0.0, 0.03, 0.1, 0.4)
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """Run a command, with a signal after so many seconds; return its exit code and its errors."""
+    """Run a command, with a signal after so many seconds and `once` something holds.
+
+    Return its exit code and its errors.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", NURSERY],
         stdin=subprocess.PIPE,
@@ -59,14 +65,22 @@ def run() -> Iterator[Run]:
     assert receive.readline() == "ready\n"
 
     def run(
-        folder: Path, *words: str, number: int | None = None, after: float = 0.0
+        folder: Path,
+        *words: str,
+        number: int | None = None,
+        after: float = 0.0,
+        once: Callable[[], bool] = lambda: True,
     ) -> tuple[int, str]:
         send.write(json.dumps([words, str(folder)]) + "\n")
         send.flush()
         child = int(receive.readline())
         if number is not None:
             time.sleep(after)
-            os.kill(child, number)  # not waited for yet, so the number is still its own
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and was waited for
+                while not once():
+                    os.kill(child, 0)
+                    time.sleep(0.005)
+                os.kill(child, number)
         code = int(receive.readline())
         return code, (folder / "stderr").read_text(encoding="utf-8")
 
@@ -126,3 +140,58 @@ def test_a_stop_at_any_moment(run: Run, trained: Path, name: str) -> None:
             code, said = run(trained, *words, *AGAIN.get(name, []))
             assert code == 0 or "is there already" in said, said  # it was done when the stop came
     assert 3 in codes
+
+
+KILLS, ROWS, DIM, AT_ONCE = 50, 2000, 8, 20
+
+
+def rows_of(gallery: Path) -> list[tuple[str, bytes]]:
+    """Return keys and vectors in the order in which they were stored; none where no table is."""
+    path = gallery / "gallery.sqlite"
+    if not path.is_file():
+        return []
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        try:
+            return database.execute("SELECT key, vector FROM items ORDER BY id").fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+
+def test_fifty_kills_over_imports(run: Run, tmp_path: Path) -> None:
+    """Whenever it is killed, the gallery holds the source's first batches, each row once."""
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((ROWS, DIM), dtype=np.float32)
+    keys = [f"item {i}" for i in range(ROWS)]
+    np.savez(tmp_path / "old.npz", vectors=vectors, keys=np.array(keys))
+    stored = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    kills = galleries = partly = 0
+    while True:
+        gallery = tmp_path / f"gallery-{galleries}"
+        words = ["gallery", "import", gallery.name, "old.npz", "--contract", "old"]
+        words += ["--batch", str(AT_ONCE), "--json"]
+        # one of four at any moment, the others while rows are stored; the last gallery is finished
+        wanted = (
+            len(rows_of(gallery)) + int(rng.integers(1, ROWS // 4)) if rng.random() < 0.75 else 0
+        )
+        code, said = run(
+            tmp_path,
+            *words,
+            number=signal.SIGKILL if kills < KILLS else None,
+            after=0 if wanted else rng.uniform(0, 0.3),
+            once=lambda rows=wanted, there=gallery: len(rows_of(there)) >= rows,
+        )
+        assert code in (0, -signal.SIGKILL), said
+        found = rows_of(gallery)
+        assert len(found) % AT_ONCE == 0
+        assert [key for key, _ in found] == keys[: len(found)]
+        there = np.frombuffer(b"".join(vector for _, vector in found), dtype=np.float32)
+        assert np.allclose(there.reshape(-1, DIM), stored[: len(found)], atol=1e-6)
+        kills += code != 0
+        partly += 0 < len(found) < ROWS
+        if code == 0:
+            assert json.loads((tmp_path / "stdout").read_text())["stored"]["rows"] == ROWS
+            galleries += 1
+            if kills == KILLS:
+                break
+    assert galleries > 1
+    assert partly >= 15, "the kills fell beside the imports"
