@@ -1,7 +1,6 @@
 """An import into a gallery, beside a bare executemany of the same rows in one transaction."""
 
 import contextlib
-import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -14,7 +13,7 @@ from mixbct.gallery import Gallery
 from mixbct.gallery.foreign import open_source
 from mixbct.gallery.foreign.screening import Screening
 
-ROWS = int(os.environ.get("MIXBCT_IMPORT_ROWS", 1_000_000))
+ROWS = 1_000_000
 BATCH = 8192
 
 

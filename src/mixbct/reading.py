@@ -212,12 +212,10 @@ class ZippedArrays:
     def __init__(self, path: Path, what: str, error: type[MixbctError]) -> None:
         self.path, self.what, self.error = path, what, error
         file_size(path, f"file of {what}", error)
-        with self._named():
-            with zipfile.ZipFile(path) as archive:
-                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-            for entry in entries:
-                with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+        self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        with self._named(), zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
                     shape, columns, dtype = _header(file, entry.file_size)
                 if columns and len(shape) > 1:
                     raise ValueError(f"{entry.filename} lies by columns: save it in C order")

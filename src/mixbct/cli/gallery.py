@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
-from mixbct.cli.gallery_export import export, reindex
+from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.gallery_import import import_
 from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
@@ -45,6 +45,7 @@ def init(
     bank: Path | None = Option(None, help="A bank of its vectors, where the model is elsewhere."),
     contract: str | None = Option(None, help="A name that you give the model (with --dim)."),
     dim: int | None = Option(None, min=1, help="Dimensions of that model's vectors."),
+    index: str | None = Option(None, help="In PostgreSQL: as `gallery reindex` takes it [exact]."),
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model, which may be known by a name alone."""
@@ -61,6 +62,8 @@ def init(
     else:
         declared = declared_contract(contract or "", dim)
     with Gallery.create(gallery, declared, folder) as opened:
+        if index:
+            reindexed(gallery, index)
         end(opened, as_json, f"an empty gallery, searched by {declared}")
 
 

@@ -1,5 +1,6 @@
 """`mixbct gallery export` and `mixbct gallery reindex`."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,10 +11,11 @@ from mixbct.cli.options import AsJson
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import GalleryError
 from mixbct.gallery import Gallery
-from mixbct.gallery.export import Form, export_files
+from mixbct.gallery.export import export_files
 from mixbct.gallery.export_bank import export_bank
 from mixbct.gallery.export_table import export_table
 from mixbct.gallery.postgres import PostgresStore
+from mixbct.gallery.store import Store
 from mixbct.gallery.stores import open_store
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
@@ -42,7 +44,7 @@ class IndexReport(Record):
 def export(
     gallery: Place,
     out: Path | None = Option(None, help="Write files for another engine into this new folder."),
-    form: Form | Literal["bank"] = Option(
+    form: Literal["numpy", "parquet", "bank"] = Option(
         "numpy", help="Of the files; a bank holds rows as they are stored, of one contract."
     ),
     contract: str | None = Option(None, metavar="NAME", help="Of a bank, where there are several."),
@@ -94,11 +96,7 @@ def reindex(
     as_json: AsJson = False,
 ) -> None:
     """Choose how a gallery in PostgreSQL is searched: exactly, or by an approximate index."""
-    store = open_store(gallery)
-    try:
-        report = reindexed(store, index)
-    finally:
-        store.close()
+    report = reindexed(gallery, index)
     lines = (
         f"{each.rows:,} rows of {each.contract}: "
         f"{'exact' if each.exact else f'not exact, recall at 10 of {each.recall:.4f}'}"
@@ -108,8 +106,13 @@ def reindex(
     tell(report, as_json, said, *lines, then=("gallery", "status", report.gallery))
 
 
-def reindexed(store: object, index: str) -> IndexReport:
+def reindexed(gallery: str, index: str) -> IndexReport:
     """Build an index and measure it."""
+    with contextlib.closing(open_store(gallery)) as store:
+        return _reindexed(store, index)
+
+
+def _reindexed(store: Store, index: str) -> IndexReport:
     if not isinstance(store, PostgresStore):
         raise GalleryError(
             "this gallery is a folder, which FAISS always searches exactly; an index can be chosen "

@@ -7,14 +7,14 @@ direction of their mean and their norms.
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from mixbct.data.bank import FeatureBank, normalise
+from mixbct.data.bank import FeatureBank, normalise, partial_path
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Rows, check_names, digest_rows
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError
@@ -72,6 +72,35 @@ def bank_of_vectors(
     if len(set(keys)) != len(keys):
         ((first, count),) = Counter(keys).most_common(1)
         raise DataError(f"the key {first!r} is there {count} times: each names one row")
+    contract = declared_contract(name, features.shape[1])
+    for other in like:
+        check_same_model(features, keys, contract, other)
+    try:
+        return write_bank(out, contract, keys, labels, lambda rows: features[rows], dtype)
+    except BankError:
+        raise
+    except BaseException:
+        # other features may come under the same keys: nothing of these may stay
+        shutil.rmtree(partial_path(out), ignore_errors=True)
+        raise
+
+
+def write_bank(
+    out: Path,
+    contract: Contract,
+    keys: Sequence[str],
+    labels: Sequence[str] | None,
+    read: Callable[[slice], Float[np.ndarray, "n d"]],
+    dtype: Literal["float16", "float32"] = "float32",
+    resume: bool = False,
+) -> FeatureBank:
+    """Write a bank chunk by chunk of what `read` gives; a label is a class name.
+
+    Raises:
+        BankError: `out` is there already, or an unfinished bank without `resume`.
+        DataError: a label is no line of text.
+        FeatureError: a row cannot be stored.
+    """
     # not as an array of text, which drops a NUL at the end
     classes = sorted(set(labels or ()))
     check_names(classes, "label")
@@ -79,26 +108,19 @@ def bank_of_vectors(
     numbers = np.array([number_of[label] for label in labels or ()], dtype=np.int64)
     items = zip(keys, labels or [""] * len(keys), strict=True)
     manifest = BankManifest(
-        contract=declared_contract(name, features.shape[1]),
+        contract=contract,
         data_digest=digest_rows((key, label, "") for key, label in items),
         rows=len(keys),
-        dim=features.shape[1],
+        dim=contract.dim,
         dtype=dtype,
         classes=tuple(classes),
     )
-    for other in like:
-        check_same_model(features, keys, manifest.contract, other)
     names = list(keys)
-    writer = BankWriter(out, manifest, None if labels is None else numbers, names, resume=False)
-    try:
-        for chunk in writer.missing():
-            rows = slice(chunk.start, chunk.stop)
-            writer.write(chunk, features[rows], names[rows])
-        return writer.finish()
-    except BaseException:
-        # other features may come under the same keys: nothing of these may stay
-        shutil.rmtree(writer.partial, ignore_errors=True)
-        raise
+    writer = BankWriter(out, manifest, None if labels is None else numbers, names, resume)
+    for chunk in writer.missing():
+        rows = slice(chunk.start, chunk.stop)
+        writer.write(chunk, read(rows), names[rows])
+    return writer.finish()
 
 
 def declared_contract(name: str, dim: int) -> Contract:

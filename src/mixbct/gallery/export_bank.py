@@ -4,9 +4,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
-from mixbct.data.bank_writer import BankWriter
-from mixbct.data.source import digest_rows, unseen
+from mixbct.data.foreign_bank import write_bank
+from mixbct.data.source import unseen
 from mixbct.errors import ContractError, GalleryError
 from mixbct.gallery.store import Snapshot, Tick
 from mixbct.schemas.data import BankManifest
@@ -50,24 +51,13 @@ def export_bank(
     ]
     if not rows:
         raise GalleryError(f"none of the keys names a row of {own}: expected one a line, as stored")
-    names = [key for _, key, _ in rows]
-    classes = sorted({label for *_, label in rows if label}) if all(r[2] for r in rows) else []
-    number_of = {label: number for number, label in enumerate(classes)}
-    numbers = np.array([number_of[label or ""] for *_, label in rows if classes], dtype=np.int64)
-    manifest = BankManifest(
-        contract=own,
-        data_digest=digest_rows(
-            (key, label or "" if classes else "", "") for _, key, label in rows
-        ),
-        rows=len(rows),
-        dim=own.dim,
-        dtype="float32",
-        classes=tuple(classes),
-    )
-    writer = BankWriter(out, manifest, numbers if classes else None, names, resume=True)
-    for chunk in writer.missing():
-        part = rows[chunk.start : chunk.stop]
-        vectors = snapshot.vectors([id for id, *_ in part])
-        writer.write(chunk, np.stack([vectors[id] for id, *_ in part]), [key for _, key, _ in part])
-        progress(chunk.stop, len(rows))
-    return writer.finish().manifest
+
+    def read(part: slice) -> Float32[np.ndarray, "n d"]:
+        ids = [id for id, *_ in rows[part]]
+        vectors = snapshot.vectors(ids)
+        progress(part.stop, len(rows))
+        return np.stack([vectors[id] for id in ids])
+
+    labels = [label for *_, label in rows if label]
+    known = labels if len(labels) == len(rows) else None
+    return write_bank(out, own, [key for _, key, _ in rows], known, read, resume=True).manifest

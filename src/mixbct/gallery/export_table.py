@@ -136,6 +136,13 @@ def _columns(
             do("COMMENT ON TABLE {table} IS {ours}")
             found = connection.execute(_COLUMNS, (into.as_string(connection),)).fetchall()
         there = {name: (type, comment) for name, type, comment, *_ in found}
+        key = key or next((name for name, *_, primary, _ in found if primary), None)
+        if key is None or key not in there:
+            what = "no primary key of one column" if key is None else f"no column {key!r}"
+            raise GalleryError(
+                f"{place}: {table} has {what}; name the column of the gallery's keys (--key), "
+                f"of {', '.join(there)}"
+            )
         if column not in there:
             do("ALTER TABLE {table} ADD COLUMN {column} {kind}")
             do("COMMENT ON COLUMN {table}.{column} IS {ours}")
@@ -149,13 +156,6 @@ def _columns(
                     f"{there[column][0]}, and is not an export for {query}; name a new column"
                 )
             do("COMMENT ON COLUMN {table}.{column} IS {ours}")
-    key = key or next((name for name, *_, primary, _ in found if primary), None)
-    if key is None or key not in there:
-        what = "no primary key of one column" if key is None else f"no column {key!r}"
-        raise GalleryError(
-            f"{place}: {table} has {what}; name the column that holds the gallery's keys (--key), "
-            f"of {', '.join(there)}"
-        )
     names |= {"key": sql.Identifier(key), "type": sql.SQL(there[key][0])}
     return names, found[0][4] == ours
 

@@ -79,9 +79,8 @@ class PostgresStore:
         """Lend a connection; one that failed is not used again."""
         if self._closed:
             raise GalleryError(f"{self.place} was closed; open it again")
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        if connection is None or connection.closed:
+        connection = self._idle_one()
+        if connection is None:
             connection = self._server.connect(self._server.schema)
             # rows are read in the order of their ids, however many the server thinks there are
             connection.execute("SET enable_bitmapscan = off")
@@ -96,6 +95,18 @@ class PostgresStore:
                 self._idle.append(connection)
                 return
         connection.close()
+
+    def _idle_one(self) -> "Connection | None":
+        """Return a connection that is there still; the server may have been started again."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            with contextlib.suppress(GalleryError), self._server.named_errors():
+                connection.execute("SELECT")
+                return connection
+            connection.close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Snapshot]:
