@@ -19,6 +19,7 @@ from benchmarks import (
     ijbc_size,
     lfw,
     mix_step,
+    postgres,
     recordio,
     search,
 )
@@ -37,6 +38,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "denoise_full": denoise_full.run,
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
+    "postgres": postgres.run,
     "recordio": recordio.run,
 }
 
