@@ -22,6 +22,7 @@ from benchmarks import (
     postgres,
     recordio,
     search,
+    switch,
 )
 from benchmarks.measure import Figure
 
@@ -40,6 +41,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "lfw": lfw.run,
     "postgres": postgres.run,
     "recordio": recordio.run,
+    "switch": switch.run,
 }
 
 

@@ -70,6 +70,17 @@ def test_bridges_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(min(figure.value, figure.reference) > 0 for figure in figures)
 
 
+def test_switches_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.switch")
+    for size, value in {"ROWS": 3000, "DIM": 8, "TIMES": 1}.items():
+        monkeypatch.setattr(module, size, value)
+    figures = module.run(tmp_path)
+    names = ["prepare", "switch", "rollback", "replace_one"]
+    assert [figure.name for figure in figures] == [f"switch/{name}" for name in names]
+    assert all(min(figure.value, figure.reference) > 0 for figure in figures)
+
+
 def test_pairs_change_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     measure = importlib.import_module("benchmarks.measure")
