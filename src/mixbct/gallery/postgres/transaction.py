@@ -116,27 +116,25 @@ class Transaction(Snapshot):
         there = self.ids(keys)
         if not there:
             return []
-        stored = [(number, rows) for number, _, rows in self.facts.contracts.values() if rows]
-        takes, unions = [], []
-        for number, _ in stored:
-            takes.append(
-                f"v{number} AS (DELETE FROM vectors_{number} v USING gone g WHERE v.id = g.id AND "
-                f"g.contract = {number} RETURNING v.id, v.vector::vector)"
-            )
-            unions.append(f"SELECT * FROM v{number}")
+        ids = list(there.values())
+        tables = [f"vectors_{number}" for number, _, rows in self.facts.contracts.values() if rows]
+        taken = ", ".join(
+            f"{name} AS (DELETE FROM {name} v WHERE id = ANY(%(ids)s) RETURNING id, vector::vector)"
+            for name in tables
+        )
+        vectors = " UNION ALL ".join(f"SELECT * FROM {name}" for name in tables)
         counts = self.do(
-            f"WITH gone AS (DELETE FROM items WHERE id = ANY(%s) RETURNING *), {', '.join(takes)}, "
-            "kept AS (INSERT INTO past SELECT g.*, %s, v.vector FROM gone g "
-            f"JOIN ({' UNION ALL '.join(unions)}) v ON v.id = g.id RETURNING contract) "
+            f"WITH gone AS (DELETE FROM items WHERE id = ANY(%(ids)s) RETURNING *), {taken}, "
+            "kept AS (INSERT INTO past SELECT g.*, %(revision)s, vector FROM gone g "
+            f"JOIN ({vectors}) v USING (id) RETURNING contract) "
             "SELECT contract, count(*) FROM kept GROUP BY 1",
-            list(there.values()),
-            revision,
+            **{"ids": ids, "revision": revision},
         )
         if sum(count for _, count in counts) != len(there):
             raise self.damaged("items are there whose vectors are not")
         for each in self.facts.derived.values():
             if each.name.startswith("mapped_"):
-                self.do(f"DELETE FROM {each.name} WHERE id = ANY(%s)", list(there.values()))
+                self.do(f"DELETE FROM {each.name} WHERE id = ANY(%s)", ids)
         for number, count in counts:
             self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", count, number)
         self._facts = None
@@ -215,22 +213,27 @@ class Transaction(Snapshot):
         numbers = {number: contract for number, contract, _ in self.facts.contracts.values()}
         restored: list[str] = []
         after = 0
-        while rows := self.do(
-            "SELECT p.id, p.key, p.label, p.contract, p.digest, p.vector FROM past p "
-            "JOIN items i ON i.key = p.key WHERE p.id > %s AND p.id < %s AND p.until >= %s "
-            "AND i.contract <> %s ORDER BY p.id LIMIT %s",
-            after,
-            first,
-            then,
-            self.record(keep),
-            BLOCK,
-        ):
+        # items are looked up one by one, however many the server thinks there are
+        query = (
+            "SELECT p.id, p.key, p.label, p.contract, p.digest, p.vector, i.id FROM past p "
+            "JOIN LATERAL (SELECT id, contract FROM items WHERE key = p.key OFFSET 0) i "
+            "ON i.contract <> %s WHERE p.id > %s AND p.id < %s AND p.until >= %s "
+            f"ORDER BY p.id LIMIT {BLOCK}"
+        )
+        number = self.record(keep)
+        while rows := self.do(query, number, after, first, then):
             after = rows[-1][0]
-            for number, contract in numbers.items():
-                here = [row for row in rows if row[3] == number]
-                if here:
-                    checked = list(self._checked(here, contract.id))
-                    _, keys, labels, vectors = zip(*checked, strict=True)
+            present = self._rows([row[-1] for row in rows])
+            for number_then, contract in numbers.items():
+                here = {row[0]: row[-1] for row in rows if row[3] == number_then}
+                before = self._checked((row[:-1] for row in rows if row[0] in here), contract.id)
+                changed = []
+                for id, key, label, vector in before:
+                    item, now_there = present[here[id]]
+                    same = item == (key, label, contract.id) and np.array_equal(vector, now_there)
+                    changed += [] if same else [(key, label, vector)]
+                if changed:
+                    keys, labels, vectors = zip(*changed, strict=True)
                     restored += self.put(keys, labels, contract, np.stack(vectors))
         return sorted(restored)
 
