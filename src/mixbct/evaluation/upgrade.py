@@ -131,11 +131,7 @@ def evaluate_upgrade(
 
 
 def carry_threshold(
-    old: Threshold,
-    query: Embeddings,
-    gallery: Embeddings,
-    *,
-    seed: int,
+    old: Threshold, query: Embeddings, gallery: Embeddings, *, seed: int
 ) -> CarriedThreshold:
     """Set a threshold for the cross-test on half of the query classes, measure it on the rest.
 

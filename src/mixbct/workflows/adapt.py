@@ -134,15 +134,16 @@ def items_of_data(
     stage: Stage = silent,
 ) -> PairedItems:
     """Return what two models, or banks in their place, make of the items of a data set."""
-    models = open_embedder(source, device), open_embedder(target, device)
-    sides = []
-    for role, model in zip(("new", "old"), models, strict=True):
+    models, sides = [], []
+    for role, path in (("new", source), ("old", target)):
+        model = open_embedder(path, device)
         rows, _ = open_rows(data, model.takes, split, part)
         with stage(f"embed the items ({role})") as tick:
             sides.append(normalise(embed_source(model, rows, progress=tick), rows.keys()))
-    pairs = Pairs(sides[0], sides[1], told_apart(rows.labels()) if rows.classes() else None)
-    contracts = models[0].contract, models[1].contract
-    return PairedItems(contracts, pairs, str(data), rows.digest())
+        models.append(model.contract)
+    labels = told_apart(rows.labels()) if rows.classes() else None
+    pairs = Pairs(sides[0], sides[1], labels)
+    return PairedItems((models[0], models[1]), pairs, str(data), rows.digest())
 
 
 def items_of_banks(
@@ -153,15 +154,18 @@ def items_of_banks(
     Raises:
         BankError: there is none, or a key occurs twice in a bank.
     """
+    banks = source, target
     chosen = np.arange(len(source))
     if split is not None or part is not None:
         chosen = rows_of(BankSource(source), split, part)[0].rows
-    sides, labels = [], None
-    for bank, rows in zip((source, target), shared_rows(source, target, chosen), strict=True):
-        sides.append(ReadRows(bank.read, rows, bank.manifest.dim))
-        if labels is None and bank.classes():
-            labels = told_apart(bank.labels[rows])
-    pairs = Pairs(sides[0], sides[1], labels)
+    rows = shared_rows(source, target, chosen)
+    sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
+    labels = (
+        told_apart(bank.labels[side.rows])
+        for bank, side in zip(banks, sides, strict=True)
+        if bank.classes()
+    )
+    pairs = Pairs(sides[0], sides[1], next((found for found in labels if found is not None), None))
     models = source.manifest.contract, target.manifest.contract
     return PairedItems(models, pairs, str(source.path), source.manifest.data_digest)
 
