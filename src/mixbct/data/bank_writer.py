@@ -12,10 +12,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from mixbct import files
 from mixbct.data.bank import CHUNK, FeatureBank, Names, check_norms, named, norms_of, partial_path
 from mixbct.data.source import Rows, pieces, read_lines, write_lines
 from mixbct.errors import BankError, FeatureError
+from mixbct.files import (
+    disk_full_as_error,
+    folder_written_whole,
+    sha256_file,
+    sync_file,
+    write_atomically,
+)
 from mixbct.reading import open_array
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.record import record_there
@@ -89,7 +95,7 @@ class BankWriter:
 
     def _begin(self, labels: Rows | None, keys: list[str], finished: Mapping[str, int]) -> None:
         # whole or not there: after a full disk the same command can be run again
-        with files.folder_written_whole(self.partial) as folder:
+        with folder_written_whole(self.partial) as folder:
             (folder / "done").mkdir()
             if labels is not None:
                 np.save(folder / "labels.npy", labels)
@@ -133,36 +139,36 @@ class BankWriter:
         """
         rows = _stored(features, self.manifest.dtype, keys)
         path = self.partial / "features.npy"
-        with files.disk_full_as_error(self.partial):
+        with disk_full_as_error(self.partial):
             offset = self._features().offset
             with path.open("r+b") as file:
                 file.seek(offset + chunk.start * rows.shape[1] * rows.itemsize)
                 file.write(rows.data)
-            files.sync_file(path)
+            sync_file(path)
             _mark(self.partial, chunk).touch()
-            files.sync_file(self.partial / "done")
+            sync_file(self.partial / "done")
 
     def finish(self) -> FeatureBank:
         """Give the bank its manifest and its name. Every chunk must be written."""
         if left := self.missing():
             raise BankError(f"{self.partial} still lacks {len(left)} chunks of {CHUNK} rows")
         if not (self.partial / "manifest.json").exists():
-            files.write_atomically(self.partial / "manifest.json", self._sealed().to_json())
+            write_atomically(self.partial / "manifest.json", self._sealed().to_json())
         # before the rename, so that none of them stays, whenever a kill falls
         shutil.rmtree(self.partial / "done", ignore_errors=True)
         (self.partial / "plan.json").unlink(missing_ok=True)
         self.partial.rename(self.path)
-        files.sync_file(self.path.parent)
+        sync_file(self.path.parent)
         return FeatureBank(self.path)
 
     def _sealed(self) -> BankManifest:
         """Return the manifest with the digests of the files and the norms of the rows."""
         names = ("features.npy", "labels.npy", "keys.txt")
-        present = [self.partial / name for name in names if (self.partial / name).exists()]
+        files = [self.partial / name for name in names if (self.partial / name).exists()]
         features = self._features()
         every = pieces(range(len(features)), CHUNK)
         norms = [norms_of(features[piece.start : piece.stop]) for piece in every]
-        digests = {file.name: files.sha256_file(file) for file in present}
+        digests = {file.name: sha256_file(file) for file in files}
         ends = float(min(map(np.min, norms))), float(max(map(np.max, norms)))
         return self.manifest.model_copy(update={"digests": digests, "norms": ends})
 
