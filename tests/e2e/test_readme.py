@@ -1,4 +1,4 @@
-"""The README's commands run as they stand there, but for a shorter training."""
+"""The README's pages: their commands run as they stand there, but for a shorter training."""
 
 import re
 import shlex
@@ -7,12 +7,14 @@ from pathlib import Path
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.result import Result
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/own-images.md").read_text()
 SHORTER = ["--set", "train.epochs=2", "--set", "train.batch=16", "--set", "model.size=32"]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 def write_edge(folder: Path) -> None:
@@ -49,7 +51,7 @@ def test_the_commands_on_ones_own_images(mixbct, photos: Path, monkeypatch) -> N
             assert mixbct(*words, cwd=photos).stdout
     assert (photos / "runs/report.html").exists()
 
-    # the Python of the README, on what the commands left
+    # the Python of the page, on what the commands left
     monkeypatch.chdir(photos)
     (code,) = blocks("python")
     names: dict[str, object] = {}
@@ -58,6 +60,17 @@ def test_the_commands_on_ones_own_images(mixbct, photos: Path, monkeypatch) -> N
 
 
 def test_make_targets_are_there() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs/results").glob("*.md"),
+    ]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
