@@ -135,6 +135,8 @@ def search(
         raise typer.BadParameter("give either images or vectors, --key, or --bank")
     if row and bank is None:
         raise typer.BadParameter("--row goes with --bank")
+    if old_model is not None and old_model.is_dir() and not items:
+        raise typer.BadParameter("an --old-model folder goes with images; else name its vectors")
     with Gallery.open(gallery) as opened:
         of = opened.contract(contract)
         if bank is not None:
@@ -295,8 +297,8 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
     yield f"{status.gallery}, searched by {status.query_model}"
     rows = [("rows", "tied by", "search index", "contract")]
     for stored in status.contracts:
-        own = stored.threshold is None
-        tie = "query model" if own else f"edge, threshold {stored.threshold:.4f}"
+        tie = "query model" if stored.contract.id == status.query_model.id else "edge"
+        tie += "" if stored.threshold is None else f", threshold {stored.threshold:.4f}"
         cached = stored.cached_rows
         index = "built at the next search" if cached is None else f"{cached:,} rows cached"
         rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))

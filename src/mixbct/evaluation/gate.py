@@ -36,8 +36,8 @@ _TRAINING: Mapping[Standing, str] = {
     "be others",
     "unknown": "what {} was trained on cannot be known, since its vectors or weights came from "
     "elsewhere",
-    "unlabelled": "the items that {} was fitted on had no labels, so that nobody can tell whether "
-    "test classes are among them",
+    "unnamed": "of which classes the items were that {} was fitted on is not known, so that nobody "
+    "can tell whether test classes are among them",
 }
 _CLOSER = (
     "tie the new model closer to the old one (a higher method.ratio or method.weight), train "

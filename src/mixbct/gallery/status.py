@@ -3,6 +3,7 @@
 from mixbct.gallery.enrolment import rows_in
 from mixbct.gallery.records import ContractRows, EdgeStatus, GalleryStatus, Switch, SwitchStatus
 from mixbct.gallery.rules import edges_from
+from mixbct.gallery.search import decision
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.gate import Edge
 
@@ -19,7 +20,9 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
             ContractRows(
                 contract=stored.contract,
                 rows=stored.rows,
-                threshold=edge.threshold if edge else None,
+                threshold=decision(
+                    snapshot.edges(), query.contract, stored.contract, None, edge, False
+                ).threshold,
                 cached_rows=snapshot.ready(stored.contract, side),
             )
         )
