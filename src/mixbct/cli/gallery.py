@@ -46,18 +46,14 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model, which may be known by a name alone."""
-    if sum(each is not None for each in (model, bank, contract)) != 1 or bool(dim) > bool(contract):
+    if sum(map(bool, (model, bank, contract))) != 1 or bool(dim) != bool(contract):
         raise typer.BadParameter("give one of --model, --bank, and --contract with --dim")
-    folder = None
+    folder, declared = None, declared_contract(contract or "", dim or 1)
+    if bank is not None:
+        declared = FeatureBank(bank).manifest.contract
     if model is not None:
         folder, manifest = read_manifest(model)
         declared = manifest.contract
-    elif bank is not None:
-        declared = FeatureBank(bank).manifest.contract
-    elif dim is None:
-        raise typer.BadParameter("--contract goes with --dim: how many numbers is a vector?")
-    else:
-        declared = declared_contract(contract or "", dim)
     with Gallery.create(gallery, declared, folder) as opened:
         end(opened, as_json, f"an empty gallery, searched by {declared}")
 
