@@ -22,12 +22,13 @@ def normalised(batch: Batch) -> Batch:
             f"{len(keys)} keys, {len(labels)} labels and {len(vectors)} vectors do not go "
             "together; give one of each an item"
         )
-    for name in (*keys, *labels):
-        if name is not None and _NOT_IN_NAMES.search(name):
-            raise GalleryError(
-                f"{name!r} cannot be a key or a label: it holds a line break, a NUL or half of a "
-                "surrogate pair; name the item otherwise"
-            )
+    names = [name for name in (*keys, *labels) if name is not None]
+    if _NOT_IN_NAMES.search("".join(names)):
+        name = next(name for name in names if _NOT_IN_NAMES.search(name))
+        raise GalleryError(
+            f"{name!r} cannot be a key or a label: it holds a line break, a NUL or half of a "
+            "surrogate pair; name the item otherwise"
+        )
     if len(set(keys)) < len(keys):
         twice = [key for key, count in Counter(keys).items() if count > 1]
         raise GalleryError(

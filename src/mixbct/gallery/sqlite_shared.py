@@ -13,6 +13,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from mixbct.gallery.index import RowIndex
+from mixbct.gallery.rules import side_of
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -34,27 +35,14 @@ def file_name(key: Key) -> str:
 def keys_from(query: Contract, edges: Collection[Edge]) -> set[Key]:
     """Return the indexes that a query model needs."""
     mine = [edge for edge in edges if edge.from_contract.id == query.id]
-    sides = ((edge.to_contract, edge.bridge.gallery if edge.bridge else None) for edge in mine)
-    return {key_of(query, None)} | {key_of(*each) for each in sides}
+    return {key_of(query, None)} | {key_of(edge.to_contract, side_of(edge)) for edge in mine}
 
 
 class State(NamedTuple):
-    """A committed state of the store; the token tells apart what came after a backup was put back.
-
-    As text it stands in the store.
-    """
+    """A committed state of the store; the token tells histories after one backup apart."""
 
     revision: int
     token: str
-
-    def __str__(self) -> str:
-        return f"{self.revision}-{self.token}"
-
-    @classmethod
-    def parsed(cls, text: str) -> "State":
-        """Return what `str` was made of; a state that never was for any other text."""
-        revision, _, token = text.partition("-")
-        return cls(int(revision), token) if revision.isdecimal() else cls(-1, "")
 
 
 @dataclass(frozen=True)
