@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError
-from mixbct.evaluation.calibration import calibrate
+from mixbct.evaluation.calibration import calibrate, calibration_of
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.schemas.calibration import Calibration
@@ -173,3 +173,18 @@ def test_a_record_that_is_none_is_refused(scores, accepted):
         Calibration(pairs=9, classes=2, scores=scores, accepted=accepted)
     good = Calibration(pairs=9, classes=2, scores=(0.1, 0.2), accepted=(9, 0))
     assert Calibration.model_validate_json(good.to_json()) == good
+
+
+def test_the_line_that_contracts_are_ranked_on_counts_decades(many):
+    _, comparison = many
+    found = calibration_of(comparison, np.ones(40, np.bool_))
+    begin, unit = found.line()
+    assert begin == found.threshold(1e-1)
+    decades = np.log10(0.1 / 3e-4)
+    assert begin + decades * unit == pytest.approx(found.threshold(3e-4))
+    # fewer pairs: to the lowest rate that they support
+    half = calibration_of(comparison, np.arange(40) < 1)
+    begin, unit = half.line()
+    assert half.least > 3e-4
+    decades = np.log10(0.1 / half.least)
+    assert begin + decades * unit == pytest.approx(half.threshold(half.least))
