@@ -43,7 +43,7 @@ def run(folder: Path) -> list[Figure]:
             gallery.enrol([keys[(i * 7919) % ROWS]], ["x"], row, old, replace=True)
             added.append(max(seconds(lambda: gallery.search(vectors[:1], old)) - plain, 1e-6))
         product = min(seconds(lambda: vectors @ matrix) for _ in range(3))
-        prepared = seconds(lambda: gallery.prepare(edge))
+        prepared = seconds(lambda: gallery.prepare(new, edge))
         for i in range(TIMES):
             timed["switch"].append(seconds(lambda: gallery.switch(new, edge)))
             gallery.enrol([keys[i]], ["x"], vectors[i : i + 1], new, replace=True)

@@ -97,7 +97,7 @@ def take(gallery: Gallery, number: int) -> None:
         other = "old" if query.name == "new" else "new"
         edge = edge_from(other, number)
         if number % 2:
-            gallery.prepare(edge)
+            gallery.prepare(MODELS[other], edge)
         gallery.switch(MODELS[other], edge)
     elif kind == "rollback":
         if gallery.status().switches[-1].before is not None:

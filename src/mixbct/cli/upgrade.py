@@ -74,7 +74,7 @@ def apply(
     with Gallery.open(gallery) as opened:
         before = opened.plan(contract, *edges).before
         with progress_bar("build the index of mapped rows") as tick:
-            opened.prepare(*edges, progress=tick)
+            opened.prepare(contract, *edges, progress=tick)
         opened.switch(contract, *edges, model=folder)
         end(opened, as_json, f"searched by {contract}, before by {before}")
 
@@ -178,9 +178,13 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
     rows: list[Sequence[str]] = [("switch", "time", "model", "")]
     for each in status.switches:
         what = f"brings back switch {each.restores}" if each.restores else ""
-        rows.append((f"{each.number}", each.time, str(each.model), what))
+        rows.append((f"{each.number}", each.time, str(each.model.contract), what))
     yield from columns(rows, whole=3)
     for stored in status.contracts:
         yield f"{stored.rows:,} of {status.rows:,} rows are of {stored.contract}"
     back = next((each for each in status.switches if each.number == last.before), None)
-    yield f"a rollback brings back {back.model}" if back else "there is nothing to roll back to"
+    yield (
+        f"a rollback brings back {back.model.contract}"
+        if back
+        else "there is nothing to roll back to"
+    )

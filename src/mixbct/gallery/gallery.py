@@ -30,6 +30,7 @@ from mixbct.gallery.rules import (
     led_back,
     named_contract,
     require_tied,
+    side_of,
     untied,
 )
 from mixbct.gallery.search import own_vectors, search
@@ -232,15 +233,18 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.read() as snapshot:
             return plan_of(snapshot, contract, edges, self.place)
 
-    def prepare(self, *edges: Edge, progress: Tick | None = None) -> None:
-        """Build what the first search across edges will need, while all goes on as before.
+    def prepare(self, contract: Contract, *edges: Edge, progress: Tick | None = None) -> None:
+        """Build what the first search after such a switch will need, while all goes on as before.
 
         Raises:
             FeatureError: a bridge's side for stored rows sends one of them to zero.
         """
-        for edge in edges:
-            side = edge.bridge.gallery if edge.bridge else None
-            self._store.prepare(edge.to_contract, side, progress)
+        with self._store.read() as snapshot:
+            reached = edges_from(snapshot, contract, edges)
+            sides = [(each, side_of(reached.get(each.id))) for each, _ in snapshot.contracts()]
+            missing = [each for each in sides if snapshot.ready(*each) is None]
+        for each, side in missing:
+            self._store.prepare(each, side, progress)
 
     def rollback(self, *edges: Edge, leave_out: bool = False) -> Rollback:
         """Undo the last switch that is not undone, in one transaction: a new switch that restores.

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mixbct.features.bridged import through
 from mixbct.gallery.records import Stored
-from mixbct.gallery.rules import check_edge, edges_from, require_tied
+from mixbct.gallery.rules import check_edge, edges_from, require_tied, side_of
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
@@ -66,7 +66,7 @@ def plan_of(
 
 def _planned(snapshot: Snapshot, stored: Stored, edge: Edge | None) -> PlannedRows:
     contract, rows = stored
-    side = edge.bridge.gallery if edge and edge.bridge else None
+    side = side_of(edge)
     size, seconds = 0, 0.0
     if snapshot.ready(contract, side) is None:
         began = time.perf_counter()

@@ -124,16 +124,6 @@ class EdgeStatus(Record):
     created: str
 
 
-class SwitchStatus(Record):
-    """A switch, as its history tells it."""
-
-    number: int
-    model: Contract
-    time: str
-    before: int | None = Field(description="the switch that a rollback leads back to")
-    restores: int | None = Field(description="the switch that this one, a rollback, brought back")
-
-
 class GalleryStatus(Record):
     """A gallery at one moment."""
 
@@ -143,7 +133,7 @@ class GalleryStatus(Record):
     rows: int
     contracts: tuple[ContractRows, ...]
     edges: tuple[EdgeStatus, ...]
-    switches: tuple[SwitchStatus, ...] = Field(description="since the last prune, oldest first")
+    switches: tuple[Switch, ...] = Field(description="since the last prune, oldest first")
     size_bytes: int = Field(description="of all that is kept, indexes included")
     searched_by: str = Field("exact", description="exact, or the index that is searched instead")
     faults: tuple[str, ...] | None = Field(

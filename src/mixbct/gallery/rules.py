@@ -15,6 +15,7 @@ from mixbct.gallery.records import Stored, Switch
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
 
 
 def edges_from(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> dict[str, Edge]:
@@ -24,6 +25,11 @@ def edges_from(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) 
     """
     edges = [edge for edge in (*snapshot.edges(), *given) if edge.from_contract.id == query.id]
     return {edge.to_contract.id: edge for edge in edges}
+
+
+def side_of(edge: Edge | None) -> LinearMap | None:
+    """Return the map that stored rows go through behind an edge, if there is one."""
+    return edge.bridge.gallery if edge and edge.bridge else None
 
 
 def untied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> list[Stored]:

@@ -57,12 +57,13 @@ class SqliteStore:
         return str(self.path.parent)
 
     @classmethod
-    def create(cls, folder: Path, model: QueryModel) -> "SqliteStore":
+    def create(cls, place: Path | str, model: QueryModel) -> "SqliteStore":
         """Make an empty store, also of what an interrupted `create` left behind.
 
         Raises:
             GalleryError: there is something else already, or no folder can be made.
         """
+        folder = Path(place)
         try:
             if folder.exists() and not folder.is_dir():
                 raise GalleryError(f"{folder} is a file; name a folder for the gallery")
@@ -89,13 +90,14 @@ class SqliteStore:
             return store
 
     @classmethod
-    def open(cls, folder: Path, timeout: float = 30.0) -> "SqliteStore":
+    def open(cls, place: Path | str, timeout: float = 30.0) -> "SqliteStore":
         """Open a store; one of an earlier version is brought up to date.
 
         Raises:
             NoGalleryError: it is missing.
             GalleryError: it is unfinished, of a later version, or not all mixbct's.
         """
+        folder = Path(place)
         path = folder / DATABASE
         if not os.path.isfile(path):  # noqa: PTH113 - the method raises where a name is too long
             raise NoGalleryError(

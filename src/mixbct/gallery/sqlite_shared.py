@@ -13,6 +13,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from mixbct.gallery.index import RowIndex
+from mixbct.gallery.rules import side_of
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -34,8 +35,7 @@ def file_name(key: Key) -> str:
 def keys_from(query: Contract, edges: Collection[Edge]) -> set[Key]:
     """Return the indexes that a query model needs."""
     mine = [edge for edge in edges if edge.from_contract.id == query.id]
-    sides = ((edge.to_contract, edge.bridge.gallery if edge.bridge else None) for edge in mine)
-    return {key_of(query, None)} | {key_of(*each) for each in sides}
+    return {key_of(query, None)} | {key_of(edge.to_contract, side_of(edge)) for edge in mine}
 
 
 class State(NamedTuple):

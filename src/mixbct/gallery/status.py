@@ -1,8 +1,8 @@
 """A gallery at one moment, for people."""
 
 from mixbct.gallery.enrolment import rows_in
-from mixbct.gallery.records import ContractRows, EdgeStatus, GalleryStatus, Switch, SwitchStatus
-from mixbct.gallery.rules import edges_from
+from mixbct.gallery.records import ContractRows, EdgeStatus, GalleryStatus
+from mixbct.gallery.rules import edges_from, side_of
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.gate import Edge
 
@@ -14,13 +14,12 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
     contracts = []
     for stored in snapshot.contracts():
         edge = edges.get(stored.contract.id)
-        side = edge.bridge.gallery if edge and edge.bridge else None
         contracts.append(
             ContractRows(
                 contract=stored.contract,
                 rows=stored.rows,
                 threshold=edge.threshold if edge else None,
-                cached_rows=snapshot.ready(stored.contract, side),
+                cached_rows=snapshot.ready(stored.contract, side_of(edge)),
             )
         )
     return GalleryStatus(
@@ -30,7 +29,7 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
         rows=rows_in(snapshot),
         contracts=tuple(contracts),
         edges=tuple(map(_edge_status, snapshot.edges())),
-        switches=tuple(map(_switch_status, snapshot.switches())),
+        switches=tuple(snapshot.switches()),
         size_bytes=size,
         searched_by=snapshot.searched_by(),
     )
@@ -39,13 +38,3 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
 def _edge_status(edge: Edge) -> EdgeStatus:
     known = edge.model_dump(include=EdgeStatus.model_fields.keys() - {"bridge"})
     return EdgeStatus(**known, bridge=str(edge.bridge) if edge.bridge else None)
-
-
-def _switch_status(switch: Switch) -> SwitchStatus:
-    return SwitchStatus(
-        number=switch.number,
-        model=switch.model.contract,
-        time=switch.time,
-        before=switch.before,
-        restores=switch.restores,
-    )

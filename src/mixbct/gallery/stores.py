@@ -3,7 +3,7 @@
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 from mixbct.errors import GalleryError
 from mixbct.gallery.records import QueryModel
@@ -16,38 +16,25 @@ SCHEMES: dict[str, str] = dict.fromkeys(
 """Of URLs → module:class, imported when it is asked for."""
 
 
-@runtime_checkable
-class Opens(Protocol):
-    """What a store's class can do: `place` is a URL."""
-
-    def create(self, place: str, model: QueryModel) -> Store:
-        """Make an empty store, with the model as its first switch."""
-        ...
-
-    def open(self, place: str) -> Store:
-        """Open a store."""
-        ...
-
-
 def create_store(place: Path | str, model: QueryModel) -> Store:
     """Make an empty store; see the stores' `create`."""
-    remote = _remote(place)
-    return remote.create(str(place), model) if remote else SqliteStore.create(Path(place), model)
+    made: Store = _kind_of(place).create(place, model)
+    return made
 
 
 def open_store(place: Path | str) -> Store:
     """Open a store; see the stores' `open`."""
-    remote = _remote(place)
-    return remote.open(str(place)) if remote else SqliteStore.open(Path(place))
+    opened: Store = _kind_of(place).open(place)
+    return opened
 
 
-def _remote(place: Path | str) -> Opens | None:
+def _kind_of(place: Path | str) -> Any:
+    """Return the class of a store, which has `create(place, model)` and `open(place)`."""
     found = re.match(r"([a-z][a-z0-9+.-]*)://", place) if isinstance(place, str) else None
     if found is None:
-        return None
+        return SqliteStore
     if found[1] not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES) or "none yet"
         raise GalleryError(f"{found[0]}… names no store: give a folder, or a URL ({known})")
     module, _, name = SCHEMES[found[1]].partition(":")
-    opens: Opens = getattr(import_module(module), name)
-    return opens
+    return getattr(import_module(module), name)

@@ -448,7 +448,7 @@ def test_from_a_plan_to_the_way_back(tmp_path, made, run, run_json, gallery):
     hits = run_json("search", gallery, image(made, 3, 1))["queries"][0]["hits"]
     assert hits[0]["label"] == "class3"
     switches = run_json("upgrade", "status", gallery)["switches"]
-    assert [(s["model"]["name"], s["before"], s["restores"]) for s in switches] == [
+    assert [(s["model"]["contract"]["name"], s["before"], s["restores"]) for s in switches] == [
         ("old", None, None),
         ("new", 1, None),
         ("old", None, 1),

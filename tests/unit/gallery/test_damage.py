@@ -1,6 +1,7 @@
 """Galleries that were damaged, or came from somebody else: named errors, nothing wrong found."""
 
 import contextlib
+import hashlib
 import os
 import random
 import sqlite3
@@ -13,7 +14,7 @@ import pytest
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError
 from mixbct.gallery import Gallery
-from mixbct.gallery.database import digest_of
+from mixbct.gallery.database import digest_of, schema_of
 from mixbct.gallery.sqlite import DATABASE, SqliteStore
 
 N = 60
@@ -408,6 +409,67 @@ def test_a_gallery_of_the_first_version_is_brought_up_to_date(
     flip(tmp_path, "vector", 30)
     with Gallery.open(tmp_path) as gallery:
         assert len(gallery.faults()) == 1
+
+
+VERSION_2 = (
+    VERSION_1.replace("user_version = 1", "user_version = 2")
+    + """
+ALTER TABLE items ADD COLUMN digest INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE edges ADD COLUMN digest INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE contracts ADD COLUMN rows INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE contracts ADD COLUMN cached_rows INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE contracts ADD COLUMN cached_state TEXT NOT NULL DEFAULT '';
+ALTER TABLE contracts ADD COLUMN cached_sha256 TEXT NOT NULL DEFAULT '';
+"""
+)
+
+
+def test_a_gallery_of_the_second_version_is_brought_up_to_date(
+    tmp_path, old, new, make_edge, vectors
+):
+    """Its rows, edge, query model and ids stay; it has one switch, and nothing to go back to."""
+    edge = make_edge(new, old, 0.4)
+    content = vectors(N).astype("<f4").tobytes()
+    blobs = [content[32 * i : 32 * i + 32] for i in range(N)]
+    index = np.arange(1, N + 1).astype("<i8").tobytes() + content
+    cached = N, "1-00", hashlib.sha256(index).hexdigest()
+    (tmp_path / f"index-{old.id}.rows").write_bytes(index)
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.executescript(VERSION_2)
+        for contract, rows in ((old, N), (new, 0)):
+            row = contract.id, contract.model_dump_json(), rows, *(cached if rows else (0, "", ""))
+            connection.execute("INSERT INTO contracts VALUES (?, ?, ?, ?, ?, ?)", row)
+        text = edge.model_dump_json()
+        row = new.id, old.id, text, digest_of(new.id, old.id, text, b"")
+        connection.execute("INSERT INTO edges VALUES (?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO query_model VALUES (1, ?, '/models/new')", (new.id,))
+        connection.execute("INSERT INTO changes VALUES (1, '00', 0)")
+        for i, blob in enumerate(blobs):
+            name = f"k{i}"
+            row = i + 1, name, "x", old.id, "2026-01-01T00:00:00+00:00", blob
+            digest = digest_of(name, "x", old.id, blob)
+            connection.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest))
+        connection.execute("UPDATE sqlite_sequence SET seq = 1000 WHERE name = 'items'")
+        connection.commit()
+    with Gallery.open(tmp_path) as gallery:
+        assert gallery.faults() == []
+        hits = gallery.search(vectors(N), new, k=1)
+        assert [hits.of(i)[0].key for i in range(N)] == [f"k{i}" for i in range(N)]
+        assert hits.ids.max() == N
+        status = gallery.status()
+        assert (status.rows, status.model_folder) == (N, "/models/new")
+        assert [each.threshold for each in status.edges] == [0.4]
+        assert [(each.number, each.before) for each in status.switches] == [(1, None)]
+        gallery.enrol(["k0", "n"], [None, "x"], vectors(2, 9), new, replace=True)
+        assert gallery.search(vectors(2, 9), new, k=1).ids.min() > 1000  # no id comes twice
+        with pytest.raises(GalleryError, match="nothing to go back to"):
+            gallery.rollback()
+    with (
+        contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection,
+        Gallery.create(tmp_path / "fresh", old),
+        contextlib.closing(sqlite3.connect(tmp_path / "fresh" / DATABASE)) as fresh,
+    ):
+        assert schema_of(connection) == schema_of(fresh)
 
 
 def work(path, contract, rows, replace):
