@@ -8,7 +8,7 @@ default or policy, so that none of another's ever runs with the rights of whoeve
 
 from typing import TYPE_CHECKING, Final
 
-from mixbct.errors import GalleryError
+from mixbct.errors import GalleryError, NoGalleryError
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -91,11 +91,12 @@ def check_tables(connection: "Connection", schema: str, place: str) -> None:
     """Refuse a schema that is not in all as mixbct makes it.
 
     Raises:
-        GalleryError: there is none, of a later version, or with something else in it.
+        NoGalleryError: there is none.
+        GalleryError: it is of a later version, or with something else in it.
     """
     found = {name: rest for name, *rest in connection.execute(_FOUND, (schema,)).fetchall()}
     if not found:
-        raise GalleryError(
+        raise NoGalleryError(
             f"there is no gallery at {place} (schema {schema!r}); make one with "
             f"`mixbct gallery init {place} --model OLD_MODEL`"
         )
