@@ -20,6 +20,7 @@ from benchmarks import (
     imports,
     lfw,
     mix_step,
+    postgres,
     recordio,
     search,
     switch,
@@ -40,6 +41,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "ijbc_size": ijbc_size.run,
     "import": imports.run,
     "lfw": lfw.run,
+    "postgres": postgres.run,
     "recordio": recordio.run,
     "switch": switch.run,
 }

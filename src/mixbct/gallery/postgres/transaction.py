@@ -31,14 +31,11 @@ class Transaction(Snapshot):
 
     def changing(self, ids: int = 0) -> tuple[int, int]:
         """Return this transaction's revision, and the first of so many new ids."""
-        first = self.facts.last_id + 1
-        more = self._revision is None
+        first, more = self.facts.last_id + 1, self._revision is None
         [(self._revision,)] = self.do(
             "UPDATE gallery SET revision = revision + %s, token = %s, last_id = last_id + %s "
             "RETURNING revision",
-            int(more),
-            secrets.token_hex(8),
-            ids,
+            *(int(more), secrets.token_hex(8), ids),
         )
         if more:
             self.do("INSERT INTO changes VALUES (%s, %s, %s)", self._revision, now(), first)
@@ -67,13 +64,8 @@ class Transaction(Snapshot):
         number = self.record(contract)
         empty = not any(rows for _, _, rows in self.facts.contracts.values())
         revision, first = self.changing(len(keys))
-        followed = [
-            (name, self.parsed(LinearMap, text))
-            for name, text in self.do(
-                "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'",
-                number,
-            )
-        ]
+        follow = "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'"
+        followed = [(name, self.parsed(LinearMap, text)) for name, text in self.do(follow, number)]
         starts = range(0, len(keys), BLOCK)
         replaced = []
         for start in () if empty else starts:
@@ -116,27 +108,25 @@ class Transaction(Snapshot):
         there = self.ids(keys)
         if not there:
             return []
-        stored = [(number, rows) for number, _, rows in self.facts.contracts.values() if rows]
-        takes, unions = [], []
-        for number, _ in stored:
-            takes.append(
-                f"v{number} AS (DELETE FROM vectors_{number} v USING gone g WHERE v.id = g.id AND "
-                f"g.contract = {number} RETURNING v.id, v.vector::vector)"
-            )
-            unions.append(f"SELECT * FROM v{number}")
+        ids = list(there.values())
+        tables = [f"vectors_{number}" for number, _, rows in self.facts.contracts.values() if rows]
+        taken = ", ".join(
+            f"{name} AS (DELETE FROM {name} v WHERE id = ANY(%(ids)s) RETURNING id, vector::vector)"
+            for name in tables
+        )
+        vectors = " UNION ALL ".join(f"SELECT * FROM {name}" for name in tables)
         counts = self.do(
-            f"WITH gone AS (DELETE FROM items WHERE id = ANY(%s) RETURNING *), {', '.join(takes)}, "
-            "kept AS (INSERT INTO past SELECT g.*, %s, v.vector FROM gone g "
-            f"JOIN ({' UNION ALL '.join(unions)}) v ON v.id = g.id RETURNING contract) "
+            f"WITH gone AS (DELETE FROM items WHERE id = ANY(%(ids)s) RETURNING *), {taken}, "
+            "kept AS (INSERT INTO past SELECT g.*, %(revision)s, vector FROM gone g "
+            f"JOIN ({vectors}) v USING (id) RETURNING contract) "
             "SELECT contract, count(*) FROM kept GROUP BY 1",
-            list(there.values()),
-            revision,
+            **{"ids": ids, "revision": revision},
         )
         if sum(count for _, count in counts) != len(there):
             raise self.damaged("items are there whose vectors are not")
         for each in self.facts.derived.values():
             if each.name.startswith("mapped_"):
-                self.do(f"DELETE FROM {each.name} WHERE id = ANY(%s)", list(there.values()))
+                self.do(f"DELETE FROM {each.name} WHERE id = ANY(%s)", ids)
         for number, count in counts:
             self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", count, number)
         self._facts = None
@@ -153,38 +143,25 @@ class Transaction(Snapshot):
     def add_edge(self, edge: Edge) -> None:
         """Record an edge in place of one between the same two."""
         ends = edge.from_contract, edge.to_contract
-        numbers = [self.record(contract) for contract in ends]
+        source, target = map(self.record, ends)
         revision, _ = self.changing()
+        text, same = edge.model_dump_json(), f"source = {source} AND target = {target}"
         # one that was recorded in this same transaction never was
-        self.do(
-            "DELETE FROM edges WHERE source = %s AND target = %s AND since = %s",
-            *numbers,
-            revision,
-        )
-        self.do(
-            "UPDATE edges SET until = %s WHERE source = %s AND target = %s AND until IS NULL",
-            revision,
-            *numbers,
-        )
-        text = edge.model_dump_json()
+        self.do(f"DELETE FROM edges WHERE {same} AND since = %s", revision)
+        self.do(f"UPDATE edges SET until = %s WHERE {same} AND until IS NULL", revision)
         digest = checksum(ends[0].id, ends[1].id, text, b"")
-        self.do(
-            "INSERT INTO edges VALUES (%s, %s, %s, NULL, %s, %s)", *numbers, revision, text, digest
-        )
+        row = source, target, revision, None, text, digest
+        self.do("INSERT INTO edges VALUES (%s, %s, %s, %s, %s, %s)", *row)
 
     def switch(self, switch: Switch) -> None:
         """Record a switch; mapped rows that neither it nor the one before needs are forgotten."""
         number = self.record(switch.model.contract)
         revision, _ = self.changing()
+        folder = str(switch.model.folder) if switch.model.folder else None
         self.do(
             "INSERT INTO switches VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            switch.number,
-            revision,
-            number,
-            str(switch.model.folder) if switch.model.folder else None,
-            switch.time,
-            switch.before,
-            switch.restores,
+            *(switch.number, revision, number, folder),
+            *(switch.time, switch.before, switch.restores),
         )
         models = [s.model.contract for s in self.switches() if s.number == switch.before]
         models.append(switch.model.contract)
@@ -208,29 +185,33 @@ class Transaction(Snapshot):
         if not found:
             raise GalleryError(f"{self._store.place} does not know switch {switch} any more")
         [(then, first)] = found
-        for (text,) in self.do(
-            "SELECT json FROM edges WHERE since < %s AND until >= %s", then, then
-        ):
+        edges = "SELECT json FROM edges WHERE since < %s AND until >= %s"
+        for (text,) in self.do(edges, then, then):
             self.add_edge(self.parsed(Edge, text))
         numbers = {number: contract for number, contract, _ in self.facts.contracts.values()}
         restored: list[str] = []
         after = 0
-        while rows := self.do(
-            "SELECT p.id, p.key, p.label, p.contract, p.digest, p.vector FROM past p "
-            "JOIN items i ON i.key = p.key WHERE p.id > %s AND p.id < %s AND p.until >= %s "
-            "AND i.contract <> %s ORDER BY p.id LIMIT %s",
-            after,
-            first,
-            then,
-            self.record(keep),
-            BLOCK,
-        ):
+        # items are looked up one by one, however many the server thinks there are
+        query = (
+            "SELECT p.id, p.key, p.label, p.contract, p.digest, p.vector, i.id FROM past p "
+            "JOIN LATERAL (SELECT id, contract FROM items WHERE key = p.key OFFSET 0) i "
+            "ON i.contract <> %s WHERE p.id > %s AND p.id < %s AND p.until >= %s "
+            f"ORDER BY p.id LIMIT {BLOCK}"
+        )
+        number = self.record(keep)
+        while rows := self.do(query, number, after, first, then):
             after = rows[-1][0]
-            for number, contract in numbers.items():
-                here = [row for row in rows if row[3] == number]
-                if here:
-                    checked = list(self._checked(here, contract.id))
-                    _, keys, labels, vectors = zip(*checked, strict=True)
+            present = self._rows([row[-1] for row in rows])
+            for number_then, contract in numbers.items():
+                here = {row[0]: row[-1] for row in rows if row[3] == number_then}
+                before = self._checked((row[:-1] for row in rows if row[0] in here), contract.id)
+                changed = []
+                for id, key, label, vector in before:
+                    item, now_there = present[here[id]]
+                    same = item == (key, label, contract.id) and np.array_equal(vector, now_there)
+                    changed += [] if same else [(key, label, vector)]
+                if changed:
+                    keys, labels, vectors = zip(*changed, strict=True)
                     restored += self.put(keys, labels, contract, np.stack(vectors))
         return sorted(restored)
 
