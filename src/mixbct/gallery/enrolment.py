@@ -2,14 +2,16 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
 from mixbct.data.bank import normalise
+from mixbct.data.loader import ahead_of
 from mixbct.errors import GalleryError
 from mixbct.gallery.records import Batch, Item
 from mixbct.gallery.rules import check_dimension, check_enrolled
-from mixbct.gallery.store import Snapshot, Tick, Transaction
+from mixbct.gallery.store import Snapshot, Store, Tick, Transaction
 
 _NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
 
@@ -57,6 +59,20 @@ def put_batch(
             f"({', '.join(held[:5])}); leave them out, or replace these items (--replace)"
         )
     return len(held)
+
+
+def put_batches(store: Store, batches: Iterable[Batch], replace: bool) -> dict[str, int]:
+    """Store batches, a transaction each; return what came of them, as `ImportReport` counts it."""
+    added = replaced = unchanged = 0
+    for batch in ahead_of(map(normalised, batches)):
+        with store.write() as transaction:
+            wanted = without_same(transaction, batch)
+            again = put_batch(transaction, wanted, replace)
+        unchanged += len(batch.keys) - len(wanted.keys)
+        added, replaced = added + len(wanted.keys) - again, replaced + again
+    with store.read() as snapshot:
+        rows = rows_in(snapshot)
+    return {"added": added, "replaced": replaced, "unchanged": unchanged, "rows": rows}
 
 
 def without_same(snapshot: Snapshot, batch: Batch) -> Batch:

@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
-from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError
-from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
+from mixbct.gallery.enrolment import normalised, put_batch, put_batches, rows_in
 from mixbct.gallery.plan import UpgradePlan, plan_of
 from mixbct.gallery.records import (
     Batch,
@@ -90,7 +88,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def read(self) -> AbstractContextManager[Snapshot]:
+    def read(self) -> contextlib.AbstractContextManager[Snapshot]:
         """Enclose reads of one state of the rows, edges and switches."""
         return self._store.read()
 
@@ -158,18 +156,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
-        added = replaced = unchanged = 0
-        for batch in ahead_of(map(normalised, batches)):
-            with self._store.write() as transaction:
-                wanted = without_same(transaction, batch)
-                again = put_batch(transaction, wanted, replace)
-            unchanged += len(batch.keys) - len(wanted.keys)
-            added, replaced = added + len(wanted.keys) - again, replaced + again
-        with self._store.read() as snapshot:
-            rows = rows_in(snapshot)
-        return ImportReport(
-            gallery=self.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
-        )
+        return ImportReport(gallery=self.place, **put_batches(self._store, batches, replace))
 
     def search(
         self,

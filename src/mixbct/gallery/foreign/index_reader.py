@@ -78,7 +78,7 @@ def main(path: str, size: int, batch: int) -> None:
     """Print the index of the file, of so many bytes, in blocks of so many rows."""
     statm = Path("/proc/self/statm")
     if statm.exists():  # elsewhere the limit is not kept
-        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        used = int(statm.read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
         limit = used + _ROOM + 4 * size
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     owner = faiss.read_index(path, faiss.IO_FLAG_READ_ONLY)  # all that follow are views of it

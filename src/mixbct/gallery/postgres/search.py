@@ -5,8 +5,7 @@ to some id, and rows that went since: what went is left out, what came later is 
 that a search shows its own state of the gallery, however far behind Milvus is.
 """
 
-import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -26,22 +25,29 @@ HNSW: Final = "pgvector-hnsw"
 Queries = Float32[np.ndarray, "q d"]
 
 
-def search(
-    snapshot: "Snapshot", contract: Contract, queries: Queries, k: int, side: LinearMap | None
-) -> Found:
-    """Return the k nearest rows (`store.Snapshot.search`)."""
+class Asked(NamedTuple):
+    """What is asked of a search (`store.Snapshot.search`)."""
+
+    contract: Contract
+    queries: Queries
+    k: int
+    side: LinearMap | None
+
+
+def search(snapshot: "Snapshot", asked: Asked) -> Found:
+    """Return the k nearest rows of each query."""
+    contract, _, k, side = asked
     rows = snapshot.facts.contracts[contract.id][2] if snapshot.number(contract) else 0
     if not rows:
-        return _none(len(queries))
-    k = min(k, rows)
+        return _none(len(asked.queries))
+    asked = asked._replace(k=min(k, rows))
     milvus, by = snapshot.milvus, snapshot.facts.searched_by
-    found = _by_milvus(milvus, snapshot, contract, queries, k, side) if milvus else None
-    if found is None:
-        found = _by_table(snapshot, contract, queries, k, side, approximate=by == HNSW)
+    found = _by_milvus(milvus, snapshot, asked) if milvus else None
+    found = found or _by_table(snapshot, asked, approximate=by == HNSW)
     if found is None:
         snapshot.prepare_beside(contract, side)
-        found = _by_reading(snapshot, contract, queries, k, side)
-    if found.ids.shape[1] < k and found.exact:
+        found = _by_reading(snapshot, asked)
+    if found.ids.shape[1] < asked.k and found.exact:
         raise snapshot.damaged(f"{rows:,} rows of {contract} are told of, fewer are there")
     return found
 
@@ -57,11 +63,9 @@ def recall(
         f"SELECT id FROM vectors_{snapshot.number(contract)} ORDER BY md5(id::text) LIMIT 100"
     )
     rows = snapshot.vectors([id for (id,) in ids])
-    queries = through(side, np.stack(list(rows.values())))
-    every = _by_table(snapshot, contract, queries, k, side, approximate=False)
-    if every is None:
-        every = _by_reading(snapshot, contract, queries, k, side)
-    found = search(snapshot, contract, queries, k, side)
+    asked = Asked(contract, through(side, np.stack(list(rows.values()))), k, side)
+    every = _by_table(snapshot, asked, approximate=False) or _by_reading(snapshot, asked)
+    found = search(snapshot, asked)
     pairs = zip(found.ids, every.ids, strict=True)
     return found.exact, float(np.mean([np.isin(there, here).mean() for here, there in pairs]))
 
@@ -79,17 +83,10 @@ def _best_of(parts: list[Found], k: int) -> Found:
     return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1), every)
 
 
-def _by_table(
-    snapshot: "Snapshot",
-    contract: Contract,
-    queries: Queries,
-    k: int,
-    side: LinearMap | None,
-    approximate: bool,
-) -> Found | None:
+def _by_table(snapshot: "Snapshot", asked: Asked, approximate: bool) -> Found | None:
     """Let the server compare; None: mapped rows are not made."""
-    table = snapshot.table(contract, side)
-    if table is None:
+    contract, queries, k, side = asked
+    if (table := snapshot.table(contract, side)) is None:
         return None
     # an index that somebody made is for `vector <#> …` alone: it cannot answer this
     query = f"SELECT -(vector <#> %(q)b) AS score, id FROM {table} ORDER BY 1 DESC, 2 LIMIT %(k)s"
@@ -104,61 +101,41 @@ def _by_table(
             "SELECT -(vector <#> %(q)b) AS score, id FROM near ORDER BY 1 DESC, 2"
         )
     found: list[Any] = [snapshot.do(query, q=each, k=k) for each in queries]
-    size = min(map(len, found))
+    size = min(map(len, found), default=0)
     pairs = np.array([each[:size] for each in found]).reshape(len(queries), size, 2)
     return Found(pairs[..., 0].astype(np.float32), pairs[..., 1].astype(np.int64), not approximate)
 
 
-def _by_reading(
-    snapshot: "Snapshot",
-    contract: Contract,
-    queries: Queries,
-    k: int,
-    side: LinearMap | None,
-    after: int = 0,
-) -> Found:
+def _by_reading(snapshot: "Snapshot", asked: Asked, after: int = 0) -> Found:
     """Compare every row above an id here, mapped as it comes."""
-    best = _none(len(queries))
-    for block in snapshot.blocks(contract, after):
-        scores = queries @ through(side, block.vectors, block.keys).T
+    best = _none(len(asked.queries))
+    for block in snapshot.blocks(asked.contract, after):
+        scores = asked.queries @ through(asked.side, block.vectors, block.keys).T
         ids = np.broadcast_to(block.ids, scores.shape)
-        best = _best_of([best, Found(scores, ids, True)], k)
+        best = _best_of([best, Found(scores, ids, True)], asked.k)
     return best
 
 
-def _by_milvus(
-    milvus: Milvus,
-    snapshot: "Snapshot",
-    contract: Contract,
-    queries: Queries,
-    k: int,
-    side: LinearMap | None,
-) -> Found | None:
+def _by_milvus(milvus: Milvus, snapshot: "Snapshot", asked: Asked) -> Found | None:
     """Search by Milvus; None: it has not, or in doubt, what it takes."""
+    contract, queries, k, side = asked
     number, _, rows = snapshot.facts.contracts[contract.id]
-    known = snapshot.derived(contract, side)
-    table = f"vectors_{number}"
-    late = rows
+    known, table, late = snapshot.derived(contract, side), f"vectors_{number}", rows
     if known:
         [(late,)] = snapshot.do(f"SELECT count(*) FROM {table} WHERE id > %s", known.filled)
-    if known is None or max(late, known.rows - rows + late) > 1000 + rows // 8:
+    gone = known.rows - rows + late if known else 0
+    if known is None or max(late, gone) > 1000 + rows // 8:
         snapshot.prepare_beside(contract, side)
-    if known is None or not known.rows or k + (gone := known.rows - rows + late) > MOST:
+    if known is None or not known.rows or k + gone > MOST or milvus.count(known.name) < known.rows:
         return None
-    wanted = min(k + gone, known.rows)
-    with contextlib.suppress(GalleryError):
-        if milvus.count(known.name) < known.rows:
-            return None
-    near = milvus.search(known.name, queries, wanted)
-    asked = np.unique(near.ids).tolist()
-    present = snapshot.do(
-        f"SELECT id FROM {table} WHERE id = ANY(%s) AND id <= %s", asked, known.filled
-    )
+    near = milvus.search(known.name, queries, min(k + gone, known.rows))
+    query = f"SELECT id FROM {table} WHERE id = ANY(%s) AND id <= %s"
+    present = snapshot.do(query, np.unique(near.ids).tolist(), known.filled)
     good = np.isin(near.ids, [id for (id,) in present])
     if good.sum(1).min() < min(k, rows - late):
         return None
     scores = np.where(good, near.scores, -np.inf).astype(np.float32)
-    later = _by_reading(snapshot, contract, queries, k, side, known.filled)
+    later = _by_reading(snapshot, asked, known.filled)
     return _best_of([Found(scores, near.ids, near.exact), later], k)
 
 

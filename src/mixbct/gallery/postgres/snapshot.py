@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from mixbct.errors import GalleryError
 from mixbct.gallery.database import digest_of
 from mixbct.gallery.milvus import Milvus
-from mixbct.gallery.postgres import search
+from mixbct.gallery.postgres.search import Asked, Queries, search
 from mixbct.gallery.records import Found, Item, QueryModel, RowBlock, Stored, Switch, Version
+from mixbct.gallery.rules import edges_from
 from mixbct.gallery.store import Tick
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -179,17 +180,14 @@ class Snapshot:
     def _rows(self, ids: Collection[int]) -> dict[int, tuple[Item, np.ndarray]]:
         wanted = sorted(set(map(int, ids)))
         found: dict[int, tuple[Item, np.ndarray]] = {}
-        for id, (number, _, rows) in self.facts.contracts.items():
-            if rows and len(found) < len(wanted):
-                for row in self._checked(
-                    self.do(
-                        "SELECT i.id, key, label, contract, digest, vector FROM items i "
-                        f"JOIN vectors_{number} v ON v.id = i.id WHERE v.id = ANY(%s)",
-                        wanted,
-                    ),
-                    id,
-                ):
-                    found[row[0]] = Item(row[1], row[2], id), row[3]
+        query = (
+            "SELECT i.id, key, label, contract, digest, vector FROM items i "
+            "JOIN vectors_{} v ON v.id = i.id WHERE v.id = ANY(%s)"
+        )
+        for contract_id, (number, _, rows) in self.facts.contracts.items():
+            there = self.do(query.format(number), wanted) if rows and wanted else []
+            for id, key, label, vector in self._checked(there, contract_id):
+                found[id] = Item(key, label, contract_id), vector
         if len(found) != len(wanted):
             missing = next(id for id in wanted if id not in found)
             raise GalleryError(
@@ -204,17 +202,14 @@ class Snapshot:
         """Yield rows whose checksum holds; the keys of others go to `wrong`, or are an error."""
         number = self.facts.contracts[contract_id][0]
         for id, key, label, contract, digest, vector in rows:
-            array = None if vector is None else vector.to_numpy()
-            if (
-                array is None
-                or contract != number
-                or digest != checksum(key, label, contract_id, array.tobytes())
-            ):
-                if wrong is None:
-                    raise self._changed(str(key))
-                wrong.append(str(key))
-            else:
+            array = vector.to_numpy()
+            # a vector without an item has no contract
+            if contract == number and digest == checksum(key, label, contract_id, array.tobytes()):
                 yield id, key, label, array
+            elif wrong is None:
+                raise self._changed(str(key))
+            else:
+                wrong.append(str(key))
 
     def blocks(self, contract: Contract, after: int = 0) -> Iterator[RowBlock]:
         """Yield a contract's rows, by id, 8,192 at a time."""
@@ -254,14 +249,10 @@ class Snapshot:
         return [Version(*row) for row in rows]
 
     def search(
-        self,
-        contract: Contract,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        side: LinearMap | None = None,
+        self, contract: Contract, queries: Queries, k: int, side: LinearMap | None = None
     ) -> Found:
         """Return the nearest rows of one contract."""
-        return search.search(self, contract, queries, k, side)
+        return search(self, Asked(contract, queries, k, side))
 
     def number(self, contract: Contract) -> int | None:
         """Return the number of a contract's tables; None: it is not known here."""
@@ -282,10 +273,8 @@ class Snapshot:
 
     def side_of(self, contract: Contract) -> LinearMap | None:
         """Return what the query model compares a contract's rows through."""
-        ends = self.query_model().contract.id, contract.id
-        bridges = {(e.from_contract.id, e.to_contract.id): e.bridge for e in self.edges()}
-        bridge = bridges.get(ends)
-        return bridge.gallery if bridge else None
+        edge = edges_from(self, self.query_model().contract).get(contract.id)
+        return edge.bridge.gallery if edge and edge.bridge else None
 
     @property
     def milvus(self) -> Milvus | None:
@@ -295,15 +284,14 @@ class Snapshot:
     def prepare_beside(self, contract: Contract, side: LinearMap | None) -> None:
         """Build what is missing for those who come later; this state cannot see it."""
         with contextlib.suppress(GalleryError):
-            self._store.prepare(contract, side)
+            self._store.prepare(contract, side, wait=False)
 
     def ready(self, contract: Contract, side: LinearMap | None = None) -> int | None:
         """Return for how many rows a search through `side` is prepared."""
-        known = self.derived(contract, side) if self.milvus else None
+        known = self.derived(contract, side)
+        whole = known and known.filled >= known.last if self.milvus else self.table(contract, side)
         rows = self.facts.contracts[contract.id][2] if self.number(contract) else 0
-        if self.milvus:
-            return rows if known and known.filled >= known.last else None
-        return rows if self.table(contract, side) else None
+        return rows if whole else None
 
     def searched_by(self) -> str:
         """Return how rows are found."""
@@ -314,29 +302,24 @@ class Snapshot:
         wrong: list[str] = []
         found: list[str] = []
         total, done = sum(rows for _, _, rows in self.facts.contracts.values()), 0
+        past = "SELECT id, key, label, contract, digest, vector FROM past WHERE contract = %s"
         for number, contract, rows in self.facts.contracts.values():
-            there = len(wrong)
-            seen = 0
+            before = done + len(wrong)
             for block in self.some_blocks(contract, wrong=wrong):
-                seen += len(block.ids)
+                done += len(block.ids)
                 if progress:
-                    progress(done + seen, total)
-            done += seen
-            if more := seen + len(wrong) - there - rows:
+                    progress(done, total)
+            if more := done + len(wrong) - before - rows:
                 found.append(f"contract {contract.id} has {more:+,} rows more than are told of")
-            past = self.do(
-                "SELECT id, key, label, contract, digest, vector FROM past WHERE contract = %s",
-                number,
-            )
-            list(self._checked(past, contract.id, wrong))
+            list(self._checked(self.do(past, number), contract.id, wrong))
         for (number, _), each in self.facts.derived.items():
-            if not each.name.startswith("mapped_") or each.filled < each.last:
-                continue
-            names = each.name, f"vectors_{number}"
-            mapped, stored = (self.do(f"SELECT count(*) FROM {name}") for name in names)
-            if mapped != stored:
-                found.append(f"{each.name} has other rows than it was made of")
-        [(lost,)] = self.do("SELECT count(*) FROM items")
-        if lost != total:
-            found.append(f"{lost:,} items are there, {total:,} are told of")
+            if each.name.startswith("mapped_") and each.filled >= each.last:
+                tables = each.name, f"vectors_{number}"
+                mapped, stored = (self.do(f"SELECT count(*) FROM {table}") for table in tables)
+                found += (
+                    [] if mapped == stored else [f"{each.name} has other rows than it was made of"]
+                )
+        [(items,)] = self.do("SELECT count(*) FROM items")
+        if items != total:
+            found.append(f"{items:,} items are there, {total:,} are told of")
         return found + [f"the item {key!r} is not as it was enrolled" for key in wrong]

@@ -87,14 +87,14 @@ class PostgresStore:
         try:
             with self._server.named_errors():
                 yield connection
-        except BaseException:
-            connection.close()
-            raise
-        with self._lock:
-            if not self._closed:
-                self._idle.append(connection)
-                return
-        connection.close()
+        finally:
+            with contextlib.suppress(Exception):
+                connection.rollback()  # what an error left open
+            with self._lock:
+                kept = connection.info.transaction_status == 0 and not self._closed
+                self._idle += [connection] * kept
+            if not kept:
+                connection.close()
 
     def _idle_one(self) -> "Connection | None":
         """Return a connection that is there still; the server may have been started again."""
@@ -124,19 +124,22 @@ class PostgresStore:
     def write(self, wait: bool = True) -> Iterator[Transaction]:
         """Enclose changes that happen whole or not at all, one client at a time."""
         with self._connected() as connection, connection.transaction():
-            wait_for = max(int(1000 * self._timeout * wait), 1)
-            connection.execute(f"SET LOCAL lock_timeout = {wait_for}".encode())
-            connection.execute("SELECT FROM gallery FOR UPDATE")
+            connection.execute(f"SET LOCAL lock_timeout = {int(1000 * self._timeout)}".encode())
+            connection.execute(f"SELECT FROM gallery FOR UPDATE{' NOWAIT' * (not wait)}".encode())
             yield Transaction(self, connection)
 
     def prepare(
-        self, contract: Contract, side: LinearMap | None = None, progress: Tick | None = None
+        self,
+        contract: Contract,
+        side: LinearMap | None = None,
+        progress: Tick | None = None,
+        wait: bool = True,
     ) -> None:
         """Make mapped rows, some thousand at a time, beside all that goes on."""
         whole = False
         try:
             while not whole:
-                with self.write() as transaction:
+                with self.write(wait) as transaction:
                     whole = derive(transaction, contract, side, progress)
         except FeatureError:
             with self.write() as transaction:
@@ -181,17 +184,14 @@ class PostgresStore:
 
     def sweep(self) -> None:
         """Drop tables of mapped rows that were forgotten, if nobody is reading."""
-        with (
-            contextlib.suppress(GalleryError),
-            self._connected() as connection,
-            connection.transaction(),
-        ):
-            connection.execute("LOCK TABLE derived IN ACCESS EXCLUSIVE MODE NOWAIT")
-            for (name,) in connection.execute(
-                "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() "
-                "AND tablename LIKE 'mapped%' AND tablename NOT IN (SELECT name FROM derived)"
-            ).fetchall():
-                connection.execute(f"DROP TABLE {name}".encode())
+        query = (
+            "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND "
+            "tablename LIKE 'mapped%%' AND tablename NOT IN (SELECT name FROM derived)"
+        )
+        with contextlib.suppress(GalleryError), self.write(wait=False) as transaction:
+            transaction.do("LOCK TABLE derived IN ACCESS EXCLUSIVE MODE NOWAIT")
+            for (name,) in transaction.do(query):
+                transaction.do(f"DROP TABLE {name}")
 
     def size(self) -> int:
         """Return how many bytes the schema takes on the server."""

@@ -91,7 +91,8 @@ def check_tables(connection: "Connection", schema: str, place: str) -> None:
     """Refuse a schema that is not in all as mixbct makes it.
 
     Raises:
-        GalleryError: there is none, of a later version, or with something else in it.
+        NoGalleryError: there is none.
+        GalleryError: it is of a later version, or with something else in it.
     """
     found = {name: rest for name, *rest in connection.execute(_FOUND, (schema,)).fetchall()}
     if not found:

@@ -31,14 +31,11 @@ class Transaction(Snapshot):
 
     def changing(self, ids: int = 0) -> tuple[int, int]:
         """Return this transaction's revision, and the first of so many new ids."""
-        first = self.facts.last_id + 1
-        more = self._revision is None
+        first, more = self.facts.last_id + 1, self._revision is None
         [(self._revision,)] = self.do(
             "UPDATE gallery SET revision = revision + %s, token = %s, last_id = last_id + %s "
             "RETURNING revision",
-            int(more),
-            secrets.token_hex(8),
-            ids,
+            *(int(more), secrets.token_hex(8), ids),
         )
         if more:
             self.do("INSERT INTO changes VALUES (%s, %s, %s)", self._revision, now(), first)
@@ -67,13 +64,8 @@ class Transaction(Snapshot):
         number = self.record(contract)
         empty = not any(rows for _, _, rows in self.facts.contracts.values())
         revision, first = self.changing(len(keys))
-        followed = [
-            (name, self.parsed(LinearMap, text))
-            for name, text in self.do(
-                "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'",
-                number,
-            )
-        ]
+        follow = "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'"
+        followed = [(name, self.parsed(LinearMap, text)) for name, text in self.do(follow, number)]
         starts = range(0, len(keys), BLOCK)
         replaced = []
         for start in () if empty else starts:
@@ -151,38 +143,25 @@ class Transaction(Snapshot):
     def add_edge(self, edge: Edge) -> None:
         """Record an edge in place of one between the same two."""
         ends = edge.from_contract, edge.to_contract
-        numbers = [self.record(contract) for contract in ends]
+        source, target = map(self.record, ends)
         revision, _ = self.changing()
+        text, same = edge.model_dump_json(), f"source = {source} AND target = {target}"
         # one that was recorded in this same transaction never was
-        self.do(
-            "DELETE FROM edges WHERE source = %s AND target = %s AND since = %s",
-            *numbers,
-            revision,
-        )
-        self.do(
-            "UPDATE edges SET until = %s WHERE source = %s AND target = %s AND until IS NULL",
-            revision,
-            *numbers,
-        )
-        text = edge.model_dump_json()
+        self.do(f"DELETE FROM edges WHERE {same} AND since = %s", revision)
+        self.do(f"UPDATE edges SET until = %s WHERE {same} AND until IS NULL", revision)
         digest = checksum(ends[0].id, ends[1].id, text, b"")
-        self.do(
-            "INSERT INTO edges VALUES (%s, %s, %s, NULL, %s, %s)", *numbers, revision, text, digest
-        )
+        row = source, target, revision, None, text, digest
+        self.do("INSERT INTO edges VALUES (%s, %s, %s, %s, %s, %s)", *row)
 
     def switch(self, switch: Switch) -> None:
         """Record a switch; mapped rows that neither it nor the one before needs are forgotten."""
         number = self.record(switch.model.contract)
         revision, _ = self.changing()
+        folder = str(switch.model.folder) if switch.model.folder else None
         self.do(
             "INSERT INTO switches VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            switch.number,
-            revision,
-            number,
-            str(switch.model.folder) if switch.model.folder else None,
-            switch.time,
-            switch.before,
-            switch.restores,
+            *(switch.number, revision, number, folder),
+            *(switch.time, switch.before, switch.restores),
         )
         models = [s.model.contract for s in self.switches() if s.number == switch.before]
         models.append(switch.model.contract)
@@ -206,9 +185,8 @@ class Transaction(Snapshot):
         if not found:
             raise GalleryError(f"{self._store.place} does not know switch {switch} any more")
         [(then, first)] = found
-        for (text,) in self.do(
-            "SELECT json FROM edges WHERE since < %s AND until >= %s", then, then
-        ):
+        edges = "SELECT json FROM edges WHERE since < %s AND until >= %s"
+        for (text,) in self.do(edges, then, then):
             self.add_edge(self.parsed(Edge, text))
         numbers = {number: contract for number, contract, _ in self.facts.contracts.values()}
         restored: list[str] = []
