@@ -292,7 +292,7 @@ def test_mapped_rows_go_with_the_undo_and_stored_ones_stay(
     gallery = Gallery(store)
     edge = make_edge(new, old, seed=1)
     before = gallery.vectors_digest()
-    gallery.prepare(edge)
+    gallery.prepare(new, edge)
     assert len(tables(admin, "mapped%")) == 1
     gallery.switch(new, edge)
     assert gallery.search(vectors(2, 3), new).exact
@@ -309,7 +309,7 @@ def test_mapped_rows_that_somebody_reads_are_dropped_later(
 ):
     gallery = Gallery(store)
     edge = make_edge(new, old, seed=1)
-    gallery.prepare(edge)
+    gallery.prepare(new, edge)
     gallery.switch(new, edge)
     with store.read() as snapshot:
         snapshot.contracts()
@@ -469,7 +469,7 @@ def test_two_processes_search_while_a_third_switches_to_and_fro(
     edge = make_edge(new, old, seed=3)
     queries = vectors(4, 5)
     expected = []
-    gallery.prepare(edge)
+    gallery.prepare(new, edge)
     for contract, edges in ((old, ()), (new, (edge,))):
         if edges:
             gallery.switch(new, *edges)
