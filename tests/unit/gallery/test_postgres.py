@@ -10,12 +10,11 @@ import pytest
 from psycopg import errors
 
 from mixbct.data.postgresql import Server
-from mixbct.errors import DiskFullError, GalleryError
+from mixbct.errors import DiskFullError, GalleryError, without_passwords
 from mixbct.gallery import Gallery
 from mixbct.gallery.postgres import PostgresStore
 from mixbct.gallery.records import QueryModel
 from mixbct.gallery.stores import open_store
-from mixbct.reading import without_passwords
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
