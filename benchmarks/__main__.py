@@ -24,8 +24,10 @@ from benchmarks import (
     postgres,
     recordio,
     search,
+    sharded_head,
     startup,
     switch,
+    two_processes,
 )
 from benchmarks.measure import Figure
 
@@ -48,6 +50,8 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "postgres": postgres.run,
     "recordio": recordio.run,
     "switch": switch.run,
+    "sharded_head": sharded_head.run,
+    "two_processes": two_processes.run,
 }
 
 
