@@ -10,7 +10,6 @@ that was stopped or killed goes on as if it had not been.
 """
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,8 +23,6 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mixbct.backbones.model import Batch, build_backbone, forward, to_inputs
 from mixbct.data.augment import augment
-from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import encoder_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Source
 from mixbct.distributed import (
@@ -38,16 +35,17 @@ from mixbct.distributed import (
     open_device,
     torch_rng,
 )
-from mixbct.errors import RecipeError, TrainingDivergedError
+from mixbct.errors import TrainingDivergedError
 from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
-from mixbct.methods import METHODS, Features, Method, Progress, Task
+from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import RowIndices
 from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings
 from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import Contract, Input, VectorInput
+from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
+from mixbct.training.inputs import input_of, inputs_digest
 from mixbct.training.objective import (
     Objective,
     average_statistics,
@@ -117,7 +115,7 @@ class Trainer:
         self.takes = input_of(recipe, source)
         self.bank, task, self.old_part = open_task(recipe, source, world)
         self.old = task.old
-        self.inputs_digest = _inputs_digest(source, self.takes, self.bank, task)
+        self.inputs_digest = inputs_digest(source, self.takes, self.bank, task)
         self.steps_per_epoch = task.steps_per_epoch
         self.steps = task.steps_per_epoch * recipe.train.epochs
         self.old_dim = recipe.model.dim if self.bank is None else self.bank.manifest.dim
@@ -324,37 +322,3 @@ class Trainer:
             recipe_digest=self.recipe.digest(),
             data_digest=self.inputs_digest,
         )
-
-
-def input_of(recipe: Recipe, source: Source) -> Input:
-    """Return what the backbone takes: the recipe's images, or the vectors that the source holds.
-
-    Raises:
-        RecipeError: a setting that means nothing for vectors is set.
-    """
-    encoder = encoder_of(source)
-    if encoder is None:
-        return recipe.model.preprocessing()
-    for name, section in (("data", recipe.data), ("model", recipe.model)):
-        for field in ("shift", "flip", "size", "channels"):
-            default = type(section).model_fields.get(field)
-            if default is not None and getattr(section, field) != default.default:
-                raise RecipeError(
-                    f"{name}.{field} means nothing for {source}, which holds vectors: leave it out"
-                )
-    return encoder.as_input()
-
-
-def _inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task: Task) -> str:
-    """Return what must not change on resuming: the images, and what is known of the old model."""
-    of_data = source.digest()
-    if isinstance(takes, VectorInput):
-        of_data += f" by {takes.encoder}"
-    if bank is None or task.old is None:
-        return of_data
-    bank_record = bank.manifest.model_dump_json(exclude={"created"})
-    digest = hashlib.sha256(f"{of_data}\n{bank_record}\n".encode())
-    weights = None if task.old_classifier is None else task.old_classifier.values.numpy()
-    for array in (task.old.labels, task.old.credible, weights):
-        digest.update(b"" if array is None else array.tobytes())
-    return digest.hexdigest()

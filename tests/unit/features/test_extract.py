@@ -1,13 +1,17 @@
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import LostError, outcomes, run_world
 from torch import nn
 
 from mixbct.backbones.model import EmbeddingModel, build_backbone, normalise_images
 from mixbct.data import bank_writer as bank_module
 from mixbct.data.bank import FeatureBank
+from mixbct.distributed import World
 from mixbct.errors import BankError, FeatureError
 from mixbct.features.extract import embed_source, extract
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
@@ -185,3 +189,36 @@ def test_bad_features_name_their_images(tmp_path: Path, value: float, says: str)
         extract(model(Poisoned(value)), source, tmp_path / "bank")
     with pytest.raises(BankError, match="unfinished"):
         FeatureBank(tmp_path / "bank")
+
+
+def test_processes_take_turns_at_one_bank_and_any_number_goes_on(tmp_path: Path) -> None:
+    """Begun by three of which one is killed after its first chunk, finished by two."""
+    source, embedder = Memory(67), model()
+    alone = extract(embedder, source, tmp_path / "alone")
+
+    def begin(world: World) -> None:
+        def kill(done: int, total: int) -> None:
+            if world.rank == 1 and done > 30:  # its second chunk
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        extract(embedder, source, tmp_path / "bank", progress=kill, world=world)
+
+    ends = [how for how, _ in outcomes(3, begin)]
+    assert ends == ["exit 3", "killed", "exit 3"]
+    done = {path.name for path in (tmp_path / "bank.partial/done").iterdir()}
+    assert {"000001"} <= done < {f"{chunk:06d}" for chunk in range(7)}
+
+    def finish(world: World) -> list[int]:
+        fresh = Memory(67)
+        extract(embedder, fresh, tmp_path / "bank", resume=True, world=world)
+        return fresh.rows_read
+
+    read = run_world(2, finish)
+    left = [row for row in range(67) if f"{row // 10:06d}" not in done]
+    assert sorted([*read[0], *read[1]]) == left
+    bank = FeatureBank(tmp_path / "bank")
+    np.testing.assert_array_equal(bank.features, alone.features)
+    assert bank.manifest.digests == alone.manifest.digests
+    assert run_world(2, finish) == [[], []]
+    with pytest.raises(LostError, match="is already there"):
+        run_world(2, lambda world: extract(embedder, source, tmp_path / "bank", world=world) and 0)
