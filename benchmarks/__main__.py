@@ -16,16 +16,19 @@ from benchmarks import (
     denoise_full,
     evaluate,
     extract,
+    gpu,
     head_only,
     ijbc_size,
     lfw,
     mix_step,
     recordio,
     search,
+    train_step,
 )
 from benchmarks.measure import Figure
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
+    "train_step": train_step.run,
     "mix_step": mix_step.run,
     "extract": extract.run,
     "search": search.run,
@@ -37,6 +40,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "bridge": bridge.run,
     "denoise_full": denoise_full.run,
     "evaluate": evaluate.run,
+    "gpu": gpu.run,
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
     "recordio": recordio.run,
