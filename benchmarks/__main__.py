@@ -16,6 +16,7 @@ from benchmarks import (
     denoise_full,
     evaluate,
     extract,
+    gpu,
     head_only,
     ijbc_size,
     imports,
@@ -27,11 +28,13 @@ from benchmarks import (
     sharded_head,
     startup,
     switch,
+    train_step,
     two_processes,
 )
 from benchmarks.measure import Figure
 
 BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
+    "train_step": train_step.run,
     "mix_step": mix_step.run,
     "extract": extract.run,
     "search": search.run,
@@ -44,6 +47,7 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "bridge": bridge.run,
     "denoise_full": denoise_full.run,
     "evaluate": evaluate.run,
+    "gpu": gpu.run,
     "ijbc_size": ijbc_size.run,
     "import": imports.run,
     "lfw": lfw.run,

@@ -41,7 +41,7 @@ def run(folder: Path) -> list[Figure]:
     # each pair has trainers of its own, so that no run comes to its end
     comparisons = {
         "mix_step/skip": (_step(skip, source), _step(plain, source)),
-        "mix_step/skip_floor": (_step(skip, source), _bare_step(_recipe(skip))),
+        "mix_step/skip_floor": (_step(skip, source), _bare_step(demo_recipe(skip))),
         "mix_step/bank": (_step(mixed, source), _step(plain, source)),
     }
     return [
@@ -50,7 +50,8 @@ def run(folder: Path) -> list[Figure]:
     ]
 
 
-def _recipe(method: dict[str, Any]) -> Recipe:
+def demo_recipe(method: dict[str, Any]) -> Recipe:
+    """Return the demo's recipe of the new model with another method."""
     content = apply_overrides(tomllib.loads(recipe_text("new")), list(SETTINGS))
     return parse_recipe(content | {"method": method}, "the demo's recipe")
 
@@ -75,7 +76,7 @@ def _make_bank(path: Path, source: ArraySource) -> None:
 
 
 def _step(method: dict[str, Any], source: ArraySource) -> Callable[[], object]:
-    trainer = Trainer(_recipe(method), source)
+    trainer = Trainer(demo_recipe(method), source)
     batches = trainer.batches()
     return lambda: trainer.take_step(next(batches))
 

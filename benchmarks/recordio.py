@@ -44,7 +44,7 @@ def _reads(folder: Path) -> list[Figure]:
     folder.mkdir()
     with record_writer(folder / "train.rec") as writer:
         for key in range(IMAGES):
-            writer.write(key, [key % 100], _photograph(key))
+            writer.write(key, [key % 100], photograph(key))
     preprocessing = Preprocessing(size=SIZE, channels=3)
     source = RecordSource(folder, preprocessing, workers=1)
     orders = {
@@ -71,7 +71,7 @@ def _reads(folder: Path) -> list[Figure]:
     return figures
 
 
-def _photograph(seed: int) -> bytes:
+def photograph(seed: int) -> bytes:
     """Return a JPEG of about the size of an aligned face's: smooth shapes and a little noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))

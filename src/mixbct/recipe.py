@@ -219,8 +219,11 @@ class TrainSettings(Settings):
     threads: int | None = Field(None, gt=0, le=1024, description="part of bit-exactness")
     shared_statistics: bool = Field(False, exclude_if=operator.not_)
     """Batch normalisation over the rows of all processes, not of each."""
-    precision: Literal["float32", "float64"] = "float32"
-    """With float64 the figures are the same on any machine; it is slow on most GPUs."""
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    """With float64 the figures are the same on any machine; it is slow on most GPUs. With bf16 the
+    backbone multiplies in bfloat16; features, head and weights are float32."""
+    compile: bool = Field(False, exclude_if=operator.not_)
+    """Let torch compile the backbone: minutes at the start, faster steps."""
 
 
 class Recipe(Settings):

@@ -8,6 +8,7 @@ were made of are the sizes and times of the record file and its index; among the
 the last change of any kind, which no program sets back. Whatever does not fit is made anew.
 """
 
+import contextlib
 import hashlib
 import os
 import time
@@ -41,13 +42,13 @@ def files_state(records: Path) -> tuple[FileState | None, ...]:
 
 def kept_rows(records: Path, state: tuple[FileState | None, ...]) -> RecordRows | None:
     """Return what was kept of files in this state, memory-mapped; None: nothing, or not sound."""
-    for place in _places(records):
+    for array, said in _places(records):
         try:
-            found = record_there(_json(place), RecordRowsManifest, DataError, "list of rows")
+            found = record_there(said, RecordRowsManifest, DataError, "list of rows")
             if found is None or found.made_of != state:
                 continue
-            table = open_array(_npy(place), "rows", DataError, ["int64"], ndim=2)
-            if len(table) == 3 and sha256_file(_npy(place)) == found.sha256:
+            table = open_array(array, "rows", DataError, ["int64"], ndim=2)
+            if len(table) == 3 and sha256_file(array) == found.sha256:
                 return RecordRows(np.asarray(table), np.array(found.classes, np.int64))
         except (MixbctError, OSError):
             continue
@@ -59,18 +60,16 @@ def keep_rows(records: Path, state: tuple[FileState | None, ...], rows: RecordRo
     newest = max(each.changed for each in state if each is not None)
     if time.time() - newest / 1e9 < SETTLED:
         return
-    for place in _places(records):
-        try:
-            with file_written_whole(_npy(place)) as file:
+    classes = tuple(rows.classes.tolist())
+    for array, said in _places(records):
+        # a full disk is no error here: it will do without
+        with contextlib.suppress(MixbctError, OSError):
+            with file_written_whole(array) as file:
                 np.save(file, rows.table)
-            classes = tuple(rows.classes.tolist())
-            manifest = RecordRowsManifest(
-                made_of=state, classes=classes, sha256=sha256_file(_npy(place))
-            )
-            write_atomically(_json(place), manifest.to_json())
-        except (MixbctError, OSError):  # a full disk as well: it will do without
-            continue
-        return
+            digest = sha256_file(array)
+            manifest = RecordRowsManifest(made_of=state, classes=classes, sha256=digest)
+            write_atomically(said, manifest.to_json())
+            return
 
 
 def _state(path: Path) -> FileState | None:
@@ -81,15 +80,8 @@ def _state(path: Path) -> FileState | None:
     return FileState(size=found.st_size, written=found.st_mtime_ns, changed=found.st_ctime_ns)
 
 
-def _places(records: Path) -> tuple[Path, Path]:
-    """Return the names, but for their endings, that rows may be kept under: beside, and apart."""
+def _places(records: Path) -> list[tuple[Path, Path]]:
+    """Return the two files that rows may be kept in: beside the records, and apart."""
     whole = hashlib.sha256(os.fsencode(records.absolute())).hexdigest()
-    return records.with_name(f".{records.stem}.rows"), user_cache() / "records" / whole[:32]
-
-
-def _json(place: Path) -> Path:
-    return place.with_name(f"{place.name}.json")
-
-
-def _npy(place: Path) -> Path:
-    return place.with_name(f"{place.name}.npy")
+    places = records.with_name(f".{records.stem}.rows"), user_cache() / "records" / whole[:32]
+    return [(Path(f"{place}.npy"), Path(f"{place}.json")) for place in places]

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.counting import Counter, Weights, sort_block
+from mixbct.evaluation.counting import Counter, Weights, sort_rows
 from mixbct.evaluation.grid import Grid, score_grid
-from mixbct.evaluation.scores import CPU, Embeddings, Pair, genuine_counts, pair_blocks
+from mixbct.evaluation.scores import CPU, Embeddings, Pair, PairBlock, genuine_counts, pair_blocks
 from mixbct.evaluation.thresholds import Threshold, guess_brackets
 
 FARS = (1e-2, 1e-3, 1e-4)
@@ -177,6 +177,9 @@ def _walk(counters: Sequence[Counter], budget: int, device: torch.device) -> Non
     place = {id(part): i for i, part in enumerate(parts)}
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for blocks in pair_blocks(parts, None, budget, device):
-            found = [sort_block(block, threads) for block in blocks]
+            found = [
+                PairBlock(b.rows, sort_rows(b.genuine, threads), sort_rows(b.impostor, threads))
+                for b in blocks
+            ]
             for counter in counters:
                 counter.take(blocks[0].rows, [found[place[id(part)]] for part in counter.parts])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,14 @@ Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
 """How often each query class is drawn in each replicate."""
 
 
-@dataclass(frozen=True)
-class SortedBlock:
-    """The scores of some queries with one part, each row ascending, −inf where there is none."""
-
-    genuine: Float32[Tensor, "b p"]
-    impostor: Float32[Tensor, "b g"]
-
-
-def sort_block(block: PairBlock, threads: ThreadPoolExecutor) -> SortedBlock:
-    """Return a block with each row ascending; its buffers are sorted in place."""
-    return SortedBlock(_sorted(block.genuine, threads), _sorted(block.impostor, threads))
+def sort_rows(scores: Float32[Tensor, "b s"], threads: ThreadPoolExecutor) -> Tensor:
+    """Return scores with each row ascending; in main memory they are sorted in place."""
+    if scores.device.type != "cpu":
+        return scores.sort(dim=1).values
+    # NumPy sorts rows of float32 with vector instructions, torch carries indices along
+    rows = np.array_split(scores.numpy(), torch.get_num_threads())
+    list(threads.map(lambda some: some.sort(axis=1), rows))
+    return scores
 
 
 class Counter:
@@ -58,8 +54,8 @@ class Counter:
         self._at = np.cumsum([edges, inner, len(brackets)])
         self._inside: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in brackets]
 
-    def take(self, rows: Int64[np.ndarray, " b"], blocks: Sequence[SortedBlock]) -> None:
-        """Count a block: queries in the order of their classes."""
+    def take(self, rows: Int64[np.ndarray, " b"], blocks: Sequence[PairBlock]) -> None:
+        """Count a block with sorted rows: of queries in the order of their classes."""
         genuine = blocks[0].genuine
         if len(blocks) > 1:
             # as wide as the whole gallery's would be, so that sums of a row run alike
@@ -183,13 +179,3 @@ def _between(
     columns = torch.arange(len(rows), device=rows.device) - (ends - counts - start)[rows]
     found: np.ndarray = ascending[rows, columns].cpu().numpy()
     return found
-
-
-def _sorted(scores: Float32[Tensor, "b s"], threads: ThreadPoolExecutor) -> Tensor:
-    """Return scores with each row ascending."""
-    if scores.device.type != "cpu":
-        return scores.sort(dim=1).values
-    # NumPy sorts rows of float32 with vector instructions, torch carries indices along
-    rows = np.array_split(scores.numpy(), torch.get_num_threads())
-    list(threads.map(lambda some: some.sort(axis=1), rows))
-    return scores

@@ -33,11 +33,31 @@ class Objective(nn.Module):
         backbone: on its device.
         method: on the same.
         dim: of the features.
+        bf16: let the backbone multiply in bfloat16.
     """
 
-    def __init__(self, backbone: nn.Module, method: Method, dim: int) -> None:
+    def __init__(self, backbone: nn.Module, method: Method, dim: int, bf16: bool = False) -> None:
         super().__init__()
-        self.backbone, self.method, self.dim = backbone, method, dim
+        self.backbone, self.method, self.dim, self.bf16 = backbone, method, dim, bf16
+
+    def features(self, inputs: Inputs) -> Float[Tensor, "b d"]:
+        """Return what the backbone makes of its inputs, in the precision of what follows it.
+
+        Raises:
+            RecipeError: it is to be compiled, and cannot be.
+        """
+        try:
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+                values = forward(self.backbone, inputs, self.dim)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise RecipeError(
+                "torch cannot compile the backbone here: "
+                f"{str(error).strip().splitlines()[0]}; set train.compile = false, or, on a "
+                "processor, install a C++ compiler"
+            ) from error
+        return values.float() if self.bf16 else values
 
     def forward(
         self,
@@ -58,7 +78,7 @@ class Objective(nn.Module):
             head: the classifier in training.
             progress: how far the run is.
         """
-        values = forward(self.backbone, inputs, self.dim)[: len(labels)]
+        values = self.features(inputs)[: len(labels)]
         new = Features(values, labels, counts, old.world)
         return self.method.losses(new, old, head, progress)
 

@@ -28,11 +28,12 @@ from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import begun, latest_checkpoint
+from mixbct.training.figures import StepReport
 from mixbct.training.held_out import hold_out
 from mixbct.training.inputs import input_of
 from mixbct.training.log import EVERY, StepLog
 from mixbct.training.stop import signals_as_stopped, stop_on_signal
-from mixbct.training.trainer import StepReport, Trainer
+from mixbct.training.trainer import Trainer
 
 OnStep = Callable[[StepReport], None]
 

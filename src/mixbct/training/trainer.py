@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from mixbct.backbones.model import Batch, build_backbone, forward, to_inputs
+from mixbct.backbones.model import Batch, build_backbone, to_inputs
 from mixbct.data.augment import augment
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Source
@@ -35,7 +35,6 @@ from mixbct.distributed import (
     open_device,
     torch_rng,
 )
-from mixbct.errors import TrainingDivergedError
 from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
@@ -45,6 +44,7 @@ from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
+from mixbct.training.figures import StepFigures, StepReport
 from mixbct.training.inputs import input_of, inputs_digest
 from mixbct.training.objective import (
     Objective,
@@ -59,23 +59,6 @@ from mixbct.training.start import HeadStart, start_at_adapter
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 """By the name that a recipe gives them; its settings are their arguments."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What the loop says after each step."""
-
-    step: int
-    steps: int
-    epoch: int
-    losses: Mapping[str, float]
-    images: int
-    """Images forwarded so far."""
-
-    @property
-    def images_in_all(self) -> int:
-        """Return how many images the whole run forwards, judged by the steps so far."""
-        return round(self.images / self.step * self.steps)
 
 
 @dataclass(frozen=True)
@@ -140,10 +123,17 @@ class Trainer:
                 module.double()
             module.to(self.device)
         parameters = [p for module in self.modules.values() for p in module.parameters()]
+        # one pass over all weights; on processors the usual loop, whose bits are known
+        fused = {"fused": True} if self.device.type == "cuda" else {}
         self.optimizer = OPTIMIZERS[recipe.optimizer.name](
-            parameters, **recipe.optimizer.model_dump(exclude={"name"})
+            parameters, **recipe.optimizer.model_dump(exclude={"name"}), **fused
         )
-        self.objective = shared_out(Objective(self.backbone, self.method, recipe.model.dim), world)
+        bf16 = recipe.train.precision == "bf16"
+        objective = Objective(self.backbone, self.method, recipe.model.dim, bf16)
+        self.features = objective.features
+        if recipe.train.compile:
+            self.backbone.compile()
+        self.objective = shared_out(objective, world)
         self.heads = [
             head
             for m in self.modules.values()
@@ -155,6 +145,12 @@ class Trainer:
         self.seconds = 0.0
         self.images = 0
         self.rate = recipe.optimizer.lr
+        self.pending: StepFigures | None = None
+
+    @property
+    def late(self) -> bool:
+        """Return whether a step's losses are looked at in the next: a GPU is not waited for."""
+        return self.device.type == "cuda"
 
     def begin(self) -> HeadStart | None:
         """Take up the weights that a first step starts from, and its learning rate.
@@ -197,22 +193,36 @@ class Trainer:
                 recipe.head.sample,
                 torch_rng(recipe.seed, SAMPLE, step),
             )
+        items = augment(items, recipe.data, generator, len(plan.forward_rows), own)
+        labels, old_labels = share.forward_labels[: share.trained], share.old_labels
         return _Batch(
-            augment(items, recipe.data, generator, len(plan.forward_rows), own),
-            torch.from_numpy(share.forward_labels[: share.trained]),
+            self._staged(items),
+            self._staged(torch.from_numpy(labels)),
             world.counts(plan.trained),
             Features(
-                old, torch.from_numpy(share.old_labels), world.counts(len(plan.old_rows)), world
+                self._staged(old),
+                self._staged(torch.from_numpy(old_labels)),
+                world.counts(len(plan.old_rows)),
+                world,
             ),
             len(plan.forward_rows),
             classes,
         )
 
+    def _staged(self, values: Tensor) -> Tensor:
+        """Return values where a GPU can fetch them by itself."""
+        return values.pin_memory() if self.device.type == "cuda" else values
+
+    def _sent(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return staged values on the device; a GPU fetches them when it comes to them."""
+        return values.to(self.device, dtype, non_blocking=self.device.type == "cuda")
+
     def take_step(self, batch: _Batch) -> StepReport:
         """Forward, backward, update.
 
         Raises:
-            TrainingDivergedError: a loss or the gradient is NaN or infinite; nothing was updated.
+            TrainingDivergedError: a loss or the gradient is NaN or infinite, of this step, and
+                nothing was updated; or, on a GPU, of the one before.
             RecipeError: a parameter takes no part, and there are several processes.
         """
         settings = self.recipe.train
@@ -235,34 +245,30 @@ class Trainer:
                 head.choose(batch.classes)
         old = batch.old
         losses = self.objective(
-            to_inputs(batch.items.to(self.device), self.takes, self.dtype),
-            batch.labels.to(self.device),
+            to_inputs(self._sent(batch.items), self.takes, self.dtype),
+            self._sent(batch.labels),
             batch.counts,
-            replace(
-                old,
-                values=old.values.to(self.device, self.dtype),
-                labels=old.labels.to(self.device),
-            ),
+            replace(old, values=self._sent(old.values, self.dtype), labels=self._sent(old.labels)),
             self.head,
             Progress(epoch, settings.epochs, self.step / self.steps),
         )
         shares = torch.stack([*losses.values()])
-        figures = dict(
-            zip(losses, self.world.reduce(shares.detach().clone()).tolist(), strict=True)
-        )
+        summed = self.world.reduce(shares.detach().clone())
         self.optimizer.zero_grad(set_to_none=True)
         shares.sum().backward()  # type: ignore[no-untyped-call]
         if self.world.size > 1:
             check_used(self.backbone)
         limit = math.inf if settings.clip is None else settings.clip
-        norm = float(nn.utils.clip_grad_norm_(self.backbone.parameters(), limit))
-        if not all(map(math.isfinite, [norm, *figures.values()])):
-            named = ", ".join(f"{name} = {value}" for name, value in figures.items())
-            raise TrainingDivergedError(
-                f"training diverged at step {self.step + 1} of {self.steps}: {named}, gradient "
-                f"norm {norm} (recipe {self.recipe.name}); lower optimizer.lr, set "
-                "train.warmup_steps, or look at the data"
-            )
+        norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), limit)
+        figures = StepFigures(
+            self.step + 1,
+            (self.steps, self.recipe.name),
+            [*losses],
+            torch.cat([summed, norm.detach().to(summed)[None]]),
+        )
+        due, self.pending = self.pending if self.late else figures, figures
+        if due is not None:
+            due.losses()
         with contextlib.ExitStack() as chosen:
             for head in self.heads:
                 chosen.enter_context(head.updated_by(self.optimizer))
@@ -282,7 +288,7 @@ class Trainer:
         """Return the present raw features of images, or vectors, in evaluation mode."""
         self.backbone.eval()
         inputs = to_inputs(torch.from_numpy(items).to(self.device), self.takes, self.dtype)
-        return forward(self.backbone, inputs, self.recipe.model.dim).cpu()
+        return self.features(inputs).cpu()
 
     def bridge_from(self, model: Contract) -> Bridge | None:
         """Return how the model's queries meet the old bank's vectors; None: both as they are."""
@@ -299,7 +305,13 @@ class Trainer:
         )
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of the present step."""
+        """Write a checkpoint of the present step.
+
+        Raises:
+            TrainingDivergedError: its losses, or the gradient, are NaN or infinite.
+        """
+        if self.pending is not None:
+            self.pending.losses()
         average_statistics(self.backbone, self.world)
         self.state.save(folder, self._manifest(self.step))
 

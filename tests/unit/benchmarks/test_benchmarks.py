@@ -1,14 +1,17 @@
 """Every benchmark runs, small and once; what it measures is not judged here."""
 
+import dataclasses
 import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[3]
 NAMES = [
+    "train_step/small",
     "mix_step/skip",
     "mix_step/skip_floor",
     "mix_step/bank",
@@ -20,6 +23,7 @@ NAMES = [
     "head_only/sampled",
 ]
 SMALL = {
+    "train_step": {"IMAGES": 600},
     "mix_step": {"IMAGES": 600},
     "extract": {"IMAGES": 20, "BATCH": 10},
     "search": {"ROWS": 100},
@@ -81,6 +85,42 @@ def test_switches_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(min(figure.value, figure.reference) > 0 for figure in figures)
 
 
+def test_an_evaluation_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.evaluate")
+    in_turn = importlib.import_module("benchmarks.measure").in_turn
+    for size, value in {"QUERIES": 90, "ITEMS": 80, "CLASSES": 20, "MANY_CLASSES": 40}.items():
+        monkeypatch.setattr(module, size, value)
+    monkeypatch.setattr(
+        module, "in_turn", lambda *both, **_: in_turn(*both, for_seconds=0, warm_up=0, at_least=1)
+    )
+    figures = module.run(tmp_path)
+    assert [figure.name for figure in figures] == ["evaluate", "evaluate memory"]
+    assert all(min(figure.value, figure.reference) > 0 for figure in figures)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it takes minutes and leaves a table")
+def test_training_at_the_size_of_the_field_runs_in_the_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.gpu")
+    small = dataclasses.replace(module.SMALL, seconds=0.0, batches=(8,))
+    monkeypatch.setattr(module, "SMALL", small)
+    figures = module.run(tmp_path)
+    methods = ["ArcFace", "MixBCT replace", "MixBCT skip", "MixBCT bank"]
+    assert [figure.name for figure in figures] == [
+        *(f"gpu/{method}, batch 8" for method in methods),
+        "gpu/decoding",
+    ]
+    assert all(min(figure.value, figure.ratio) > 0 for figure in figures)
+    (page,) = tmp_path.glob("gpu-*.md")
+    text = page.read_text()
+    assert all(f"| {method}, batch 8 | " in text for method in methods)
+    assert "50 classes" in text
+    assert "Decoding alone: " in text
+
+
 def test_pairs_change_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     measure = importlib.import_module("benchmarks.measure")
@@ -113,4 +153,6 @@ def test_an_unknown_name_is_refused(
     monkeypatch.setattr(sys, "argv", ["benchmarks", "serach"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "no benchmark serach; choose from mix_step, extract" in capsys.readouterr().err
+    assert (
+        "no benchmark serach; choose from train_step, mix_step, extract" in capsys.readouterr().err
+    )

@@ -18,8 +18,9 @@ from tiny_run import make_bank
 from mixbct.distributed import World
 from mixbct.recipe import Recipe
 from mixbct.training.checkpoint import latest_checkpoint
+from mixbct.training.figures import StepReport
 from mixbct.training.run import train
-from mixbct.training.trainer import StepReport, Trainer
+from mixbct.training.trainer import Trainer
 
 VARIANTS = ("independent, softmax", "nccl, mapped", "mixbct, sampled", "unibct")
 

@@ -37,9 +37,10 @@ from mixbct.files import sha256_file
 from mixbct.recipe import Recipe
 from mixbct.training import checkpoint as checkpoint_module
 from mixbct.training import run as run_module
+from mixbct.training.figures import StepReport
 from mixbct.training.run import train
 from mixbct.training.schedule import learning_rate_factor
-from mixbct.training.trainer import StepReport, Trainer
+from mixbct.training.trainer import Trainer
 
 METHODS = ("independent", "replace", "skip", "bank")
 
@@ -396,7 +397,7 @@ def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(tmp_path: Path
     )
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         deadline = time.monotonic() + 200
-        while not list((tmp_path / "parts/checkpoints").glob("step-*")):
+        while not list((tmp_path / "parts/checkpoints").glob("step-*/manifest.json")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.01)
