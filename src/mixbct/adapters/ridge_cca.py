@@ -8,9 +8,9 @@ an index of d2 + min(d1, d2) dimensions.
 """
 
 import numpy as np
-from jaxtyping import Float64
 
 from mixbct.adapters import cca, ridge
+from mixbct.adapters.beside import beside
 from mixbct.adapters.moments import Labels, moments
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
@@ -36,23 +36,6 @@ def fit(
     to_old, same = ridge.of_moments(found), LinearMap.of(np.eye(target.shape[1]))
     query, gallery = cca.of_moments(found, shrinkage)
     return (
-        _beside((to_old, query), found.source_mean, found.source),
-        _beside((same, gallery), found.target_mean, found.target),
+        beside((to_old, query), found.source_mean, found.source),
+        beside((same, gallery), found.target_mean, found.target),
     )
-
-
-def _beside(
-    halves: tuple[LinearMap, LinearMap],
-    mean: Float64[np.ndarray, " d"],
-    covariance: Float64[np.ndarray, "d d"],
-) -> LinearMap:
-    """Return two maps as one, each scaled to vectors of mean square 1."""
-    matrices, offsets = [], []
-    for half in halves:
-        matrix, offset = half.arrays[0].astype(float), half.arrays[1]
-        shift = np.zeros(matrix.shape[1]) if offset is None else offset.astype(float)
-        centre = mean @ matrix + shift
-        scale = np.sqrt(np.trace(matrix.T @ covariance @ matrix) + centre @ centre)
-        matrices.append(matrix / scale)
-        offsets.append(shift / scale)
-    return LinearMap.of(np.hstack(matrices), np.concatenate(offsets))

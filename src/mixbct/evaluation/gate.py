@@ -43,6 +43,7 @@ _STEADIER = (
 )
 
 
+CARRIED, FEW = "carried-over threshold", "impostor pairs"
 LEAST_CLASSES = 30
 """Query classes below which a bootstrap over classes is not believed.
 
@@ -205,12 +206,13 @@ def _paired(result: Result, metric: str, of: str, minus: str) -> Estimate:
 def _over(result: Result, bases: Sequence[str], settings: GateSettings) -> list[GateCheck]:
     """Return a check a metric: new/old against that of `bases` which is best in it."""
     checks = [
-        _gain(metric, *_best(result, metric, bases), settings.margin) for metric in settings.gains
+        gain_check(metric, *_best(result, metric, bases), settings.margin)
+        for metric in settings.gains
     ]
     for metric in settings.strict:
         base, _, change = _best(result, metric, bases)
         name, what = f"no loss in {metric}", f"{metric} of new/old"
-        checks.append(_no_loss(name, what, base, change, settings.margin))
+        checks.append(loss_check(name, what, base, change, settings.margin))
     return checks
 
 
@@ -222,7 +224,9 @@ def _best(result: Result, metric: str, bases: Sequence[str]) -> tuple[str, Estim
     return base, figures[base], changes[base]
 
 
-def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: float) -> GateCheck:
+def gain_check(
+    metric: str, base: str, before: Estimate, gain: Estimate, margin: float
+) -> GateCheck:
     """Return the check of a gain, or of no loss where a perfect model could not gain for sure."""
     name = f"gain in {metric}"
     if before.high >= 1 - ROUNDING:
@@ -230,7 +234,7 @@ def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: floa
             f"{metric} of {base}, {before.value:.1%}, is at its ceiling: its interval reaches "
             "100 %, so that not even a perfect model would surely gain. "
         )
-        return _no_loss(name, f"{ceiling}{metric} of new/old", base, gain, margin)
+        return loss_check(name, f"{ceiling}{metric} of new/old", base, gain, margin)
     passed = gain.low > 0
     says = (
         f"{metric} of new/old {'gains' if passed else 'does not surely gain'} on {base}: "
@@ -239,9 +243,10 @@ def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: floa
     return _check(name, gain.low, 0.0, passed, says, _MORE if gain.value > 0 else _CLOSER)
 
 
-def _no_loss(
+def loss_check(
     name: str, what: str, base: str, change: Estimate, margin: float, where_lost: str = _CLOSER
 ) -> GateCheck:
+    """Return the check that a figure surely loses no more than a margin."""
     passed = change.low >= -margin
     says = (
         f"{what} {'loses no more' if passed else 'may lose more'} than {100 * margin:g} points on "
@@ -256,7 +261,7 @@ def _self_test(result: Result, allowed: float) -> list[GateCheck]:
     if not {"new/new", free} <= result.combinations.keys():
         return []
     change = _paired(result, "mAP", "new/new", free)
-    return [_no_loss("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
+    return [loss_check("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
 
 
 def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
@@ -270,7 +275,7 @@ def _carried_threshold(result: Result, tolerance: float) -> GateCheck:
         f"{'at most' if passed else 'that is more than'} {bound:g} "
         f"{'is' if passed else 'that is'} allowed."
     )
-    return _check("carried-over threshold", carried.measured_far, bound, passed, says, _STEADIER)
+    return _check(CARRIED, carried.measured_far, bound, passed, says, _STEADIER)
 
 
 def _too_few(result: Result, names: Sequence[str]) -> list[GateCheck]:
@@ -298,7 +303,7 @@ def _too_few(result: Result, names: Sequence[str]) -> list[GateCheck]:
     return [
         _check(name, float(found), float(least), False, says, remedy)
         for name, found, least, says, remedy in (
-            ("impostor pairs", cross.impostor_pairs, pairs, few_pairs, f"{more} or images"),
+            (FEW, cross.impostor_pairs, pairs, few_pairs, f"{more} or images"),
             ("test classes", classes, LEAST_CLASSES, few_classes, more),
         )
         if isinstance(found, int) and found < least
