@@ -11,15 +11,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from mixbct.adapters import ADAPTERS, mlp
+from mixbct.adapters import mlp
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.data.bank import FeatureBank, normalise
 from mixbct.distributed import device_name
 from mixbct.errors import FeatureError, MixbctError, RecipeError
 from mixbct.evaluation.bootstrap import Replicates
@@ -27,9 +23,8 @@ from mixbct.evaluation.gate import CARRIED, FEW, GateSettings
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.thresholds import Threshold
 from mixbct.evaluation.upgrade import Pair, carry_threshold, evaluate_upgrade
-from mixbct.features.bridged import through
 from mixbct.features.denoise import denoise
-from mixbct.features.extract import embed_source, extract
+from mixbct.features.extract import extract
 from mixbct.files import write_atomically
 from mixbct.report.names import BASELINE, CROSS, INDEPENDENT, SELF
 from mixbct.schemas.bench import METRICS, BenchCell, CellCost
@@ -37,7 +32,7 @@ from mixbct.schemas.record import now, read_record, record_there
 from mixbct.schemas.result import FREE, Estimate, ModelCost
 from mixbct.training.run import train
 from mixbct.workflows.across import across, bridges_between
-from mixbct.workflows.adapt import beside_own, fit_bridge
+from mixbct.workflows.adapt import PairedItems, beside_own, fit_bridge
 from mixbct.workflows.bench.draws import write_draws
 from mixbct.workflows.bench.merged import rank_merged
 from mixbct.workflows.bench.recipe import MLP, RANK_MERGE
@@ -74,10 +69,11 @@ def run_cell(spec: CellSpec) -> BenchCell:
         merged, drawn = rank_merged(old, free, 0.5, 0, spec.replicates)
         return _cell(spec, figures={HALF: merged}, drawn=_shown({HALF: drawn}))
     if method != INDEPENDENT:
-        bank = _bank(spec, data, old_model)
         if spec.model is None:
-            cross, cost = _adapt(method, data, model, bank, Pair(new.query, old.gallery))
+            items = data.items(model, old_model)
+            cross, cost = _adapt(method, items, Pair(new.query, old.gallery))
         else:
+            _make_bank(spec, data, old_model)
             model, cost = _train(spec.model)
             new = embed_pair(data, model, "new", silent)
             cross = across(bridges_between(model, old_model), new.query, old.gallery)
@@ -172,37 +168,28 @@ def failed_cell(spec: CellSpec, error: str) -> None:
     write_atomically(spec.out, _cell(spec, error=error).to_json())
 
 
-def _bank(spec: CellSpec, data: HeldOutSet, old: EmbeddingModel) -> FeatureBank:
-    """Return the old model's denoised bank of the new training set."""
+def _make_bank(spec: CellSpec, data: HeldOutSet, old: EmbeddingModel) -> None:
+    """Make the old model's denoised bank of the new training set."""
     with _claimed(spec.old_model):
         bank = extract(old, data.part(old, FITTING), spec.bank, dtype="float32", resume=True)
         if bank.credible() is None:
             denoise(bank, spec.denoising.keep, spec.denoising.columns)
-    return bank
 
 
-def _adapt(
-    name: str, data: HeldOutSet, model: EmbeddingModel, bank: FeatureBank, sides: Pair
-) -> tuple[Pair, CellCost]:
+def _adapt(name: str, items: PairedItems, sides: Pair) -> tuple[Pair, CellCost]:
     """Return a model's queries and the old gallery as they meet, and what the fit took."""
-    rows = data.part(model, FITTING)
-    source, target = normalise(embed_source(model, rows), rows.keys()), bank.all()
     began, cpu_began = time.perf_counter(), time.process_time()
-    maps: list[Callable[[np.ndarray], np.ndarray]]
     if name == MLP:
-        maps = [mlp.fit(source, target), lambda features: features]
+        mapped = mlp.fit(items.pairs.source[:], items.pairs.target[:])(sides.query.features)
+        sides = Pair(Embeddings(mapped, sides.query.labels), sides.gallery)
     else:
-        maps = [partial(through, side) for side in ADAPTERS[name](source, target, rows.labels())]
+        sides = across([fit_bridge(name, items)], sides.query, sides.gallery)
     cost = CellCost(
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
         peak_memory=_peak_memory(),
     )
-    query, gallery = (
-        Embeddings(to(side.features), side.labels)
-        for to, side in zip(maps, (sides.query, sides.gallery), strict=True)
-    )
-    return Pair(query, gallery), cost
+    return sides, cost
 
 
 @contextlib.contextmanager
