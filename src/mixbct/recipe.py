@@ -21,6 +21,7 @@ from mixbct.extends import read_extended
 from mixbct.reading import parse_toml
 from mixbct.recipe_problems import settings_of, variant_of
 from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.record import absent
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -100,7 +101,7 @@ class CompatibleSettings(Settings):
     """Lines of an old class, a tab, its training class."""
     query_map: Literal["prefix", "projection"] | None = None
     """How new features meet old ones of another dimension."""
-    whiten: float | None = Field(None, gt=0, le=1)
+    whiten: float | None = Field(None, gt=0, le=1, exclude_if=absent)
     """Compare with old features behind their whitening, with this share of shrinkage."""
     full_weight: float = Field(0.1, ge=0)
     """With a query map: w, of the full features' classification loss."""

@@ -8,10 +8,10 @@ an index of d2 + min(d1, d2) dimensions.
 """
 
 import numpy as np
-from jaxtyping import Float64
 
 from mixbct.adapters import cca, ridge
-from mixbct.adapters.moments import Labels, Square, moments
+from mixbct.adapters.beside import beside
+from mixbct.adapters.moments import Labels, moments
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
 
@@ -35,18 +35,7 @@ def fit(
     found = moments(source, target, needed=3)
     to_old, same = ridge.of_moments(found), LinearMap.of(np.eye(target.shape[1]))
     query, gallery = cca.of_moments(found, shrinkage)
-    queries = _beside(found.source_mean, found.source, to_old, query)
-    return queries, _beside(found.target_mean, found.target, same, gallery)
-
-
-def _beside(mean: Float64[np.ndarray, " d"], covariance: Square, *halves: LinearMap) -> LinearMap:
-    """Return two maps as one, each scaled to vectors of mean square 1."""
-    matrices, offsets = [], []
-    for half in halves:
-        matrix, offset = half.arrays[0].astype(float), half.arrays[1]
-        shift = np.zeros(matrix.shape[1]) if offset is None else offset.astype(float)
-        centre = mean @ matrix + shift
-        scale = np.sqrt(np.trace(matrix.T @ covariance @ matrix) + centre @ centre)
-        matrices.append(matrix / scale)
-        offsets.append(shift / scale)
-    return LinearMap.of(np.hstack(matrices), np.concatenate(offsets))
+    return (
+        beside((to_old, query), found.source_mean, found.source),
+        beside((same, gallery), found.target_mean, found.target),
+    )

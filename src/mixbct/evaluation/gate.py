@@ -55,6 +55,7 @@ _STEADIER = (
 )
 
 
+CARRIED, FEW = "carried-over threshold", "impostor pairs"
 LEAST_CLASSES = 30
 """Query classes below which a bootstrap over classes is not believed.
 
@@ -112,7 +113,7 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     thresholds = thresholds_at(result, settings.fars)
     carried = result.carried_threshold
     for one in [each for each in thresholds if each.pair == "new/old"] or (carried,):
-        name = f"carried-over threshold{'' if one.far == carried.far else f' at {one.far:g}'}"
+        name = f"{CARRIED}{'' if one.far == carried.far else f' at {one.far:g}'}"
         checks.append(_carried_threshold(one, settings.far_tolerance, name))
     checks += _too_few(result, (*settings.gains, *settings.strict), min(settings.fars))
     beside = free not in bases and result.difference("new/old", free) is not None
@@ -211,11 +212,11 @@ def _paired(result: Result, metric: str, of: str, minus: str) -> Estimate:
 def _over(result: Result, bases: Sequence[str], settings: GateSettings) -> list[GateCheck]:
     """Return a check a metric: new/old against that of `bases` which is best in it."""
     margin = settings.margin
-    checks = [_gain(metric, *_best(result, metric, bases), margin) for metric in settings.gains]
+    checks = [gain_check(each, *_best(result, each, bases), margin) for each in settings.gains]
     for metric in settings.strict:
         base, _, change = _best(result, metric, bases)
         name, what = f"no loss in {metric}", f"{metric} of new/old"
-        checks.append(_no_loss(name, what, base, change, margin))
+        checks.append(loss_check(name, what, base, change, margin))
     return checks
 
 
@@ -227,7 +228,9 @@ def _best(result: Result, metric: str, bases: Sequence[str]) -> tuple[str, Estim
     return base, figures[base], changes[base]
 
 
-def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: float) -> GateCheck:
+def gain_check(
+    metric: str, base: str, before: Estimate, gain: Estimate, margin: float
+) -> GateCheck:
     """Return the check of a gain, or of no loss where a perfect model could not gain for sure."""
     name = f"gain in {metric}"
     if before.high >= 1 - ROUNDING:
@@ -235,7 +238,7 @@ def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: floa
             f"{metric} of {base}, {before.value:.1%}, is at its ceiling: its interval reaches "
             "100 %, so that not even a perfect model would surely gain. "
         )
-        return _no_loss(name, f"{ceiling}{metric} of new/old", base, gain, margin)
+        return loss_check(name, f"{ceiling}{metric} of new/old", base, gain, margin)
     passed = gain.low > 0
     says = (
         f"{metric} of new/old {'gains' if passed else 'does not surely gain'} on {base}: "
@@ -244,9 +247,10 @@ def _gain(metric: str, base: str, before: Estimate, gain: Estimate, margin: floa
     return _check(name, gain.low, 0.0, passed, says, _MORE if gain.value > 0 else _CLOSER)
 
 
-def _no_loss(
+def loss_check(
     name: str, what: str, base: str, change: Estimate, margin: float, where_lost: str = _CLOSER
 ) -> GateCheck:
+    """Return the check that a figure surely loses no more than a margin."""
     passed = change.low >= -margin
     says = (
         f"{what} {'loses no more' if passed else 'may lose more'} than {100 * margin:g} points on "
@@ -261,7 +265,7 @@ def _self_test(result: Result, allowed: float) -> list[GateCheck]:
     if not {"new/new", free} <= result.combinations.keys():
         return []
     change = _paired(result, "mAP", "new/new", free)
-    return [_no_loss("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
+    return [loss_check("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
 
 
 def _carried_threshold(
@@ -301,7 +305,7 @@ def _too_few(result: Result, names: Sequence[str], far: float) -> list[GateCheck
             f"need {pairs:,.0f} at least."
         )
         more = "add test classes or images"
-        checks.append(_check("impostor pairs", float(found), pairs, False, says, more))
+        checks.append(_check(FEW, float(found), pairs, False, says, more))
     if isinstance(classes, int) and classes < LEAST_CLASSES:
         says = (
             f"The test set has {classes} query classes with an item in the gallery; intervals are "

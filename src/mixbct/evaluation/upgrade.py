@@ -6,7 +6,7 @@ Combinations are named query/gallery: old/old, new/old (the cross-test), new/new
 share of its rows enrolled again by the new model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -67,6 +67,7 @@ def evaluate_upgrade(
     seed: int,
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
+    calibrated: Collection[str] = CALIBRATED,
     device: torch.device = CPU,
     progress: Callable[[int, int], None] = unseen,
 ) -> UpgradeFigures:
@@ -84,6 +85,7 @@ def evaluate_upgrade(
         replicates: bootstrap replicates.
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
+        calibrated: combinations that get a calibration.
         device: where scores are computed.
         progress: called with (comparisons done, comparisons in all).
 
@@ -111,7 +113,7 @@ def evaluate_upgrade(
         weights,
         FARS,
         half=half,
-        calibrated=CALIBRATED,
+        calibrated=calibrated,
         device=device,
         progress=lambda done, _: progress(done, total),
     )

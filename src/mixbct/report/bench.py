@@ -30,7 +30,11 @@ _FIGURES = (*(("cross", metric) for metric in METRICS), ("own", "mAP"), ("mixed"
 def scenario_table(summary: BenchSummary, table: BenchTable) -> Table:
     """Return the table of one scenario, with what old/old reaches as its caption."""
     most = max((len(row.seeds) for row in table.rows), default=0)
-    reached = ", ".join(f"{m} {percent(s.mean.value)}" for m, s in table.base.items())
+    said = [
+        f"{what}: {', '.join(f'{m} {percent(s.mean.value)}' for m, s in scores.items())}"
+        for what, scores in (("old/old", table.base), ("whitened", table.whitened))
+        if scores
+    ]
     return Table(
         "method",
         (
@@ -38,7 +42,7 @@ def scenario_table(summary: BenchSummary, table: BenchTable) -> Table:
             *("self mAP", "half new mAP", "gate", f"vs {summary.ours}", "cost"),
         ),
         tuple(_row(summary, table, row, most) for row in table.rows),
-        f"old/old: {reached}" if reached else "no old/old: the independent model failed",
+        "; ".join(said) or "no old/old: the independent model failed",
         f"{table.scenario}, old model {table.old}",
     )
 
@@ -128,9 +132,13 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
     """Draw self-test over cross-test mAP; None where the independent model failed.
 
     What finds less than half of old/old on the cross-test would press all others into one line:
-    it is named in the caption instead.
+    it is named in the caption instead. Of rows behind bridges only the bench's own is drawn.
     """
-    spots = [(row, row.own["mAP"].mean, row.cross["mAP"].mean) for row in table.rows if row.cross]
+    spots = [
+        (row, row.own["mAP"].mean, row.cross["mAP"].mean)
+        for row in table.rows
+        if row.cross and (", " not in row.method or row.method == summary.ours)
+    ]
     free = next((own.value for row, own, _ in spots if row.method == INDEPENDENT), None)
     if free is None or not table.base:
         return None

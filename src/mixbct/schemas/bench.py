@@ -1,20 +1,25 @@
 """What a bench writes: its cells, and the summary over seeds that its tables show."""
 
-import base64
 import operator
 from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import Float64
 from pydantic import Field
 
-from mixbct.schemas.record import Document, Record, now
+from mixbct.schemas.record import Document, Record, absent, now
 from mixbct.schemas.result import Estimate
 
 METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")
 """What cells are compared by."""
 
 Part = Literal["validation", "test"]
+
+
+class Compact(Document):
+    """A record that is written on one line: hundreds of them are published."""
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON."""
+        return self._json(None) + "\n"
 
 
 class CellCost(Record):
@@ -27,8 +32,12 @@ class CellCost(Record):
     peak_memory: int = Field(0, description="bytes, of the whole process")
 
 
-class BenchCell(Document):
-    """One method, old model, scenario and seed: what came of it, or why nothing did."""
+class BenchCell(Compact):
+    """One method, old model, scenario and seed: what came of it, or why nothing did.
+
+    A trained model's cell also has the cross-test behind bridges that were fitted to it: `cca:
+    new/old` and so on. What old/old and the independent model reach stands in the latter's cell.
+    """
 
     kind: Literal["bench-cell"] = "bench-cell"
     id: str
@@ -44,27 +53,17 @@ class BenchCell(Document):
     error: str = Field("", description="why there is no figure; empty where there are some")
     figures: dict[str, dict[str, Estimate]] = Field({}, description="combination → metric → figure")
     update_gain: Estimate | None = None
-    gate_passed: bool = False
-    gate_failed: tuple[str, ...] = Field((), description="the gate's checks that failed")
+    gate_passed: bool | None = Field(
+        None, exclude_if=absent, description="by the gate of its day; earlier versions"
+    )
+    gate_failed: tuple[str, ...] = Field(
+        (), description="checks of the gate that failed and that figures do not tell"
+    )
     cost: CellCost | None = None
     versions: dict[str, str] = Field({})
     created: str = Field(default_factory=now)
-    replicates: dict[str, dict[str, str]] = Field({}, exclude_if=operator.not_)
-    """Combination → metric → bootstrap replicates, base64 of float32; not published."""
-
-    def published(self) -> "BenchCell":
-        """Return the cell without its replicates."""
-        return self.model_copy(update={"replicates": {}})
-
-    def replicate(self, combination: str, metric: str) -> Float64[np.ndarray, " r"]:
-        """Return the bootstrap replicates of a figure; the classes drawn are every cell's."""
-        content = base64.b64decode(self.replicates[combination][metric], validate=True)
-        return np.frombuffer(content, dtype="<f4").astype(np.float64)
-
-
-def pack_replicates(values: Float64[np.ndarray, " r"]) -> str:
-    """Return replicates as `BenchCell` holds them."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+    drawn: dict[str, Any] = Field({}, exclude=True, repr=False)
+    """`combination metric` → bootstrap replicates, float64 [r]; a file of their own."""
 
 
 class Score(Record):
@@ -81,7 +80,7 @@ class Score(Record):
 
 
 class BenchRow(Record):
-    """One method in one scenario with one old model, over its seeds."""
+    """A method, or `method, bridge` for one behind it, in one place, over its seeds."""
 
     method: str
     seeds: tuple[int, ...] = Field(description="that have a cell without error")
@@ -104,8 +103,10 @@ class BenchTable(Record):
     old: str
     scenario: str
     base: dict[str, Score] = Field(description="old/old")
+    whitened: dict[str, Score] = Field(
+        {}, exclude_if=operator.not_, description="the same behind whitening: no new model"
+    )
     rows: tuple[BenchRow, ...]
-    made_of: str = Field("", exclude_if=operator.not_, description="digest of its cells")
 
 
 class Trial(Record):
@@ -124,7 +125,7 @@ class Choice(Record):
     trials: tuple[Trial, ...]
 
 
-class BenchSummary(Document):
+class BenchSummary(Compact):
     """A bench: what its tables, its page and its reader are given."""
 
     kind: Literal["bench"] = "bench"

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixbct.adapters import SHRUNK
+from mixbct.adapters.beside import beside
+from mixbct.adapters.moments import moments
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
@@ -22,8 +24,9 @@ from mixbct.features.bridged import ReadRows
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
-from mixbct.schemas.bridge import Bridge, BridgeFit, Candidate
+from mixbct.schemas.bridge import IDENTITY, Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.workflows.choose import Pairs, choose, fit_maps, told_apart
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, rows_of
@@ -124,6 +127,29 @@ def fit_bridge(kind: str, items: PairedItems, shrinkage: float | None = None) ->
             shrinkage=SHRUNK.get(kind) if shrinkage is None else shrinkage,
             candidates=candidates,
         ),
+    )
+
+
+def beside_own(own: Bridge | None, fitted: Bridge, items: PairedItems) -> Bridge:
+    """Return the way that a model was trained to meet old rows, and a fitted one, as one bridge.
+
+    Args:
+        own: the bridge that the model carries; None: it meets old rows as they are.
+        fitted: between the same models, to be compared with beside it.
+        items: that it was fitted on.
+    """
+    found = moments(items.pairs.source, items.pairs.target)
+    ways = (own.query, own.gallery) if own else (None, None)
+    same = (LinearMap.of(np.eye(model.dim)) for model in items.models)
+    query, gallery = (way or one for way, one in zip(ways, same, strict=True))
+    assert fitted.query is not None
+    assert fitted.gallery is not None
+    return fitted.model_copy(
+        update={
+            "kind": f"{own.kind if own else IDENTITY} + {fitted.kind}",
+            "query": beside((query, fitted.query), found.source_mean, found.source),
+            "gallery": beside((gallery, fitted.gallery), found.target_mean, found.target),
+        }
     )
 
 

@@ -76,18 +76,13 @@ def find_rivals(
     def both(name: str) -> Pair:
         if name not in bridges:
             raise FeatureError("there is no chosen bridge")
-        way, role = bridges[name], "new" if name == "new" else "independent"
+        role = "new" if name == "new" else "independent"
         paired = items(models[role], models["old"], stage)
-        maps = (way.query, way.gallery) if way else fit_maps(IDENTITY, paired.pairs)
         with stage(f"choose the share of {name} in {name}+old"):
-            share = choose_share(maps, paired.pairs)
+            share, sides = with_old_queries(bridges[name], pairs[role], pairs["old"], paired)
         if name == "new":
             found.old_queries = share
-        ways = [way] if way else []
-        met = across(ways, pairs[role].query, pairs["old"].query)
-        mixed = both_queries(met.gallery.features, met.query.features, share)
-        gallery = across(ways, pairs[role].query, pairs["old"].gallery).gallery
-        return Pair(Embeddings(mixed, met.query.labels), gallery)
+        return sides
 
     for name in rivals_of(models, adapters):
         one, plus, _ = name.partition("+")
@@ -96,3 +91,26 @@ def find_rivals(
         except (FeatureError, DataError) as error:
             found.left_out[f"{name}/old"] = str(error)
     return found
+
+
+def with_old_queries(
+    way: Bridge | None, new: Pair, old: Pair, paired: PairedItems
+) -> tuple[float, Pair]:
+    """Return the share of the new query that is best on training items, and both queries as one.
+
+    Args:
+        way: from new queries to old rows; None: they meet as they are.
+        new: what the new model made of the test set; of it only queries are looked at.
+        old: what the old model made of it.
+        paired: the training items.
+
+    Raises:
+        FeatureError: the training items have too few classes to choose by.
+    """
+    maps = (way.query, way.gallery) if way else fit_maps(IDENTITY, paired.pairs)
+    share = choose_share(maps, paired.pairs)
+    ways = [way] if way else []
+    met = across(ways, new.query, old.query)
+    mixed = both_queries(met.gallery.features, met.query.features, share)
+    gallery = across(ways, new.query, old.gallery).gallery
+    return share, Pair(Embeddings(mixed, met.query.labels), gallery)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixbct.evaluation.bootstrap import estimate
-from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
+from mixbct.schemas.bench import METRICS, BenchCell, CellCost
 
 COMBINATIONS = ("old/old", "new/old", "new/new", "new/50 % new")
 MakeCell = Callable[..., BenchCell]
@@ -20,7 +20,7 @@ def make_cell() -> MakeCell:
         rng = np.random.default_rng([seed, *map(ord, method)])
         drawn = {
             name: {m: levels.get(name, 0.5) + 0.01 * rng.standard_normal(200) for m in METRICS}
-            for name in COMBINATIONS
+            for name in dict.fromkeys((*COMBINATIONS, *levels))
         }
         figures = {
             name: {m: estimate(float(values.mean()), values) for m, values in one.items()}
@@ -38,14 +38,10 @@ def make_cell() -> MakeCell:
             plan="p",
             error=error,
             figures={} if error else figures,
-            gate_passed=seed == 1,
             cost=CellCost(
                 seconds=10.0, cpu_seconds=9.0 + seed, images=100, steps=10, peak_memory=seed * 2**20
             ),
-            replicates={
-                name: {m: pack_replicates(values) for m, values in one.items()}
-                for name, one in drawn.items()
-            },
+            drawn={f"{n} {m}": values for n, one in drawn.items() for m, values in one.items()},
         )
 
     return make

@@ -23,11 +23,12 @@ from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
 from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
 from mixbct.schemas.record import record_there
+from mixbct.workflows.bench.draws import read_draws
 from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.specs import CellSpec, Planner
 from mixbct.workflows.bench.summary import summarise
 from mixbct.workflows.bench.trials import choose
-from mixbct.workflows.bench.worker import FULL, failed_cell
+from mixbct.workflows.bench.worker import failed_cell
 from mixbct.workflows.progress import Stage, silent
 
 _DIVISION = {
@@ -57,8 +58,8 @@ def run_bench(
         jobs: processes at a time.
         only: run none but the cells whose id this pattern (`*`, `?`) fits, and what they need;
             the summary has every cell that is there.
-        replicates: run the cells again whose bootstrap replicates are not here; published cells
-            have none, and new intervals over seeds are made of them.
+        replicates: run the cells again whose bootstrap replicates are not here: those of earlier
+            versions, which have no figures behind bridges either.
         fonts: a folder of fonts to draw glyphs from; None: fetch Debian's.
         cache: where fetched fonts are kept.
         command: to be written into the summary.
@@ -161,9 +162,12 @@ def _run_all(
     wanted: Sequence[CellSpec], finished: Callable[[CellSpec], bool], jobs: int, stage: Stage
 ) -> None:
     """Run what is not finished, after the independent models that it is held against."""
-    free = {one.cell.id: one for spec in wanted if not finished(one := spec.free or spec)}
-    _run_together(list(free.values()), "independent models", jobs, stage)
     rest = [spec for spec in wanted if spec.free and not finished(spec)]
+    free = {one.cell.id: one for spec in wanted if not finished(one := spec.free or spec)}
+    # a new row is paired with replicates of the independent model
+    bases = [spec.free for spec in rest if spec.free and spec.cell.part == "test"]
+    free |= {one.cell.id: one for one in bases if not one.draws.exists()}
+    _run_together(list(free.values()), "independent models", jobs, stage)
     _run_together(rest, "cells", jobs, stage)
 
 
@@ -214,16 +218,15 @@ def _run(spec: CellSpec, running: set["subprocess.Popen[bytes]"]) -> str:
 def read_cell(spec: CellSpec) -> BenchCell | None:
     """Return the cell that was made by this plan, whether it failed or not.
 
-    It has its replicates where it was made here, and where an earlier version published them.
+    It has its replicates, but for those that an earlier version published.
     """
     cell = record_there(spec.out, BenchCell, ResultError, "cell")
     if cell is None or cell.plan != spec.cell.plan:
         return None
-    whole = record_there(spec.folder / FULL, BenchCell, ResultError, "cell")
-    return whole if whole and whole.published() == cell else cell
+    return cell.model_copy(update={"drawn": read_draws(spec.draws)})
 
 
 def _finished(spec: CellSpec, whole: bool = False) -> bool:
     """Return whether there is a cell with figures; a `whole` one has its replicates, too."""
     cell = read_cell(spec)
-    return cell is not None and not cell.error and (bool(cell.replicates) or not whole)
+    return cell is not None and not cell.error and (bool(cell.drawn) or not whole)

@@ -2,8 +2,9 @@
 
 WORK/splits/SCENARIO              the division of the classes
 WORK/old/NAME-KIND-sSEED/         an old model: its run, and a bank a scenario and denoising
-WORK/cells/ID/                    a cell: its run, and all of the cell with its replicates
+WORK/cells/ID/                    a cell: its run
 OUT/cells/ID.json                 what is kept of a cell (`BenchCell`)
+OUT/draws/ID                      its bootstrap replicates
 """
 
 import hashlib
@@ -46,6 +47,7 @@ class CellSpec(Record):
     """The independent model's cell that it is held against; None for that cell itself."""
     folder: Path
     out: Path
+    draws: Path
     replicates: int
     denoising: DenoiseSettings
 
@@ -156,6 +158,7 @@ class Planner:
             free=free,
             folder=folder,
             out=self.out / "cells" / f"{name}.json",
+            draws=self.out / "draws" / name,
             replicates=self.recipe.replicates,
             denoising=denoising,
         )

@@ -6,17 +6,22 @@ drawn from: each one's figure stands beside the mean, and a win is one where the
 every single seed lie on one side of zero.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import estimate
+from mixbct.evaluation.gate import (
+    CARRIED,
+    FEW,
+    LEAST_CLASSES,
+    GateSettings,
+    gain_check,
+    loss_check,
+)
 from mixbct.report.names import BASELINE, CROSS, INDEPENDENT, SELF
 from mixbct.schemas.bench import (
     METRICS,
@@ -28,13 +33,19 @@ from mixbct.schemas.bench import (
     Choice,
     Score,
 )
+from mixbct.schemas.result import FREE, Estimate
 from mixbct.workflows.bench.recipe import BenchRecipe
-from mixbct.workflows.bench.worker import DEVICE, HALF
+from mixbct.workflows.bench.worker import DEVICE, HALF, PAIRED
+
+GAIN, OWN_GAIN = (f"{of} − {minus}" for of, minus in PAIRED)
+SAME = 1e-4
+"""How far figures of one plan lie apart at most that two machines made."""
+
 
 Signed = tuple[int, BenchCell, str]
 """(+1 or −1, a cell, a combination): a term of a difference."""
 _Here = dict[tuple[str, int], BenchCell]
-"""Method and seed → cell, in one scenario with one old model."""
+"""Row and seed → cell, in one scenario with one old model."""
 
 
 def summarise(
@@ -47,16 +58,25 @@ def summarise(
 ) -> BenchSummary:
     """Return the tables of a bench, in the order of its recipe.
 
-    Published cells have no replicates: a table with such a cell is taken from the `earlier`
-    summary, where it was made of the same cells.
+    Cells that an earlier version published have no replicates: their intervals are taken from the
+    `earlier` summary, where its figures are theirs.
+
+    Args:
+        recipe: the bench.
+        cells: those that are there.
+        choices: among trials.
+        command: that made them.
+        data: what is to be said of it.
+        earlier: the summary that lies there.
 
     Raises:
-        ResultError: it was not.
+        ResultError: they are not.
     """
     scenarios = dict.fromkeys(s for block in recipe.matrix for s in block.scenarios)
     places: dict[tuple[str, str], _Here] = {place: {} for place in product(recipe.old, scenarios)}
     for cell in cells:
-        places[cell.old, cell.scenario][cell.method, cell.seed] = cell
+        for row in (cell, *_behind_bridges(cell)):
+            places[cell.old, cell.scenario][row.method, row.seed] = row
     methods = [method for method in recipe.methods if any(c.method == method for c in cells)]
     return BenchSummary(
         name=recipe.name,
@@ -76,7 +96,7 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(here, *place, methods, recipe.ours, earlier.tables if earlier else ())
+            _table(recipe, here, *place, methods, earlier.tables if earlier else ())
             for place, here in places.items()
             if here
         ),
@@ -88,92 +108,159 @@ def _between(values: Sequence[str]) -> str:
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def _devices(cells: Sequence[BenchCell]) -> str:
+def _behind_bridges(cell: BenchCell) -> list[BenchCell]:
+    """Return a cell as a row of its own behind each of its bridges."""
+    rows = []
+    for kind in dict.fromkeys(name.split(": ")[0] for name in cell.figures if ": " in name):
+        start, found = f"{kind}: ", {}
+        for field, content in (("figures", cell.figures), ("drawn", cell.drawn)):
+            shared = {name: one for name, one in content.items() if name.startswith(SELF)}
+            own = {n.removeprefix(start): one for n, one in content.items() if n.startswith(start)}
+            found[field] = shared | own
+        failed = tuple(name.removeprefix(start) for name in cell.gate_failed if name != CARRIED)
+        row = {"method": f"{cell.method}, {kind}", "gate_failed": failed, "cost": None}
+        rows.append(cell.model_copy(update={**row, **found}))
+    return rows
+
+
+def _passes_gate(cell: BenchCell, base: Mapping[str, Estimate]) -> bool:
+    """Return whether today's gate passes on what a cell has kept; `base` is old/old."""
+    if GAIN not in cell.figures or {CARRIED, FEW} & set(cell.gate_failed):
+        return False
+    by, gains, own = GateSettings(), cell.figures[GAIN], cell.figures[OWN_GAIN]["mAP"]
+    checks = [gain_check(m, BASELINE, base[m], gains[m], by.margin) for m in by.gains]
+    checks += [loss_check(m, m, BASELINE, gains[m], by.margin) for m in by.strict]
+    checks.append(loss_check(SELF, SELF, INDEPENDENT, own, by.self_test_loss))
+    return all(check.passed for check in checks)
+
+
+def _devices(cells: Iterable[BenchCell]) -> str:
     """Return what the cells were made on; a failed one does not say."""
     return ", ".join(sorted({cell.versions.get(DEVICE, "") for cell in cells} - {""}))
 
 
 def _table(
+    recipe: BenchRecipe,
     here: _Here,
     old: str,
     scenario: str,
     methods: Sequence[str],
-    ours: str,
     earlier: Sequence[BenchTable],
 ) -> BenchTable:
-    plain = [here[key].published().digest() for key in sorted(here)]
-    made_of = hashlib.sha256(json.dumps([ours, *methods, *plain]).encode()).hexdigest()
-    if bare := [cell.id for cell in here.values() if not (cell.error or cell.replicates)]:
-        for table in earlier:
-            if table.made_of == made_of:
-                return table
-        raise ResultError(
-            f"{bare[0]} was published without its bootstrap replicates, which new means over seeds "
-            "need: add --replicates to make such cells again"
-        )
-    free = {s: c for (m, s), c in here.items() if m == INDEPENDENT and not c.error}
+    before = next((t for t in earlier if (t.old, t.scenario) == (old, scenario)), None)
+    known = {row.method: row for row in before.rows} if before else {}
+    free = {s: e for (r, s), e in here.items() if r == INDEPENDENT and not e.error}
+    order = {method: number for number, method in enumerate(methods)}
     rows = []
-    for method in methods:
-        cells = {seed: cell for (m, seed), cell in sorted(here.items()) if m == method}
+    for name in sorted(dict.fromkeys(r for r, _ in here), key=lambda r: order[r.split(", ")[0]]):
+        cells = {seed: here[name, seed] for row, seed in sorted(here) if row == name}
         failed = {
-            s: c.error or "the independent model failed"
-            for s, c in cells.items()
-            if c.error or s not in free
+            seed: cell.error or "the independent model failed"
+            for seed, cell in cells.items()
+            if cell.error or seed not in free
         }
-        good = [c for s, c in cells.items() if s not in failed]
-        found = _scores(good, free, here, ours) | _costs(good) if good else {}
-        if cells:
-            seeds = tuple(cell.seed for cell in good)
-            rows.append(BenchRow(method=method, seeds=seeds, failed=failed, **found))
-    base = _score([[(1, cell, BASELINE)] for cell in free.values()]) if free else {}
-    return BenchTable(old=old, scenario=scenario, base=base, rows=tuple(rows), made_of=made_of)
+        good = [cell for seed, cell in cells.items() if seed not in failed]
+        found: dict[str, Any] = {}
+        if good:
+            passed = [_passes_gate(c, free[c.seed].figures[BASELINE]) for c in good]
+            enough = recipe.data.test_classes >= LEAST_CLASSES
+            found = {"gates_passed": sum(passed) * enough, "device": _devices(good)}
+            found |= _scores(good, free, here, recipe.ours, known.get(name))
+            found |= _costs(good)
+        seeds = tuple(cell.seed for cell in good)
+        rows.append(BenchRow(method=name, seeds=seeds, failed=failed, **found))
+    base, whitened = (
+        _score([[(1, entry, side)] for entry in free.values()], there) if free else {}
+        for side, there in (
+            (BASELINE, before.base if before else {}),
+            (f"{FREE}/old", before.whitened if before else {}),
+        )
+    )
+    return BenchTable(old=old, scenario=scenario, base=base, whitened=whitened, rows=tuple(rows))
 
 
 def _scores(
-    cells: Sequence[BenchCell], free: dict[int, BenchCell], here: _Here, ours: str
+    cells: Sequence[BenchCell],
+    free: Mapping[int, BenchCell],
+    here: _Here,
+    ours: str,
+    known: BenchRow | None,
 ) -> dict[str, Any]:
+    """Return a row's figures; `known` is the same row of an earlier summary."""
     both = [(cell, free[cell.seed]) for cell in cells]
     scores = {
-        "cross": _score([[(1, c, CROSS)] for c in cells]),
-        "own": _score([[(1, c, SELF)] for c in cells]),
-        "mixed": _score([[(1, c, HALF)] for c in cells]),
-        "cross_gain": _score([[(1, c, CROSS), (-1, f, BASELINE)] for c, f in both]),
-        "own_gain": _score([[(1, c, SELF), (-1, f, SELF)] for c, f in both]),
+        field: _score(
+            [[(1, e, side), *([(-1, f, minus)] if minus else [])] for e, f in both],
+            getattr(known, field) if known else {},
+            METRICS if side == CROSS else METRICS[:1],
+        )
+        for field, side, minus in (
+            ("cross", CROSS, ""),
+            ("own", SELF, ""),
+            ("mixed", HALF, ""),
+            ("cross_gain", CROSS, BASELINE),
+            ("own_gain", SELF, SELF),
+        )
     }
     us = [here.get((ours, cell.seed)) for cell in cells]
-    pairs = [(one, c) for one, c in zip(us, cells, strict=True) if one and CROSS in one.figures]
+    pairs = [(one, e) for one, e in zip(us, cells, strict=True) if one and one is not e]
     # rank merging has no cross-test
-    if scores["cross"] and len(pairs) == len(cells) and us[0] is not cells[0]:
+    if scores["cross"] and len(pairs) == len(cells):
         scores["behind"] = {
-            what: _score([[(1, one, side), (-1, c, side)] for one, c in pairs], ("mAP",))["mAP"]
-            for what, side in (("cross", CROSS), ("own", SELF))
+            f"{what} {metric}": score
+            for what, side in (("cross", CROSS), ("self", SELF))
+            for metric, score in _score(
+                [[(1, one, side), (-1, e, side)] for one, e in pairs],
+                None,
+                METRICS if side == CROSS else METRICS[:1],
+            ).items()
         }
     return scores
 
 
-def _score(seeds: Sequence[Sequence[Signed]], metrics: Iterable[str] = METRICS) -> dict[str, Score]:
+def _score(
+    seeds: Sequence[Sequence[Signed]],
+    known: Mapping[str, Score] | None,
+    metrics: Iterable[str] = METRICS,
+) -> dict[str, Score]:
     """Return the mean over seeds of a sum of terms, with the interval of its replicates.
 
     A metric that a cell lacks is left out.
+
+    Args:
+        seeds: a sum a seed.
+        known: what is taken where a cell has no replicates, if it is of the same figures; None:
+            such a metric is left out.
+        metrics: of which.
+
+    Raises:
+        ResultError: it is not.
     """
     scores = {}
     for metric in metrics:
-        if any(
-            metric not in cell.figures.get(name, {}) for terms in seeds for _, cell, name in terms
-        ):
+        terms = [term for one in seeds for term in one]
+        if any(metric not in e.figures.get(name, {}) for _, e, name in terms):
             continue
         values = [
-            sum(sign * cell.figures[name][metric].value for sign, cell, name in terms)
-            for terms in seeds
+            round(sum(sign * e.figures[name][metric].value for sign, e, name in one), 6)
+            for one in seeds
         ]
-        drawn: Float64[np.ndarray, "s r"] = np.array(
-            [
-                sum(sign * cell.replicate(name, metric) for sign, cell, name in terms)
-                for terms in seeds
-            ]
-        )
-        mean = estimate(float(np.mean(values)), drawn.mean(axis=0))
-        scores[metric] = Score(mean=mean, seeds=tuple(values))
+        bare = [e.id for _, e, name in terms if f"{name} {metric}" not in e.drawn]
+        if not bare:
+            drawn = [sign * e.drawn[f"{name} {metric}"] for sign, e, name in terms]
+            mean = estimate(round(float(np.mean(values)), 6), np.sum(drawn, axis=0) / len(seeds))
+            ends = {end: round(value, 6) for end, value in mean}
+            scores[metric] = Score(mean=Estimate(**ends), seeds=tuple(values))
+        elif known is not None:
+            there = known.get(metric)
+            if there is None or not (
+                len(there.seeds) == len(values) and np.allclose(there.seeds, values, 0, SAME)
+            ):
+                raise ResultError(
+                    f"{bare[0]} was published without its bootstrap replicates, which new means "
+                    "over seeds need: add --replicates to make such cells again"
+                )
+            scores[metric] = there
     return scores
 
 
@@ -188,5 +275,4 @@ def _costs(cells: Sequence[BenchCell]) -> dict[str, Any]:
         steps=round(np.mean([cost.steps for cost in costs])),
         peak_memory=max(cost.peak_memory for cost in costs),
     )
-    passed = sum(cell.gate_passed for cell in cells)
-    return {"gates_passed": passed, "cost": mean, "device": _devices(cells)}
+    return {"cost": mean}

@@ -11,44 +11,45 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from mixbct.adapters import ADAPTERS, mlp
+from mixbct.adapters import mlp
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.data.bank import FeatureBank, normalise
 from mixbct.distributed import device_name
-from mixbct.errors import MixbctError, RecipeError
+from mixbct.errors import FeatureError, MixbctError, RecipeError
 from mixbct.evaluation.bootstrap import Replicates
-from mixbct.evaluation.gate import judge
+from mixbct.evaluation.gate import CARRIED, FEW, GateSettings
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.upgrade import evaluate_upgrade
-from mixbct.features.bridged import through
+from mixbct.evaluation.thresholds import Threshold
+from mixbct.evaluation.upgrade import CALIBRATED, carry_threshold, evaluate_upgrade
 from mixbct.features.denoise import denoise
-from mixbct.features.extract import embed_source, extract
+from mixbct.features.extract import extract
 from mixbct.files import write_atomically
-from mixbct.report.names import INDEPENDENT
-from mixbct.schemas.bench import METRICS, BenchCell, CellCost, pack_replicates
+from mixbct.report.names import BASELINE, CROSS, INDEPENDENT, SELF
+from mixbct.schemas.bench import METRICS, BenchCell, CellCost
 from mixbct.schemas.record import now, read_record, record_there
-from mixbct.schemas.result import ModelCost, Result
+from mixbct.schemas.result import FREE, Estimate, ModelCost
 from mixbct.training.run import train
 from mixbct.workflows.across import across, bridges_between
+from mixbct.workflows.adapt import PairedItems, beside_own, fit_bridge
+from mixbct.workflows.bench.draws import write_draws
 from mixbct.workflows.bench.merged import rank_merged
 from mixbct.workflows.bench.recipe import MLP, RANK_MERGE
 from mixbct.workflows.bench.specs import CellSpec, Trained
 from mixbct.workflows.evaluate import FITTING, HeldOutSet, embed_pair, versions
 from mixbct.workflows.progress import silent
+from mixbct.workflows.rivals import with_old_queries
 from mixbct.workflows.rows import open_training_rows
 
 HALF = "new/50 % new"
-PAIRED = (("new/old", "old/old"), ("new/new", "independent/independent"))
-"""The differences that a cell keeps."""
+PAIRED = ((CROSS, BASELINE), (SELF, "independent/independent"))
+"""The differences that a cell keeps, and behind each bridge the first of them."""
 DEVICE = "device"
-FULL = "cell.json"
-"""A cell with its replicates, in its folder of WORK."""
+KINDS = {"whiten": 0.3, "cca": 0.1, "whiten_cca": 0.1}
+"""The bridges behind which a trained model is judged as well, and their shrinkage."""
+BEST = "whiten_cca"
+"""That of them which is judged beside a model's own way, and behind which both queries are."""
 
 
 def run_cell(spec: CellSpec) -> BenchCell:
@@ -62,49 +63,90 @@ def run_cell(spec: CellSpec) -> BenchCell:
     assert independent is not None
     model, cost = _train(independent)
     new = free = embed_pair(data, model, "independent", silent)
-    cross = None
+    cross: Pair | None = None
+    mapped: dict[str, Pair] = {}
     if method == RANK_MERGE:
         merged, drawn = rank_merged(old, free, 0.5, 0, spec.replicates)
-        return _cell(spec, figures={HALF: merged}, replicates={HALF: _packed(drawn)})
+        return _cell(spec, figures={HALF: merged}, drawn=_shown({HALF: drawn}))
     if method != INDEPENDENT:
-        bank = _bank(spec, data, old_model)
         if spec.model is None:
-            cross, cost = _adapt(method, data, model, bank, Pair(new.query, old.gallery))
+            items = data.items(model, old_model)
+            cross, cost = _adapt(method, items, Pair(new.query, old.gallery))
         else:
+            _make_bank(spec, data, old_model)
             model, cost = _train(spec.model)
             new = embed_pair(data, model, "new", silent)
             cross = across(bridges_between(model, old_model), new.query, old.gallery)
+    if spec.model is not None:
+        mapped = _bridged(method == INDEPENDENT, data, old_model, model, old, new)
     # one seed for all cells: the drawn classes are the same, and cells can be paired
+    behind = [f"{name}/old" for name in mapped]
     found = evaluate_upgrade(
-        old, new, free, cross=cross, seed=0, replicates=spec.replicates, mixed=(0.5,)
+        old,
+        new,
+        free,
+        mapped,
+        cross=cross,
+        seed=0,
+        replicates=spec.replicates,
+        mixed=(0.5,),
+        calibrated=(*CALIBRATED, *behind),
     )
-    outcome = judge(
-        Result(
-            title=spec.cell.id,
-            versions=versions(),
-            seed=spec.cell.seed,
-            data={},
-            models={"old": old_model.contract, "new": model.contract},
-            **found.content(),
-        )
-    )
-    figures = {name: one.metrics() for name, one in found.combinations.items()}
-    figures |= {
+    carried = found.carried_threshold
+    most = GateSettings().far_tolerance * carried.far
+    before = Threshold(carried.far, carried.old_threshold, 0, 0, True)
+    reached = {"": carried.measured_far}
+    for name in mapped:
+        there = carry_threshold(before, found.calibrations[f"{name}/old"])
+        reached[name.removesuffix("new")] = there.measured_far
+    failed = [f"{start}{CARRIED}" for start, far in reached.items() if far > most]
+    if not all(point.resolved for point in found.combinations[CROSS].operating_points):
+        failed.append(FEW)
+    # what is not the new model's is the independent cell's to keep
+    kept = [CROSS, SELF, HALF, *behind, *([] if spec.free else [BASELINE])]
+    figures = {name: found.combinations[name].metrics() for name in kept} | {
         f"{pair.of} − {pair.minus}": pair.metrics
         for pair in found.differences
-        if (pair.of, pair.minus) in PAIRED
+        if (pair.of, pair.minus) in (*PAIRED, *((name, BASELINE) for name in behind))
     }
-    # old/old is the independent cell's to keep
-    kept = ("new/old", "new/new", HALF, *(["old/old"] if spec.free is None else []))
     return _cell(
         spec,
-        figures={name: {m: one[m] for m in METRICS} for name, one in figures.items()},
+        figures={name: {m: _rounded(one[m]) for m in METRICS} for name, one in figures.items()},
         update_gain=found.update_gain,
-        gate_passed=outcome.passed,
-        gate_failed=tuple(check.name for check in outcome.checks if not check.passed),
+        gate_failed=tuple(failed),
         cost=cost,
-        replicates={name: _packed(found.replicates[name]) for name in kept},
+        drawn=_shown({name: found.replicates[name] for name in kept}),
     )
+
+
+def _bridged(
+    alone: bool,
+    data: HeldOutSet,
+    old_model: EmbeddingModel,
+    model: EmbeddingModel,
+    old: Pair,
+    new: Pair,
+) -> dict[str, Pair]:
+    """Return the old and a new model's sides as they meet behind bridges, by the queries' name.
+
+    What the training items do not determine is left out; `alone`: the new model is independent.
+    """
+    sides: dict[str, Pair] = {}
+    with contextlib.suppress(FeatureError):
+        items = data.items(model, old_model)
+        ways = {kind: fit_bridge(kind, items, share) for kind, share in KINDS.items()}
+        both = ways[BEST]
+        if model.bridge or alone:
+            # the one is whitened already, the other in no space of the old one's
+            del ways["whiten"]
+        if not alone:
+            both = ways[f"own + {BEST}"] = beside_own(model.bridge, both, items)
+        sides = {f"{k}: new": across([way], new.query, old.gallery) for k, way in ways.items()}
+        if alone:
+            way = fit_bridge(FREE, data.items(old_model, old_model))
+            sides[FREE] = across([way], old.query, old.gallery)
+        _, sides["both queries: new"] = with_old_queries(both, new, old, items)
+    return sides
 
 
 def _cell(spec: CellSpec, **found: object) -> BenchCell:
@@ -115,46 +157,47 @@ def _cell(spec: CellSpec, **found: object) -> BenchCell:
     return spec.cell.model_copy(update={**found, "versions": versions() | on, "created": now()})
 
 
+def _rounded(figure: Estimate) -> Estimate:
+    """Return a figure as precisely as another machine finds it again."""
+    return Estimate(**{end: round(value, 6) for end, value in figure})
+
+
+def _shown(drawn: Mapping[str, Mapping[str, Replicates]]) -> dict[str, Replicates]:
+    """Return the replicates of what tables show: of self-tests mAP alone."""
+    return {
+        f"{name} {metric}": one[metric]
+        for name, one in drawn.items()
+        for metric in (METRICS if name.endswith("/old") else METRICS[:1])
+    }
+
+
 def failed_cell(spec: CellSpec, error: str) -> None:
     """Leave the record of a cell that has no figures."""
     write_atomically(spec.out, _cell(spec, error=error).to_json())
 
 
-def _packed(drawn: dict[str, Replicates]) -> dict[str, str]:
-    return {name: pack_replicates(drawn[name]) for name in METRICS if name in drawn}
-
-
-def _bank(spec: CellSpec, data: HeldOutSet, old: EmbeddingModel) -> FeatureBank:
-    """Return the old model's denoised bank of the new training set."""
+def _make_bank(spec: CellSpec, data: HeldOutSet, old: EmbeddingModel) -> None:
+    """Make the old model's denoised bank of the new training set."""
     with _claimed(spec.old_model):
         bank = extract(old, data.part(old, FITTING), spec.bank, dtype="float32", resume=True)
         if bank.credible() is None:
             denoise(bank, spec.denoising.keep, spec.denoising.columns)
-    return bank
 
 
-def _adapt(
-    name: str, data: HeldOutSet, model: EmbeddingModel, bank: FeatureBank, sides: Pair
-) -> tuple[Pair, CellCost]:
+def _adapt(name: str, items: PairedItems, sides: Pair) -> tuple[Pair, CellCost]:
     """Return a model's queries and the old gallery as they meet, and what the fit took."""
-    rows = data.part(model, FITTING)
-    source, target = normalise(embed_source(model, rows), rows.keys()), bank.all()
     began, cpu_began = time.perf_counter(), time.process_time()
-    maps: list[Callable[[np.ndarray], np.ndarray]]
     if name == MLP:
-        maps = [mlp.fit(source, target), lambda features: features]
+        mapped = mlp.fit(items.pairs.source[:], items.pairs.target[:])(sides.query.features)
+        sides = Pair(Embeddings(mapped, sides.query.labels), sides.gallery)
     else:
-        maps = [partial(through, side) for side in ADAPTERS[name](source, target, rows.labels())]
+        sides = across([fit_bridge(name, items)], sides.query, sides.gallery)
     cost = CellCost(
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
         peak_memory=_peak_memory(),
     )
-    query, gallery = (
-        Embeddings(to(side.features), side.labels)
-        for to, side in zip(maps, (sides.query, sides.gallery), strict=True)
-    )
-    return Pair(query, gallery), cost
+    return sides, cost
 
 
 @contextlib.contextmanager
@@ -214,9 +257,10 @@ def main(path: Path) -> None:
     """Make the cell that the spec at `path` describes."""
     spec = read_record(path, CellSpec, RecipeError, "spec")
     cell = run_cell(spec)
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(spec.folder / FULL, cell.to_json())
-    write_atomically(spec.out, cell.published().to_json())
+    # the cell last: where it is, its replicates are those of its figures
+    if cell.part == "test":
+        write_draws(spec.draws, cell.drawn)
+    write_atomically(spec.out, cell.to_json())
 
 
 if __name__ == "__main__":
