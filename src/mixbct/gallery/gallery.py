@@ -13,7 +13,7 @@ from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.enrolment import normalised, put_batch, rows_in, without_same
-from mixbct.gallery.plan import UpgradePlan, plan_of
+from mixbct.gallery.plan import UpgradePlan, plan_of, to_build
 from mixbct.gallery.ranking import best_of
 from mixbct.gallery.records import (
     Batch,
@@ -32,7 +32,6 @@ from mixbct.gallery.rules import (
     edges_from,
     led_back,
     require_tied,
-    side_of,
     untied,
 )
 from mixbct.gallery.status import status_of
@@ -232,9 +231,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             FeatureError: a bridge's side for stored rows sends one of them to zero.
         """
         with self._store.read() as snapshot:
-            reached = edges_from(snapshot, contract, edges)
-            sides = [(each, side_of(reached.get(each.id))) for each, _ in snapshot.contracts()]
-            missing = [each for each in sides if snapshot.ready(*each) is None]
+            missing = to_build(snapshot, contract, edges)
         for each, side in missing:
             self._store.prepare(each, side, progress)
 
