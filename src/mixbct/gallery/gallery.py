@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, GalleryError
 from mixbct.gallery.enrolment import normalised, put_batch, put_batches, rows_in
-from mixbct.gallery.plan import UpgradePlan, plan_of
+from mixbct.gallery.plan import UpgradePlan, plan_of, to_build
 from mixbct.gallery.records import (
     Batch,
     EnrolReport,
@@ -27,11 +27,9 @@ from mixbct.gallery.rules import (
     check_dimension,
     check_edge,
     check_query,
-    edges_from,
     led_back,
     named_contract,
     require_tied,
-    side_of,
     untied,
 )
 from mixbct.gallery.search import own_vectors, search
@@ -239,9 +237,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             FeatureError: a bridge's side for stored rows sends one of them to zero.
         """
         with self._store.read() as snapshot:
-            reached = edges_from(snapshot, contract, edges)
-            sides = [(each, side_of(reached.get(each.id))) for each, _ in snapshot.contracts()]
-            missing = [each for each in sides if snapshot.ready(*each) is None]
+            missing = to_build(snapshot, contract, edges)
         for each, side in missing:
             self._store.prepare(each, side, progress)
 

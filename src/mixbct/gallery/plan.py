@@ -11,6 +11,7 @@ from mixbct.gallery.rules import check_edge, edges_from, require_tied, side_of
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge, GateOutcome
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import Record
 
 
@@ -65,6 +66,15 @@ def plan_of(
         ),
         found_after_rollback=contract.id in {before.id, *edges_from(snapshot, before)},
     )
+
+
+def to_build(
+    snapshot: Snapshot, contract: Contract, edges: Sequence[Edge]
+) -> list[tuple[Contract, LinearMap | None]]:
+    """Return which rows have no index yet that a search would need, and the map they go through."""
+    reached = edges_from(snapshot, contract, edges)
+    needed = [(each, side_of(reached.get(each.id))) for each, _ in snapshot.contracts()]
+    return [each for each in needed if snapshot.ready(*each) is None]
 
 
 def _planned(snapshot: Snapshot, stored: Stored, edge: Edge | None) -> PlannedRows:

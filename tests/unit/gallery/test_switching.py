@@ -270,19 +270,22 @@ def search_until_told(folder, number):
             except SwitchedError:
                 seen["refused"] = seen.get("refused", 0) + 1
                 continue
-            found = [{hit.key: hit.score for hit in hits.of(q)} for q in range(3)]
-            threshold = next((edge.threshold for edge in hits.edges.values()), None)
+            found = [{hit.key: hit for hit in hits.of(q)} for q in range(3)]
             agree = [
                 place
                 for place, (scores, bound) in enumerate(expected[contract.name])
-                if bound == threshold or contract.name == "old"
                 if all(
                     each.keys() == scores.keys()
-                    and all(abs(each[key] - scores[key][q]) < 1e-5 for key in scores)
+                    and all(abs(each[key].score - scores[key][q]) < 1e-5 for key in scores)
                     for q, each in enumerate(found)
                 )
+                if all(
+                    hit.accepted == (hit.score > bound) or abs(hit.score - bound) < 1e-5
+                    for hit in found[0].values()
+                    if hit.accepted is not None
+                )
             ]
-            assert len(agree) == 1, (contract.name, threshold, agree)
+            assert len(agree) == 1, (contract.name, agree)
             name = f"{contract.name} {agree[0]}"
             seen[name] = seen.get(name, 0) + 1
     (folder / f"seen{number}").write_text(json.dumps(seen))
