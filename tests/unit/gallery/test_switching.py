@@ -271,7 +271,7 @@ def search_until_told(folder, number):
                 seen["refused"] = seen.get("refused", 0) + 1
                 continue
             found = [{hit.key: hit.score for hit in hits.of(q)} for q in range(3)]
-            threshold = next((edge.threshold for edge in hits.edges.values()), None)
+            threshold = next((t for t in hits.thresholds.values() if t is not None), None)
             agree = [
                 place
                 for place, (scores, bound) in enumerate(expected[contract.name])
