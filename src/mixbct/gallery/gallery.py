@@ -27,6 +27,7 @@ from mixbct.gallery.rules import (
     check_dimension,
     check_edge,
     check_query,
+    edges_from,
     led_back,
     named_contract,
     require_tied,

@@ -65,8 +65,11 @@ class PostgresStore:
             GalleryError: there is none, or it is not all mixbct's, or of a later version.
         """
         store = cls(url, timeout)
-        with store._connected() as connection:
-            tables.check_tables(connection, store._server.schema, store.place)
+        with contextlib.ExitStack() as undo:
+            undo.callback(store.close)
+            with store._connected() as connection:
+                tables.check_tables(connection, store._server.schema, store.place)
+            undo.pop_all()
         return store
 
     @property
