@@ -78,7 +78,7 @@ def run(folder: Path) -> list[Figure]:
         # a rollback drops what the switch needed, so that it is prepared anew
         times = [
             [
-                seconds(lambda: gallery.prepare(edge)),
+                seconds(lambda: gallery.prepare(new, edge)),
                 seconds(lambda: gallery.switch(new, edge)),
                 seconds(gallery.rollback),
             ]

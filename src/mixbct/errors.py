@@ -4,7 +4,13 @@
 that stopped and can be resumed, 1 is kept for a gate that failed.
 """
 
+import re
 from collections.abc import Sequence
+
+_SECRET = (
+    re.compile(r"((?:postgres(?:ql)?|milvus):/+[^:\s/@]*):[^\s'\"]*@"),
+    re.compile(r"((?:password|token)=)[^\s&'\"]+"),
+)
 
 
 class MixbctError(Exception):
@@ -81,3 +87,10 @@ class StoppedError(MixbctError):
     """The run was asked to stop. It saved its state and can be resumed."""
 
     exit_code = 3
+
+
+def without_passwords(text: str) -> str:
+    """Return text in which every URL has lost its password."""
+    for pattern in _SECRET:
+        text = pattern.sub(lambda m: m[1] + (":***@" if "/" in m[1] else "***"), text)
+    return text

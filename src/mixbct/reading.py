@@ -20,10 +20,6 @@ import numpy as np
 
 from mixbct.errors import DataError, MixbctError
 
-_SECRET = (
-    re.compile(r"((?:postgres(?:ql)?|milvus):/+[^:\s/@]*):[^\s'\"]*@"),
-    re.compile(r"((?:password|token)=)[^\s&'\"]+"),
-)
 _NPY = b"\x93NUMPY"
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -256,10 +252,3 @@ def shown(path: Path) -> str:
 def reason(problem: BaseException) -> str:
     """Return why something failed, in words: the system's own where it has some."""
     return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-
-
-def without_passwords(text: str) -> str:
-    """Return text in which every URL has lost its password."""
-    for pattern in _SECRET:
-        text = pattern.sub(lambda m: m[1] + (":***@" if "/" in m[1] else "***"), text)
-    return text

@@ -18,8 +18,7 @@ from typer.core import TyperGroup
 
 import mixbct
 from mixbct.cli import stopped
-from mixbct.errors import MixbctError
-from mixbct.reading import without_passwords
+from mixbct.errors import MixbctError, without_passwords
 
 VERBS = {
     "demo": ("demo", "Train an old, a compatible and an independent model, and prove the upgrade."),

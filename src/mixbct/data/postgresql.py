@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlencode
 
-from mixbct.errors import DiskFullError, GalleryError, MixbctError
-from mixbct.reading import without_passwords
+from mixbct.errors import DiskFullError, GalleryError, MixbctError, without_passwords
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from mixbct.data.postgresql import Server
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
-from mixbct.gallery.rules import edges_from, require_tied
+from mixbct.gallery.rules import edges_from, require_tied, side_of
 from mixbct.gallery.store import Snapshot, Tick
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
@@ -81,7 +81,7 @@ def export_table(
                 "that maps stored rows alone (`mixbct adapt`, a kind whose query side stays as it "
                 "is), gate it, and switch over its edge"
             )
-        sides[stored.contract] = edge.bridge.gallery if edge and edge.bridge else None
+        sides[stored.contract] = side_of(edge)
     server = Server(url)
     with server.connect() as connection, server.named_errors():
         names, made = _columns(connection, server.place, query, table, column, key)

@@ -17,9 +17,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
-from mixbct.errors import GalleryError
+from mixbct.errors import GalleryError, without_passwords
 from mixbct.gallery.records import Found, Ids
-from mixbct.reading import without_passwords
 
 _PARAMETERS: Final = {"HNSW": {"M": 16, "efConstruction": 200}, "FLAT": {}}
 MOST: Final = 16_384

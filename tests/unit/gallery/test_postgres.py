@@ -10,12 +10,11 @@ import pytest
 from psycopg import errors
 
 from mixbct.data.postgresql import Server
-from mixbct.errors import DiskFullError, GalleryError
+from mixbct.errors import DiskFullError, GalleryError, without_passwords
 from mixbct.gallery import Gallery
 from mixbct.gallery.postgres import PostgresStore
 from mixbct.gallery.records import QueryModel
 from mixbct.gallery.stores import open_store
-from mixbct.reading import without_passwords
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
@@ -292,7 +291,7 @@ def test_mapped_rows_go_with_the_undo_and_stored_ones_stay(
     gallery = Gallery(store)
     edge = make_edge(new, old, seed=1)
     before = gallery.vectors_digest()
-    gallery.prepare(edge)
+    gallery.prepare(new, edge)
     assert len(tables(admin, "mapped%")) == 1
     gallery.switch(new, edge)
     assert gallery.search(vectors(2, 3), new).exact
@@ -309,7 +308,7 @@ def test_mapped_rows_that_somebody_reads_are_dropped_later(
 ):
     gallery = Gallery(store)
     edge = make_edge(new, old, seed=1)
-    gallery.prepare(edge)
+    gallery.prepare(new, edge)
     gallery.switch(new, edge)
     with store.read() as snapshot:
         snapshot.contracts()
@@ -469,7 +468,7 @@ def test_two_processes_search_while_a_third_switches_to_and_fro(
     edge = make_edge(new, old, seed=3)
     queries = vectors(4, 5)
     expected = []
-    gallery.prepare(edge)
+    gallery.prepare(new, edge)
     for contract, edges in ((old, ()), (new, (edge,))):
         if edges:
             gallery.switch(new, *edges)

@@ -14,7 +14,7 @@ from mixbct.gallery.database import digest_of
 from mixbct.gallery.milvus import Milvus
 from mixbct.gallery.postgres.search import Asked, Queries, search
 from mixbct.gallery.records import Found, Item, QueryModel, RowBlock, Stored, Switch, Version
-from mixbct.gallery.rules import edges_from
+from mixbct.gallery.rules import edges_from, side_of
 from mixbct.gallery.store import Tick
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -273,8 +273,7 @@ class Snapshot:
 
     def side_of(self, contract: Contract) -> LinearMap | None:
         """Return what the query model compares a contract's rows through."""
-        edge = edges_from(self, self.query_model().contract).get(contract.id)
-        return edge.bridge.gallery if edge and edge.bridge else None
+        return side_of(edges_from(self, self.query_model().contract).get(contract.id))
 
     @property
     def milvus(self) -> Milvus | None:

@@ -52,7 +52,7 @@ class PostgresStore:
         store = cls(url)
         with store._server.named_errors(), store._server.connect() as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        with store._connected() as connection, connection.transaction():
+        with store._closed_on_error(), store._connected() as connection, connection.transaction():
             tables.create_tables(connection, store._server.schema, store.place)
             Transaction(store, connection).switch(Switch(1, model, now(), None))
         return store
@@ -65,17 +65,22 @@ class PostgresStore:
             GalleryError: there is none, or it is not all mixbct's, or of a later version.
         """
         store = cls(url, timeout)
-        with contextlib.ExitStack() as undo:
-            undo.callback(store.close)
-            with store._connected() as connection:
-                tables.check_tables(connection, store._server.schema, store.place)
-            undo.pop_all()
+        with store._closed_on_error(), store._connected() as connection:
+            tables.check_tables(connection, store._server.schema, store.place)
         return store
 
     @property
     def place(self) -> str:
         """The URL without its password."""
         return self._server.place
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator["Connection"]:

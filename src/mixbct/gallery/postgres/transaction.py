@@ -14,6 +14,7 @@ from mixbct.gallery.postgres import tables
 from mixbct.gallery.postgres.derive import forget, index
 from mixbct.gallery.postgres.snapshot import BLOCK, Snapshot, checksum
 from mixbct.gallery.records import Ids, RowBlock, Switch
+from mixbct.gallery.rules import side_of
 from mixbct.gallery.store import Tick
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -168,7 +169,7 @@ class Transaction(Snapshot):
         needed = {(self.number(model), "") for model in models}
         for edge in self.edges():
             if edge.from_contract in models:
-                side = edge.bridge.gallery if edge.bridge else None
+                side = side_of(edge)
                 needed.add((self.number(edge.to_contract), side.digest if side else ""))
         for place, each in list(self.facts.derived.items()):
             if place not in needed:
