@@ -162,7 +162,7 @@ def test_without_labels_it_says_what_is_missing(mixbct, files: Path, make_bank) 
     assert f"neither {bare_new} nor {bare_old} has labels" in refused.stderr
     assert "mixbct data bank --labels" in refused.stderr
     shown = mixbct("eval", "--old", old, "--new", bare_new, *bridge, cwd=files).stdout
-    assert "the items that the bridge was fitted on had no labels" in shown
+    assert "which classes the items were that the bridge was fitted on is not known" in shown
     refused = mixbct("eval", "--old", old, "--new", "nothing", *bridge, cwd=files, expect=2)
     assert "nothing is no feature bank: name the images" in refused.stderr
 

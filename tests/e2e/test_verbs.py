@@ -122,7 +122,8 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
     assert result["bridge"] == deployed
     rows = {"old/old", "new/old", "new/new", "procrustes/old", "whiten/old", "new+old/old"}
     assert rows | {"chosen/old", "chosen+old/old"} <= set(result["combinations"])
-    assert result["trained_apart"] == dict.fromkeys(("old", "new", "independent"), "apart")
+    roles = ("old", "new", "independent", "bridge")
+    assert result["trained_apart"] == dict.fromkeys(roles, "apart")
     assert "--resume" in mixbct(*words, cwd=photos, expect=2).stderr
     weights = photos / "demo/new/model/backbone.safetensors"
     written = [weights, photos / "demo/model/model.json"]

@@ -49,18 +49,14 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model, which may be known by a name alone."""
-    if sum(each is not None for each in (model, bank, contract)) != 1 or bool(dim) > bool(contract):
+    if sum(map(bool, (model, bank, contract))) != 1 or bool(dim) != bool(contract):
         raise typer.BadParameter("give one of --model, --bank, and --contract with --dim")
-    folder = None
+    folder, declared = None, declared_contract(contract or "", dim or 1)
+    if bank is not None:
+        declared = FeatureBank(bank).manifest.contract
     if model is not None:
         folder, manifest = read_manifest(model)
         declared = manifest.contract
-    elif bank is not None:
-        declared = FeatureBank(bank).manifest.contract
-    elif dim is None:
-        raise typer.BadParameter("--contract goes with --dim: how many numbers is a vector?")
-    else:
-        declared = declared_contract(contract or "", dim)
     with Gallery.create(gallery, declared, folder) as opened:
         if index:
             reindexed(gallery, index)
@@ -144,6 +140,8 @@ def search(
         raise typer.BadParameter("give either images or vectors, --key, or --bank")
     if row and bank is None:
         raise typer.BadParameter("--row goes with --bank")
+    if old_model is not None and old_model.is_dir() and not items:
+        raise typer.BadParameter("an --old-model folder goes with images; else name its vectors")
     with Gallery.open(gallery) as opened:
         of = opened.contract(contract)
         if bank is not None:
@@ -308,8 +306,8 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
     yield f"{status.gallery}, searched by {status.query_model}"
     rows = [("rows", "tied by", "search index", "contract")]
     for stored in status.contracts:
-        own = stored.threshold is None
-        tie = "query model" if own else f"edge, threshold {stored.threshold:.4f}"
+        tie = "query model" if stored.contract.id == status.query_model.id else "edge"
+        tie += "" if stored.threshold is None else f", threshold {stored.threshold:.4f}"
         cached = stored.cached_rows
         index = "built at the next search" if cached is None else f"{cached:,} rows cached"
         rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))

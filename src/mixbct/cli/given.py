@@ -1,8 +1,7 @@
 """Items that a person names to be stored or searched with: images, or vectors in their place."""
 
-import shutil
+import io
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from jaxtyping import Float
 from typer import BadParameter
 
 from mixbct.backbones.model import EmbeddingModel
-from mixbct.data.foreign_bank import DTYPES
 from mixbct.data.images import decode
 from mixbct.errors import FeatureError
-from mixbct.reading import open_array
+from mixbct.reading import read_bytes, reason
 
 STDIN = "-"
 
@@ -62,19 +60,17 @@ def embed_images(model: EmbeddingModel, items: Sequence[str]) -> Float[np.ndarra
 
 
 def _vectors(item: str) -> Float[np.ndarray, "n d"]:
-    if item != STDIN:
-        return _two_dimensional(Path(item), item)
-    with tempfile.NamedTemporaryFile(suffix=".npy") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        copy.flush()
-        try:
-            return np.array(_two_dimensional(Path(copy.name), item))
-        except FeatureError as error:
-            raise FeatureError(str(error).replace(copy.name, "standard input")) from None
-
-
-def _two_dimensional(path: Path, item: str) -> Float[np.ndarray, "n d"]:
-    found = np.atleast_2d(open_array(path, "vectors", FeatureError, DTYPES))
-    if found.ndim > 2 or not found.size:
-        raise FeatureError(f"{item} holds {found.shape}; expected a vector, or rows of vectors")
-    return found
+    told = "standard input" if item == STDIN else item
+    content = (
+        sys.stdin.buffer.read() if item == STDIN else read_bytes(Path(item), "file", FeatureError)
+    )
+    try:
+        found = np.atleast_2d(np.load(io.BytesIO(content), allow_pickle=False))
+        if found.dtype.kind != "f" or found.ndim > 2 or not found.size:
+            raise ValueError(
+                f"it holds {found.dtype} {found.shape}; expected a vector, or rows of them"
+            )
+    except Exception as problem:  # NumPy's header is Python text, and fails in many ways
+        why = reason(problem) if content else "it is empty"
+        raise FeatureError(f"{told} cannot be read as vectors (.npy): {why}") from problem
+    return np.asarray(found)

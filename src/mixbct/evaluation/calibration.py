@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from mixbct.errors import DataError, ResultError
 from mixbct.evaluation.comparison import Comparison
-from mixbct.schemas.calibration import Calibration
+from mixbct.schemas.calibration import Calibration, HeldOutCalibration
 from mixbct.schemas.gate import PairThreshold
 from mixbct.schemas.result import Result
 
@@ -15,7 +15,18 @@ _PER_DECADE = 10
 _JUMP = 10 ** (1 / _PER_DECADE)
 
 
-def calibrate(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> Calibration:
+def calibrate(comparison: Comparison, half: Bool[np.ndarray, " c"]) -> HeldOutCalibration:
+    """Return the calibration by half of the query classes, and the other half's own beside it.
+
+    Raises:
+        DataError: a half has no impostor pair.
+    """
+    return HeldOutCalibration(
+        set_on=calibration_of(comparison, half), unseen=calibration_of(comparison, ~half)
+    )
+
+
+def calibration_of(comparison: Comparison, chosen: Bool[np.ndarray, " c"]) -> Calibration:
     """Return the false-accept rate of every score, from the impostor pairs of some query classes.
 
     The counts at the comparison's edges are exact. Between two edges, 1/96 of a decade apart, they

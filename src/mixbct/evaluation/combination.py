@@ -45,7 +45,7 @@ def judge_sides(
     gallery: Embeddings,
     weights: Float64[np.ndarray, "r c"],
     fars: tuple[float, ...],
-    calibrated_on: Bool[np.ndarray, " c"] | None = None,
+    half: Bool[np.ndarray, " c"] | None = None,
 ) -> Judged:
     """Compare two sides and describe what came of it.
 
@@ -55,7 +55,7 @@ def judge_sides(
         gallery: g unit vectors.
         weights: how often each query class is drawn, for the intervals.
         fars: false-accept rates.
-        calibrated_on: which query classes a calibration is set on; None: there is none.
+        half: which query classes a calibration is set on; None: there is none.
     """
     comparison = compare(query, gallery, fars=fars)
     drawn = replicate_metrics(comparison, weights)
@@ -84,14 +84,7 @@ def judge_sides(
         cmc=cmc_curve(comparison),
         histogram=histogram(comparison),
     )
-    calibration = (
-        calibrated_on
-        if calibrated_on is None
-        else HeldOutCalibration(
-            set_on=calibrate(comparison, calibrated_on),
-            unseen=calibrate(comparison, ~calibrated_on),
-        )
-    )
+    calibration = None if half is None else calibrate(comparison, half)
     return Judged(comparison.rank, comparison.thresholds, combination, drawn, calibration)
 
 

@@ -36,8 +36,8 @@ _TRAINING: Mapping[Standing, str] = {
     "be others",
     "unknown": "what {} was trained on cannot be known, since its vectors or weights came from "
     "elsewhere",
-    "unlabelled": "the items that {} was fitted on had no labels, so that nobody can tell whether "
-    "test classes are among them",
+    "unnamed": "of which classes the items were that {} was fitted on is not known, so that nobody "
+    "can tell whether test classes are among them",
 }
 _CLOSER = (
     "tie the new model closer to the old one (a higher method.ratio or method.weight), train "
@@ -153,12 +153,12 @@ def training_says(standings: Mapping[str, Standing]) -> str:
         return "Whether a model saw the test classes in training was not looked at."
     found = []
     for standing, sentence in _TRAINING.items():
-        roles = [f"the {role}" for role, one in standings.items() if one == standing]
-        models = [role for role in roles if role != "the bridge"]
-        named = " and ".join([", ".join(models[:-1]), models[-1]] if models[1:] else models)
-        whats = [f"{named} model"] * bool(models) + ["the bridge"] * ("the bridge" in roles)
-        if whats:
-            found.append(sentence.format(" and ".join(whats)))
+        alike = [role for role, one in standings.items() if one == standing]
+        if roles := [f"the {role}" for role in alike if role != "bridge"]:
+            named = " and ".join([", ".join(roles[:-1]), roles[-1]] if roles[1:] else roles)
+            found.append(sentence.format(f"{named} model"))
+        if "bridge" in alike:
+            found.append(sentence.format("the bridge"))
     return f"{found[0][0].upper()}{'; '.join(found)[1:]}."
 
 

@@ -166,9 +166,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         far: float | None = None,
         old: tuple[Float[np.ndarray, "p e"], Contract | None] | None = None,
     ) -> Hits:
-        """Return the k nearest rows of each query, over all contracts.
-
-        Rows of several contracts are ranked on the scale of their calibrations, where all have one.
+        """Return the k nearest rows of each query; of several contracts, by their calibrations.
 
         Args:
             vectors: embeddings of any scale.

@@ -105,7 +105,7 @@ class ContractRows(Record):
     contract: Contract
     rows: int
     threshold: float | None = Field(
-        description="of the edge from the query model; none for rows of the query model itself"
+        description="at the edge's false-accept rate; none where no edge has one for these rows"
     )
     cached_rows: int | None = Field(
         description="rows that are ready to be searched; none where the next search builds an index"

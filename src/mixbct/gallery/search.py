@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import both_queries, through
 from mixbct.gallery.records import Hits
-from mixbct.gallery.rules import check_dimension, edges_from
+from mixbct.gallery.rules import check_dimension, edges_from, side_of
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.calibration import Calibration
 from mixbct.schemas.contract import Contract
@@ -38,14 +38,12 @@ def search(
     found, decided = [], []
     for id, each in contracts.items():
         edge = edges.get(id)
-        bridge = edge.bridge if edge else None
-        side = bridge.gallery if bridge else None
-        mapped = through(bridge.query if bridge else None, queries)
-        if old and both and both is edge:
+        side, mixed = side_of(edge), edge is not None and edge is both
+        mapped = through(edge.bridge.query if edge and edge.bridge else None, queries)
+        if old and both and mixed:
             check_dimension(old[0], each)
             mapped = both_queries(through(side, old[0]), mapped, both.old_queries or 0)
         found.append(snapshot.search(each, mapped, k, side))
-        mixed = both is not None and both is edge
         decided.append(decision(snapshot.edges(), contract, each, far, edge, mixed))
     rates = [
         np.full(one.scores.shape, np.nan) if known is None else known.rate(one.scores)

@@ -3,6 +3,7 @@
 from mixbct.gallery.enrolment import rows_in
 from mixbct.gallery.records import ContractRows, EdgeStatus, GalleryStatus
 from mixbct.gallery.rules import edges_from, side_of
+from mixbct.gallery.search import decision
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.gate import Edge
 
@@ -18,7 +19,9 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
             ContractRows(
                 contract=stored.contract,
                 rows=stored.rows,
-                threshold=edge.threshold if edge else None,
+                threshold=decision(
+                    snapshot.edges(), query.contract, stored.contract, None, edge, False
+                ).threshold,
                 cached_rows=snapshot.ready(stored.contract, side_of(edge)),
             )
         )

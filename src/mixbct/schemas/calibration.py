@@ -73,13 +73,16 @@ class Calibration(Record):
         return float(left + (right - left) * share)
 
     def line(self) -> tuple[float, float]:
-        """Return begin and width of the scale on which rows of several contracts are ranked.
+        """Return begin and unit of the scale on which rows of several contracts are ranked.
 
-        (score − begin) / width is 0 at a false-accept rate of 1e-1, 1 at 1e-3, and a line between
-        and beyond: the rate itself ranked worse, since the best hits lie above every impostor pair.
+        (score − begin) / unit is how many decades of the false-accept rate lie between a rate of
+        1e-1 and the score's, on the line through the scores at 1e-1 and 3e-4 (or at the lowest
+        rate that is supported): the best hits lie above every impostor pair, where nothing was
+        counted, so that the rate itself ranked worse.
         """
-        begin, end = self.threshold(1e-1), self.threshold(1e-3)
-        return begin, max(end - begin, 1e-6)
+        far = min(max(3e-4, self.least), 3e-2)
+        begin, end = self.threshold(1e-1), self.threshold(far)
+        return begin, max(float((begin - end) / np.log10(10 * far)), 1e-6)
 
 
 class HeldOutCalibration(Record):

@@ -28,11 +28,11 @@ Cosine = Annotated[float, Field(ge=-2, le=2)]
 """A cosine, or an edge of the bins that hold all of them."""
 Density = Annotated[float, Field(ge=0, le=1 / ROUNDING)]
 
-Standing = Literal["apart", "head", "declared", "unknown", "unlabelled"]
+Standing = Literal["apart", "head", "declared", "unknown", "unnamed"]
 """How the classes that a model was trained on stand to those that it is tested on: none of one
 name; so for a head, over an encoder of which nobody can know; some of one name that a person
 declared to be others; not known, since its vectors or weights came from elsewhere, or since the
-items that a bridge was fitted on had no labels."""
+classes of the items that a bridge was fitted on are not."""
 Standings = Annotated[
     dict[str, Standing],
     Field(exclude_if=lambda found: not found, description="by role; none: not looked at"),

@@ -154,7 +154,7 @@ class HeldOutSet:
         if bridge and bridge.fit:
             fitted = f"bridge ({bridge.kind}) was fitted on", bridge.fit.classes
             any_model = next(iter(models.values()))
-            found["bridge"] = self._apart(*fitted, any_model) if fitted[1] else "unlabelled"
+            found["bridge"] = self._apart(*fitted, any_model) if fitted[1] else "unnamed"
         return found
 
     def _standing(self, role: str, model: Embedder) -> Standing:
@@ -237,7 +237,11 @@ def evaluate_models(
     if earlier and (found := record_there(earlier, Result, ResultError, "result")):
         wanted = {f"{name}/old" for name in rivals_of(models, adapters)}
         same = all(getattr(found, name) == value for name, value in known.items())
-        if same and wanted <= found.combinations.keys() | found.left_out.keys():
+        if (
+            same
+            and found.calibrations
+            and wanted <= found.combinations.keys() | found.left_out.keys()
+        ):
             return found
     pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
     rivals = find_rivals(models, pairs, between, adapters, data.items, stage)

@@ -335,8 +335,8 @@ def test_a_gallery_of_a_model_that_is_known_by_a_name(tmp_path, made, run, run_j
 
     for given, says in (
         ((tmp_path / "one.npy").read_bytes(), None),
-        (b"0.1 0.2", "standard input cannot be read as vectors: it is no .npy file"),
-        (b"", "standard input cannot be read as vectors: it is empty"),
+        (b"0.1 0.2", r"standard input cannot be read as vectors \(.npy\): "),
+        (b"", r"standard input cannot be read as vectors \(.npy\): it is empty"),
     ):
         stdin = type("Input", (), {"buffer": io.BytesIO(given)})
         monkeypatch.setattr("mixbct.cli.given.sys.stdin", stdin)
@@ -352,7 +352,7 @@ def test_a_gallery_of_a_model_that_is_known_by_a_name(tmp_path, made, run, run_j
         run("search", path, image(made, 0, 0))
     with pytest.raises(GalleryError, match="2 keys, 4 labels and 4 vectors"):
         run("enrol", path, tmp_path / "rows.npy", "--key", "e", "--key", "f")
-    with pytest.raises(ContractError, match="knows no contract 'shop-2020'"):
+    with pytest.raises(ContractError, match="no contract 'shop-2020', but shop-2019"):
         run("search", path, tmp_path / "one.npy", "--contract", "shop-2020")
     np.save(tmp_path / "deep.npy", rng.normal(size=(2, 3, 6)))
     np.save(tmp_path / "short.npy", rng.normal(size=5))
@@ -391,6 +391,7 @@ def test_one_image_is_enrolled_and_both_models_search(made, run, run_json, galle
         ("enrol", "G", "--bank", "B", "--label", "a"),
         ("enrol", "G", "one.png", "one.npy"),
         ("search", "G", "--key", "a", "one.png"),
+        ("search", "G", "--key", "a", "--old-model", "."),
         ("init", "G"),
         ("init", "G", "--contract", "old"),
         ("init", "G", "--model", "m", "--contract", "old", "--dim", "8"),

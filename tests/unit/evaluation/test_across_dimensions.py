@@ -5,7 +5,7 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
-from mixbct.evaluation.calibration import calibrate
+from mixbct.evaluation.calibration import calibration_of
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.upgrade import Pair, evaluate_upgrade, mixed_sides, one_half
@@ -25,8 +25,8 @@ def embed(dim: int, noise: float, seed: int) -> Pair:
 
 
 def calibration(begin: float, end: float) -> Calibration:
-    scores, counts = (-0.9, begin, end, 0.95), (10_000, 1000, 10, 1)
-    return Calibration(pairs=10_000, classes=5, scores=scores, accepted=counts)
+    scores, counts = (-0.9, begin, end, 0.95), (10**6, 10**5, 300, 1)
+    return Calibration(pairs=10**6, classes=5, scores=scores, accepted=counts)
 
 
 OWN, BETWEEN = calibration(0.2, 0.6), calibration(-0.1, 0.9)
@@ -109,7 +109,7 @@ def test_mapped_rows_stay_in_one_space_with_the_new_ones(sides: tuple[Pair, Pair
     value = found.carried_threshold.threshold
     assert crossed.rate_above(value) <= 1e-3
     half = one_half(len(sure.classes), 5)
-    assert crossed == calibrate(sure, half)
+    assert crossed == calibration_of(sure, half)
 
 
 def test_without_a_map_differing_dimensions_are_refused(

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError
-from mixbct.evaluation.calibration import calibrate
+from mixbct.evaluation.calibration import calibrate, calibration_of
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.schemas.calibration import Calibration, HeldOutCalibration
+from mixbct.schemas.calibration import Calibration
 
 
 def impostor_scores(query, gallery, classes):
@@ -51,7 +51,7 @@ def many():
 def test_few_pairs_come_out_as_they_are(few):
     comparison = compare(*few)
     chosen = np.array([True, False, True, True, False, True])
-    found = calibrate(comparison, chosen)
+    found = calibration_of(comparison, chosen)
     scores = impostor_scores(*few, comparison.classes[chosen])
     assert (found.pairs, found.classes) == (len(scores), 4)
     # between two scores, since products may differ in the last bit from those of a block
@@ -71,7 +71,7 @@ def test_few_pairs_come_out_as_they_are(few):
 
 def test_many_pairs_are_close_everywhere_and_closest_at_powers_of_ten(many):
     (query, gallery), comparison = many
-    found = calibrate(comparison, np.ones(40, np.bool_))
+    found = calibration_of(comparison, np.ones(40, np.bool_))
     scores = impostor_scores(query, gallery, comparison.classes)
     assert found.pairs == len(scores) > 500_000
     assert len(found.scores) < 200
@@ -88,7 +88,7 @@ def test_many_pairs_are_close_everywhere_and_closest_at_powers_of_ten(many):
 
 def test_it_never_rises_and_ends_are_kept(many, few, tied):
     for comparison in (many[1], compare(*few), compare(*tied)):
-        found = calibrate(comparison, np.ones(len(comparison.classes), np.bool_))
+        found = calibration_of(comparison, np.ones(len(comparison.classes), np.bool_))
         rates = found.rate(np.linspace(-1.1, 1.1, 5001).astype(np.float32))
         assert (np.diff(rates) <= 0).all()
         assert rates[0] == 1
@@ -102,7 +102,7 @@ def test_it_never_rises_and_ends_are_kept(many, few, tied):
 
 def test_scores_that_tie_fall_together(tied):
     comparison = compare(*tied)
-    found = calibrate(comparison, np.ones(len(comparison.classes), np.bool_))
+    found = calibration_of(comparison, np.ones(len(comparison.classes), np.bool_))
     scores = impostor_scores(*tied, comparison.classes)
     levels = np.unique(scores)
     assert len(levels) < 60  # each of hundreds of pairs
@@ -128,7 +128,7 @@ def test_one_score_for_almost_every_pair():
         return Embeddings(features, labels)
 
     sides = side(), side()
-    found = calibrate(compare(*sides), np.ones(20, np.bool_))
+    found = calibration_of(compare(*sides), np.ones(20, np.bool_))
     scores = impostor_scores(*sides, np.arange(20))
     at_one = share_at_least(scores, 1.0)
     assert at_one > 0.75
@@ -141,11 +141,9 @@ def test_one_score_for_almost_every_pair():
 def test_halves_are_apart_and_together_all(many):
     _, comparison = many
     chosen = np.arange(40) < 15
-    halves = HeldOutCalibration(
-        set_on=calibrate(comparison, chosen), unseen=calibrate(comparison, ~chosen)
-    )
+    halves = calibrate(comparison, chosen)
     assert (halves.set_on.classes, halves.unseen.classes) == (15, 25)
-    whole = calibrate(comparison, np.ones(40, np.bool_))
+    whole = calibration_of(comparison, np.ones(40, np.bool_))
     assert halves.set_on.pairs + halves.unseen.pairs == whole.pairs
     value = whole.threshold(1e-2)
     assert halves.rate_above(value) == pytest.approx(1e-2, rel=0.03)
@@ -157,7 +155,7 @@ def test_no_impostor_pair_is_refused():
     ]
     comparison = compare(*sides)
     with pytest.raises(DataError, match="1 query classes have no impostor pair"):
-        calibrate(comparison, np.array([True, False]))
+        calibration_of(comparison, np.array([True, False]))
 
 
 @pytest.mark.parametrize(
@@ -169,3 +167,18 @@ def test_a_record_that_is_none_is_refused(scores, accepted):
         Calibration(pairs=9, classes=2, scores=scores, accepted=accepted)
     good = Calibration(pairs=9, classes=2, scores=(0.1, 0.2), accepted=(9, 0))
     assert Calibration.model_validate_json(good.to_json()) == good
+
+
+def test_the_line_that_contracts_are_ranked_on_counts_decades(many):
+    _, comparison = many
+    found = calibration_of(comparison, np.ones(40, np.bool_))
+    begin, unit = found.line()
+    assert begin == found.threshold(1e-1)
+    decades = np.log10(0.1 / 3e-4)
+    assert begin + decades * unit == pytest.approx(found.threshold(3e-4))
+    # fewer pairs: to the lowest rate that they support
+    half = calibration_of(comparison, np.arange(40) < 1)
+    begin, unit = half.line()
+    assert half.least > 3e-4
+    decades = np.log10(0.1 / half.least)
+    assert begin + decades * unit == pytest.approx(half.threshold(half.least))

@@ -82,7 +82,7 @@ def test_rows_of_two_contracts_are_ranked_on_one_scale(mixed, new, vectors):
 
     def place(key, query):
         own = key.startswith("new")
-        begin, end = ((OWN if own else CROSS).threshold(far) for far in (1e-1, 1e-3))
+        begin, end = ((OWN if own else CROSS).threshold(far) for far in (1e-1, 3e-4))
         return (scores[key][query] - begin) / (end - begin)
 
     moved = 0
