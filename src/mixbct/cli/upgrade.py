@@ -19,7 +19,7 @@ from mixbct.gallery.plan import UpgradePlan
 from mixbct.gallery.records import GalleryStatus
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge, GateOutcome
-from mixbct.schemas.record import Record, read_record, record_there
+from mixbct.schemas.record import read_record, record_there
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -36,20 +36,6 @@ Edges = Annotated[
 ]
 
 
-class EdgeVerdict(Record):
-    """What the gate said of an edge that is given."""
-
-    edge: str
-    verdict: GateOutcome | None
-
-
-class Planned(Record):
-    """What a switch would change, and what the gate said of it."""
-
-    plan: UpgradePlan
-    gates: tuple[EdgeVerdict, ...]
-
-
 @app.command()
 def plan(
     gallery: GalleryPlace, model: Model = None, edge: Edges = None, as_json: AsJson = False
@@ -58,10 +44,9 @@ def plan(
     contract, _, edges = _asked(model, edge)
     gates = tuple(_verdict(path, edge) for path, edge in zip(edge or [], edges, strict=True))
     with Gallery.open(gallery) as opened:
-        found = Planned(plan=opened.plan(contract, *edges), gates=gates)
-        place = opened.place
+        found = opened.plan(contract, *edges).model_copy(update={"gates": gates})
     words = [word for path in edge or [] for word in ("--edge", path)]
-    then = ("upgrade", "apply", place, *([model] if model else []), *words)
+    then = ("upgrade", "apply", found.gallery, *([model] if model else []), *words)
     tell(found, as_json, *_plan_lines(found), then=then)
 
 
@@ -132,16 +117,14 @@ def _read_edges(paths: list[Path] | None) -> list[Edge]:
     return [read_record(path, Edge, ContractError, "edge") for path in paths or []]
 
 
-def _verdict(path: Path, edge: Edge) -> EdgeVerdict:
+def _verdict(path: Path, edge: Edge) -> GateOutcome | None:
     """Return what the gate wrote beside an edge, if it is about the same result."""
     name = path.name.removesuffix("edge.json")
     found = record_there(path.with_name(f"{name}gate.json"), GateOutcome, ResultError, "verdict")
-    about = found if found and found.result_digest == edge.result_digest else None
-    return EdgeVerdict(edge=str(path), verdict=about)
+    return found if found and found.result_digest == edge.result_digest else None
 
 
-def _plan_lines(found: Planned) -> Iterator[str]:
-    plan = found.plan
+def _plan_lines(plan: UpgradePlan) -> Iterator[str]:
     yield f"{plan.gallery}: searched by {plan.before}, would be by {plan.query_model}"
     rows = [("rows", "tied by", "false-accept rate", "to build first", "contract")]
     for each in plan.rows:
@@ -160,10 +143,10 @@ def _plan_lines(found: Planned) -> Iterator[str]:
     for each in plan.rows:
         if each.bridge:
             yield f"bridge to {each.contract}: {each.bridge}"
-    for gate in found.gates:
-        if gate.verdict is None:
-            yield f"gate: its verdict is not beside {gate.edge}"
-        for check in gate.verdict.checks if gate.verdict else ():
+    for gate in plan.gates:
+        if gate is None:
+            yield "gate: its verdict is not beside the edge"
+        for check in gate.checks if gate else ():
             yield f"gate: {'pass' if check.passed else 'FAIL'}  {check.says}"
     kept = "stay" if plan.found_after_rollback else "do not stay, unless they are tied to it"
     yield (

@@ -71,7 +71,8 @@ ALTER TABLE contracts DROP COLUMN cached_state;
 ALTER TABLE contracts DROP COLUMN cached_sha256;
 CREATE TABLE caches (
     contract_id TEXT NOT NULL REFERENCES contracts, side TEXT NOT NULL, rows INTEGER NOT NULL,
-    state TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (contract_id, side)) STRICT;
+    sha256 TEXT NOT NULL, revision INTEGER NOT NULL, token TEXT NOT NULL,
+    PRIMARY KEY (contract_id, side)) STRICT;
 ALTER TABLE changes DROP COLUMN removed;
 DELETE FROM changes WHERE revision < (SELECT max(revision) FROM changes);
 CREATE TABLE switches (

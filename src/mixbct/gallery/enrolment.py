@@ -22,7 +22,8 @@ def normalised(batch: Batch) -> Batch:
             f"{len(keys)} keys, {len(labels)} labels and {len(vectors)} vectors do not go "
             "together; give one of each an item"
         )
-    for name in (*keys, *labels):
+    together = " ".join([*keys, *filter(None, labels)])
+    for name in (*keys, *labels) if _NOT_IN_NAMES.search(together) else ():
         if name is not None and _NOT_IN_NAMES.search(name):
             raise GalleryError(
                 f"{name!r} cannot be a key or a label: it holds a line break, a NUL or half of a "

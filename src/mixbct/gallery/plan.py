@@ -10,7 +10,7 @@ from mixbct.gallery.records import Stored
 from mixbct.gallery.rules import check_edge, edges_from, require_tied, side_of
 from mixbct.gallery.store import Snapshot
 from mixbct.schemas.contract import Contract
-from mixbct.schemas.gate import Edge
+from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import Record
 
 
@@ -36,6 +36,9 @@ class UpgradePlan(Record):
     found_after_rollback: bool = Field(
         description="whether rows that the new model enrols can be searched after a rollback: "
         "whether an edge leads from the query model now to it"
+    )
+    gates: tuple[GateOutcome | None, ...] = Field(
+        (), description="what the gate said of each edge that is given; none: nobody knows"
     )
 
 

@@ -235,6 +235,6 @@ class SqliteStore:
             file = whole.enter_context(file_written_whole(self.path.with_name(file_name(key))))
             sha256 = held.index.write(file)
             with self.write(wait) as transaction:
-                transaction.set_cache(key, len(held.index), str(held.state), sha256)
+                transaction.set_cache(key, len(held.index), sha256, held.state)
                 whole.close()  # here it gets its name
         self._shared.saved(key, held)

@@ -39,22 +39,10 @@ def keys_from(query: Contract, edges: Collection[Edge]) -> set[Key]:
 
 
 class State(NamedTuple):
-    """A committed state of the store; the token tells apart what came after a backup was put back.
-
-    As text it stands in the store.
-    """
+    """A committed state of the store; the token tells histories after one backup apart."""
 
     revision: int
     token: str
-
-    def __str__(self) -> str:
-        return f"{self.revision}-{self.token}"
-
-    @classmethod
-    def parsed(cls, text: str) -> "State":
-        """Return what `str` was made of; a state that never was for any other text."""
-        revision, _, token = text.partition("-")
-        return cls(int(revision), token) if revision.isdecimal() else cls(-1, "")
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ _ROW = "SELECT id, key, label, contract_id, vector, digest FROM"
 RecordT = TypeVar("RecordT", bound=Record)
 
 
-@lru_cache(maxsize=64)
-def _contract(text: str) -> Contract:
-    return Contract.model_validate_json(text)
+@lru_cache(maxsize=16)
+def _parsed(model: type[RecordT], text: str) -> RecordT:
+    return model.model_validate_json(text)
 
 
 class SqliteSnapshot:
@@ -66,20 +66,14 @@ class SqliteSnapshot:
         for cursor in self._reading:
             cursor.close()
 
-    def _read(self, model: type[RecordT], text: str) -> RecordT:
+    def _record(self, model: type[RecordT], text: str) -> RecordT:
         try:
-            return model.model_validate_json(text)
+            return _parsed(model, text)  # type: ignore[no-any-return]
         except (ValidationError, RecursionError) as problem:
             raise GalleryError(
                 f"{self._path} holds a record ({model.__name__}) that this version of mixbct "
                 f"cannot read: {first_problem(problem)}; use the version that wrote it, or a backup"
             ) from None
-
-    def _contract(self, text: str) -> Contract:
-        try:
-            return _contract(text)
-        except (ValidationError, RecursionError):
-            return self._read(Contract, text)
 
     def query_model(self) -> QueryModel:
         """Return the model that queries and enrols."""
@@ -97,7 +91,7 @@ class SqliteSnapshot:
         if not rows:
             raise database.damaged(self._path, "it names no query model")
         return [
-            Switch(number, QueryModel(self._contract(text), folder and Path(folder)), *more)
+            Switch(number, QueryModel(self._record(Contract, text), folder and Path(folder)), *more)
             for number, text, folder, *more in rows
         ]
 
@@ -107,7 +101,7 @@ class SqliteSnapshot:
         seen = self.connection.execute(f"SELECT id, digest {where}").fetchall()
         known, edges = self._shared.edges
         if seen == known:
-            return edges
+            return list(edges)
         edges = []
         for from_id, to_id, text, digest in self.connection.execute(
             f"SELECT from_id, to_id, json, digest {where}"
@@ -115,16 +109,16 @@ class SqliteSnapshot:
             if digest != database.digest_of(from_id, to_id, text, b""):
                 changed = f"the edge from {from_id} to {to_id} was changed"
                 raise database.damaged(self._path, changed)
-            edges.append(self._read(Edge, text))
+            edges.append(self._record(Edge, text))
         self._shared.edges = seen, edges
-        return edges
+        return list(edges)
 
     def contracts(self) -> list[Stored]:
         """Return the contracts that have rows."""
         rows = self.connection.execute(
             "SELECT json, rows FROM contracts WHERE rows > 0 ORDER BY id"
         )
-        return [Stored(self._contract(text), count) for text, count in rows.fetchall()]
+        return [Stored(self._record(Contract, text), count) for text, count in rows.fetchall()]
 
     def ids(self, keys: Collection[str]) -> dict[str, int]:
         """Return the id of each key that has a row."""
@@ -266,13 +260,11 @@ class SqliteSnapshot:
         return Held(index, state, len(index))
 
     def _loaded(self, contract: Contract, side: LinearMap | None) -> Held | None:
-        if (cache := self._cache(key_of(contract, side))) is None:
+        key, dim = key_of(contract, side), side.target_dim if side else contract.dim
+        if (cache := self._cache(key)) is None:
             return None
-        rows, state, sha256 = cache
-        dim = side.target_dim if side else contract.dim
-        path = self._path.with_name(file_name(key_of(contract, side)))
-        index = read_index(path, rows, dim, sha256)
-        return None if index is None else Held(index, state)
+        index = read_index(self._path.with_name(file_name(key)), cache[0], dim, cache[1])
+        return None if index is None else Held(index, State(*cache[2:]))
 
     def ready(self, contract: Contract, side: LinearMap | None = None) -> int | None:
         """Return how many rows an index holds, in memory or in its cache file."""
@@ -282,13 +274,14 @@ class SqliteSnapshot:
         cache = self._cache(key)
         return cache[0] if cache and self._path.with_name(file_name(key)).is_file() else None
 
-    def _cache(self, key: Key) -> tuple[int, State, str] | None:
-        """Return rows, state and SHA-256 of a cache file of a state that is known."""
-        found = self.connection.execute(
-            "SELECT rows, state, sha256 FROM caches WHERE contract_id = ? AND side = ?", key
+    def _cache(self, key: Key) -> tuple[int, str, int, str] | None:
+        """Return rows, SHA-256 and state of a cache file of a state that is known."""
+        found: tuple[int, str, int, str] | None = self.connection.execute(
+            "SELECT rows, sha256, revision, token FROM caches JOIN changes USING (revision, token) "
+            "WHERE contract_id = ? AND side = ?",
+            key,
         ).fetchone()
-        state = State.parsed(found[1]) if found else None
-        return (found[0], state, found[2]) if state and self._knows(state) else None
+        return found
 
     def state(self) -> State:
         """Return the name of the present set of items; a transaction that changes has its own."""
@@ -327,7 +320,7 @@ class SqliteSnapshot:
         self.query_model(), self.edges()
         rows = sum(stored.rows for stored in self.contracts())
         texts = self.connection.execute("SELECT json FROM contracts ORDER BY id").fetchall()
-        for contract in [self._contract(text) for (text,) in texts]:
+        for contract in [self._record(Contract, text) for (text,) in texts]:
             for block in self._blocks(contract, 0, changed):
                 done += len(block.ids)
                 if progress:

@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from mixbct.errors import GalleryError
 from mixbct.gallery import database
 from mixbct.gallery.records import Switch
-from mixbct.gallery.sqlite_shared import Shared, file_name, keys_from
+from mixbct.gallery.sqlite_shared import Key, Shared, State, file_name, keys_from
 from mixbct.gallery.sqlite_snapshot import BLOCK, LISTED, SqliteSnapshot
 from mixbct.gallery.store import Tick
 from mixbct.schemas.contract import Contract
@@ -152,7 +152,7 @@ class SqliteTransaction(SqliteSnapshot):
         )
         back = [each.model for each in self.switches() if each.number == switch.before]
         ended = self.connection.execute("SELECT json FROM edges WHERE ended = ?", (revision,))
-        edges = [*self.edges(), *(self._read(Edge, text) for (text,) in ended.fetchall())]
+        edges = [*self.edges(), *(self._record(Edge, text) for (text,) in ended.fetchall())]
         needed = {key for each in (model, *back) for key in keys_from(each.contract, edges)}
         caches = self.connection.execute("SELECT contract_id, side FROM caches").fetchall()
         self.connection.executemany(
@@ -208,10 +208,10 @@ class SqliteTransaction(SqliteSnapshot):
         )
         return removed
 
-    def set_cache(self, key: tuple[str, str], rows: int, state: str, sha256: str) -> None:
+    def set_cache(self, key: Key, rows: int, sha256: str, state: State) -> None:
         """Record what the cache file of an index holds."""
         self.connection.execute(
-            "INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?, ?)", (*key, rows, state, sha256)
+            "INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?, ?, ?)", (*key, rows, sha256, *state)
         )
 
     def cache_names(self) -> set[str]:

@@ -200,3 +200,44 @@ def test_a_folder_that_cannot_be_written_is_searched_all_the_same(path, old, vec
     monkeypatch.setattr(RowIndex, "write", full)
     assert found(path, old, vectors, range(N)) == set(range(N))
     assert not cache(path, old).exists()
+
+
+def test_galleries_of_one_path_share_their_indexes(path, old, vectors, read_rows):
+    forget = [file.unlink() for file in path.glob("index-*")]
+    assert forget
+    with Gallery.open(path) as one, Gallery.open(path) as other:
+        one.search(vectors(1), old)
+        assert len(read_rows) == N
+        other.search(vectors(1), old)
+        assert len(read_rows) == N
+        add(other, [N], old, vectors)
+        assert one.search(vector(vectors, N), old, k=1).of(0)[0].key == f"k{N}"
+        other.search(vectors(1), old)
+        assert len(read_rows) == N + 1
+
+
+def test_following_one_changed_row_costs_its_own_work(path, old, vectors):
+    """Counted in steps of SQLite's, which do not depend on the machine."""
+
+    def steps(gallery):
+        count = 0
+
+        def tick():
+            nonlocal count
+            count += 1
+
+        (connection,) = gallery._store._idle
+        connection.set_progress_handler(tick, 1)
+        gallery.search(vectors(1), old, k=3)
+        connection.set_progress_handler(None, 1)
+        return count
+
+    seen = []
+    with Gallery.open(path) as gallery:
+        for more in (0, 5000):
+            keys = [f"more {i}" for i in range(more)]
+            gallery.enrol(keys, keys, vectors(more, 4), old)
+            gallery.search(vectors(1), old)
+            add(gallery, [3], old, vectors, replace=True)
+            seen.append(steps(gallery))
+    assert seen[1] < seen[0] + 100
