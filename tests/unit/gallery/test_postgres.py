@@ -196,6 +196,17 @@ def test_the_servers_errors_have_names(problem, kind, says):
         raise problem
 
 
+def test_a_key_that_is_there_is_found_wherever_it_stands(store, old, vectors):
+    keys = [*(f"n{i}" for i in range(700)), "k7"]
+    with store.write() as transaction:
+        assert transaction.put(keys, [None] * 701, old, vectors(701, 5)) == ["k7"]
+        assert transaction.put(keys[::-1], [None] * 701, old, vectors(701, 6)) == keys[::-1]
+    with store.read() as snapshot:
+        assert snapshot.contracts()[0].rows == 750
+        assert len(snapshot.versions("k7")) == 3
+        assert snapshot.faults() == []
+
+
 # --- what is not as mixbct made it
 
 
