@@ -25,16 +25,7 @@ from mixbct.backbones.model import Batch, build_backbone, forward, to_inputs
 from mixbct.data.augment import augment
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Source
-from mixbct.distributed import (
-    ALONE,
-    AUGMENT,
-    SAMPLE,
-    STEP,
-    World,
-    default_dtype,
-    open_device,
-    torch_rng,
-)
+from mixbct.distributed import ALONE, AUGMENT, SAMPLE, STEP, World, default_dtype, torch_rng
 from mixbct.errors import TrainingDivergedError
 from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
@@ -46,13 +37,7 @@ from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
 from mixbct.training.inputs import input_of, inputs_digest
-from mixbct.training.objective import (
-    Objective,
-    average_statistics,
-    check_used,
-    share_statistics,
-    shared_out,
-)
+from mixbct.training.objective import Objective, average_statistics, check_used, shared_out
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import HeadStart, start_at_adapter
@@ -111,7 +96,7 @@ class Trainer:
         self.source = source
         self.world = world
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
-        self.device = open_device(world.place(recipe.train.device), self.dtype)
+        self.device = world.open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
         self.bank, task, self.old_part = open_task(recipe, source, world)
         self.old = task.old
@@ -131,9 +116,6 @@ class Trainer:
             if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
                 head = build_head(recipe.head, classes, self.old_dim, world)
                 self.method = Mapped(self.method, head, recipe.model.dim)
-        share_statistics(self.method, world)
-        if recipe.train.shared_statistics:
-            share_statistics(self.backbone, world)
         self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
         for module in self.modules.values():
             if self.dtype == torch.float64:
@@ -143,7 +125,8 @@ class Trainer:
         self.optimizer = OPTIMIZERS[recipe.optimizer.name](
             parameters, **recipe.optimizer.model_dump(exclude={"name"})
         )
-        self.objective = shared_out(Objective(self.backbone, self.method, recipe.model.dim), world)
+        whole = Objective(self.backbone, self.method, recipe.model.dim)
+        self.objective = shared_out(whole, world, recipe.train.shared_statistics)
         self.heads = [
             head
             for m in self.modules.values()
@@ -302,12 +285,6 @@ class Trainer:
         """Write a checkpoint of the present step."""
         average_statistics(self.backbone, self.world)
         self.state.save(folder, self._manifest(self.step))
-
-    def classifier(self, folder: Path) -> dict[str, Tensor]:
-        """Return the head of all processes: this one's, or out of the last checkpoint."""
-        if self.world.size == 1:
-            return self.head.state_dict()
-        return self.state.whole_head(folder / f"step-{self.step:08d}")
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
