@@ -80,15 +80,10 @@ class CosineHead(nn.Module):
             labels = torch.searchsorted(self.chosen, labels)
         if owned is not None:
             labels = labels.where(owned, 0)
-        losses = margin_softmax(
-            values,
-            self.present,
-            labels,
-            self.margin_function,
-            self.settings.margin,
-            self.settings.scale,
-            world,
-            owned,
+        margin, scale = self.settings.margin, self.settings.scale
+        margin, scale = self.settings.margin, self.settings.scale
+        losses: Tensor = margin_softmax(
+            values, self.present, labels, self.margin_function, margin, scale, world, owned
         )
         return losses[world.span(counts)] if counts else losses
 
