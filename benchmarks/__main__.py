@@ -23,7 +23,9 @@ from benchmarks import (
     mix_step,
     recordio,
     search,
+    sharded_head,
     train_step,
+    two_processes,
 )
 from benchmarks.measure import Figure
 
@@ -44,6 +46,8 @@ ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
     "ijbc_size": ijbc_size.run,
     "lfw": lfw.run,
     "recordio": recordio.run,
+    "sharded_head": sharded_head.run,
+    "two_processes": two_processes.run,
 }
 
 

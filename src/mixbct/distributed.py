@@ -64,10 +64,7 @@ class World:
 
         A loss is the sum of what every process makes of it, so gradients are summed as well.
         """
-        summed: Tensor = values
-        if self.size > 1:
-            summed = _Sum.apply(self, values)  # type: ignore[no-untyped-call]
-        return summed
+        return values if self.size == 1 else _Sum.apply(self, values)  # type: ignore[no-untyped-call]
 
     def gather(self, rows: Shaped[Tensor, "n ..."], counts: tuple[int, ...]) -> Tensor:
         """Return the rows of all processes, in the order of ranks; gradients run through it.
@@ -76,10 +73,7 @@ class World:
             rows: this process's.
             counts: how many each process has.
         """
-        every: Tensor = rows
-        if self.size > 1:
-            every = _Gather.apply(self, rows, counts)  # type: ignore[no-untyped-call]
-        return every
+        return rows if self.size == 1 else _Gather.apply(self, rows, counts)  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
         """Wait for all processes."""
@@ -89,18 +83,20 @@ class World:
         """Return whether it is true for any process."""
         return bool(self.reduce(torch.tensor(int(flag))))
 
-    def place(self, device: str) -> str:
-        """Return the name of this process's device: of the GPUs, each has its own.
+    def open_device(self, name: str, dtype: torch.dtype = torch.float32) -> torch.device:
+        """Return this process's device, see `open_device`: of the GPUs, each process has its own.
 
         Raises:
             WorldError: one GPU is named for several processes.
         """
-        if self.size > 1 and device.startswith("cuda:"):
+        if self.size > 1 and name.startswith("cuda:"):
             raise WorldError(
-                f"the device {device!r} is one GPU for {self.size} processes: name it 'cuda', and "
+                f"the device {name!r} is one GPU for {self.size} processes: name it 'cuda', and "
                 "each process takes its own"
             )
-        return f"cuda:{self.local}" if self.size > 1 and device == "cuda" else device
+        return open_device(
+            f"cuda:{self.local}" if self.size > 1 and name == "cuda" else name, dtype
+        )
 
 
 ALONE = World()
@@ -146,7 +142,7 @@ def joined(device: str, **group: Any) -> Iterator[World]:
         logging.disable()  # the first process says it
     try:
         if device.startswith("cuda"):
-            torch.cuda.set_device(open_device(world.place(device)))
+            torch.cuda.set_device(world.open_device(device))
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE, **group)
         yield world

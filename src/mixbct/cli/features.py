@@ -35,20 +35,13 @@ def extract(
     processes share it where torchrun starts them.
     """
     with joined(device) as world:
-        loaded = load_model(model, world.place(device))
+        loaded = load_model(model, str(world.open_device(device)))
         rows, skipped = open_rows(data, loaded.takes, split, part, skip_bad)
         name_skipped(skipped)
-        resume = resume or skip_bad
+        on = resume or skip_bad
         with progress_bar("extract") as tick:
             bank = extract_bank(
-                loaded,
-                rows,
-                out,
-                dtype=dtype,
-                batch=batch,
-                resume=resume,
-                progress=tick,
-                world=world,
+                loaded, rows, out, dtype=dtype, batch=batch, resume=on, progress=tick, world=world
             )
     made = bank.manifest
     said = f"{made.rows:,} features of {made.dim} dimensions by {made.contract} in {out}"

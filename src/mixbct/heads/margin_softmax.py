@@ -28,7 +28,7 @@ from mixbct.distributed import ALONE, World
 
 Margin = Callable[[Float[Tensor, " n"], float], Float[Tensor, " n"]]
 
-CACHED = 1 << 20
+CACHED = 1 << 18
 """Numbers that stay in a processor's cache between one pass over them and the next."""
 _SMALLEST_NORM = 1e-12
 
@@ -78,13 +78,14 @@ class _MarginSoftmax(Function):
         ctx.scale, ctx.world, ctx.classes = scale, world, len(weight)
         if not len(weight):  # a class that no row is near
             weight = weight.new_zeros(1, weight.shape[1])
-        norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_min_(_SMALLEST_NORM)
-        directions = weight / norms
-        logits = (features * scale) @ directions.t()
+        norms = torch.linalg.vector_norm(weight, dim=1).clamp_min_(_SMALLEST_NORM)
+        lengths = norms.reciprocal_()
+        # columns are divided by their norms in the cache, so that no copy of W is made
+        logits = (features * scale) @ weight.t()
         if not ctx.classes:
             logits.fill_(-torch.inf)
         rows = torch.arange(len(labels), device=labels.device)
-        own = logits[rows, labels]
+        own = logits[rows, labels] * lengths[labels]
         if owned is not None:
             own = world.reduce(own.where(owned, 0))
         # rounding can leave the cosine a hair outside [−1, 1]
@@ -93,44 +94,59 @@ class _MarginSoftmax(Function):
             moved = margin_function(cosines.requires_grad_(), margin)
             (slopes,) = torch.autograd.grad(moved.sum(), cosines)
         targets = moved.detach() * scale
-        logits[rows, labels] = _where(owned, targets, logits[rows, labels])
         tops = torch.empty_like(targets)
         sums = torch.empty_like(targets)
-        if world.size > 1:
-            tops = world.reduce(logits.amax(1), ReduceOp.MAX)
-        for part in _parts(logits):
+        parts = _parts(logits)
+        for part in parts:
+            each = logits[part].mul_(lengths)
+            places = rows[: len(each)], labels[part]
+            each[places] = _where(owned, part, targets[part], each[places])
+            tops[part] = each.amax(1)
             if world.size == 1:
-                tops[part] = logits[part].amax(1)
-            logits[part].sub_(tops[part, None]).exp_()
-            sums[part] = logits[part].sum(1)
-        sums = world.reduce(sums)
+                sums[part] = _shares(each, tops[part], lengths)
+        if world.size > 1:
+            tops = world.reduce(tops, ReduceOp.MAX)
+            for part in parts:
+                sums[part] = _shares(logits[part], tops[part], lengths)
+            sums = world.reduce(sums)
         # p_iy − 1 times the margin's slope, in units of the row's sum like the rest of the row
         share = logits[rows, labels]
-        logits[rows, labels] = _where(owned, (share - sums) * slopes, share)
-        ctx.save_for_backward(features, directions, norms, logits, sums)
+        inside = (share - sums * lengths[labels]) * slopes
+        logits[rows, labels] = _where(owned, slice(None), inside, share)
+        ctx.save_for_backward(features, weight, lengths, logits, sums)
         return tops + sums.log() - targets
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_losses: Tensor) -> tuple[Tensor | None, ...]:
-        features, directions, norms, shares, sums = ctx.saved_tensors
+        features, weight, lengths, shares, sums = ctx.saved_tensors
         # each process has those of its own rows
         of_losses = ctx.world.reduce(of_losses.clone()) if ctx.world.size > 1 else of_losses
         by_row = (of_losses * ctx.scale / sums)[:, None]
         of_features = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_features = (shares @ directions).mul_(by_row)
+            of_features = (shares @ weight).mul_(by_row)
         if ctx.needs_input_grad[1]:
             of_weight = shares.t() @ (features * by_row)
             for part in _parts(of_weight):
-                along = (of_weight[part] * directions[part]).sum(1, keepdim=True)
-                of_weight[part].addcmul_(directions[part], along, value=-1).div_(norms[part])
+                along = (of_weight[part] * weight[part]).sum(1) * lengths[part].square()
+                of_weight[part].addcmul_(weight[part], along[:, None], value=-1)
             of_weight = of_weight[: ctx.classes]
         return of_features, of_weight, None, None, None, None, None, None
 
 
-def _where(owned: Tensor | None, one: Tensor, other: Tensor) -> Tensor:
-    return one if owned is None else one.where(owned, other)
+def _shares(
+    logits: Float[Tensor, "n c"], tops: Float[Tensor, " n"], lengths: Float[Tensor, " c"]
+) -> Float[Tensor, " n"]:
+    """Turn logits into exponentials, return their sums, and divide each by its class's norm."""
+    logits.sub_(tops[:, None]).exp_()
+    sums = logits.sum(1)
+    logits.mul_(lengths)
+    return sums
+
+
+def _where(owned: Tensor | None, part: slice, one: Tensor, other: Tensor) -> Tensor:
+    return one if owned is None else one.where(owned[part], other)
 
 
 def _parts(values: Float[Tensor, "n m"]) -> list[slice]:

@@ -110,7 +110,7 @@ class State:
                         update={"spans": tuple(s for s in files if s[0] < s[1]), "digests": digests}
                     )
                     write_atomically(path / "manifest.json", signed.to_json())
-                    kept = _whole(folder)[-KEPT:]
+                    kept = finished_checkpoints(folder)[-KEPT:]
                     for other in folder.iterdir():
                         if other not in kept:
                             shutil.rmtree(other, ignore_errors=True)
@@ -164,20 +164,16 @@ class State:
             self.optimizer.load_state_dict({"state": states, "param_groups": groups})
         return manifest
 
-    def whole_head(self, path: Path) -> dict[str, Tensor]:
-        """Return the head of a checkpoint, the rows of all processes.
+    def whole_head(self, folder: Path) -> dict[str, Tensor]:
+        """Return the head of the newest checkpoint, the rows of all processes.
 
         Raises:
             CheckpointError: it is damaged.
         """
+        path = finished_checkpoints(folder)[-1]
         with _named(path):
             rows = _rows(path, read_checked(path, digests=False), 0, self.spans[-1][1])
         return {k: v for k, v in _below("head.", rows).items() if "@" not in k}
-
-
-def begun(folder: Path) -> bool:
-    """Return whether there is a checkpoint, whatever its state."""
-    return bool(_whole(folder))
 
 
 def latest_checkpoint(folder: Path, world: World = ALONE) -> Path | None:
@@ -189,7 +185,7 @@ def latest_checkpoint(folder: Path, world: World = ALONE) -> Path | None:
         CheckpointError: all are damaged.
     """
     number = torch.tensor(_newest(folder) if world.rank == 0 else 0)
-    found = sorted(_whole(folder))[: int(world.reduce(number))]
+    found = finished_checkpoints(folder)[: int(world.reduce(number))]
     return found[-1] if found else None
 
 
@@ -198,7 +194,7 @@ def _newest(folder: Path) -> int:
     for left in folder.glob("step-*"):
         if not (left / "manifest.json").exists():
             _log.warning("%s was never finished, and is left out", left)
-    whole = _whole(folder)
+    whole = finished_checkpoints(folder)
     for number, path in reversed(list(enumerate(whole, start=1))):
         try:
             read_checked(path)
@@ -210,8 +206,8 @@ def _newest(folder: Path) -> int:
     return 0
 
 
-def _whole(folder: Path) -> list[Path]:
-    """Return the checkpoints that have a manifest, the oldest first."""
+def finished_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints that were written to the end, the oldest first."""
     return sorted(path.parent for path in folder.glob("step-*/manifest.json"))
 
 

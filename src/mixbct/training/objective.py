@@ -5,7 +5,7 @@ their weights are shared out, and every process has whole gradients of its own.
 
 Batch normalisation takes each process's own rows for a batch, as the published experiments do, so
 with it what is trained depends on how many processes share the rows. Running statistics are linear
-in the batches', so their mean over processes is what is kept. With `share_statistics` the rows of
+in the batches', so their mean over processes is what is kept. With `shared_statistics` the rows of
 all processes are one batch, and the number of processes does not matter.
 """
 
@@ -83,14 +83,16 @@ class Objective(nn.Module):
         return self.method.losses(new, old, head, progress)
 
 
-def shared_out(objective: Objective, world: World) -> nn.Module:
+def shared_out(objective: Objective, world: World, statistics: bool) -> nn.Module:
     """Return the objective with gradients that are summed over the processes as they come.
 
-    Raises:
-        RecipeError: the backbone, or the method, has parameters that take no part.
+    What a method trains takes the statistics of all rows, the backbone where `statistics` says so.
     """
     if world.size == 1:
         return objective
+    for each in (objective if statistics else objective.method).modules():
+        if isinstance(each, _BatchNorm):
+            each.forward = partial(_batch_norm, each, world)  # type: ignore[method-assign]
     apart = [name for name, _ in objective.named_buffers()]
     for name, module in objective.named_modules():
         if isinstance(module, CosineHead | LinearHead):
@@ -121,13 +123,6 @@ def check_used(module: nn.Module) -> None:
                 "the gradient of every parameter: use it, set requires_grad = False on it, or "
                 "train with one process"
             )
-
-
-def share_statistics(module: nn.Module, world: World) -> None:
-    """Let batch normalisation take the rows of all processes for one batch."""
-    for each in module.modules() if world.size > 1 else ():
-        if isinstance(each, _BatchNorm):
-            each.forward = partial(_batch_norm, each, world)  # type: ignore[method-assign]
 
 
 def average_statistics(module: nn.Module, world: World) -> None:

@@ -27,7 +27,7 @@ from mixbct.recipe import Recipe
 from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
-from mixbct.training.checkpoint import begun, latest_checkpoint
+from mixbct.training.checkpoint import finished_checkpoints, latest_checkpoint
 from mixbct.training.figures import StepReport
 from mixbct.training.held_out import hold_out
 from mixbct.training.inputs import input_of
@@ -64,7 +64,7 @@ def train(
         checkpoints, finished = out / "checkpoints", (out / "cost.json").exists()
         first = world.rank == 0
         # a run that saved nothing yet has nothing to lose
-        if (finished or begun(checkpoints)) and (out / "recipe.json").exists():
+        if (finished or finished_checkpoints(checkpoints)) and (out / "recipe.json").exists():
             _check_begun(out, recipe, resume)
         if finished:
             _check_data(out, recipe, source)
@@ -89,7 +89,7 @@ def train(
                 world.wait()  # waits until the model is written
                 return cost
             head_name: str | None = recipe.head.name
-            classifier = trainer.classifier(checkpoints)
+            classifier = trainer.state.whole_head(checkpoints)
             if head_start and held_out:
                 at_end = held_out.judge(trainer.embed, side)
                 figures = {"held_out": held_out.classes, "at_start": at_start, "at_end": at_end}

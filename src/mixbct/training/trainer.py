@@ -25,16 +25,7 @@ from mixbct.backbones.model import Batch, build_backbone, to_inputs
 from mixbct.data.augment import augment
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Source
-from mixbct.distributed import (
-    ALONE,
-    AUGMENT,
-    SAMPLE,
-    STEP,
-    World,
-    default_dtype,
-    open_device,
-    torch_rng,
-)
+from mixbct.distributed import ALONE, AUGMENT, SAMPLE, STEP, World, default_dtype, torch_rng
 from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
@@ -46,13 +37,7 @@ from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
 from mixbct.training.figures import StepFigures, StepReport
 from mixbct.training.inputs import input_of, inputs_digest
-from mixbct.training.objective import (
-    Objective,
-    average_statistics,
-    check_used,
-    share_statistics,
-    shared_out,
-)
+from mixbct.training.objective import Objective, average_statistics, check_used, shared_out
 from mixbct.training.old_bank import open_task
 from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import HeadStart, start_at_adapter
@@ -94,7 +79,7 @@ class Trainer:
         self.source = source
         self.world = world
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
-        self.device = open_device(world.place(recipe.train.device), self.dtype)
+        self.device = world.open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
         self.bank, task, self.old_part = open_task(recipe, source, world)
         self.old = task.old
@@ -114,9 +99,6 @@ class Trainer:
             if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
                 head = build_head(recipe.head, classes, self.old_dim, world)
                 self.method = Mapped(self.method, head, recipe.model.dim)
-        share_statistics(self.method, world)
-        if recipe.train.shared_statistics:
-            share_statistics(self.backbone, world)
         self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
         for module in self.modules.values():
             if self.dtype == torch.float64:
@@ -133,7 +115,7 @@ class Trainer:
         self.features = objective.features
         if recipe.train.compile:
             self.backbone.compile()
-        self.objective = shared_out(objective, world)
+        self.objective = shared_out(objective, world, recipe.train.shared_statistics)
         self.heads = [
             head
             for m in self.modules.values()
@@ -314,12 +296,6 @@ class Trainer:
             self.pending.losses()
         average_statistics(self.backbone, self.world)
         self.state.save(folder, self._manifest(self.step))
-
-    def classifier(self, folder: Path) -> dict[str, Tensor]:
-        """Return the head of all processes: this one's, or out of the last checkpoint."""
-        if self.world.size == 1:
-            return self.head.state_dict()
-        return self.state.whole_head(folder / f"step-{self.step:08d}")
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""

@@ -145,3 +145,28 @@ def test_an_unknown_name_is_refused(
     assert (
         "no benchmark serach; choose from train_step, mix_step, extract" in capsys.readouterr().err
     )
+
+
+def test_many_classes_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.sharded_head")
+    monkeypatch.setattr(module, "SIZES", {50: (8, 4), 300: (4, 6)})
+    monkeypatch.setattr(module, "SECONDS", 0)
+    figures = module.run(tmp_path)
+    assert [figure.name for figure in figures] == [
+        f"sharded_head/{classes}{sampled}{memory}"
+        for classes in (50, 300)
+        for sampled in ("", "/sampled")
+        for memory in ("", "/memory")
+    ]
+    assert all(figure.ratio > 0 for figure in figures if figure.unit == "s/step")
+
+
+def test_two_processes_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.two_processes")
+    for name, value in {"CLASSES": 20, "STEPS": 1, "SECONDS": 0}.items():
+        monkeypatch.setattr(module, name, value)
+    (figure,) = module.run(tmp_path)
+    assert (figure.name, figure.unit) == ("two_processes", "images/s")
+    assert figure.ratio > 0
