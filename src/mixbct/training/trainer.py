@@ -25,15 +25,7 @@ from mixbct.backbones.model import Batch, build_backbone, to_inputs
 from mixbct.data.augment import augment
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Source
-from mixbct.distributed import (
-    ALONE,
-    AUGMENT,
-    SAMPLE,
-    STEP,
-    World,
-    default_dtype,
-    torch_rng,
-)
+from mixbct.distributed import ALONE, AUGMENT, SAMPLE, STEP, World, default_dtype, torch_rng
 from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
