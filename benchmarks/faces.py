@@ -25,6 +25,7 @@ from examples.face_encoders.tfjs_weights import read_weights
 from rich.console import Console
 from safetensors.torch import save_file
 
+from benchmarks.faces_bridge import SYSTEMS, bridge_lines, judge_bridges, loosen
 from benchmarks.faces_ijb import judge_layout, layout_lines
 from benchmarks.lfw import PREPROCESSING, find_encoder, find_images
 from benchmarks.npm import fetch
@@ -91,6 +92,10 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
         "splits": found,
+        "bridges": {
+            role: [judge_bridge(arguments.work, banks, role, split["seed"]) for split in found]
+            for role in SYSTEMS
+        },
         "ijb": judge_ijb(arguments.work, banks),
     }
     write_atomically(arguments.out / "faces.json", json.dumps(content, indent=1) + "\n")
@@ -124,14 +129,16 @@ def make_banks(work: Path) -> dict[str, FeatureBank]:
     if not (work / "new").exists():
         import_onnx(find_encoder(), work / "new", name="faceplugin", preprocessing=PREPROCESSING)
     banks = {}
-    for role in ("old", "new"):
+    loosen(images, work / "loose-images")
+    for role in ("old", "loose", "new"):
         say(f"embed the images ({role})")
-        model = load_model(work / role, trust_code=True)
-        source = open_source(images, model.preprocessing)
+        model = load_model(work / ("new" if role == "new" else "old"), trust_code=True)
+        seen = work / "loose-images" if role == "loose" else images
+        source = open_source(seen, model.preprocessing)
         out = work / f"{role}-bank"
         banks[role] = extract(model, source, out, dtype="float32", batch=64, resume=True)
     if banks["old"].credible() is None:
-        denoise(banks["old"], 0.9, False, None)
+        denoise(banks["old"])
     return banks
 
 
@@ -196,6 +203,26 @@ def judge_split(work: Path, banks: Mapping[str, FeatureBank], seed: int) -> dict
     }
     write_atomically(record, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def judge_bridge(
+    work: Path, banks: Mapping[str, FeatureBank], role: str, seed: int
+) -> dict[str, Any]:
+    """Return `judge_bridges` of one split; `role` is the old bank's."""
+    record = work / f"bridge-{role}-{seed}.json"
+    if not record.exists():
+        say(f"split {seed}: bridges ({role})")
+        source, split = BankSource(banks["new"]), work / f"split-{seed}"
+        make_split(source, split, seed=seed, test_classes=0.5, query_share=0.5)
+        training, *parts = (
+            open_part(source, split, part).rows for part in ("new_train", "query", "gallery")
+        )
+        found = judge_bridges(
+            banks["new"], banks[role], training, (parts[0], parts[1]), REPLICATES, seed
+        )
+        write_atomically(record, json.dumps(found, indent=1) + "\n")
+    content: dict[str, Any] = json.loads(record.read_bytes())
+    return content
 
 
 def judge_ijb(work: Path, banks: Mapping[str, FeatureBank]) -> dict[str, dict[str, float]]:
@@ -282,7 +309,8 @@ def page(content: Mapping[str, Any]) -> str:
         f"    {content['command']}",
         "",
         f"{content['date']}; {shown}. Fitting and judging took {seconds:.0f} s in all on a core",
-        "that other work shared; embedding 7,701 images takes a minute or two with each encoder.",
+        "that other work shared, bridges not counted; embedding 7,701 images takes one to nine",
+        "minutes of a core with each encoder.",
         "",
         f"Figures in %. Splits of the people: {len(splits)}; means over them, of the values and of",
         "the ends of their 95 % intervals (bootstrap over people, 1,000 times). Test people of",
@@ -299,15 +327,21 @@ def page(content: Mapping[str, Any]) -> str:
     lines += _table("minus procrustes", splits, "minus procrustes", others)
     lines += ["", "The heads' self-test (queries and gallery by the head):", ""]
     lines += _table("head/head", splits, "self", list(splits[0]["self"]))
-    lines += ["", *layout_lines(content["ijb"])]
+    lines += ["", *bridge_lines(content["bridges"], _table), *layout_lines(content["ijb"])]
     return "\n".join([*lines, "", NOTES.read_text(encoding="utf-8")])
 
 
-def _table(title: str, splits: list[dict[str, Any]], key: str, names: list[str]) -> list[str]:
-    lines = [f"| {title} | {' | '.join(METRICS)} |", "| --- |" + " ---: |" * len(METRICS)]
+def _table(
+    title: str,
+    splits: list[dict[str, Any]],
+    key: str,
+    names: list[str],
+    metrics: tuple[str, ...] = METRICS,
+) -> list[str]:
+    lines = [f"| {title} | {' | '.join(metrics)} |", "| --- |" + " ---: |" * len(metrics)]
     for name in names:
         cells = []
-        for metric in METRICS:
+        for metric in metrics:
             triples = [split[key][name].get(metric) for split in splits]
             if None in triples:
                 cells.append("–")

@@ -84,6 +84,46 @@ def test_layout_templates_are_pooled_of_their_own_rows(faces, tmp_path: Path) ->
     assert found["new/old through ridge"]["rank-1"] < 1
 
 
+def test_bridges_are_chosen_on_other_people_and_paired(faces, tmp_path: Path) -> None:
+    """New vectors that a rotation and an offset make old ones, with less noise than those have."""
+    bridges = importlib.import_module("benchmarks.faces_bridge")
+    people, rng = 60, np.random.default_rng(0)
+    keys = [f"p{person:02}/{place}.png" for person in range(people) for place in range(4)]
+    centres = np.repeat(rng.standard_normal((people, 8)), 4, axis=0)
+    turn = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    old = normalise(centres + 0.7 * rng.standard_normal(centres.shape))
+    new = normalise((centres + 0.3 * rng.standard_normal(centres.shape)) @ turn)
+    banks = [bank_of(tmp_path / n, v, people, keys) for n, v in (("o", old), ("n", new))]
+    places = np.arange(len(keys))
+    test = places >= 120
+    parts = places[test & (places % 2 == 0)], places[test & (places % 2 == 1)]
+    found = bridges.judge_bridges(banks[1], banks[0], places[~test], parts, 200, 1)
+    rates = {name: row["mAP"][0] for name, row in found["rows"].items()}
+    assert rates["new/new"] > rates["both queries"] > rates["old/old"]
+    assert rates["new, chosen bridge"] > rates["old/old"]
+    for name, row in found["minus old/old"].items():
+        value, low, high = row["mAP"]
+        assert low <= value <= high
+        assert value == pytest.approx(rates[name] - rates["old/old"])
+    lines = bridges.bridge_lines({role: [found] for role in bridges.SYSTEMS}, faces._table)
+    assert sum(line.startswith("| new, chosen bridge |") for line in lines) == 4
+    assert f": {found['kind']};" in " ".join(lines)
+
+
+def test_a_loose_crop_shows_all_of_the_face_smaller_and_elsewhere() -> None:
+    bridges = importlib.import_module("benchmarks.faces_bridge")
+    pixels = np.full((112, 112, 3), 90, np.uint8)
+    pixels[30:80, 30:80] = 250
+    for seed in range(20):
+        loose = np.asarray(bridges.loosened(Image.fromarray(pixels), np.random.default_rng(seed)))
+        assert loose.shape == pixels.shape
+        share = (loose > 170).sum() / (pixels > 170).sum()
+        assert 0.55**2 < share < 0.97**2
+        rows = np.flatnonzero((loose > 170).any(axis=(1, 2)))
+        assert rows[0] > 0
+        assert rows[-1] < 111
+
+
 def test_the_committed_table_is_that_of_its_record(faces) -> None:
     folder = ROOT / "docs" / "results"
     content = json.loads((folder / "faces.json").read_bytes())
