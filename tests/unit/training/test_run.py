@@ -396,7 +396,7 @@ def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(tmp_path: Path
     )
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         deadline = time.monotonic() + 200
-        while not list((tmp_path / "parts/checkpoints").glob("step-*")):
+        while not list((tmp_path / "parts/checkpoints").glob("step-*/manifest.json")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.01)
