@@ -18,7 +18,7 @@ from mixbct.distributed import joined
 from mixbct.recipe import Recipe, parse_recipe
 from mixbct.training.trainer import Trainer
 
-STEPS, SECONDS = 5, 60.0
+STEPS, BATCH, SECONDS = 5, 256, 60.0
 
 
 def run(folder: Path) -> list[Figure]:
@@ -30,7 +30,7 @@ def run(folder: Path) -> list[Figure]:
         team = []
         for rank in range(size):
             here, there = spawn.Pipe()
-            words = (there, rank, size, folder)
+            words = (there, rank, size, folder, BATCH)
             spawn.Process(target=_work, args=words, daemon=True).start()
             team.append(here)
         teams.append(team)
@@ -45,25 +45,24 @@ def run(folder: Path) -> list[Figure]:
     for team in teams:
         for pipe in team:
             pipe.send(0)
-    images = STEPS * _recipe(1).train.batch
-    return [rate_figure("two_processes", "images/s", pairs, images)]
+    return [rate_figure("two_processes", "images/s", pairs, STEPS * BATCH)]
 
 
-def _recipe(threads: int) -> Recipe:
+def _recipe(threads: int, batch: int) -> Recipe:
     text = resources.files("mixbct.workflows").joinpath("recipes/new.toml").read_text()
     content = tomllib.loads(text)
     content["method"] = {"name": "independent"}
-    content["train"] |= {"threads": threads, "epochs": 1000}
+    content["train"] |= {"threads": threads, "batch": batch, "epochs": 1000}
     return parse_recipe(content, "the demo's recipe")
 
 
-def _work(pipe: Connection, rank: int, size: int, folder: Path) -> None:
+def _work(pipe: Connection, rank: int, size: int, folder: Path, batch: int) -> None:
     """Take as many steps as is asked for, again and again."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     group = {"init_method": f"file://{folder / 'store'}", "rank": rank, "world_size": size}
     with joined("cpu", **group) as world:
-        trainer = Trainer(_recipe(2 // size), ArraySource(folder / "images"), world)
+        trainer = Trainer(_recipe(2 // size, batch), ArraySource(folder / "images"), world)
         batches = trainer.batches()
         while steps := pipe.recv():
             for _ in range(steps):

@@ -26,6 +26,7 @@ from mixbct.recipe import Recipe
 from mixbct.training.trainer import Trainer
 
 STEPS = 50
+Alone = Callable[[str, bool, int], Any]
 SMOOTH = (
     f'model={{dim = {DIM}, size = 16, channels = 1, backbone = "test_many_processes:smooth"}}',
     "train.precision='float64'",
@@ -121,39 +122,43 @@ def test_every_method_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("half", [0, 1])
-@pytest.mark.parametrize(("even", "size"), [(True, 2), (False, 3), (False, 4)])
+@pytest.mark.parametrize(
+    ("even", "size", "steps"), [(True, 2, 15), (False, 3, STEPS), (False, 4, 15)]
+)
 def test_weights_are_those_of_one_process(
-    banks: dict[bool, Path], alone: Callable[[str, bool], Any], even: bool, size: int, half: int
+    banks: dict[bool, Path], alone: Alone, even: bool, size: int, steps: int, half: int
 ) -> None:
     variants = list(VARIANTS)[half::2]
     recipes = [recipe_of(variant, banks[even], even) for variant in variants]
-    found = run_world(size, lambda world: [trained(world, r, source_of(even)) for r in recipes])
+    found = run_world(
+        size, lambda world: [trained(world, r, source_of(even), steps) for r in recipes]
+    )
     for number, variant in enumerate(variants):
-        compare([each[number] for each in found], alone(variant, even), variant)
+        compare([each[number] for each in found], alone(variant, even, steps), variant)
 
 
 @pytest.fixture(scope="module")
-def alone(banks: dict[bool, Path]) -> Callable[[str, bool], Any]:
+def alone(banks: dict[bool, Path]) -> Alone:
     """Return what one process comes to, of a variant; once each."""
-    known: dict[tuple[str, bool], Any] = {}
+    known: dict[tuple[str, bool, int], Any] = {}
 
-    def of(variant: str, even: bool) -> Any:
-        if (variant, even) not in known:
+    def of(variant: str, even: bool, steps: int) -> Any:
+        if (variant, even, steps) not in known:
             recipe = recipe_of(variant, banks[even], even)
-            known[variant, even] = trained(World(), recipe, source_of(even))
-        return known[variant, even]
+            known[variant, even, steps] = trained(World(), recipe, source_of(even), steps)
+        return known[variant, even, steps]
 
     return of
 
 
 def test_a_method_that_divides_by_its_own_rows_is_seen(
-    banks: dict[bool, Path], alone: Callable[[str, bool], Any], monkeypatch: pytest.MonkeyPatch
+    banks: dict[bool, Path], alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Features, "total", property(lambda self: len(self.labels)))
     recipe = recipe_of("l2", banks[True], True)
     found = run_world(2, lambda world: trained(world, recipe, source_of(True), 3))
     with pytest.raises(AssertionError, match="step 0"):
-        compare(found, (alone("l2", True)[0][:3], *alone("l2", True)[1:2], 36), "l2")
+        compare(found, alone("l2", True, 3), "l2")
 
 
 NORMALISED = (
