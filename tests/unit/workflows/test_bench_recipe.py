@@ -168,7 +168,7 @@ def test_omniglot_has_the_settings_that_the_glyphs_chose() -> None:
     )
     published = ROOT / "docs/results/glyphs/summary.json"
     summary = read_record(published, BenchSummary, ResultError, "summary")
-    assert len(summary.choices) == 11
+    assert len(summary.choices) == 12
     for choice in summary.choices:
         chosen = choice.trials[choice.trial].settings
         assert chosen in glyphs.methods[choice.method].trials
