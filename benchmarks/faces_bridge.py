@@ -86,7 +86,7 @@ def judge_bridges(
     def items(first: str, *models: FeatureBank) -> PairedItems:
         pairs = Pairs(unit[first][training], unit["old"][training], labels[training])
         contracts = models[0].manifest.contract, models[1].manifest.contract
-        return PairedItems(contracts, pairs, str(new.path), new.manifest.data_digest)
+        return PairedItems(contracts, pairs, (), str(new.path), new.manifest.data_digest)
 
     both = items("new", new, old)
     bridge = fit_bridge(CHOOSE, both)
@@ -101,8 +101,9 @@ def judge_bridges(
     }
     values, drawn = {}, {}
     for name, pair in rows.items():
-        found = compare(pair.query, pair.gallery, fars=(1e-3, 1e-4))
-        drawn[name] = replicate_metrics(found, class_weights(len(found.classes), replicates, seed))
+        weights = class_weights(len(pair.query.classes), replicates, seed)
+        found = compare(pair.query, pair.gallery, fars=(1e-3, 1e-4), weights=weights)
+        drawn[name] = replicate_metrics(found)
         rates = (found.true_accept_rate(threshold) for threshold in found.thresholds)
         figures = (found.mean_average_precision(), found.rank_rate(1), *rates)
         values[name] = dict(zip(METRICS, figures, strict=True))

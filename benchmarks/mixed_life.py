@@ -10,53 +10,43 @@ import json
 from pathlib import Path
 
 from mixbct.backbones.model import load_model
-from mixbct.evaluation.bootstrap import class_weights, estimate, replicate_metrics
-from mixbct.evaluation.calibration import calibrate
-from mixbct.evaluation.comparison import Comparison, compare
-from mixbct.evaluation.upgrade import Pair, mixed_sides, one_half
-from mixbct.schemas.result import Estimate, tar_name
+from mixbct.evaluation.bootstrap import class_weights
+from mixbct.evaluation.combination import judge_all
+from mixbct.evaluation.scores import Pair
+from mixbct.evaluation.upgrade import mixed_sides, one_half
+from mixbct.methods.method import given
+from mixbct.schemas.result import Estimate
 from mixbct.workflows.across import across, bridge_between
 from mixbct.workflows.evaluate import HeldOutSet, embed_pair
 from mixbct.workflows.progress import silent
 
 SHARES = (0.1, 0.5, 0.9)
 FARS = (1e-3, 1e-4)
+METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")
 
 
 def mixed_life(
     new: Pair, cross: Pair, seed: int = 0, replicates: int = 1000
 ) -> dict[float, dict[str, tuple[float, Estimate]]]:
     """Return by share and metric what cosines reach, and what the one scale adds."""
-    half = one_half(len(new.query.classes), seed)
-    own, between = (
-        calibrate(compare(pair.query, pair.gallery, fars=FARS), half).set_on
-        for pair in (new, cross)
+    classes = len(new.query.classes)
+    half = one_half(classes, seed)
+    weights = class_weights(classes, replicates, seed, half)
+    names = ("new/new", "new/old")
+    ends = {name: [pair] for name, pair in zip(names, (new, cross), strict=True)}
+    judged = judge_all(ends, weights, FARS, half=half, calibrated=names)
+    own, between = (given(judged[name].calibration).set_on.line() for name in names)
+    # one line for both kinds of rows ranks them by cosine
+    plain, ranked = (
+        judge_all(mixed_sides(new, cross, SHARES, seed, line, between), weights[:-1], FARS)
+        for line in (between, own)
     )
-    weights = class_weights(len(new.query.classes), replicates, seed)
     found = {}
-    for share in SHARES:
-        # one line for both kinds of rows ranks them by cosine
-        plain, ranked = (
-            compare(*mixed_sides(new, cross, share, seed, line, between), fars=FARS)
-            for line in (between, own)
-        )
-        before, after = _values(plain), _values(ranked)
-        drawn = replicate_metrics(plain, weights), replicate_metrics(ranked, weights)
-        found[share] = {
-            name: (value, estimate(after[name] - value, drawn[1][name] - drawn[0][name]))
-            for name, value in before.items()
-        }
+    for share, name in zip(SHARES, plain, strict=True):
+        gains = ranked[name].minus(plain[name])
+        before = plain[name].combination.metrics()
+        found[share] = {metric: (before[metric].value, gains[metric]) for metric in METRICS}
     return found
-
-
-def _values(comparison: Comparison) -> dict[str, float]:
-    figures = {
-        "mAP": comparison.mean_average_precision(),
-        "rank-1": comparison.rank_rate(1),
-    }
-    return figures | {
-        tar_name(at.far): comparison.true_accept_rate(at) for at in comparison.thresholds
-    }
 
 
 def main() -> None:

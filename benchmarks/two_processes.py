@@ -6,7 +6,6 @@ the sums over processes and the waiting for each other.
 
 import os
 import tomllib
-from importlib import resources
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,8 +14,10 @@ from benchmarks.data import CLASSES, image_source
 from benchmarks.measure import Figure, in_turn, rate_figure
 from mixbct.data.array import ArraySource
 from mixbct.distributed import joined
-from mixbct.recipe import Recipe, parse_recipe
+from mixbct.recipe import Recipe, apply_overrides, parse_recipe
 from mixbct.training.trainer import Trainer
+from mixbct.workflows.demo import SETTINGS
+from mixbct.workflows.recipes import recipe_text
 
 STEPS, BATCH, SECONDS = 5, 256, 60.0
 
@@ -49,8 +50,7 @@ def run(folder: Path) -> list[Figure]:
 
 
 def _recipe(threads: int, batch: int) -> Recipe:
-    text = resources.files("mixbct.workflows").joinpath("recipes/new.toml").read_text()
-    content = tomllib.loads(text)
+    content = apply_overrides(tomllib.loads(recipe_text("new")), list(SETTINGS))
     content["method"] = {"name": "independent"}
     content["train"] |= {"threads": threads, "batch": batch, "epochs": 1000}
     return parse_recipe(content, "the demo's recipe")

@@ -217,7 +217,8 @@ def test_unknown_backbones_are_named_with_the_choices() -> None:
     ):
         build_backbone("resnet999", 6, PRE, {})
     assert list(BACKBONES) == [
-        *("small", "iresnet18", "iresnet34", "iresnet50", "iresnet100", "vit_t", "vit_s")
+        *("small", "iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
+        *("mobilefacenet", "vit_t", "vit_s", "vit_b"),
     ]
 
 

@@ -21,6 +21,7 @@ NAMES = [
     "head_only/l2",
     "head_only/mixbct",
     "head_only/sampled",
+    "startup",
 ]
 SMALL = {
     "train_step": {"IMAGES": 600},
@@ -29,6 +30,7 @@ SMALL = {
     "search": {"ROWS": 100},
     "denoise": {"ROWS": 200, "CLASSES": 10},
     "head_only": {"ROWS": 60, "CLASSES": 30, "BATCH": 16, "DIM": 8},
+    "startup": {"TIMES": 1},
 }
 
 
@@ -46,6 +48,7 @@ def test_all_of_them_write_their_figures(
             module,
             "in_turn",
             lambda *both, **_: in_turn(*both, for_seconds=0, warm_up=0, at_least=1),
+            raising=name != "startup",
         )
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--json", str(tmp_path / "figures.json")])
     command.main()

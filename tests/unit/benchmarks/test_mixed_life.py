@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mixbct.data.bank import normalise
-from mixbct.evaluation.scores import Embeddings
-from mixbct.evaluation.upgrade import Pair
+from mixbct.evaluation.scores import Embeddings, Pair
 
 ROOT = Path(__file__).parents[3]
 

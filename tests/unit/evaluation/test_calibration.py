@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError
-from mixbct.evaluation.calibration import calibrate, calibration_of
+from mixbct.evaluation.calibration import calibrate, calibrate_halves
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
 from mixbct.schemas.calibration import Calibration
@@ -176,14 +176,14 @@ def test_a_record_that_is_none_is_refused(scores, accepted):
 
 
 def test_the_line_that_contracts_are_ranked_on_counts_decades(many):
-    _, comparison = many
-    found = calibration_of(comparison, np.ones(40, np.bool_))
+    sides, comparison = many
+    found = calibrate(comparison)
     begin, unit = found.line()
     assert begin == found.threshold(1e-1)
     decades = np.log10(0.1 / 3e-4)
     assert begin + decades * unit == pytest.approx(found.threshold(3e-4))
     # fewer pairs: to the lowest rate that they support
-    half = calibration_of(comparison, np.arange(40) < 1)
+    half = calibrate(*counted(sides, np.arange(40) < 1), 1)
     begin, unit = half.line()
     assert half.least > 3e-4
     decades = np.log10(0.1 / half.least)

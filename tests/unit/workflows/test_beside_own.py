@@ -25,7 +25,7 @@ def test_the_cosine_is_about_the_mean_of_both(whitened: bool) -> None:
     models = tuple(
         Contract(name=name, weights=name, preprocessing=None, dim=8) for name in ("new", "old")
     )
-    items = PairedItems(models, Pairs(new, old, LABELS), "here", "digest")
+    items = PairedItems(models, Pairs(new, old, LABELS), (), "here", "digest")
     own = None
     if whitened:
         # as a model carries it that was trained against whitened rows
