@@ -49,7 +49,7 @@ class RowIndex:
     def __len__(self) -> int:
         return sum(len(segment.ids) for segment in self.segments)
 
-    def with_rows(self, blocks: Iterable[tuple[Ids, np.ndarray]]) -> "RowIndex":
+    def with_rows(self, blocks: Iterable[tuple[Int64[np.ndarray, " _"], np.ndarray]]) -> "RowIndex":
         """Return the index with more rows, all of ids above `last`."""
         segments, waiting = list(self.segments), list[Segment]()
         if segments and len(segments[-1].ids) < SEGMENT:

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
@@ -110,7 +110,9 @@ class Transaction(Snapshot):
             for part in parts:
                 copy.write(part)
 
-    def copy_vectors(self, table: str, blocks: Iterable[tuple[Ids, np.ndarray]]) -> None:
+    def copy_vectors(
+        self, table: str, blocks: Iterable[tuple[Int64[np.ndarray, " _"], np.ndarray]]
+    ) -> None:
         """Send rows in the server's binary form, which takes a tenth of the time of text."""
         parts = (_binary(ids, vectors) for ids, vectors in blocks)
         self._copy(table, chain([_COPY], parts, [b"\xff\xff"]), "BINARY")
