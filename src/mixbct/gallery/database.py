@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError
+from mixbct.gallery.store import closed_on_error
 
 APPLICATION_ID = 0x6D786263  # "mxbc" in the file's header
 # a disk with less than this left cannot hold the small files that SQLite needs beside its own
@@ -146,16 +147,6 @@ def _opened(path: Path, how: str, timeout: float) -> sqlite3.Connection:
         connection.create_function("digest_of", 4, digest_of)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return connection
-
-
-@contextlib.contextmanager
-def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    """Close the file where what is enclosed fails."""
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
 
 
 def bring_up_to_date(connection: sqlite3.Connection, version: int) -> None:

@@ -19,7 +19,7 @@ from mixbct.gallery.records import QueryModel, Switch
 from mixbct.gallery.sqlite_shared import Held, Key, Shared, file_name
 from mixbct.gallery.sqlite_snapshot import SqliteSnapshot
 from mixbct.gallery.sqlite_transaction import SqliteTransaction
-from mixbct.gallery.store import Tick
+from mixbct.gallery.store import Tick, closed_on_error
 from mixbct.reading import reason, shown
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
@@ -75,7 +75,7 @@ class SqliteStore:
             raise GalleryError(
                 f"a gallery cannot be made at {shown(folder)}: {reason(problem)}"
             ) from problem
-        with store._closed_on_error():
+        with closed_on_error(store):
             with store._connection() as connection, database.named_errors(store.path):
                 if database.schema_of(connection):
                     raise GalleryError(
@@ -105,7 +105,7 @@ class SqliteStore:
                 f"`mixbct gallery init {shown(folder)} --model OLD_MODEL`"
             )
         store = cls(folder, timeout)
-        with store._closed_on_error():
+        with closed_on_error(store):
             with store.read() as snapshot:
                 version = database.checked_version(snapshot.connection, path)
             if version < database.SCHEMA and store._frozen is not None:
@@ -120,14 +120,6 @@ class SqliteStore:
                         database.checked_version(transaction.connection, path),
                     )
             return store
-
-    @contextlib.contextmanager
-    def _closed_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
 
     @contextlib.contextmanager
     def read(self) -> Iterator[SqliteSnapshot]:

@@ -13,7 +13,7 @@ earlier vector back, makes a new id; the vector behind an id never changes.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,6 +34,25 @@ from mixbct.schemas.model import Contract
 
 Tick = Callable[[int, int], None]
 """Progress: called with (done, in all)."""
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """What is closed at its end: a store, a connection."""
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+@contextmanager
+def closed_on_error(opened: Closes) -> Iterator[None]:
+    """Close what was opened where what is enclosed fails."""
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.milvus import MOST, Milvus
+from mixbct.gallery.ranking import best_of
 from mixbct.gallery.records import Found
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
@@ -76,11 +77,8 @@ def _none(queries: int) -> Found:
 
 def _best_of(parts: list[Found], k: int) -> Found:
     """Return the k best of several results for the same queries; equal scores by id."""
-    scores = np.concatenate([part.scores for part in parts], 1)
-    ids = np.concatenate([part.ids for part in parts], 1)
-    order = np.lexsort((ids, -scores))[:, :k]
-    every = all(part.exact for part in parts)
-    return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1), every)
+    best = best_of([part.scores for part in parts], [part.ids for part in parts], k)
+    return Found(*best, all(part.exact for part in parts))
 
 
 def _by_table(snapshot: "Snapshot", asked: Asked, approximate: bool) -> Found | None:

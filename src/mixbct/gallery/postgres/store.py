@@ -14,7 +14,7 @@ from mixbct.gallery.postgres.search import EXACT, HNSW, recall
 from mixbct.gallery.postgres.snapshot import Facts, Snapshot
 from mixbct.gallery.postgres.transaction import Transaction
 from mixbct.gallery.records import QueryModel, Stored, Switch
-from mixbct.gallery.store import Tick
+from mixbct.gallery.store import Tick, closed_on_error
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
@@ -52,7 +52,7 @@ class PostgresStore:
         store = cls(url)
         with store._server.named_errors(), store._server.connect() as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        with store._closed_on_error(), store._connected() as connection, connection.transaction():
+        with closed_on_error(store), store._connected() as connection, connection.transaction():
             tables.create_tables(connection, store._server.schema, store.place)
             Transaction(store, connection).switch(Switch(1, model, now(), None))
         return store
@@ -65,7 +65,7 @@ class PostgresStore:
             GalleryError: there is none, or it is not all mixbct's, or of a later version.
         """
         store = cls(url, timeout)
-        with store._closed_on_error(), store._connected() as connection:
+        with closed_on_error(store), store._connected() as connection:
             tables.check_tables(connection, store._server.schema, store.place)
         return store
 
@@ -73,14 +73,6 @@ class PostgresStore:
     def place(self) -> str:
         """The URL without its password."""
         return self._server.place
-
-    @contextlib.contextmanager
-    def _closed_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator["Connection"]:
