@@ -19,8 +19,9 @@ from benchmarks.measure import Figure, in_turn, rate_figure, seconds, time_figur
 from mixbct.data.bank import normalise
 from mixbct.data.postgresql import Server
 from mixbct.gallery import Gallery
-from mixbct.gallery.postgres import PostgresStore
 from mixbct.gallery.records import QueryModel
+from mixbct.gallery.sql.store import SqlStore
+from mixbct.gallery.stores import create_store
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
@@ -45,7 +46,7 @@ def run(folder: Path) -> list[Figure]:
         sent = [_rows(keys[part], names[part], vectors[part]) for part in _parts()]
         pairs, stores = [], []
         for number in range(4):  # the first time is not counted
-            stores.append(PostgresStore.create(f"{schema}{number}", QueryModel(old, None)))
+            stores.append(create_store(f"{schema}{number}", QueryModel(old, None)))
             measured = seconds(lambda: _enrol(stores[-1], keys, names, vectors, old))
             pairs.append((measured, _bare_copy(url, sent)))
             if number < 3:
@@ -57,11 +58,11 @@ def run(folder: Path) -> list[Figure]:
         by_hand = "SELECT id, vector <#> %b AS d FROM vectors_1 ORDER BY d, id LIMIT %s"
 
         def bare_search() -> None:
-            with store._connected() as connection:
+            with store.connected() as connection:
                 for query in queries:
                     connection.execute(by_hand, (query, HITS), binary=True).fetchall()
 
-        with store._connected() as connection:
+        with store.connected() as connection:
             connection.execute("VACUUM ANALYZE")
         pairs = in_turn(
             lambda: gallery.search(queries, old, HITS), bare_search, for_seconds=30, at_least=5
@@ -117,7 +118,7 @@ def _rows(keys: list[str], names: list[str], vectors: np.ndarray) -> bytes:
 
 
 def _enrol(
-    store: PostgresStore, keys: list[str], names: list[str], vectors: np.ndarray, contract: Contract
+    store: SqlStore, keys: list[str], names: list[str], vectors: np.ndarray, contract: Contract
 ) -> None:
     for part in _parts():
         with store.write() as transaction:
@@ -145,9 +146,9 @@ def _bare_copy(url: str, parts: list[bytes]) -> float:
     return taken
 
 
-def _drop(store: PostgresStore) -> None:
-    with store._connected() as connection:
-        connection.execute(f"DROP SCHEMA {store._server.schema} CASCADE".encode())
+def _drop(store: SqlStore) -> None:
+    with store.connected() as connection:
+        connection.execute(f"DROP SCHEMA {store.database.server.schema} CASCADE".encode())
     store.close()
 
 

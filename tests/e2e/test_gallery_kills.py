@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from mixbct.features.bridged import through
-from mixbct.gallery import Gallery, sqlite
+from mixbct.gallery import Gallery
 from mixbct.gallery.records import Batch
+from mixbct.gallery.sqlite import indexes
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
@@ -110,7 +111,7 @@ def take(gallery: Gallery, number: int) -> None:
 
 def go_on(folder: Path, number: int) -> None:
     """Take one step after the other, and say before each which it is."""
-    sqlite._STALE_ROWS = 1  # small indexes have files, too
+    indexes._STALE_ROWS = 1  # small indexes have files, too
     said = os.open(folder / "step", os.O_WRONLY | os.O_CREAT)
     with Gallery.open(folder / "gallery") as gallery:
         while True:

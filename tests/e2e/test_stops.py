@@ -152,7 +152,9 @@ def rows_of(gallery: Path) -> list[tuple[str, bytes]]:
         return []
     with contextlib.closing(sqlite3.connect(path)) as database:
         try:
-            return database.execute("SELECT key, vector FROM items ORDER BY id").fetchall()
+            return database.execute(
+                "SELECT key, vector FROM items JOIN vectors_1 USING (id) ORDER BY id"
+            ).fetchall()
         except sqlite3.OperationalError:
             return []
 

@@ -9,13 +9,11 @@ from typer import Argument, Option
 
 from mixbct.cli.options import AsJson
 from mixbct.cli.output import progress_bar, tell
-from mixbct.errors import GalleryError
 from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_files
 from mixbct.gallery.export_bank import export_bank
 from mixbct.gallery.export_table import export_table
-from mixbct.gallery.postgres import PostgresStore
-from mixbct.gallery.store import Store
+from mixbct.gallery.postgres.reindex import reindex as search_by
 from mixbct.gallery.stores import open_store
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
@@ -108,18 +106,8 @@ def reindex(
 
 def reindexed(gallery: str, index: str) -> IndexReport:
     """Build an index and measure it."""
-    with contextlib.closing(open_store(gallery)) as store:
-        return _reindexed(store, index)
-
-
-def _reindexed(store: Store, index: str) -> IndexReport:
-    if not isinstance(store, PostgresStore):
-        raise GalleryError(
-            "this gallery is a folder, which FAISS always searches exactly; an index can be chosen "
-            "for one in PostgreSQL (`mixbct gallery init postgresql://…`)"
-        )
-    with progress_bar("index") as tick:
-        found = store.reindex(index, tick)
+    with contextlib.closing(open_store(gallery)) as store, progress_bar("index") as tick:
+        found = search_by(store, index, tick)
     contracts = (
         IndexedContract(contract=stored.contract, rows=stored.rows, exact=exact, recall=recall)
         for stored, exact, recall in found

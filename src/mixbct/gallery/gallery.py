@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
-from mixbct.errors import ContractError, GalleryError
+from mixbct.errors import GalleryError
 from mixbct.gallery.enrolment import normalised, put_batch, put_batches, rows_in
 from mixbct.gallery.plan import UpgradePlan, plan_of, to_build
 from mixbct.gallery.records import (
@@ -28,6 +28,7 @@ from mixbct.gallery.rules import (
     check_edge,
     check_query,
     led_back,
+    lost_by_going_back,
     named_contract,
     require_tied,
     untied,
@@ -63,7 +64,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Raises:
             GalleryError: a gallery is already there, or none can be made at `place`.
         """
-        return cls(create_store(place, _query_model(contract, model)))
+        return cls(create_store(place, QueryModel(contract, model and model.resolve())))
 
     @classmethod
     def open(cls, place: Path | str) -> "Gallery":
@@ -218,7 +219,8 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 transaction.add_edge(edge)
             require_tied(transaction, contract)
             last = transaction.switches()[-1]
-            switch = Switch(last.number + 1, _query_model(contract, model), now(), last.number)
+            query = QueryModel(contract, model and model.resolve())
+            switch = Switch(last.number + 1, query, now(), last.number)
             if not edges and contract.id == last.model.contract.id:
                 # only its folder is told anew: the way back is as it was
                 switch = dataclasses.replace(switch, before=last.before, restores=last.stands_for)
@@ -271,12 +273,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 for key in block.keys
             ]
             if lost and not leave_out:
-                raise ContractError(
-                    f"{len(lost)} items that came since {last.time} cannot be searched by {query} "
-                    f"({', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}): enrol them with it "
-                    "(--replace), give the edge of `mixbct gate` on it against their model "
-                    "(--edge), or leave them out (--leave-out)"
-                )
+                raise lost_by_going_back(lost, last, query)
             transaction.remove(lost)
             number, restores = last.number + 1, back.stands_for
             transaction.switch(Switch(number, back.model, now(), back.before, restores))
@@ -311,6 +308,21 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.write() as transaction:
             return transaction.prune()
 
+    def hits(self) -> dict[str, int]:
+        """Return how often items were among the hits, by key, of those that ever were."""
+        with self._store.read() as snapshot:
+            return snapshot.hits()
+
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were among the hits; keys that are not there are left out."""
+        with self._store.write() as transaction:
+            transaction.count_hits(counts)
+
+    def forget_hits(self) -> None:
+        """Count hits from nothing again."""
+        with self._store.write() as transaction:
+            transaction.forget_hits()
+
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""
         with self._store.read() as snapshot:
@@ -335,7 +347,3 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                     digest.update(block.ids.tobytes())
                     digest.update(block.vectors.tobytes())
         return digest.hexdigest()
-
-
-def _query_model(contract: Contract, model: Path | None) -> QueryModel:
-    return QueryModel(contract, model and model.resolve())

@@ -1,8 +1,8 @@
 """The seam between the gallery and what keeps it: snapshots to read, transactions to write.
 
 A store keeps rows, edges, switches and their history, and finds the nearest rows of one contract.
-It keeps what it is told: which contracts may meet is the gallery's rule, above it. Two stand behind
-this: SQLite with FAISS (`sqlite.py`), PostgreSQL with pgvector.
+It keeps what it is told: which contracts may meet is the gallery's rule, above it. One stands
+behind this (`sql/`), over two databases: SQLite with FAISS, PostgreSQL with pgvector.
 
 Every promise below is held by one suite, tests/unit/gallery/test_conformance.py, for every store.
 What a store derives from its rows in order to search (an index, a table of mapped rows) can be
@@ -12,7 +12,7 @@ Ids: a positive integer names one version of an item, for good. Replacing an ite
 earlier vector back, makes a new id; the vector behind an id never changes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -108,6 +108,10 @@ class Snapshot(Protocol):
 
     def versions(self, key: str) -> list[Version]:
         """Return all that an item was since the last prune, oldest first; empty: it never was."""
+        ...
+
+    def hits(self) -> dict[str, int]:
+        """Return how often present items were found, of those that ever were, by key."""
         ...
 
     def search(
@@ -220,6 +224,18 @@ class Transaction(Snapshot, Protocol):
 
         The last switch then has no `before`. Returns how many versions of items went.
         """
+        ...
+
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were found, by key; keys that have no row are left out.
+
+        An item that is replaced keeps its count, one that is removed loses it. Nothing that a
+        search sees changes by it.
+        """
+        ...
+
+    def forget_hits(self) -> None:
+        """Count from nothing again."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which store keeps a gallery: a folder has the embedded one, a URL what its scheme says."""
+"""Where a gallery is kept: a folder has an SQLite file, a URL is of what its scheme says."""
 
 import re
 from importlib import import_module
@@ -7,34 +7,36 @@ from typing import Any
 
 from mixbct.errors import GalleryError
 from mixbct.gallery.records import QueryModel
-from mixbct.gallery.sqlite import SqliteStore
-from mixbct.gallery.store import Store
+from mixbct.gallery.sql.store import SqlStore
+from mixbct.gallery.sqlite import Sqlite
 
 SCHEMES: dict[str, str] = dict.fromkeys(
-    ("postgresql", "postgres"), "mixbct.gallery.postgres:PostgresStore"
+    ("postgresql", "postgres"), "mixbct.gallery.postgres:Postgres"
 )
-"""Of URLs → module:class, imported when it is asked for."""
+"""Of URLs → module:class of a database, imported when it is asked for."""
 
 
-def create_store(place: Path | str, model: QueryModel) -> Store:
-    """Make an empty store; see the stores' `create`."""
-    made: Store = _kind_of(place).create(place, model)
-    return made
+def create_store(place: Path | str, model: QueryModel) -> SqlStore:
+    """Make an empty store; see `SqlStore.create`."""
+    return SqlStore.create(_database(place), model)
 
 
-def open_store(place: Path | str) -> Store:
-    """Open a store; see the stores' `open`."""
-    opened: Store = _kind_of(place).open(place)
-    return opened
+def open_store(place: Path | str, timeout: float = 30.0) -> SqlStore:
+    """Open a store; see `SqlStore.open`.
+
+    Args:
+        place: a folder, or a URL.
+        timeout: seconds to wait for another one that is writing.
+    """
+    return SqlStore.open(_database(place, timeout))
 
 
-def _kind_of(place: Path | str) -> Any:
-    """Return the class of a store, which has `create(place, model)` and `open(place)`."""
+def _database(place: Path | str, timeout: float = 30.0) -> Any:
     found = re.match(r"([a-z][a-z0-9+.-]*)://", place) if isinstance(place, str) else None
     if found is None:
-        return SqliteStore
+        return Sqlite(place, timeout)
     if found[1] not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES) or "none yet"
         raise GalleryError(f"{found[0]}… names no store: give a folder, or a URL ({known})")
     module, _, name = SCHEMES[found[1]].partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name)(place, timeout)

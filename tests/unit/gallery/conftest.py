@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
-from mixbct.gallery.postgres import PostgresStore
+from mixbct.gallery.postgres.reindex import reindex
 from mixbct.gallery.records import QueryModel, Switch
-from mixbct.gallery.sqlite import SqliteStore
+from mixbct.gallery.sql.store import SqlStore
+from mixbct.gallery.stores import create_store, open_store
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -19,7 +20,7 @@ DIM = 8
 @pytest.fixture(autouse=True)
 def _files_for_few_rows(monkeypatch):
     """Let small galleries have cache files too."""
-    monkeypatch.setattr("mixbct.gallery.sqlite._STALE_ROWS", 1)
+    monkeypatch.setattr("mixbct.gallery.sqlite.indexes._STALE_ROWS", 1)
 
 
 @pytest.fixture
@@ -83,11 +84,11 @@ class SqliteKind:
     def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self.folder = folder
 
-    def create(self, model: QueryModel) -> SqliteStore:
-        return SqliteStore.create(self.folder, model)
+    def create(self, model: QueryModel) -> SqlStore:
+        return create_store(self.folder, model)
 
-    def open(self, timeout: float = 30.0) -> SqliteStore:
-        return SqliteStore.open(self.folder, timeout)
+    def open(self, timeout: float = 30.0) -> SqlStore:
+        return open_store(self.folder, timeout)
 
 
 class PostgresKind:
@@ -97,19 +98,19 @@ class PostgresKind:
         self.folder = folder
         self.url = request.getfixturevalue("postgres_url")
 
-    def create(self, model: QueryModel) -> PostgresStore:
-        return PostgresStore.create(self.url, model)
+    def create(self, model: QueryModel) -> SqlStore:
+        return create_store(self.url, model)
 
-    def open(self, timeout: float = 30.0) -> PostgresStore:
-        return PostgresStore.open(self.url, timeout)
+    def open(self, timeout: float = 30.0) -> SqlStore:
+        return open_store(self.url, timeout)
 
 
 class MilvusKind(PostgresKind):
     """The same, with the vectors in Milvus too, which compares all of them."""
 
-    def create(self, model: QueryModel) -> PostgresStore:
+    def create(self, model: QueryModel) -> SqlStore:
         store = super().create(model)
-        store.reindex(f"milvus:{self.folder}/vectors.db?index=FLAT")
+        reindex(store, f"milvus:{self.folder}/vectors.db?index=FLAT")
         return store
 
 
@@ -145,7 +146,7 @@ def switched():
 
 @pytest.fixture
 def store(tmp_path, old):
-    made = SqliteStore.create(tmp_path, QueryModel(old, None))
+    made = create_store(tmp_path, QueryModel(old, None))
     yield made
     made.close()
 

@@ -559,3 +559,30 @@ def test_a_half_read_stream_does_not_hold_the_state(any_store, old, vectors):
         next(more)
         transaction.remove(["n"])
     assert counts(any_store) == {"old": 9000}
+
+
+def test_hits_are_counted_until_they_are_forgotten(any_store, old, new, vectors):
+    put(any_store, old, ["a", "b", "c"], vectors(3))
+    with any_store.write() as transaction:
+        assert transaction.hits() == {}
+        transaction.count_hits({"a": 2, "c": 1, "nobody": 7})
+        transaction.count_hits({"a": 1})
+        assert transaction.hits() == {"a": 3, "c": 1}
+    with any_store.read() as before:
+        assert before.hits() == {"a": 3, "c": 1}
+        put(any_store, new, ["a"], vectors(1, 5))  # replacing keeps it
+        with any_store.write() as transaction:
+            transaction.remove(["c"])
+        assert before.hits() == {"a": 3, "c": 1}
+    put(any_store, old, ["c"], vectors(1, 6))
+    with any_store.read() as snapshot:
+        assert snapshot.hits() == {"a": 3}
+        assert snapshot.faults() == []
+    with any_store.write() as transaction:
+        transaction.count_hits({"c": 4})
+        transaction.prune()
+        assert transaction.hits() == {"a": 3, "c": 4}
+    with any_store.write() as transaction:
+        transaction.forget_hits()
+    with any_store.read() as snapshot:
+        assert snapshot.hits() == {}

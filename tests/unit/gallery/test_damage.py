@@ -14,10 +14,13 @@ import pytest
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError
 from mixbct.gallery import Gallery
-from mixbct.gallery.database import digest_of, schema_of
-from mixbct.gallery.sqlite import DATABASE, SqliteStore
+from mixbct.gallery.sql.checksum import digest_of
+from mixbct.gallery.sqlite.database import DATABASE
+from mixbct.gallery.sqlite.versions import schema_of
+from mixbct.gallery.stores import open_store
 
 N = 60
+K7 = 8  # the id of the row that is damaged
 
 
 @pytest.fixture
@@ -43,12 +46,14 @@ def change(path, *statements):
 def flip(path, column, bit=0):
     """Flip one bit of a stored row, as a failing disk does."""
     with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
-        select = f"SELECT CAST({column} AS BLOB) FROM items WHERE key = 'k7'"
+        (number,) = connection.execute("SELECT contract FROM items WHERE key = 'k7'").fetchone()
+        table = f"vectors_{number}" if column == "vector" else "items"
+        select = f"SELECT CAST({column} AS BLOB) FROM {table} WHERE id = {K7}"
         (content,) = connection.execute(select).fetchone()
         changed = bytearray(content)
         changed[bit // 8] ^= 1 << bit % 8
         value = bytes(changed) if column == "vector" else bytes(changed).decode()
-        connection.execute(f"UPDATE items SET {column} = ? WHERE key = 'k7'", (value,))
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE id = {K7}", (value,))
         connection.commit()
 
 
@@ -93,7 +98,11 @@ def test_what_was_damaged_can_be_enrolled_again(path, old, new, vectors):
 def test_a_row_that_has_no_unit_norm_is_named_even_with_its_digest(path, old, new, vectors, norm):
     blob = (np.eye(8)[0] * norm if np.isfinite(norm) else np.full(8, norm)).astype("<f4").tobytes()
     digest = digest_of("k7", "label k7", old.id, blob)
-    change(path, ("UPDATE items SET vector = ?, digest = ? WHERE key = 'k7'", (blob, digest)))
+    change(
+        path,
+        ("UPDATE items SET digest = ? WHERE key = 'k7'", (digest,)),
+        (f"UPDATE vectors_1 SET vector = ? WHERE id = {K7}", (blob,)),
+    )
     forget_index(path)
     with pytest.raises(GalleryError, match="'k7'"):
         search(path, new, vectors)
@@ -102,7 +111,11 @@ def test_a_row_that_has_no_unit_norm_is_named_even_with_its_digest(path, old, ne
 def test_vectors_of_another_length_are_named(path, old, new, vectors):
     blob = b"\0" * 36
     digest = digest_of("k7", "label k7", old.id, blob)
-    change(path, ("UPDATE items SET vector = ?, digest = ? WHERE key = 'k7'", (blob, digest)))
+    change(
+        path,
+        ("UPDATE items SET digest = ? WHERE key = 'k7'", (digest,)),
+        (f"UPDATE vectors_1 SET vector = ? WHERE id = {K7}", (blob,)),
+    )
     forget_index(path)
     with pytest.raises(GalleryError, match="'k7'"):
         search(path, new, vectors)
@@ -121,7 +134,7 @@ def test_a_changed_threshold_is_seen(path, new, vectors):
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM items WHERE key = 'k3'",
+        "DELETE FROM vectors_1 WHERE id = 4",
         "UPDATE contracts SET rows = rows + 1",
         "UPDATE contracts SET rows = rows - 1 WHERE rows > 1",
     ],
@@ -178,7 +191,7 @@ def test_records_that_cannot_be_read_are_named(path, new, vectors, statements, s
         ("CREATE TABLE more (x)", "table 'more' was added"),
         ("CREATE INDEX more ON items (upper(label))", "index 'more' was added"),
         ("ALTER TABLE items ADD COLUMN more TEXT GENERATED ALWAYS AS (key)", "table 'items' was"),
-        ("DROP INDEX items_by_contract", "index 'items_by_contract' was"),
+        ("DROP INDEX past_by_key", "index 'past_by_key' was"),
     ],
 )
 def test_a_received_schema_must_be_mixbcts_own(path, old, new, vectors, statement, says):
@@ -469,7 +482,8 @@ def test_a_gallery_of_the_second_version_is_brought_up_to_date(
         Gallery.create(tmp_path / "fresh", old),
         contextlib.closing(sqlite3.connect(tmp_path / "fresh" / DATABASE)) as fresh,
     ):
-        assert schema_of(connection) == schema_of(fresh)
+        made = {row for row in schema_of(connection) if row[1] != "vectors_2"}
+        assert made == schema_of(fresh)
 
 
 def work(path, contract, rows, replace):
@@ -480,7 +494,7 @@ def work(path, contract, rows, replace):
         nonlocal steps
         steps += 1
 
-    store = SqliteStore.open(path)
+    store = open_store(path)
     with Gallery(store) as gallery:
         store._idle[0].set_progress_handler(count, 10)
         gallery.enrol(["k1" if replace else f"one {replace}"], ["x"], rows, contract, replace)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mixbct.gallery import index as module
-from mixbct.gallery.index import RowIndex
+from mixbct.gallery.sqlite import index as module
+from mixbct.gallery.sqlite.index import RowIndex
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
-from mixbct.gallery.index import RowIndex, read_index
-from mixbct.gallery.sqlite import DATABASE
-from mixbct.gallery.sqlite_snapshot import SqliteSnapshot
+from mixbct.gallery.sql.snapshot import Snapshot
+from mixbct.gallery.sqlite.database import DATABASE
+from mixbct.gallery.sqlite.index import RowIndex, read_index
 
 N = 64
 
@@ -42,7 +42,9 @@ def cache(path, contract):
 def loaded(path, contract):
     with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
         told = connection.execute(
-            "SELECT rows, sha256 FROM caches WHERE contract_id = ? AND side = ''", (contract.id,)
+            "SELECT c.rows, sha256 FROM caches c JOIN contracts ON number = contract "
+            "WHERE id = ? AND side = ''",
+            (contract.id,),
         ).fetchone()
     return told and read_index(cache(path, contract), told[0], contract.dim, told[1])
 
@@ -62,14 +64,14 @@ def found(path, contract, vectors, numbers):
 def read_rows(monkeypatch):
     """Collect the ids of the rows that are read from the store into an index."""
     seen = []
-    blocks = SqliteSnapshot.blocks
+    blocks = Snapshot.blocks
 
     def collecting(self, contract, after=0):
         for block in blocks(self, contract, after):
             seen.extend(block.ids)
             yield block
 
-    monkeypatch.setattr(SqliteSnapshot, "blocks", collecting)
+    monkeypatch.setattr(Snapshot, "blocks", collecting)
     return seen
 
 

@@ -12,9 +12,9 @@ from psycopg import errors
 from mixbct.data.postgresql import Server
 from mixbct.errors import DiskFullError, GalleryError, without_passwords
 from mixbct.gallery import Gallery
-from mixbct.gallery.postgres import PostgresStore
+from mixbct.gallery.postgres.reindex import reindex
 from mixbct.gallery.records import QueryModel
-from mixbct.gallery.stores import open_store
+from mixbct.gallery.stores import create_store, open_store
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
@@ -23,7 +23,7 @@ SECRET = "s3cr3t-of-nobody"
 
 @pytest.fixture
 def store(postgres_url, old, vectors):
-    made = PostgresStore.create(postgres_url, QueryModel(old, None))
+    made = create_store(postgres_url, QueryModel(old, None))
     with made.write() as transaction:
         transaction.put(
             [f"k{i}" for i in range(50)], [f"l{i}" for i in range(50)], old, vectors(50)
@@ -123,10 +123,10 @@ def test_whoever_cannot_connect_learns_why(postgres_url, admin):
 
 
 def test_a_gallery_needs_pgvector_and_an_empty_schema(postgres_url, admin, old, store):
-    with pytest.raises(GalleryError, match="holds 9 tables already"):
-        PostgresStore.create(postgres_url, QueryModel(old, None))
+    with pytest.raises(GalleryError, match="holds 10 tables already"):
+        create_store(postgres_url, QueryModel(old, None))
     other = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema=My%20Own"
-    made = PostgresStore.create(other, QueryModel(old, None))
+    made = create_store(other, QueryModel(old, None))
     assert "schema=My+Own" in made.place
     with made.read() as snapshot:
         assert snapshot.contracts() == []
@@ -134,13 +134,13 @@ def test_a_gallery_needs_pgvector_and_an_empty_schema(postgres_url, admin, old, 
     login(admin, "poor")
     admin.execute('DROP SCHEMA mixbct CASCADE; DROP SCHEMA "My Own" CASCADE; DROP EXTENSION vector')
     with pytest.raises(GalleryError, match="may not do that"):
-        PostgresStore.create(as_role(postgres_url, "poor"), QueryModel(old, None))
+        create_store(as_role(postgres_url, "poor"), QueryModel(old, None))
     admin.execute("DROP ROLE poor")
 
 
 def test_who_may_only_read_can_search(store, postgres_url, admin, old, vectors):
     login(admin, "reader", ["USAGE ON SCHEMA mixbct", "SELECT ON ALL TABLES IN SCHEMA mixbct"])
-    reader = PostgresStore.open(as_role(postgres_url, "reader"))
+    reader = open_store(as_role(postgres_url, "reader"))
     side = LinearMap.of(np.random.default_rng(1).normal(size=(8, 5)))
     with reader.read() as snapshot:
         found = snapshot.search(old, vectors(2, 3), 4)
@@ -228,13 +228,13 @@ def test_a_key_that_is_there_is_found_wherever_it_stands(store, old, vectors):
             "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION f()",
             "'items' has code",
         ),
-        ("UPDATE gallery SET version = 7", "schema version 7, this version of mixbct reads 1"),
+        ("UPDATE gallery SET version = 7", "schema version 7, this version of mixbct reads 1 to 2"),
     ],
 )
 def test_a_schema_that_is_not_all_mixbcts_is_refused(store, postgres_url, admin, change, says):
     admin.execute(change)
     with pytest.raises(GalleryError, match=says):
-        PostgresStore.open(postgres_url)
+        open_store(postgres_url)
 
 
 def test_an_index_that_the_owner_made_is_no_code_and_answers_nothing(
@@ -242,14 +242,14 @@ def test_an_index_that_the_owner_made_is_no_code_and_answers_nothing(
 ):
     admin.execute("CREATE INDEX theirs ON vectors_1 USING hnsw (vector vector_ip_ops)")
     admin.execute(f"ALTER DATABASE {admin.info.dbname} SET enable_seqscan = off")
-    opened = PostgresStore.open(postgres_url)
+    opened = open_store(postgres_url)
     with opened.read() as snapshot:
         plan = "\n".join(
             line
             for (line,) in snapshot.do(
-                "EXPLAIN SELECT -(vector <#> %(q)b) AS score, id FROM vectors_1 "
+                "EXPLAIN SELECT -(vector <#> %b) AS score, id FROM vectors_1 "
                 "ORDER BY 1 DESC, 2 LIMIT 3",
-                q=vectors(1)[0],
+                vectors(1)[0],
             )
         )
         assert "theirs" not in plan
@@ -277,7 +277,7 @@ def test_what_was_changed_behind_it_is_noticed(store, postgres_url, admin, old, 
         snapshot.items(np.unique(found.ids).tolist())
 
     admin.execute(change)
-    opened = PostgresStore.open(postgres_url)
+    opened = open_store(postgres_url)
     with opened.read() as snapshot:
         assert any(says in fault for fault in snapshot.faults())
         with pytest.raises(GalleryError):
@@ -308,7 +308,7 @@ def test_mapped_rows_go_with_the_undo_and_stored_ones_stay(
     assert gallery.search(vectors(2, 3), new).exact
     assert len(tables(admin, "mapped%")) == 1
     gallery.rollback()
-    store.sweep()
+    store.database.sweep(store)
     assert tables(admin, "mapped%") == []
     assert gallery.vectors_digest() == before
     assert gallery.search(vectors(2, 3), old).exact
@@ -324,18 +324,18 @@ def test_mapped_rows_that_somebody_reads_are_dropped_later(
     with store.read() as snapshot:
         snapshot.contracts()
         gallery.rollback()
-        store.sweep()
+        store.database.sweep(store)
         # its state is the one before: it finds what it needs
         found = snapshot.search(old, vectors(2, 3, 6), 5, edge.bridge.gallery)
         assert found.exact
         assert len(tables(admin, "mapped%")) == 1
-    store.sweep()
+    store.database.sweep(store)
     assert tables(admin, "mapped%") == []
 
 
 def test_a_preparation_that_was_stopped_goes_on(store, old, vectors, monkeypatch):
     monkeypatch.setattr("mixbct.gallery.postgres.derive.BLOCK", 20)
-    monkeypatch.setattr("mixbct.gallery.postgres.snapshot.BLOCK", 20)
+    monkeypatch.setattr("mixbct.gallery.sql.snapshot.BLOCK", 20)
     side = LinearMap.of(np.random.default_rng(1).normal(size=(8, 5)))
 
     def stop(done, total):
@@ -367,7 +367,7 @@ def test_hnsw_is_said_not_to_be_exact_and_its_recall_is_measured(store, admin, v
     many = Contract(name="many", weights="w", preprocessing=None, dim=dim)
     with store.write() as transaction:
         transaction.put([f"m{i}" for i in range(300)], [None] * 300, many, vectors(300, 1, dim))
-    found = store.reindex("pgvector-hnsw")
+    found = reindex(store, "pgvector-hnsw")
     (recall,) = [each for each in found if each[0].contract == many]
     assert not recall[1]
     assert recall[2] > 0.9
@@ -382,7 +382,7 @@ def test_hnsw_is_said_not_to_be_exact_and_its_recall_is_measured(store, admin, v
         assert (np.diff(near.scores[0]) <= 0).all()
     definition = admin.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'vectors_2_hnsw'")
     assert f"{kind}_ip_ops" in definition.fetchone()[0]
-    assert all(each[1:] == (True, 1) for each in store.reindex("exact"))
+    assert all(each[1:] == (True, 1) for each in reindex(store, "exact"))
     with store.read() as snapshot:
         assert snapshot.search(many, vectors(1, 2, dim), 5).exact
 
@@ -392,7 +392,7 @@ def test_more_dimensions_than_an_index_takes(store, vectors):
     with store.write() as transaction:
         transaction.put(["h"], [None], huge, vectors(1, 1, 4001))
     with pytest.raises(GalleryError, match="up to 4,000 dimensions, not 4,001"):
-        store.reindex("pgvector-hnsw")
+        reindex(store, "pgvector-hnsw")
     with store.read() as snapshot:
         assert snapshot.searched_by() == "exact"
         assert snapshot.search(huge, vectors(1, 1, 4001), 1).scores[0, 0] == pytest.approx(1)
@@ -403,11 +403,12 @@ def test_more_dimensions_than_an_index_takes(store, vectors):
 
 def test_milvus_shows_each_state_however_far_it_is_behind(store, old, vectors, tmp_path):
     place = f"milvus:{tmp_path}/vectors.db?index=FLAT"
-    ((stored, exact, recall),) = store.reindex(place)
+    ((stored, exact, recall),) = reindex(store, place)
     assert (stored.contract, exact, recall) == (old, True, 1.0)
     assert Gallery(store).status().searched_by == place
     asked = []
-    milvus = store.milvus(place)
+    with store.read() as snapshot:
+        milvus = store.database.milvus(snapshot)
     original = milvus.search
     milvus.search = lambda *given: asked.append(given) or original(*given)
     with store.read() as before, store.write() as transaction:
@@ -432,13 +433,13 @@ def test_milvus_shows_each_state_however_far_it_is_behind(store, old, vectors, t
     with store.read() as snapshot:
         assert np.array_equal(snapshot.search(old, vectors(3, 4), 60).ids, found.ids)
     assert len(asked) == 3
-    assert store.reindex("exact")[0][1]
+    assert reindex(store, "exact")[0][1]
 
 
 def test_a_place_of_milvus_that_is_none(store, tmp_path, monkeypatch):
     for place in ("milvus:/x.db?index=IVF", f"milvus://u:{SECRET}@h:19530", "https://h"):
         with pytest.raises(GalleryError, match="no place for an index") as refused:
-            store.reindex(place)
+            reindex(store, place)
         assert SECRET not in str(refused.value)
     with store.read() as snapshot:
         assert snapshot.searched_by() == "exact"

@@ -207,10 +207,10 @@ def test_a_url_that_no_store_answers_to(tmp_path, old, monkeypatch):
     for made in (lambda: Gallery.open("redis://here/x"), lambda: Gallery.create("redis://h", old)):
         with pytest.raises(GalleryError, match=r"redis://… names no store"):
             made()
-    monkeypatch.setitem(SCHEMES, "file", "mixbct.gallery.sqlite:SqliteStore")
+    monkeypatch.setitem(SCHEMES, "file", "mixbct.gallery.sqlite:Sqlite")
     monkeypatch.setattr(
-        "mixbct.gallery.sqlite.SqliteStore.open",
-        lambda place: (_ for _ in ()).throw(OSError(place)),
+        "mixbct.gallery.sqlite.Sqlite.__init__",
+        lambda self, place, timeout: (_ for _ in ()).throw(OSError(place)),
     )
     with pytest.raises(OSError, match="file://x"):
         Gallery.open("file://x")

@@ -1,8 +1,7 @@
 """The gallery's store in a PostgreSQL database with pgvector: any number of clients at once.
 
 Readers see one committed state (repeatable read); writers take the one row of the table `gallery`
-in turn. So ids become visible in the order in which they are handed out, and a revision names the
-state after each transaction. Every row has a checksum, which is looked at whenever it is read.
+in turn, so that ids become visible in the order in which they are handed out.
 
 Exact search scans a contract's table. What a bridge maps stored rows to lies in a table of its own,
 which is filled some thousand rows at a time beside all that goes on, and from then on followed by
@@ -10,6 +9,6 @@ whoever writes. An approximate index (HNSW, or Milvus: `milvus.py`) is built on 
 a gate has judged exact search.
 """
 
-from mixbct.gallery.postgres.store import PostgresStore
+from mixbct.gallery.postgres.database import Postgres
 
-__all__ = ["PostgresStore"]
+__all__ = ["Postgres"]

@@ -5,31 +5,39 @@ from typing import TYPE_CHECKING
 
 from mixbct.features.bridged import through
 from mixbct.gallery.postgres import tables
-from mixbct.gallery.postgres.search import HNSW, indexed
-from mixbct.gallery.postgres.snapshot import BLOCK, Derived
+from mixbct.gallery.postgres.bulk import copy_vectors
+from mixbct.gallery.postgres.search import HNSW, Derived, derived, indexed
+from mixbct.gallery.sql.snapshot import BLOCK
+from mixbct.gallery.sql.transaction import Transaction
 from mixbct.gallery.store import Tick
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
 if TYPE_CHECKING:
-    from mixbct.gallery.postgres.transaction import Transaction
+    from mixbct.gallery.postgres.database import Postgres
 
 
 def derive(
-    to: "Transaction", contract: Contract, side: LinearMap | None, progress: Tick | None
+    postgres: "Postgres",
+    to: Transaction,
+    contract: Contract,
+    side: LinearMap | None,
+    progress: Tick | None,
 ) -> bool:
     """Make what a search through a side needs, or some thousand rows more of it.
 
     Returns:
         Whether all is there.
     """
-    milvus, known = to.milvus, to.derived(contract, side)
-    if milvus and known and milvus.count(known.name) != known.rows:
-        forget(to, known)  # in doubt, all of it is made again
-        known = None
+    milvus, known = postgres.milvus(to), to.record(contract)
+    made = derived(to, known, side)
+    if milvus and made and milvus.count(made.name) != made.rows:
+        forget(postgres, to, made)  # in doubt, all of it is made again
+        made = None
     if milvus is None and side is None:
         return True
-    if known is None:
+    [(newest,)] = to.do("SELECT last_id FROM gallery")
+    if made is None:
         dim = side.target_dim if side else contract.dim
         name = f"{'mixbct' if milvus else 'mapped'}_{secrets.token_hex(6)}"
         if milvus:
@@ -38,49 +46,47 @@ def derive(
             tables.create_vectors(to.connection, name, dim)
         to.do(
             "INSERT INTO derived VALUES (%s, %s, %s, %s, 0, %s, 0)",
-            *(name, to.record(contract), side.digest if side else ""),
-            *(side.model_dump_json() if side else None, to.facts.last_id),
+            *(name, known.number, side.digest if side else ""),
+            *(side.model_dump_json() if side else None, newest),
         )
         to.changing()
         return False
-    last = to.facts.last_id if milvus else known.last
-    rows = to.facts.contracts[contract.id][2]
-    if known.filled >= last:
-        stored = to.do(f"SELECT count(*) FROM vectors_{to.number(contract)}") if milvus else []
-        if not stored or known.rows - stored[0][0] <= 1000 + rows // 8:
+    last = newest if milvus else made.last
+    if made.filled >= last:
+        if not milvus or made.rows - known.rows <= 1000 + known.rows // 8:
             return True
-        forget(to, known)
+        forget(postgres, to, made)
         return False
-    block = next(to.some_blocks(contract, known.filled, last), None)
+    block = next(to.some_blocks(contract, made.filled, last), None)
     filled, count = last, 0
     if block:
         mapped, count = through(side, block.vectors, block.keys), len(block.ids)
         filled = last if count < BLOCK else int(block.ids[-1])
         if milvus:
-            milvus.add(known.name, block.ids, mapped)
+            milvus.add(made.name, block.ids, mapped)
         else:
-            to.copy_vectors(known.name, [(block.ids, mapped)])
+            copy_vectors(to.connection, made.name, [(block.ids, mapped)])
     if filled >= last and side and not milvus:
-        index(to, known.name, side.target_dim)
+        index(to, made.name, side.target_dim)
     to.do(
         "UPDATE derived SET filled = %s, last = %s, rows = rows + %s WHERE name = %s",
-        *(filled, last, count, known.name),
+        *(filled, last, count, made.name),
     )
     to.changing()
     if progress:
-        progress(known.rows + count, max(rows, known.rows + count))
+        progress(made.rows + count, max(known.rows, made.rows + count))
     return False
 
 
-def forget(to: "Transaction", known: Derived) -> None:
-    """Throw away what is made; a table goes once nobody reads it (`PostgresStore.sweep`)."""
-    to.do("DELETE FROM derived WHERE name = %s", known.name)
-    if to.milvus and not known.name.startswith("mapped_"):
-        to.milvus.drop(known.name)  # who searches it compares the stored rows instead
+def forget(postgres: "Postgres", to: Transaction, made: Derived) -> None:
+    """Throw away what is made; a table goes once nobody reads it (`Postgres.sweep`)."""
+    to.do("DELETE FROM derived WHERE name = %s", made.name)
+    if not made.is_table and (milvus := postgres.milvus(to)):
+        milvus.drop(made.name)  # who searches it compares the stored rows instead
     to.changing()
 
 
-def index(to: "Transaction", table: str, dim: int) -> None:
+def index(to: Transaction, table: str, dim: int) -> None:
     """Build the HNSW index of a table, or take it away, as the gallery is searched."""
     if to.facts.searched_by == HNSW:
         expression, kind = indexed(dim)[0], "halfvec" if dim > 2000 else "vector"
@@ -90,16 +96,3 @@ def index(to: "Transaction", table: str, dim: int) -> None:
         )
     else:
         to.do(f"DROP INDEX IF EXISTS {table}_hnsw")
-
-
-def reindex(to: "Transaction", searched_by: str) -> None:
-    """Search in another way from now on: by EXACT, HNSW or a place of Milvus."""
-    for known in list(to.facts.derived.values()):
-        if to.milvus:
-            forget(to, known)
-    to.do("UPDATE gallery SET index = %s", searched_by)
-    to.changing()
-    for number, contract, _ in to.facts.contracts.values():
-        index(to, f"vectors_{number}", contract.dim)
-    for name, dim in to.do("SELECT name, (json::json->>'target_dim')::int FROM derived"):
-        index(to, name, dim)

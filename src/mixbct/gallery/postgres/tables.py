@@ -1,42 +1,40 @@
 """The tables of a gallery in PostgreSQL: how they are made, and held to what mixbct makes.
 
-All lie in one schema. The stored vectors of the contract numbered n are in `vectors_n`, beside
-`items`, so that a scan reads vectors and nothing else; what a bridge maps them to is in a
-`mapped_…`, which can be thrown away. Nothing with code in it is ours: no trigger, rule, view,
+All lie in one schema: those of every database, and what a bridge maps vectors to, in a `mapped_…`
+that can be thrown away. Nothing with code in it is ours: no trigger, rule, view,
 default or policy, so that none of another's ever runs with the rights of whoever opens a gallery.
 """
 
 from typing import TYPE_CHECKING, Final
 
 from mixbct.errors import GalleryError, NoGalleryError
+from mixbct.gallery.sql.tables import INDEXES, TABLES, VECTORS
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-VERSION: Final = 1
+VERSION: Final = 2
 INLINE: Final = 2000
 """Dimensions up to which a vector fits into its row; longer ones are kept aside by the server."""
 
-_NAME: Final = 'text COLLATE "C" NOT NULL'
-_TABLES: Final = {
-    "gallery": "version integer NOT NULL, revision bigint NOT NULL, token text NOT NULL, "
-    "last_id bigint NOT NULL, index text NOT NULL",
-    "changes": "revision bigint PRIMARY KEY, time text NOT NULL, first_id bigint NOT NULL",
-    "contracts": f"number integer PRIMARY KEY, id {_NAME} UNIQUE, json text NOT NULL, "
-    "rows bigint NOT NULL",
-    "switches": "number integer PRIMARY KEY, revision bigint NOT NULL, contract integer NOT NULL, "
-    "folder text, time text NOT NULL, before integer, restores integer",
-    "edges": "source integer NOT NULL, target integer NOT NULL, since bigint NOT NULL, "
-    "until bigint, json text NOT NULL, digest integer NOT NULL, "
-    "PRIMARY KEY (source, target, since)",
-    "items": f"id bigint PRIMARY KEY, key {_NAME} UNIQUE, label text, contract integer NOT NULL, "
-    "digest integer NOT NULL",
-    "past": f"id bigint PRIMARY KEY, key {_NAME}, label text, contract integer NOT NULL, "
-    "digest integer NOT NULL, until bigint NOT NULL, vector vector NOT NULL",
+_TABLES: Final = TABLES | {
     "derived": "name text PRIMARY KEY, contract integer NOT NULL, side text NOT NULL, "
     "json text, filled bigint NOT NULL, last bigint NOT NULL, rows bigint NOT NULL",
 }
-_VECTORS: Final = "id bigint PRIMARY KEY, vector vector({}) NOT NULL"
+_TABLES_1: Final = {name: columns for name, columns in _TABLES.items() if name != "hits"} | {
+    "gallery": "version integer, revision bigint, token text, last_id bigint, index text",
+    "changes": "revision bigint, time text, first_id bigint",
+}
+_FROM_1_TO_2: Final = f"""
+ALTER TABLE changes ADD token text NOT NULL DEFAULT '';
+ALTER TABLE changes ALTER token DROP DEFAULT;
+UPDATE changes c SET token = g.token FROM gallery g WHERE g.revision = c.revision;
+ALTER TABLE gallery DROP revision, DROP token;
+ALTER TABLE gallery RENAME index TO searched_by;
+UPDATE gallery SET version = 2;
+CREATE TABLE hits ({TABLES["hits"]});
+CREATE INDEX past_by_end ON {INDEXES["past_by_end"]}
+"""
 # what every table of the schema is: columns and types, and code that hangs on it
 _FOUND: Final = r"""
 SELECT c.relname, c.relkind::text, c.relhastriggers OR c.relhasrules OR c.relrowsecurity
@@ -57,7 +55,7 @@ def create_vectors(connection: "Connection", table: str, dim: int) -> None:
 
     Kept aside, as the server does with rows of more than 2 kB, they take twice as long to scan.
     """
-    connection.execute(f"CREATE TABLE {table} ({_VECTORS.format(dim)})".encode())
+    connection.execute(f"CREATE TABLE {table} ({VECTORS.format(f'vector({dim})')})".encode())
     storage = "PLAIN" if dim <= INLINE else "EXTERNAL"
     connection.execute(f"ALTER TABLE {table} ALTER vector SET STORAGE {storage}".encode())
 
@@ -83,12 +81,18 @@ def create_tables(connection: "Connection", schema: str, place: str) -> None:
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
     for table, columns in _TABLES.items():
         connection.execute(f"CREATE TABLE {table} ({columns})".encode())
-    connection.execute("CREATE INDEX past_by_key ON past (key)")
-    connection.execute("INSERT INTO gallery VALUES (%s, 0, '', 0, 'exact')", (VERSION,))
+    for name, columns in INDEXES.items():
+        connection.execute(f"CREATE INDEX {name} ON {columns}".encode())
+    connection.execute("INSERT INTO gallery VALUES (%s, 0, 'exact')", (VERSION,))
 
 
-def check_tables(connection: "Connection", schema: str, place: str) -> None:
-    """Refuse a schema that is not in all as mixbct makes it.
+def bring_up_to_date(connection: "Connection") -> None:
+    """Make the present version of a gallery of the one before."""
+    connection.execute(_FROM_1_TO_2.encode())
+
+
+def checked_version(connection: "Connection", schema: str, place: str) -> int:
+    """Return the version of a schema that is in all as mixbct makes it, and not a later one.
 
     Raises:
         NoGalleryError: there is none.
@@ -100,32 +104,35 @@ def check_tables(connection: "Connection", schema: str, place: str) -> None:
             f"there is no gallery at {place} (schema {schema!r}); make one with "
             f"`mixbct gallery init {place} --model OLD_MODEL`"
         )
+    version = VERSION
     if "gallery" in found and "version" in found["gallery"][2]:
-        version = connection.execute("SELECT max(version) FROM gallery").fetchone()
-        if version and version[0] != VERSION:
+        version = (connection.execute("SELECT max(version) FROM gallery").fetchone() or [0])[0]
+        if version not in (1, VERSION):
             raise GalleryError(
-                f"the gallery at {place} has schema version {version[0]}, this version of mixbct "
-                f"reads {VERSION}; use the version that wrote it"
+                f"the gallery at {place} has schema version {version}, this version of mixbct "
+                f"reads 1 to {VERSION}; use the version that wrote it"
             )
-    for name in sorted(_TABLES.keys() | found.keys()):
-        if problem := _problem(name, *found.get(name, ("", False, ""))):
+    tables = _TABLES if version == VERSION else _TABLES_1
+    for name in sorted(tables.keys() | found.keys()):
+        if problem := _problem(name, tables.get(name), *found.get(name, ("", False, ""))):
             raise GalleryError(
                 f"the schema {schema!r} of {place} is not as mixbct makes a gallery: {name!r} "
                 f"{problem}. Use the gallery as it was before that, or a schema of its own"
             )
+    return version
 
 
-def _problem(name: str, kind: str, code: bool, columns: str) -> str | None:
+def _problem(name: str, table: str | None, kind: str, code: bool, columns: str) -> str | None:
     vectors = name.startswith(("vectors_", "mapped_"))
-    if not kind or (name not in _TABLES and not vectors):
+    if not kind or not (table or vectors):
         return "was added or taken away"
     if kind != "r":
         return "is no table"
     if code:
         return "has code: a trigger, a rule, a policy, a check or an index over it"
-    if vectors:
+    if table is None:
         inside = columns.removeprefix("id bigint, vector vector(").removesuffix(")")
         return None if inside.isdigit() else f"has the columns {columns}"
-    parts = [part.split() for part in _TABLES[name].split(", ") if part[0].islower()]
+    parts = [part.split() for part in table.split(", ") if part[0].islower()]
     wanted = ", ".join(" ".join(part[:2]) for part in parts if len(part) > 1)
     return None if columns == wanted else f"has the columns {columns}, not {wanted}"

@@ -1,38 +1,20 @@
-"""The gallery's SQLite file: its schema, how it is opened, and its errors by name.
+"""The schema of the gallery's SQLite file, in every version that there was.
 
 The file may come from anyone: its schema must be the one below, word for word, so that no trigger
 and no view of another's ever runs.
 """
 
 import contextlib
-import os
-import shutil
+import re
 import sqlite3
-import zlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError
-from mixbct.gallery.store import closed_on_error
+from mixbct.errors import GalleryError, NoGalleryError
+from mixbct.gallery.sql.checksum import digest_of
+from mixbct.gallery.sql.tables import INDEXES, TABLES, VECTORS
 
 APPLICATION_ID = 0x6D786263  # "mxbc" in the file's header
-# a disk with less than this left cannot hold the small files that SQLite needs beside its own
-_NO_SPACE = 2**18
-# Python cannot read a message of SQLite's that quotes a damaged name
-_FAULTS = (sqlite3.Error, UnicodeError)
-_UNWRITABLE = (
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_IOERR,
-)
-
-# secure_delete: what was pruned is not to be found in the file's free pages
-_SETTINGS = (
-    "PRAGMA foreign_keys = 1; PRAGMA trusted_schema = 0; PRAGMA cell_size_check = 1; "
-    "PRAGMA secure_delete = 1;"
-)
 
 # what makes each version of the file out of the one before; never to be edited, only added to
 _VERSIONS = (
@@ -109,51 +91,91 @@ CREATE TABLE past (
     vector BLOB NOT NULL) STRICT;
 CREATE INDEX past_by_key ON past (key);
 CREATE INDEX past_by_end ON past (ended, contract_id);
+""",  # the tables of every database (`sql/tables.py`), each contract's vectors in one of their own.
+    # Rows of one revision have one time; those of before there were any have those of their times
+    """
+DROP TABLE caches;
+ALTER TABLE contracts RENAME TO contracts_3;
+ALTER TABLE items RENAME TO items_3;
+ALTER TABLE past RENAME TO past_3;
+ALTER TABLE edges RENAME TO edges_3;
+ALTER TABLE switches RENAME TO switches_3;
+ALTER TABLE changes RENAME TO changes_3;
+TABLES;
+CREATE TABLE caches (
+    contract INTEGER NOT NULL, side TEXT NOT NULL, rows INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    revision INTEGER NOT NULL, token TEXT NOT NULL, PRIMARY KEY (contract, side)) STRICT;
+INSERT INTO contracts SELECT row_number() OVER (ORDER BY id), id, json, rows FROM contracts_3;
+INSERT INTO items SELECT i.id, key, label, number, digest FROM items_3 i
+    JOIN contracts c ON c.id = contract_id ORDER BY i.id;
+INSERT INTO past SELECT p.id, key, label, number, digest, ended, vector FROM past_3 p
+    JOIN contracts c ON c.id = contract_id ORDER BY p.id;
+INSERT INTO edges SELECT s.number, t.number, revision, ended, e.json, digest FROM edges_3 e
+    JOIN contracts s ON s.id = from_id JOIN contracts t ON t.id = to_id
+    WHERE ended IS NULL OR ended > revision;
+INSERT INTO switches SELECT s.number, revision, c.number, folder, time, before, restores
+    FROM switches_3 s JOIN contracts c ON c.id = contract_id;
+INSERT INTO gallery SELECT 4, ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'items_3'), 0),
+    'exact';
+INSERT INTO changes
+    WITH began AS (SELECT revision, time, id FROM items_3 UNION ALL
+        SELECT revision, time, id FROM past_3),
+    seen AS (SELECT iif(revision, revision, 1 - dense_rank() OVER (
+            PARTITION BY revision ORDER BY time DESC)) AS revision, time, id FROM began UNION ALL
+        SELECT ended, until, NULL FROM past_3 UNION ALL
+        SELECT revision, time, NULL FROM switches_3 UNION ALL
+        SELECT revision, NULL, NULL FROM changes_3)
+    SELECT s.revision, coalesce(min(time), (SELECT max(time) FROM switches_3)),
+        ifnull(min(id), 1 + ifnull(max(max(id)) OVER (
+            ORDER BY s.revision ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)),
+        ifnull(c.token, '') FROM seen s LEFT JOIN changes_3 c USING (revision)
+    GROUP BY s.revision;
+VECTORS;
+DROP TABLE items_3;
+DROP TABLE past_3;
+DROP TABLE edges_3;
+DROP TABLE switches_3;
+DROP TABLE changes_3;
+DROP TABLE contracts_3;
+INDEXES
 """,
 )
 SCHEMA = len(_VERSIONS)
+_VECTORS = VECTORS.format("blob").replace("bigint", "integer")
 
 
-def digest_of(one: str, two: str | None, three: str, content: bytes) -> int:
-    """Return the checksum of a stored row; each length counts, so that no two rows run together."""
-    names = f"{len(one)} {'-' if two is None else len(two)} {one}{two or ''}{three}"
-    return zlib.crc32(content, zlib.crc32(names.encode("utf-8", "surrogatepass")))
+def create_vectors(connection: sqlite3.Connection, table: str) -> None:
+    """Make a table of vectors."""
+    connection.execute(f"CREATE TABLE {table} ({_VECTORS}) STRICT")
 
 
-def connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
-    """Open the file; return also whether it can only be read, as one that nobody changes.
-
-    That is how it is opened where no file can be made beside it: on a read-only or a full disk.
-    """
-    log = path.with_name(path.name + "-wal")
-    with named_errors(path):
-        try:
-            return _opened(path, "mode=rw", timeout), False
-        except _FAULTS as error:
-            if _code(error) not in _UNWRITABLE or (log.exists() and log.stat().st_size):
-                raise
-        return _opened(path, "mode=ro&immutable=1", timeout), True
-
-
-def _opened(path: Path, how: str, timeout: float) -> sqlite3.Connection:
-    # `isolation_level=None`: transactions begin and end where the store says, only there
-    uri = f"{path.absolute().as_uri()}?{how}"
-    # used by one thread at a time, though not always by the same
-    connection = sqlite3.connect(
-        uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
-    )
-    with closed_on_error(connection):
-        connection.executescript(_SETTINGS)
-        connection.create_function("digest_of", 4, digest_of)
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return connection
-
-
-def bring_up_to_date(connection: sqlite3.Connection, version: int) -> None:
+def bring_up_to_date(
+    connection: sqlite3.Connection, version: int, wanted: int | None = None
+) -> None:
     """Make the present version of a file of that version; 0 is an empty one."""
-    for statements in _VERSIONS[version:]:
+    for statements in _VERSIONS[version:wanted]:
         for statement in statements.split(";"):
-            connection.execute(statement)
+            match statement.strip():
+                case "TABLES":
+                    for table, columns in TABLES.items():
+                        columns = columns.replace("bigint", "integer").replace(' COLLATE "C"', "")
+                        columns = columns.replace("vector vector", "vector blob")
+                        connection.execute(f"CREATE TABLE {table} ({columns}) STRICT")
+                case "VECTORS":
+                    for number, id in connection.execute(
+                        "SELECT number, id FROM contracts"
+                    ).fetchall():
+                        create_vectors(connection, f"vectors_{number}")
+                        connection.execute(
+                            f"INSERT INTO vectors_{number} SELECT id, vector FROM items_3 "
+                            "WHERE contract_id = ? ORDER BY id",
+                            (id,),
+                        )
+                case "INDEXES":
+                    for name, columns in INDEXES.items():
+                        connection.execute(f"CREATE INDEX {name} ON {columns}")
+                case sql:
+                    connection.execute(sql)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -167,7 +189,7 @@ def schema_of(connection: sqlite3.Connection) -> frozenset[tuple[str | None, ...
 def _expected(version: int) -> frozenset[tuple[str | None, ...]]:
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.create_function("digest_of", 4, digest_of)
-        connection.executescript("".join(_VERSIONS[:version]))
+        bring_up_to_date(connection, 0, version)
         return schema_of(connection)
 
 
@@ -193,68 +215,12 @@ def checked_version(connection: sqlite3.Connection, path: Path) -> int:
             f"{path} has schema {version}, this version of mixbct reads 1 to {SCHEMA}; "
             "use the version that wrote it"
         )
-    if other := found ^ _expected(version):
+    names = {str(name) for _, name, *_ in found if re.fullmatch(r"vectors_\d+", str(name))}
+    vectors = {("table", name, name, f"CREATE TABLE {name} ({_VECTORS}) STRICT") for name in names}
+    if other := found ^ (_expected(version) | vectors):
         kind, name = min(other, key=lambda row: (row[3] is None, str(row)))[:2]
         raise GalleryError(
             f"{path} is not as mixbct makes a gallery: the {kind} {name!r} was added, changed or "
             "taken away; nothing of it was run. Use the gallery as it was before that"
         )
     return int(version)
-
-
-def faults_of(connection: sqlite3.Connection) -> list[str]:
-    """Return what SQLite finds wrong with a file, and counts that are not those of its rows."""
-    lines = connection.execute("PRAGMA integrity_check").fetchall()
-    counts = connection.execute(
-        "SELECT contract_id, sum(n) FROM (SELECT contract_id, 1 AS n FROM items UNION ALL "
-        "SELECT id, -rows FROM contracts) GROUP BY 1 HAVING sum(n) != 0"
-    )
-    return [line for (line,) in lines if line != "ok"] + [
-        f"contract {id} has {more:+,} rows more than are told of" for id, more in counts
-    ]
-
-
-@contextlib.contextmanager
-def named_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite says into a named error that says what to do."""
-    try:
-        yield
-    except _FAULTS as error:
-        raise _named(error, path) from error
-
-
-def damaged(path: Path, what: str) -> GalleryError:
-    """Return the error about a file that was changed behind mixbct's back."""
-    return GalleryError(f"{path} is damaged ({what}); restore it from a backup")
-
-
-def _code(error: Exception) -> int:
-    # the low byte is the primary code; where Python itself refuses there is none
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _named(error: Exception, path: Path) -> MixbctError:
-    code = _code(error)
-    no_space = os.access(path.parent, os.W_OK) and shutil.disk_usage(path.parent).free < _NO_SPACE
-    if code == sqlite3.SQLITE_FULL or (no_space and code in _UNWRITABLE):
-        return DiskFullError(
-            f"no space left on the disk of {path}; free some space and run the same command again "
-            "(what was enrolled before is intact, nothing of this batch is stored)"
-        )
-    if code == sqlite3.SQLITE_CORRUPT or "decode" in str(error):
-        return damaged(path, str(error))
-    if code in _UNWRITABLE and code != sqlite3.SQLITE_IOERR:
-        says = (
-            f"cannot be written: its disk or folder is read-only ({error}). It can be searched "
-            "there; to change it, copy the folder to where you may write"
-        )
-    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        says = (
-            "is being written by another process; wait until that is done and run the same "
-            "command again"
-        )
-    elif code == sqlite3.SQLITE_NOTADB:
-        says = "is not a gallery: it is not an SQLite file"
-    else:
-        says = f"cannot be used as a gallery: {error}"
-    return GalleryError(f"{path} {says}")

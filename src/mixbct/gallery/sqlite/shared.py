@@ -9,13 +9,11 @@ import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from mixbct.gallery.index import RowIndex
-from mixbct.gallery.rules import side_of
+from mixbct.gallery.sql.snapshot import State
+from mixbct.gallery.sqlite.index import RowIndex
 from mixbct.schemas.contract import Contract
-from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 
 Key = tuple[str, str]
@@ -32,19 +30,6 @@ def file_name(key: Key) -> str:
     return f"index-{key[0]}{key[1] and '-'}{key[1][:16]}.rows"
 
 
-def keys_from(query: Contract, edges: Collection[Edge]) -> set[Key]:
-    """Return the indexes that a query model needs."""
-    mine = [edge for edge in edges if edge.from_contract.id == query.id]
-    return {key_of(query, None)} | {key_of(edge.to_contract, side_of(edge)) for edge in mine}
-
-
-class State(NamedTuple):
-    """A committed state of the store; the token tells histories after one backup apart."""
-
-    revision: int
-    token: str
-
-
 @dataclass(frozen=True)
 class Held:
     """An index, the state that it shows, and how many rows its cache file is behind."""
@@ -59,8 +44,6 @@ class Shared:
 
     def __init__(self) -> None:
         self.held: Mapping[Key, Held] = {}
-        self.edges: tuple[object, list[Edge]] = (None, [])
-        """What tells the edges apart, and these, parsed."""
         self.changed = False
         """Whether an index was swapped since the cache files were looked at."""
         self.saving = threading.Lock()

@@ -1,0 +1,326 @@
+"""What is read of a gallery, all of it in one state, every row held to its checksum."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import BaseModel, ValidationError
+
+from mixbct.errors import GalleryError
+from mixbct.gallery.records import Found, Item, QueryModel, RowBlock, Stored, Switch, Version
+from mixbct.gallery.store import Tick
+from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.model import Contract
+from mixbct.schemas.record import first_problem
+
+if TYPE_CHECKING:
+    from mixbct.gallery.sql.store import SqlStore
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+BLOCK: Final = 8192
+_ROW: Final = "id, key, label, contract, digest"
+
+
+class State(NamedTuple):
+    """A committed state; the token tells histories after one backup apart."""
+
+    revision: int
+    token: str
+
+
+class Known(NamedTuple):
+    """A contract that was recorded: its rows' vectors are in `vectors_{number}`."""
+
+    number: int
+    contract: Contract
+    rows: int
+
+    @property
+    def table(self) -> str:
+        """The table of its vectors."""
+        return f"vectors_{self.number}"
+
+
+class Facts(NamedTuple):
+    """What is known of the gallery in one state."""
+
+    state: State
+    searched_by: str
+    contracts: dict[str, Known]
+    """By id."""
+    switches: list[Switch]
+    derived: dict[tuple[int, str], Any]
+    """What a database keeps that is made of rows, by contract's number and digest of the side."""
+
+
+class Snapshot:
+    """One state of the gallery (`store.Snapshot`). Make it before its transaction begins."""
+
+    revision: int | None = None
+    """Of what was changed and is not committed; None: nothing was."""
+
+    def __init__(self, store: "SqlStore", connection: Any) -> None:
+        self.store = store
+        self.database = store.database
+        self.connection = connection
+        self.held: Any = self.database.held
+        self._facts: Facts | None = None
+
+    def do(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        return self.database.run(self.connection, query, values)
+
+    @property
+    def facts(self) -> Facts:
+        """Read what is known of the gallery, where that is not of this state already."""
+        if self._facts is None:
+            last = self.do("SELECT revision, token FROM changes ORDER BY revision DESC LIMIT 1")
+            if not last:
+                raise self.damaged("it has no history")
+            state, known = State(*last[0]), self.store.facts
+            if known is None or known.state != state:
+                known = self._read_facts(state)
+                if self.revision is None:  # what is not committed is nobody else's
+                    self.store.facts = known
+            self._facts = known
+        return self._facts
+
+    def _read_facts(self, state: State) -> Facts:
+        contracts = {
+            id: Known(number, self.parsed(Contract, text), rows)
+            for number, id, text, rows in self.do("SELECT * FROM contracts ORDER BY id")
+        }
+        by_number = {known.number: known.contract for known in contracts.values()}
+        switches = [
+            Switch(number, QueryModel(by_number[n], Path(folder) if folder else None), *rest)
+            for number, n, folder, *rest in self.do(
+                "SELECT number, contract, folder, time, before, restores FROM switches ORDER BY 1"
+            )
+            if n in by_number
+        ]
+        [(by,)] = self.do("SELECT searched_by FROM gallery")
+        return Facts(state, by, contracts, switches, self.database.derived(self))
+
+    def parsed(self, model: type[ModelT], text: str) -> ModelT:
+        """Read a record."""
+        try:
+            return model.model_validate_json(text)
+        except (ValidationError, RecursionError) as problem:
+            raise GalleryError(
+                f"{self.database.file} holds a record ({model.__name__}) that this version of "
+                f"mixbct cannot read: {first_problem(problem)}; use the version that wrote it, or "
+                "a backup"
+            ) from None
+
+    def damaged(self, what: str) -> GalleryError:
+        """Return the error about what was changed behind mixbct's back."""
+        return GalleryError(f"{self.database.file} is damaged ({what}); restore it from a backup")
+
+    def query_model(self) -> QueryModel:
+        """Return the model of the last switch."""
+        return self.switches()[-1].model
+
+    def switches(self) -> list[Switch]:
+        """Return every switch, oldest first."""
+        if not self.facts.switches:
+            raise self.damaged("it names no query model")
+        return list(self.facts.switches)
+
+    def edges(self) -> list[Edge]:
+        """Return every recorded edge; one is sent and parsed once."""
+        present = self.do(
+            "SELECT source, target, since, digest FROM edges WHERE until IS NULL ORDER BY 1, 2"
+        )
+        known = self.store.edges
+        if not known.keys() >= set(present):
+            known = {}
+            for *place, text, source, target in self.do(
+                "SELECT source, target, since, digest, e.json, s.id, t.id FROM edges e JOIN "
+                "contracts s ON s.number = source JOIN contracts t ON t.number = target "
+                "WHERE until IS NULL"
+            ):
+                if place[3] != self.database.checksum(source, target, text, b""):
+                    raise self.damaged(f"the edge from {source} to {target} was changed")
+                known[tuple(place)] = self.parsed(Edge, text)
+            self.store.edges = known
+        return [known[place] for place in present]
+
+    def contracts(self) -> list[Stored]:
+        """Return the contracts that have rows."""
+        known = self.facts.contracts.values()
+        return [Stored(each.contract, each.rows) for each in known if each.rows]
+
+    def known(self, contract: Contract) -> Known | None:
+        """Return what is recorded of a contract, if it is and has rows."""
+        known = self.facts.contracts.get(contract.id)
+        return known if known and known.rows else None
+
+    def ids(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the ids of the keys that have a row."""
+        found = dict(self.do("SELECT key, id FROM items WHERE key = ANY(%s)", list(keys)))
+        return {key: found[key] for key in keys if key in found}
+
+    def items(self, ids: Collection[int]) -> dict[int, Item]:
+        """Return key, label and contract of rows."""
+        return {id: item for id, (item, _) in self._rows(ids).items()}
+
+    def vectors(self, ids: Collection[int]) -> dict[int, Float32[np.ndarray, " d"]]:
+        """Return the stored vectors of rows."""
+        return {id: vector for id, (_, vector) in self._rows(ids).items()}
+
+    def _rows(self, ids: Collection[int]) -> dict[int, tuple[Item, np.ndarray]]:
+        wanted = sorted(set(map(int, ids)))
+        found: dict[int, tuple[Item, np.ndarray]] = {}
+        for known in self.facts.contracts.values():
+            if not wanted or not known.rows:
+                continue
+            block = self.checked(
+                self.do(
+                    f"SELECT i.{_ROW}, vector FROM items i JOIN {known.table} v ON v.id = i.id "
+                    "WHERE v.id = ANY(%s)",
+                    wanted,
+                ),
+                known,
+            )
+            for id, key, label, vector in zip(block.ids.tolist(), *block[1:], strict=True):
+                found[id] = Item(key, label, known.contract.id), vector
+        if missing := len(wanted) - len(found):
+            raise self.damaged(f"{missing} rows of its index are not there")
+        return found
+
+    def checked(
+        self, rows: list[tuple[Any, ...]], known: Known, wrong: list[str] | None = None
+    ) -> RowBlock:
+        """Return rows (id, key, label, contract's number, checksum, vector) as they were stored.
+
+        The keys of others go to `wrong`, or are an error.
+        """
+        id, dim = known.contract.id, known.contract.dim
+        contents = [self.database.content(row[5]) for row in rows]
+        none = bytes(4 * dim)  # has no norm
+        vectors = np.frombuffer(
+            b"".join(
+                # a vector without an item has no contract
+                content
+                if len(content) == len(none)
+                and row[3] == known.number
+                and row[4] == self.database.checksum(row[1], row[2], id, content)
+                else none
+                for row, content in zip(rows, contents, strict=True)
+            ),
+            "<f4",
+        )
+        vectors = vectors.reshape(-1, dim).astype(np.float32)
+        squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        fine = abs(squares - 1) < 1e-3
+        if not fine.all():
+            bad = [str(rows[place][1]) for place in np.flatnonzero(~fine)]
+            if wrong is None:
+                raise GalleryError(
+                    f"{self.database.file} is damaged: the item {bad[0]!r} is not as it was "
+                    f"enrolled; `mixbct gallery status {self.database.place} --verify` lists all "
+                    "such items. Enrol them again (--replace), or restore a backup"
+                )
+            wrong += bad
+            rows, vectors = (
+                [row for row, good in zip(rows, fine, strict=True) if good],
+                vectors[fine],
+            )
+        ids = np.array([row[0] for row in rows], np.int64)
+        return RowBlock(ids, [row[1] for row in rows], [row[2] for row in rows], vectors)
+
+    def blocks(self, contract: Contract, after: int = 0) -> Iterator[RowBlock]:
+        """Yield a contract's rows, by id, 8,192 at a time."""
+        return self.some_blocks(contract, after)
+
+    def some_blocks(
+        self, contract: Contract, after: int = 0, last: int = 2**62, wrong: list[str] | None = None
+    ) -> Iterator[RowBlock]:
+        """Yield blocks up to an id, without rows that are not as they were: see `checked`."""
+        if (known := self.facts.contracts.get(contract.id)) is None:
+            return
+        vectors = f"SELECT id, vector FROM {known.table} WHERE id > %s AND id <= %s"
+        items = f"SELECT {_ROW} FROM items WHERE id >= %s AND id <= %s"
+        while stored := self.do(f"{vectors} ORDER BY id LIMIT {BLOCK}", after, last):
+            ids = [id for id, _ in stored]
+            if (np.diff(ids, prepend=after) <= 0).any():
+                raise self.damaged("its rows are out of order")
+            after = ids[-1]
+            named = {row[0]: row for row in self.do(items, ids[0], after)}
+            nothing = (None, None, None, None)
+            rows = [(*named.get(id, (id, *nothing)), vector) for id, vector in stored]
+            if len((block := self.checked(rows, known, wrong)).ids):
+                yield block
+
+    def versions(self, key: str) -> list[Version]:
+        """Return all that an item was."""
+        time = "(SELECT time FROM changes WHERE {} ORDER BY revision DESC LIMIT 1)"
+        rows = self.do(
+            f"SELECT p.id, label, c.id, {time.format('first_id <= p.id')}, "
+            f"{time.format('revision = until')} FROM (SELECT id, key, label, contract, until "
+            "FROM past UNION ALL SELECT id, key, label, contract, NULL FROM items) p "
+            "JOIN contracts c ON c.number = contract WHERE key = %s ORDER BY p.id",
+            key,
+        )
+        return [Version(*row) for row in rows]
+
+    def hits(self) -> dict[str, int]:
+        """Return how often each item was found, of those that ever were."""
+        return dict(self.do("SELECT key, count FROM hits"))
+
+    def search(
+        self,
+        contract: Contract,
+        queries: Float32[np.ndarray, "q d"],
+        k: int,
+        side: LinearMap | None = None,
+    ) -> Found:
+        """Return the nearest rows of one contract."""
+        if (known := self.known(contract)) is None:
+            none = np.empty((len(queries), 0))
+            return Found(none.astype(np.float32), none.astype(np.int64), True)
+        found = self.database.search(self, known, queries, min(k, known.rows), side)
+        if found.ids.shape[1] < min(k, known.rows) and found.exact:
+            raise self.damaged(f"{known.rows:,} rows of {contract} are told of, fewer are there")
+        return found
+
+    def ready(self, contract: Contract, side: LinearMap | None = None) -> int | None:
+        """Return for how many rows a search through `side` is prepared."""
+        known = self.facts.contracts.get(contract.id)
+        return self.database.ready(self, known, side) if known else None
+
+    def searched_by(self) -> str:
+        """Return how rows are found."""
+        return self.facts.searched_by
+
+    def faults(self, progress: Tick | None = None) -> list[str]:
+        """Read every row and record, and return all that is wrong with them."""
+        found, wrong, done = self.database.faults(self), list[str](), 0
+        self.edges()
+        contracts = self.facts.contracts.values()
+        total = sum(known.rows for known in contracts)
+        past = (
+            f"SELECT {_ROW}, vector FROM past WHERE contract = %s AND id > %s "
+            f"ORDER BY id LIMIT {BLOCK}"
+        )
+        for known in contracts:
+            before = done + len(wrong)
+            for block in self.some_blocks(known.contract, wrong=wrong):
+                done += len(block.ids)
+                if progress:
+                    progress(done, total)
+            if more := done + len(wrong) - before - known.rows:
+                found.append(
+                    f"contract {known.contract.id} has {more:+,} rows more than are told of"
+                )
+            after = 0
+            while rows := self.do(past, known.number, after):
+                after = rows[-1][0]
+                self.checked(rows, known, wrong)
+        [(items,)] = self.do("SELECT count(*) FROM items")
+        if items != total:
+            found.append(f"{items:,} items are there, {total:,} are told of")
+        return found + [f"the item {key!r} is not as it was enrolled" for key in wrong]

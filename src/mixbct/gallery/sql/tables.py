@@ -1,0 +1,29 @@
+"""The tables that every database of a gallery has.
+
+The stored vectors of the contract numbered n are in `vectors_n` (id, vector), beside `items`, so
+that a scan reads vectors and nothing else.
+"""
+
+from typing import Final
+
+_NAME: Final = 'text COLLATE "C" NOT NULL'
+# as PostgreSQL writes them, and it may have been given them: never to be edited, only added to
+TABLES: Final = {
+    "gallery": "version integer NOT NULL, last_id bigint NOT NULL, searched_by text NOT NULL",
+    "changes": "revision bigint PRIMARY KEY, time text NOT NULL, first_id bigint NOT NULL, "
+    "token text NOT NULL",
+    "contracts": f"number integer PRIMARY KEY, id {_NAME} UNIQUE, json text NOT NULL, "
+    "rows bigint NOT NULL",
+    "switches": "number integer PRIMARY KEY, revision bigint NOT NULL, contract integer NOT NULL, "
+    "folder text, time text NOT NULL, before integer, restores integer",
+    "edges": "source integer NOT NULL, target integer NOT NULL, since bigint NOT NULL, "
+    "until bigint, json text NOT NULL, digest integer NOT NULL, "
+    "PRIMARY KEY (source, target, since)",
+    "items": f"id bigint PRIMARY KEY, key {_NAME} UNIQUE, label text, contract integer NOT NULL, "
+    "digest integer NOT NULL",
+    "past": f"id bigint PRIMARY KEY, key {_NAME}, label text, contract integer NOT NULL, "
+    "digest integer NOT NULL, until bigint NOT NULL, vector vector NOT NULL",
+    "hits": f"key {_NAME} PRIMARY KEY, count bigint NOT NULL",
+}
+INDEXES: Final = {"past_by_key": "past (key)", "past_by_end": "past (until, contract)"}
+VECTORS: Final = "id bigint PRIMARY KEY, vector {} NOT NULL"

@@ -1,0 +1,169 @@
+"""The FAISS indexes of a gallery in SQLite: followed from state to state, kept in cache files."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mixbct.errors import MixbctError
+from mixbct.features.bridged import through
+from mixbct.files import file_written_whole
+from mixbct.gallery.records import Ids
+from mixbct.gallery.sql.snapshot import Known, Snapshot, State
+from mixbct.gallery.sql.transaction import needed_by
+from mixbct.gallery.sqlite.index import RowIndex, read_index
+from mixbct.gallery.sqlite.shared import Held, Key, file_name, key_of
+from mixbct.gallery.store import Tick
+from mixbct.schemas.linear_map import LinearMap
+
+if TYPE_CHECKING:
+    from mixbct.gallery.sql.store import SqlStore
+    from mixbct.gallery.sqlite.database import Sqlite
+
+# A cache file is written again when more than this part of it is out of date, and so many rows: to
+# write a large file for a few rows costs more than to add these again at the next start, and a few
+# thousand rows are read from the store as fast.
+_STALE_PART: Final = 1 / 8
+_STALE_ROWS = 2000
+
+
+def index(
+    database: "Sqlite",
+    snapshot: Snapshot,
+    known: Known,
+    side: LinearMap | None,
+    progress: Tick | None = None,
+) -> RowIndex:
+    """Return the index of a contract's rows in this state; `progress` counts what it adds."""
+    shared, state = database.shared, snapshot.facts.state
+    key = key_of(known.contract, side)
+    held: Held | None = snapshot.held.get(key)
+    if held is not None and held.state == state:
+        return held.index
+    with shared.following(key):
+        newest = shared.held.get(key)
+        if newest is not None and newest.state == state:
+            return newest.index
+        followed = _followed(database, snapshot, known, side, (newest, held), progress)
+        # what another thread has followed further, stays
+        if snapshot.revision is None and not (newest and newest.state.revision > state.revision):
+            present = snapshot.switches()[-1]
+            needed = needed_by([present.model.contract], snapshot.edges())
+            shared.swap(key, followed, present.number, needed)
+    return followed.index
+
+
+def _followed(
+    database: "Sqlite",
+    snapshot: Snapshot,
+    known: Known,
+    side: LinearMap | None,
+    held: Iterable[Held | None],
+    progress: Tick | None,
+) -> Held:
+    start = next((each for each in held if each and _knows(snapshot, each.state)), None)
+    start = start or _loaded(database, snapshot, known, side)
+    state, rows = snapshot.facts.state, known.rows
+
+    def added(after: int, before: int) -> Iterator[tuple[Ids, np.ndarray]]:
+        done = 0
+        for block in snapshot.blocks(known.contract, after):
+            yield block.ids, through(side, block.vectors)
+            done += len(block.ids)
+            if progress:
+                progress(done, max(rows - before, done))
+
+    if start is not None:
+        ended = "SELECT id FROM past WHERE until > %s AND contract = %s ORDER BY id"
+        gone = [id for (id,) in snapshot.do(ended, start.state.revision, known.number)]
+        left = start.index.without(np.array(gone, np.int64))
+        index = left.with_rows(added(left.last, len(left)))
+        if len(index) == rows:
+            return Held(index, state, start.unsaved + len(gone) + len(index) - len(left))
+    index = RowIndex().with_rows(added(0, 0))
+    if len(index) != rows:
+        told = f"{rows:,} rows of {known.contract} are told of, {len(index):,} are there"
+        raise snapshot.damaged(told)
+    return Held(index, state, len(index))
+
+
+def _knows(snapshot: Snapshot, state: State) -> bool:
+    asked = "SELECT 1 FROM changes WHERE revision = %s AND token = %s"
+    return bool(snapshot.do(asked, *state))
+
+
+def _loaded(
+    database: "Sqlite", snapshot: Snapshot, known: Known, side: LinearMap | None
+) -> Held | None:
+    dim = side.target_dim if side else known.contract.dim
+    if (cache := _cache(snapshot, known, side)) is None:
+        return None
+    path = database.file.with_name(file_name(key_of(known.contract, side)))
+    index = read_index(path, cache[0], dim, cache[1])
+    return None if index is None else Held(index, State(*cache[2:]))
+
+
+def _cache(
+    snapshot: Snapshot, known: Known, side: LinearMap | None
+) -> tuple[int, str, int, str] | None:
+    """Return rows, SHA-256 and state of a cache file of a state that is known."""
+    found = snapshot.do(
+        "SELECT rows, sha256, revision, token FROM caches JOIN changes USING (revision, token) "
+        "WHERE contract = %s AND side = %s",
+        *(known.number, side.digest if side else ""),
+    )
+    return found[0] if found else None
+
+
+def ready(
+    database: "Sqlite", snapshot: Snapshot, known: Known, side: LinearMap | None
+) -> int | None:
+    """Return how many rows an index holds, in memory or in its cache file."""
+    key = key_of(known.contract, side)
+    if (held := snapshot.held.get(key)) and _knows(snapshot, held.state):
+        return len(held.index)
+    cache = _cache(snapshot, known, side)
+    return cache[0] if cache and database.file.with_name(file_name(key)).is_file() else None
+
+
+def save(store: "SqlStore", database: "Sqlite", wait: bool) -> None:
+    """Write the cache files that are far behind their indexes, and delete those of no use.
+
+    Where the folder cannot be written, or another process is writing, the next start takes
+    longer: nothing is lost.
+    """
+    shared, folder = database.shared, database.file.parent
+    if not shared.saving.acquire(blocking=wait):
+        return
+    try:
+        shared.changed = False  # or tried: the next change of the gallery tries again
+        with contextlib.suppress(OSError, MixbctError):
+            for key, held in shared.held.items():
+                rows = len(held.index)
+                if rows and held.unsaved >= max(_STALE_ROWS, _STALE_PART * rows):
+                    _save_index(store, database, key, held, wait)
+            if paths := list(folder.glob("index-*")):
+                with store.write(wait) as transaction:
+                    empty = "SELECT number FROM contracts WHERE rows = 0"
+                    transaction.do(f"DELETE FROM caches WHERE contract IN ({empty})")
+                    told = "SELECT id, side FROM caches JOIN contracts ON number = contract"
+                    used = {file_name((id, side)) for id, side in transaction.do(told)}
+                    for path in paths:
+                        if path.name not in used:
+                            path.unlink()
+    finally:
+        shared.saving.release()
+
+
+def _save_index(store: "SqlStore", database: "Sqlite", key: Key, held: Held, wait: bool) -> None:
+    with contextlib.ExitStack() as whole:
+        file = whole.enter_context(file_written_whole(database.file.with_name(file_name(key))))
+        row = key[1], len(held.index), held.index.write(file), *held.state
+        with store.write(wait) as transaction:
+            number = transaction.facts.contracts[key[0]].number
+            transaction.do(
+                "INSERT OR REPLACE INTO caches VALUES (%s, %s, %s, %s, %s, %s)", number, *row
+            )
+            whole.close()  # here it gets its name
+    database.shared.saved(key, held)
