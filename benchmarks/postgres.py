@@ -20,7 +20,7 @@ from mixbct.data.bank import normalise
 from mixbct.data.postgresql import Server
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import QueryModel
-from mixbct.gallery.sql.store import SqlStore
+from mixbct.gallery.store import Store
 from mixbct.gallery.stores import create_store
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.contract import Contract
@@ -118,7 +118,7 @@ def _rows(keys: list[str], names: list[str], vectors: np.ndarray) -> bytes:
 
 
 def _enrol(
-    store: SqlStore, keys: list[str], names: list[str], vectors: np.ndarray, contract: Contract
+    store: Store, keys: list[str], names: list[str], vectors: np.ndarray, contract: Contract
 ) -> None:
     for part in _parts():
         with store.write() as transaction:
@@ -146,7 +146,7 @@ def _bare_copy(url: str, parts: list[bytes]) -> float:
     return taken
 
 
-def _drop(store: SqlStore) -> None:
+def _drop(store: Store) -> None:
     with store.connected() as connection:
         connection.execute(f"DROP SCHEMA {store.database.server.schema} CASCADE".encode())
     store.close()

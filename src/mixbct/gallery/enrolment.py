@@ -9,9 +9,11 @@ import numpy as np
 from mixbct.data.bank import normalise
 from mixbct.data.loader import ahead_of
 from mixbct.errors import GalleryError
-from mixbct.gallery.records import Batch, Item
+from mixbct.gallery.records import Batch, Item, Tick
 from mixbct.gallery.rules import check_dimension, check_enrolled
-from mixbct.gallery.store import Snapshot, Store, Tick, Transaction
+from mixbct.gallery.snapshot import Snapshot
+from mixbct.gallery.store import Store
+from mixbct.gallery.transaction import Transaction
 
 _NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
 

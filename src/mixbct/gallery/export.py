@@ -17,9 +17,9 @@ from pydantic import Field
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole, sha256_file
-from mixbct.gallery.records import RowBlock
+from mixbct.gallery.records import RowBlock, Tick
 from mixbct.gallery.rules import edges_from, require_tied
-from mixbct.gallery.store import Snapshot, Tick
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import Document, Record

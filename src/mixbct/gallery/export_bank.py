@@ -9,7 +9,8 @@ from jaxtyping import Float32
 from mixbct.data.foreign_bank import write_bank
 from mixbct.data.source import unseen
 from mixbct.errors import ContractError, GalleryError
-from mixbct.gallery.store import Snapshot, Tick
+from mixbct.gallery.records import Tick
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.data import BankManifest
 
 

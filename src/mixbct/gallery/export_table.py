@@ -14,8 +14,9 @@ from jaxtyping import Float32
 from mixbct.data.postgresql import Server
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
+from mixbct.gallery.records import Tick
 from mixbct.gallery.rules import edges_from, require_tied, side_of
-from mixbct.gallery.store import Snapshot, Tick
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
 

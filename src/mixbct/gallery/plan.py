@@ -8,7 +8,7 @@ from pydantic import Field
 from mixbct.features.bridged import through
 from mixbct.gallery.records import Stored
 from mixbct.gallery.rules import check_edge, edges_from, require_tied, side_of
-from mixbct.gallery.store import Snapshot
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.linear_map import LinearMap

@@ -1,6 +1,6 @@
 """What a gallery holds, and what its verbs print with `--json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,10 @@ from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Record
 
 Ids = Int64[np.ndarray, " n"]
+Parts = Iterable[tuple[Int64[np.ndarray, " _"], np.ndarray]]
+"""Ids and vectors, some thousand at a time."""
+Tick = Callable[[int, int], None]
+"""Progress: called with (done, in all)."""
 
 
 @dataclass(frozen=True)

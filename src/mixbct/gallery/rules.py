@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mixbct.errors import ContractError, FeatureError, GalleryError, SwitchedError
 from mixbct.gallery.records import Stored, Switch
-from mixbct.gallery.store import Snapshot
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap

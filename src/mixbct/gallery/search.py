@@ -10,7 +10,7 @@ from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import both_queries, through
 from mixbct.gallery.records import Hits
 from mixbct.gallery.rules import check_dimension, edges_from, side_of
-from mixbct.gallery.store import Snapshot
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.calibration import Calibration
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge

@@ -4,7 +4,7 @@ from mixbct.gallery.enrolment import rows_in
 from mixbct.gallery.records import ContractRows, EdgeStatus, GalleryStatus
 from mixbct.gallery.rules import edges_from, side_of
 from mixbct.gallery.search import decision
-from mixbct.gallery.store import Snapshot
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.gate import Edge
 
 

@@ -1,52 +1,49 @@
-"""The seam between the gallery and what keeps it: snapshots to read, transactions to write.
+"""What keeps a gallery: snapshots to read, transactions to write, over a relational database.
 
 A store keeps rows, edges, switches and their history, and finds the nearest rows of one contract.
-It keeps what it is told: which contracts may meet is the gallery's rule, above it. One stands
-behind this (`sql/`), over two databases: SQLite with FAISS, PostgreSQL with pgvector.
+It keeps what it is told: which contracts may meet is the gallery's rule, above it. Every promise of
+`Store`, `Snapshot` and `Transaction` is held by one suite, tests/unit/gallery/test_conformance.py,
+over every database.
 
-Every promise below is held by one suite, tests/unit/gallery/test_conformance.py, for every store.
-What a store derives from its rows in order to search (an index, a table of mapped rows) can be
-thrown away at any time and is built again when it is missing; none of it shows here.
+It is written once. The SQL is what both databases understand, with `%s` for a value and
+`= ANY(%s)` for one of many. What truly differs stands behind a dialect, `sqlite/` (one file, FAISS
+beside it) or `postgres/` (pgvector, Milvus): it opens, checks and brings up its tables, locks,
+takes rows in bulk, and finds the nearest of them. What it derives from rows in order to search (an
+index, a table of mapped rows) can be thrown away at any time and is built again when it is missing;
+none of it shows here.
 
 Ids: a positive integer names one version of an item, for good. Replacing an item, and giving it an
-earlier vector back, makes a new id; the vector behind an id never changes.
+earlier vector back, makes a new id; the vector behind an id never changes. Every transaction that
+changes something has a revision, ascending in the order of their commits, under the one lock of
+whoever writes; so are ids. What was present just before a switch is what had a lower id then, and
+ended with it or later.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, runtime_checkable
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-from jaxtyping import Float32
-
-from mixbct.gallery.records import (
-    Found,
-    Item,
-    QueryModel,
-    RowBlock,
-    Stored,
-    Switch,
-    Version,
-)
+from mixbct.errors import GalleryError
+from mixbct.gallery.facts import Facts
+from mixbct.gallery.records import QueryModel, Switch, Tick
+from mixbct.gallery.snapshot import Snapshot
+from mixbct.gallery.transaction import Transaction
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
+from mixbct.schemas.record import now
 
-Tick = Callable[[int, int], None]
-"""Progress: called with (done, in all)."""
+if TYPE_CHECKING:
+    from mixbct.gallery.postgres import Postgres
+    from mixbct.gallery.sqlite import Sqlite
 
-
-@runtime_checkable
-class Closes(Protocol):
-    """What is closed at its end: a store, a connection."""
-
-    def close(self) -> None:
-        """Close it."""
-        ...
+__all__ = ["Snapshot", "Store", "Tick", "Transaction", "closed_on_error"]
+SnapshotT = TypeVar("SnapshotT", bound=Snapshot)
 
 
-@contextmanager
-def closed_on_error(opened: Closes) -> Iterator[None]:
+@contextlib.contextmanager
+def closed_on_error(opened: Any) -> Iterator[None]:
     """Close what was opened where what is enclosed fails."""
     try:
         yield
@@ -55,204 +52,110 @@ def closed_on_error(opened: Closes) -> Iterator[None]:
         raise
 
 
-@runtime_checkable
-class Snapshot(Protocol):
-    """One committed state of a store, which does not change while it is looked at; for one thread.
+class Store:
+    """Keeps one gallery; safe for threads, open in any number of processes at once.
 
-    Whatever is read is checked: a row or record that is not as it was stored is a `GalleryError`
-    that names it.
+    It is made by `create` or `open`, and has a connection for each thread at work.
+
+    Args:
+        database: where it is.
     """
 
-    def query_model(self) -> QueryModel:
-        """Return the model that queries and enrols: that of the last switch."""
-        ...
+    def __init__(self, database: "Sqlite | Postgres") -> None:
+        self.database = database
+        self.facts: Facts | None = None
+        self.edges: dict[tuple[Any, ...], Edge] = {}
+        """Parsed, by what tells them apart."""
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+        self._closed = False
 
-    def switches(self) -> list[Switch]:
-        """Return every switch since the last prune, oldest first; never empty."""
-        ...
-
-    def edges(self) -> list[Edge]:
-        """Return every recorded edge. The records are parsed once, not at every call."""
-        ...
-
-    def contracts(self) -> list[Stored]:
-        """Return the contracts that have at least one row, by id, with how many they have."""
-        ...
-
-    def ids(self, keys: Collection[str]) -> dict[str, int]:
-        """Return the id of the present row of each key that has one, in the order of `keys`."""
-        ...
-
-    def items(self, ids: Collection[int]) -> dict[int, Item]:
-        """Return key, label and contract of present rows, by id.
+    @classmethod
+    def create(cls, database: "Sqlite | Postgres", model: QueryModel) -> "Store":
+        """Make an empty store, also of what an interrupted `create` left behind.
 
         Raises:
-            GalleryError: an id has no present row.
+            GalleryError: something is there already, or it may or can not be made.
         """
-        ...
+        store = cls(database)
+        with closed_on_error(store):
+            database.lay_ground()
+            with store._within(Transaction, "make") as transaction:
+                database.create_tables(transaction.connection)
+                transaction.do("INSERT INTO changes VALUES (0, %s, 1, '')", now())
+                transaction.switch(Switch(1, model, now(), None))
+        return store
 
-    def vectors(self, ids: Collection[int]) -> dict[int, Float32[np.ndarray, " d"]]:
-        """Return the stored vectors of present rows, by id; d is that of each row's contract.
+    @classmethod
+    def open(cls, database: "Sqlite | Postgres") -> "Store":
+        """Open a store; one of an earlier version is brought up to date.
 
         Raises:
-            GalleryError: an id has no present row.
+            NoGalleryError: there is none.
+            GalleryError: it is unfinished, of a later version, or not all mixbct's.
         """
-        ...
-
-    def blocks(self, contract: Contract, after: int = 0) -> Iterator[RowBlock]:
-        """Yield a contract's present rows with an id above `after`, by id, some thousand at a time.
-
-        It streams: no more than a block is held in memory.
-        """
-        ...
-
-    def versions(self, key: str) -> list[Version]:
-        """Return all that an item was since the last prune, oldest first; empty: it never was."""
-        ...
-
-    def hits(self) -> dict[str, int]:
-        """Return how often present items were found, of those that ever were, by key."""
-        ...
-
-    def search(
-        self,
-        contract: Contract,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        side: LinearMap | None = None,
-    ) -> Found:
-        """Return the rows of one contract that are nearest to each query, best first.
-
-        Args:
-            contract: of the rows; one without rows has no hits.
-            queries: unit vectors, in the space in which they meet the rows (behind the bridge's
-                side for queries, where there is one).
-            k: hits a query, at least 1; with fewer rows than that, as many as there are.
-            side: the bridge's side for stored rows, through which they are compared
-                (`features.bridged.through`); None: as they are stored.
-
-        Returns:
-            Cosines and ids. What the search needs and is not ready is built first.
-
-        Raises:
-            FeatureError: `side` sends a row to zero, or takes another dimension.
-        """
-        ...
-
-    def ready(self, contract: Contract, side: LinearMap | None = None) -> int | None:
-        """Return for how many rows a search through `side` is prepared; None: it builds first."""
-        ...
-
-    def searched_by(self) -> str:
-        """Return how rows are found: "exact" where all are compared, else by which index."""
-        ...
-
-    def faults(self, progress: Tick | None = None) -> list[str]:
-        """Read every row and record, and return all that is wrong with them, a line each."""
-        ...
-
-
-@runtime_checkable
-class Transaction(Snapshot, Protocol):
-    """A snapshot that can be changed: all of it is committed at the end, or on an error nothing.
-
-    What it reads is the state with its own changes. One transaction at a time; snapshots go on
-    beside it, and see it once it is committed.
-    """
-
-    def put(
-        self,
-        keys: Sequence[str],
-        labels: Sequence[str | None],
-        contract: Contract,
-        vectors: Float32[np.ndarray, "n d"],
-        progress: Tick | None = None,
-    ) -> list[str]:
-        """Add n rows, in place of those of the same keys, which become history.
-
-        Args:
-            keys: no key twice.
-            labels: class names; None: not known.
-            contract: of the vectors; it is recorded where it is new.
-            vectors: unit vectors.
-            progress: called with (rows stored, n).
-
-        Returns:
-            The keys that had a row, in the order of `keys`. Whoever does not want to replace raises
-            then, and nothing is stored.
-        """
-        ...
-
-    def remove(self, keys: Collection[str]) -> list[str]:
-        """Take rows away, which become history; return the keys that had one, in their order."""
-        ...
-
-    def add_edge(self, edge: Edge) -> None:
-        """Record an edge and both contracts; an edge between the same two becomes history."""
-        ...
-
-    def switch(self, switch: Switch) -> None:
-        """Record a switch, from now on the present one, and the contract of its model.
-
-        What a search of the model now present needs, and of the model that its `before` leads back
-        to, is kept; what was prepared for others may be dropped.
-
-        Args:
-            switch: its number is that of the last switch and one.
-        """
-        ...
-
-    def restore(self, switch: int, keep: Contract) -> list[str]:
-        """Give items and edges that were replaced since a switch back what they were before it.
-
-        An item that had a row just before that switch's transaction, and has another one now that
-        is not under `keep`, gets the earlier one as a new version: its label, contract and vector,
-        to the bit; one that is the same again stays as it is. An edge that was recorded anew by
-        that transaction or since, between the same two, is again what it was; one between others
-        stays. Items removed since stay removed.
-
-        Returns:
-            The keys that were given back, sorted.
-
-        Raises:
-            GalleryError: that switch is no longer known.
-        """
-        ...
-
-    def prune(self) -> int:
-        """Forget the history: all but present rows and edges, and the last switch.
-
-        The last switch then has no `before`. Returns how many versions of items went.
-        """
-        ...
-
-    def count_hits(self, counts: Mapping[str, int]) -> None:
-        """Add to how often items were found, by key; keys that have no row are left out.
-
-        An item that is replaced keeps its count, one that is removed loses it. Nothing that a
-        search sees changes by it.
-        """
-        ...
-
-    def forget_hits(self) -> None:
-        """Count from nothing again."""
-        ...
-
-
-@runtime_checkable
-class Store(Protocol):
-    """Keeps one gallery; safe for threads, open in any number of processes at once."""
+        store = cls(database)
+        with closed_on_error(store):
+            with store._within(Snapshot, "make") as look:
+                old = database.is_old(look.connection)
+            if old:
+                with store.write() as transaction:
+                    database.bring_up(transaction.connection)
+        return store
 
     @property
     def place(self) -> str:
         """Where it is, for people: a folder, or a URL without its password."""
-        ...
+        return self.database.place
 
-    def read(self) -> AbstractContextManager[Snapshot]:
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Any]:
+        """Lend a connection; one that failed is not used again."""
+        if self._closed:
+            raise GalleryError(f"{self.place} was closed; open it again")
+        connection: Any = self._idle_one() or self.database.connect()
+        try:
+            with self.database.named_errors():
+                yield connection
+        finally:
+            with contextlib.suppress(Exception):
+                connection.rollback()  # what an error left open
+            with self._lock:
+                kept = not self._closed and self.database.is_at_rest(connection)
+                self._idle += [connection] * kept
+            if not kept:
+                connection.close()
+
+    def _idle_one(self) -> Any:
+        """Return a connection that is there still; the server may have been started again."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            with contextlib.suppress(GalleryError), self.database.named_errors():
+                connection.execute("SELECT 1")
+                return connection
+            connection.close()
+
+    @contextlib.contextmanager
+    def _within(
+        self, kind: type[SnapshotT], begin: Literal["read", "write", "make"], wait: bool = True
+    ) -> Iterator[SnapshotT]:
+        with self.connected() as connection:
+            snapshot = kind(self, connection)
+            self.database.begin(connection, begin, wait)
+            yield snapshot
+            connection.commit()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Snapshot]:
         """Enclose reads of the last committed state. It does not wait for a transaction."""
-        ...
+        with self._within(Snapshot, "read") as snapshot:
+            yield snapshot
+        self.database.after_reading(self)
 
-    def write(self, wait: bool = True) -> AbstractContextManager[Transaction]:
+    def write(self, wait: bool = True) -> contextlib.AbstractContextManager[Transaction]:
         """Enclose changes that happen whole or, on an error (which goes on), not at all.
 
         Args:
@@ -262,7 +165,7 @@ class Store(Protocol):
             GalleryError: another one is under way still; the store can only be read.
             DiskFullError: there is no space left; nothing was stored.
         """
-        ...
+        return self._within(Transaction, "write", wait)
 
     def prepare(
         self, contract: Contract, side: LinearMap | None = None, progress: Tick | None = None
@@ -274,12 +177,18 @@ class Store(Protocol):
         Raises:
             FeatureError: `side` sends a row to zero, or takes another dimension.
         """
-        ...
+        self.database.prepare(self, contract, side, progress)
 
     def size(self) -> int:
         """Return how many bytes all of it takes where it is kept."""
-        ...
+        with self.connected() as connection:
+            return self.database.size(connection)
 
     def close(self) -> None:
         """Close it. What is being read or written in other threads ends first in its own way."""
-        ...
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        self.database.close()

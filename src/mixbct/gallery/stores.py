@@ -7,8 +7,8 @@ from typing import Any
 
 from mixbct.errors import GalleryError
 from mixbct.gallery.records import QueryModel
-from mixbct.gallery.sql.store import SqlStore
 from mixbct.gallery.sqlite import Sqlite
+from mixbct.gallery.store import Store
 
 SCHEMES: dict[str, str] = dict.fromkeys(
     ("postgresql", "postgres"), "mixbct.gallery.postgres:Postgres"
@@ -16,19 +16,19 @@ SCHEMES: dict[str, str] = dict.fromkeys(
 """Of URLs → module:class of a database, imported when it is asked for."""
 
 
-def create_store(place: Path | str, model: QueryModel) -> SqlStore:
-    """Make an empty store; see `SqlStore.create`."""
-    return SqlStore.create(_database(place), model)
+def create_store(place: Path | str, model: QueryModel) -> Store:
+    """Make an empty store; see `Store.create`."""
+    return Store.create(_database(place), model)
 
 
-def open_store(place: Path | str, timeout: float = 30.0) -> SqlStore:
-    """Open a store; see `SqlStore.open`.
+def open_store(place: Path | str, timeout: float = 30.0) -> Store:
+    """Open a store; see `Store.open`.
 
     Args:
         place: a folder, or a URL.
         timeout: seconds to wait for another one that is writing.
     """
-    return SqlStore.open(_database(place, timeout))
+    return Store.open(_database(place, timeout))
 
 
 def _database(place: Path | str, timeout: float = 30.0) -> Any:

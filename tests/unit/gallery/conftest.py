@@ -6,7 +6,7 @@ import pytest
 from mixbct.gallery import Gallery
 from mixbct.gallery.postgres.reindex import reindex
 from mixbct.gallery.records import QueryModel, Switch
-from mixbct.gallery.sql.store import SqlStore
+from mixbct.gallery.store import Store
 from mixbct.gallery.stores import create_store, open_store
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.gate import Edge
@@ -84,10 +84,10 @@ class SqliteKind:
     def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self.folder = folder
 
-    def create(self, model: QueryModel) -> SqlStore:
+    def create(self, model: QueryModel) -> Store:
         return create_store(self.folder, model)
 
-    def open(self, timeout: float = 30.0) -> SqlStore:
+    def open(self, timeout: float = 30.0) -> Store:
         return open_store(self.folder, timeout)
 
 
@@ -98,17 +98,17 @@ class PostgresKind:
         self.folder = folder
         self.url = request.getfixturevalue("postgres_url")
 
-    def create(self, model: QueryModel) -> SqlStore:
+    def create(self, model: QueryModel) -> Store:
         return create_store(self.url, model)
 
-    def open(self, timeout: float = 30.0) -> SqlStore:
+    def open(self, timeout: float = 30.0) -> Store:
         return open_store(self.url, timeout)
 
 
 class MilvusKind(PostgresKind):
     """The same, with the vectors in Milvus too, which compares all of them."""
 
-    def create(self, model: QueryModel) -> SqlStore:
+    def create(self, model: QueryModel) -> Store:
         store = super().create(model)
         reindex(store, f"milvus:{self.folder}/vectors.db?index=FLAT")
         return store

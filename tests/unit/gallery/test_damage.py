@@ -14,10 +14,10 @@ import pytest
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError
 from mixbct.gallery import Gallery
-from mixbct.gallery.sql.checksum import digest_of
 from mixbct.gallery.sqlite.database import DATABASE
 from mixbct.gallery.sqlite.versions import schema_of
 from mixbct.gallery.stores import open_store
+from mixbct.gallery.tables import digest_of
 
 N = 60
 K7 = 8  # the id of the row that is damaged

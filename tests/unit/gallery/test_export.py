@@ -75,7 +75,7 @@ def test_files_hold_all_rows_as_a_search_compares_them(
     switched, old, new, vectors, make_edge, tmp_path, form, monkeypatch
 ):
     monkeypatch.setattr("mixbct.gallery.export._BLOCKS", 1)
-    monkeypatch.setattr("mixbct.gallery.sql.snapshot.BLOCK", 8)
+    monkeypatch.setattr("mixbct.gallery.snapshot.BLOCK", 8)
     out, seen = tmp_path / "out", []
     with switched.read() as snapshot:
         export_files(snapshot, switched.place, out, form, lambda *done: seen.append(done))
@@ -180,7 +180,7 @@ def dump(connection, columns="*"):
 def test_a_column_holds_old_rows_in_the_new_models_space(
     compatible, postgres_url, product, vectors, new, monkeypatch
 ):
-    monkeypatch.setattr("mixbct.gallery.sql.snapshot.BLOCK", 6)
+    monkeypatch.setattr("mixbct.gallery.snapshot.BLOCK", 6)
     before = dump(product)
     with compatible.read() as snapshot:
         side = snapshot.edges()[0].bridge.gallery

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
-from mixbct.gallery.sql.snapshot import Snapshot
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.sqlite.database import DATABASE
 from mixbct.gallery.sqlite.index import RowIndex, read_index
 

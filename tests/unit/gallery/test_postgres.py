@@ -335,7 +335,7 @@ def test_mapped_rows_that_somebody_reads_are_dropped_later(
 
 def test_a_preparation_that_was_stopped_goes_on(store, old, vectors, monkeypatch):
     monkeypatch.setattr("mixbct.gallery.postgres.derive.BLOCK", 20)
-    monkeypatch.setattr("mixbct.gallery.sql.snapshot.BLOCK", 20)
+    monkeypatch.setattr("mixbct.gallery.snapshot.BLOCK", 20)
     side = LinearMap.of(np.random.default_rng(1).normal(size=(8, 5)))
 
     def stop(done, total):

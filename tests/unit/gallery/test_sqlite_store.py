@@ -13,9 +13,9 @@ import pytest
 
 from mixbct.errors import ContractError, DiskFullError, GalleryError
 from mixbct.gallery import Gallery
-from mixbct.gallery.sql.transaction import Transaction
 from mixbct.gallery.sqlite.database import DATABASE
 from mixbct.gallery.stores import open_store
+from mixbct.gallery.transaction import Transaction
 
 BATCH = 40
 

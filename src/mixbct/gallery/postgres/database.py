@@ -2,33 +2,30 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
-from jaxtyping import Float32
 
 from mixbct.data.postgresql import Server
 from mixbct.errors import FeatureError, GalleryError
-from mixbct.features.bridged import through
+from mixbct.gallery.facts import Asked, Known
 from mixbct.gallery.milvus import Milvus
 from mixbct.gallery.postgres import tables
-from mixbct.gallery.postgres.bulk import copy_items, copy_vectors
+from mixbct.gallery.postgres.bulk import copy, items_of, vectors_of
 from mixbct.gallery.postgres.derive import derive, forget, index
-from mixbct.gallery.postgres.search import Asked, Derived, derived, search, table_of
-from mixbct.gallery.records import Found, RowBlock
-from mixbct.gallery.sql.checksum import digest_of
-from mixbct.gallery.sql.snapshot import Known, Snapshot
-from mixbct.gallery.sql.transaction import Transaction
-from mixbct.gallery.store import Tick
+from mixbct.gallery.postgres.search import Derived, derived, search, table_of
+from mixbct.gallery.records import Found, Parts, Tick
+from mixbct.gallery.snapshot import Snapshot
+from mixbct.gallery.tables import digest_of
+from mixbct.gallery.transaction import Transaction
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    from mixbct.gallery.sql.store import SqlStore
+    from mixbct.gallery.store import Store
 
 _BEGIN: Final = {
     # the lock comes before the state is chosen: what is dropped was dropped before it
@@ -123,30 +120,19 @@ class Postgres:
         tables.create_vectors(to.connection, table, dim)
         index(to, table, dim)
 
-    def add_items(self, to: Transaction, known: Known, blocks: Iterable[RowBlock]) -> None:
+    def add_items(self, connection: "Connection", parts: Iterable[list[tuple[Any, ...]]]) -> None:
         """Add rows of `items`."""
-        copy_items(to.connection, known, blocks, self.checksum)
+        copy(connection, "items", map(items_of, parts))
 
-    def add_vectors(
-        self,
-        to: Transaction,
-        known: Known,
-        blocks: Callable[[Tick | None], Iterable[RowBlock]],
-        progress: Tick | None,
-    ) -> None:
-        """Add rows of a contract's vectors, and what they are mapped to."""
-        copy_vectors(to.connection, known.table, ((b.ids, b.vectors) for b in blocks(progress)))
+    def add_vectors(self, connection: "Connection", table: str, parts: Parts) -> None:
+        """Add ids and vectors to a table."""
+        copy(connection, table, starmap(vectors_of, parts))
+
+    def followed(self, to: Transaction, known: Known) -> Iterator[tuple[str, LinearMap]]:
+        """Yield the tables of a contract's mapped rows, and what maps them."""
         follow = "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'"
         for name, text in to.do(follow, known.number):
-            side = to.parsed(LinearMap, text)
-            mapped = ((b.ids, through(side, b.vectors, b.keys)) for b in blocks(None))
-            copy_vectors(to.connection, name, mapped)
-
-    def take(self, to: Transaction, ids: list[int]) -> None:
-        """Follow rows that went."""
-        for made in to.facts.derived.values():
-            if made.is_table:
-                to.do(f"DELETE FROM {made.name} WHERE id = ANY(%s)", ids)
+            yield name, to.parsed(LinearMap, text)
 
     def derived(self, snapshot: Snapshot) -> dict[tuple[int, str], Derived]:
         """Return what is made of rows, by contract's number and digest of the side."""
@@ -160,16 +146,9 @@ class Postgres:
             if (contracts[number], side) not in needed:
                 forget(self, to, made)
 
-    def search(
-        self,
-        snapshot: Snapshot,
-        known: Known,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        side: LinearMap | None,
-    ) -> Found:
+    def search(self, snapshot: Snapshot, asked: Asked) -> Found:
         """Return the nearest rows of one contract."""
-        return search(self, snapshot, Asked(known, queries, k, side))
+        return search(self, snapshot, asked)
 
     def milvus(self, snapshot: Snapshot) -> Milvus | None:
         """Return where vectors are searched, by what the gallery says; None: here."""
@@ -186,7 +165,7 @@ class Postgres:
         whole = by_milvus if self.milvus(snapshot) else table_of(snapshot, known, side)
         return known.rows if whole else None
 
-    def after_reading(self, store: "SqlStore") -> None:
+    def after_reading(self, store: "Store") -> None:
         """Nothing is left over."""
 
     def prepare_beside(self, snapshot: Snapshot, known: Known, side: LinearMap | None) -> None:
@@ -197,7 +176,7 @@ class Postgres:
 
     def prepare(
         self,
-        store: "SqlStore",
+        store: "Store",
         contract: Contract,
         side: LinearMap | None = None,
         progress: Tick | None = None,
@@ -216,7 +195,7 @@ class Postgres:
             raise
         self.sweep(store)
 
-    def sweep(self, store: "SqlStore") -> None:
+    def sweep(self, store: "Store") -> None:
         """Drop tables of mapped rows that were forgotten, if nobody is reading."""
         query = (
             "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND "

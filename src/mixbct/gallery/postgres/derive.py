@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 from mixbct.features.bridged import through
 from mixbct.gallery.postgres import tables
-from mixbct.gallery.postgres.bulk import copy_vectors
 from mixbct.gallery.postgres.search import HNSW, Derived, derived, indexed
-from mixbct.gallery.sql.snapshot import BLOCK
-from mixbct.gallery.sql.transaction import Transaction
-from mixbct.gallery.store import Tick
+from mixbct.gallery.records import Tick
+from mixbct.gallery.snapshot import BLOCK
+from mixbct.gallery.transaction import Transaction
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
@@ -65,7 +64,7 @@ def derive(
         if milvus:
             milvus.add(made.name, block.ids, mapped)
         else:
-            copy_vectors(to.connection, made.name, [(block.ids, mapped)])
+            postgres.add_vectors(to.connection, made.name, [(block.ids, mapped)])
     if filled >= last and side and not milvus:
         index(to, made.name, side.target_dim)
     to.do(

@@ -5,14 +5,13 @@ from mixbct.gallery.milvus import Milvus
 from mixbct.gallery.postgres.database import Postgres
 from mixbct.gallery.postgres.derive import forget, index
 from mixbct.gallery.postgres.search import EXACT, HNSW, recall
-from mixbct.gallery.records import Stored
+from mixbct.gallery.records import Stored, Tick
 from mixbct.gallery.rules import edges_from, side_of
-from mixbct.gallery.sql.store import SqlStore
-from mixbct.gallery.store import Tick
+from mixbct.gallery.store import Store
 
 
 def reindex(
-    store: SqlStore, searched_by: str, progress: Tick | None = None
+    store: Store, searched_by: str, progress: Tick | None = None
 ) -> list[tuple[Stored, bool, float]]:
     """Search in another way from now on; build what the query model needs for it.
 

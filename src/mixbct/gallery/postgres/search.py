@@ -12,10 +12,11 @@ from jaxtyping import Float32
 
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
+from mixbct.gallery.facts import Asked, Known
 from mixbct.gallery.milvus import MOST, Milvus
 from mixbct.gallery.ranking import best_of
 from mixbct.gallery.records import Found
-from mixbct.gallery.sql.snapshot import Known, Snapshot
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.linear_map import LinearMap
 
 if TYPE_CHECKING:
@@ -42,15 +43,6 @@ class Derived(NamedTuple):
     def is_table(self) -> bool:
         """Whether it is a table, which whoever writes follows."""
         return self.name.startswith("mapped_")
-
-
-class Asked(NamedTuple):
-    """What is asked of a search (`store.Snapshot.search`), of at most as many hits as rows."""
-
-    known: Known
-    queries: Queries
-    k: int
-    side: LinearMap | None
 
 
 def search(postgres: "Postgres", snapshot: Snapshot, asked: Asked) -> Found:

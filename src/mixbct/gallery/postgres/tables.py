@@ -8,7 +8,7 @@ default or policy, so that none of another's ever runs with the rights of whoeve
 from typing import TYPE_CHECKING, Final
 
 from mixbct.errors import GalleryError, NoGalleryError
-from mixbct.gallery.sql.tables import INDEXES, TABLES, VECTORS
+from mixbct.gallery.tables import INDEXES, TABLES, VECTORS
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -5,28 +5,26 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from jaxtyping import Float32
-
 from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError
 from mixbct.files import disk_full_as_error
-from mixbct.gallery.records import Found, RowBlock
-from mixbct.gallery.sql.checksum import digest_of
-from mixbct.gallery.sql.snapshot import Known, Snapshot
+from mixbct.gallery.facts import Asked, Known
+from mixbct.gallery.records import Found, Parts, Tick
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.sqlite import indexes, versions
 from mixbct.gallery.sqlite.shared import Held, Key, Shared
-from mixbct.gallery.store import Tick, closed_on_error
+from mixbct.gallery.store import closed_on_error
+from mixbct.gallery.tables import digest_of
 from mixbct.reading import reason, shown
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
 if TYPE_CHECKING:
-    from mixbct.gallery.sql.store import SqlStore
+    from mixbct.gallery.store import Store
 
 DATABASE: Final = "gallery.sqlite"
 _AT_ONCE: Final = 256  # rows a statement: it costs as much as a row does
@@ -180,40 +178,22 @@ class Sqlite:
         """Make a table of vectors."""
         versions.create_vectors(to.connection, table)
 
-    def add_items(self, to: Snapshot, known: Known, blocks: Iterable[RowBlock]) -> None:
-        """Add rows of `items`."""
-        for block in blocks:
-            _insert(
-                to.connection,
-                "items",
-                [
-                    (
-                        id,
-                        key,
-                        label,
-                        known.number,
-                        self.checksum(key, label, known.contract.id, content),
-                    )
-                    for id, key, label, content in zip(
-                        block.ids.tolist(), block.keys, block.labels, _contents(block), strict=True
-                    )
-                ],
-            )
-
-    def add_vectors(
-        self,
-        to: Snapshot,
-        known: Known,
-        blocks: Callable[[Tick | None], Iterable[RowBlock]],
-        progress: Tick | None,
+    def add_items(
+        self, connection: sqlite3.Connection, parts: Iterable[list[tuple[Any, ...]]]
     ) -> None:
-        """Add rows of a contract's vectors."""
-        for block in blocks(progress):
-            rows = zip(block.ids.tolist(), _contents(block), strict=True)
-            _insert(to.connection, known.table, list(rows))
+        """Add rows of `items`."""
+        for rows in parts:
+            _insert(connection, "items", rows)
 
-    def take(self, to: Snapshot, ids: list[int]) -> None:
-        """Follow rows that went: an index does when it is asked for."""
+    def add_vectors(self, connection: sqlite3.Connection, table: str, parts: Parts) -> None:
+        """Add ids and vectors to a table."""
+        for ids, vectors in parts:
+            contents = (row.tobytes() for row in vectors.astype("<f4", copy=False))
+            _insert(connection, table, [*zip(ids.tolist(), contents, strict=True)])
+
+    def followed(self, to: Snapshot, known: Known) -> list[tuple[str, LinearMap]]:
+        """Return no tables of mapped rows: an index follows when it is asked for."""
+        return []
 
     def derived(self, snapshot: Snapshot) -> dict[tuple[int, str], Any]:
         """Return what is known to be derived: an index is looked up when it is asked for."""
@@ -227,28 +207,22 @@ class Sqlite:
             if tuple(key) not in needed:
                 to.do("DELETE FROM caches WHERE contract = %s AND side = %s", number, key[1])
 
-    def search(
-        self,
-        snapshot: Snapshot,
-        known: Known,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        side: LinearMap | None,
-    ) -> Found:
+    def search(self, snapshot: Snapshot, asked: Asked) -> Found:
         """Return the nearest rows of one contract, by an exact search."""
-        return Found(*indexes.index(self, snapshot, known, side).search(queries, k), exact=True)
+        index = indexes.index(self, snapshot, asked.known, asked.side)
+        return Found(*index.search(asked.queries, asked.k), exact=True)
 
     def ready(self, snapshot: Snapshot, known: Known, side: LinearMap | None) -> int | None:
         """Return how many rows an index holds, in memory or in its cache file."""
         return indexes.ready(self, snapshot, known, side)
 
-    def after_reading(self, store: "SqlStore") -> None:
+    def after_reading(self, store: "Store") -> None:
         """Write index files that are far behind."""
         if self.shared.changed:
             indexes.save(store, self, wait=False)
 
     def prepare(
-        self, store: "SqlStore", contract: Contract, side: LinearMap | None, progress: Tick | None
+        self, store: "Store", contract: Contract, side: LinearMap | None, progress: Tick | None
     ) -> None:
         """Build an index and write its file."""
         with store.read() as snapshot:
@@ -279,11 +253,6 @@ class Sqlite:
             yield
         except _FAULTS as error:
             raise _named(error, self.file) from error
-
-
-def _contents(block: RowBlock) -> list[bytes]:
-    content, size = block.vectors.tobytes(), 4 * block.vectors.shape[1]
-    return [content[at : at + size] for at in range(0, len(content), size)]
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:

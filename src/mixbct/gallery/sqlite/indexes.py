@@ -9,17 +9,17 @@ import numpy as np
 from mixbct.errors import MixbctError
 from mixbct.features.bridged import through
 from mixbct.files import file_written_whole
-from mixbct.gallery.records import Ids
-from mixbct.gallery.sql.snapshot import Known, Snapshot, State
-from mixbct.gallery.sql.transaction import needed_by
+from mixbct.gallery.facts import Known, State
+from mixbct.gallery.records import Ids, Tick
+from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.sqlite.index import RowIndex, read_index
 from mixbct.gallery.sqlite.shared import Held, Key, file_name, key_of
-from mixbct.gallery.store import Tick
+from mixbct.gallery.transaction import needed_by
 from mixbct.schemas.linear_map import LinearMap
 
 if TYPE_CHECKING:
-    from mixbct.gallery.sql.store import SqlStore
     from mixbct.gallery.sqlite.database import Sqlite
+    from mixbct.gallery.store import Store
 
 # A cache file is written again when more than this part of it is out of date, and so many rows: to
 # write a large file for a few rows costs more than to add these again at the next start, and a few
@@ -127,7 +127,7 @@ def ready(
     return cache[0] if cache and database.file.with_name(file_name(key)).is_file() else None
 
 
-def save(store: "SqlStore", database: "Sqlite", wait: bool) -> None:
+def save(store: "Store", database: "Sqlite", wait: bool) -> None:
     """Write the cache files that are far behind their indexes, and delete those of no use.
 
     Where the folder cannot be written, or another process is writing, the next start takes
@@ -156,7 +156,7 @@ def save(store: "SqlStore", database: "Sqlite", wait: bool) -> None:
         shared.saving.release()
 
 
-def _save_index(store: "SqlStore", database: "Sqlite", key: Key, held: Held, wait: bool) -> None:
+def _save_index(store: "Store", database: "Sqlite", key: Key, held: Held, wait: bool) -> None:
     with contextlib.ExitStack() as whole:
         file = whole.enter_context(file_written_whole(database.file.with_name(file_name(key))))
         row = key[1], len(held.index), held.index.write(file), *held.state

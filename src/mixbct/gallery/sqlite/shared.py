@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from mixbct.gallery.sql.snapshot import State
+from mixbct.gallery.facts import State
 from mixbct.gallery.sqlite.index import RowIndex
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap

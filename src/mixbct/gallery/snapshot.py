@@ -2,67 +2,39 @@
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
 from pydantic import BaseModel, ValidationError
 
 from mixbct.errors import GalleryError
-from mixbct.gallery.records import Found, Item, QueryModel, RowBlock, Stored, Switch, Version
-from mixbct.gallery.store import Tick
+from mixbct.gallery.facts import Asked, Facts, Known, State
+from mixbct.gallery.records import Found, Item, QueryModel, RowBlock, Stored, Switch, Tick, Version
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import first_problem
 
 if TYPE_CHECKING:
-    from mixbct.gallery.sql.store import SqlStore
+    from mixbct.gallery.store import Store
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 BLOCK: Final = 8192
 _ROW: Final = "id, key, label, contract, digest"
 
 
-class State(NamedTuple):
-    """A committed state; the token tells histories after one backup apart."""
-
-    revision: int
-    token: str
-
-
-class Known(NamedTuple):
-    """A contract that was recorded: its rows' vectors are in `vectors_{number}`."""
-
-    number: int
-    contract: Contract
-    rows: int
-
-    @property
-    def table(self) -> str:
-        """The table of its vectors."""
-        return f"vectors_{self.number}"
-
-
-class Facts(NamedTuple):
-    """What is known of the gallery in one state."""
-
-    state: State
-    searched_by: str
-    contracts: dict[str, Known]
-    """By id."""
-    switches: list[Switch]
-    derived: dict[tuple[int, str], Any]
-    """What a database keeps that is made of rows, by contract's number and digest of the side."""
-
-
 class Snapshot:
-    """One state of the gallery (`store.Snapshot`). Make it before its transaction begins."""
+    """One committed state of a store, which does not change while it is looked at; for one thread.
+
+    Whatever is read is checked: a row or record that is not as it was stored is a `GalleryError`
+    that names it. It is made before its transaction begins.
+    """
 
     revision: int | None = None
     """Of what was changed and is not committed; None: nothing was."""
 
-    def __init__(self, store: "SqlStore", connection: Any) -> None:
+    def __init__(self, store: "Store", connection: Any) -> None:
         self.store = store
         self.database = store.database
         self.connection = connection
@@ -120,17 +92,17 @@ class Snapshot:
         return GalleryError(f"{self.database.file} is damaged ({what}); restore it from a backup")
 
     def query_model(self) -> QueryModel:
-        """Return the model of the last switch."""
+        """Return the model that queries and enrols: that of the last switch."""
         return self.switches()[-1].model
 
     def switches(self) -> list[Switch]:
-        """Return every switch, oldest first."""
+        """Return every switch since the last prune, oldest first; never empty."""
         if not self.facts.switches:
             raise self.damaged("it names no query model")
         return list(self.facts.switches)
 
     def edges(self) -> list[Edge]:
-        """Return every recorded edge; one is sent and parsed once."""
+        """Return every recorded edge. The records are parsed once, not at every call."""
         present = self.do(
             "SELECT source, target, since, digest FROM edges WHERE until IS NULL ORDER BY 1, 2"
         )
@@ -149,7 +121,7 @@ class Snapshot:
         return [known[place] for place in present]
 
     def contracts(self) -> list[Stored]:
-        """Return the contracts that have rows."""
+        """Return the contracts that have at least one row, by id, with how many they have."""
         known = self.facts.contracts.values()
         return [Stored(each.contract, each.rows) for each in known if each.rows]
 
@@ -159,16 +131,24 @@ class Snapshot:
         return known if known and known.rows else None
 
     def ids(self, keys: Collection[str]) -> dict[str, int]:
-        """Return the ids of the keys that have a row."""
+        """Return the id of the present row of each key that has one, in the order of `keys`."""
         found = dict(self.do("SELECT key, id FROM items WHERE key = ANY(%s)", list(keys)))
         return {key: found[key] for key in keys if key in found}
 
     def items(self, ids: Collection[int]) -> dict[int, Item]:
-        """Return key, label and contract of rows."""
+        """Return key, label and contract of present rows, by id.
+
+        Raises:
+            GalleryError: an id has no present row.
+        """
         return {id: item for id, (item, _) in self._rows(ids).items()}
 
     def vectors(self, ids: Collection[int]) -> dict[int, Float32[np.ndarray, " d"]]:
-        """Return the stored vectors of rows."""
+        """Return the stored vectors of present rows, by id; d is that of each row's contract.
+
+        Raises:
+            GalleryError: an id has no present row.
+        """
         return {id: vector for id, (_, vector) in self._rows(ids).items()}
 
     def _rows(self, ids: Collection[int]) -> dict[int, tuple[Item, np.ndarray]]:
@@ -233,7 +213,10 @@ class Snapshot:
         return RowBlock(ids, [row[1] for row in rows], [row[2] for row in rows], vectors)
 
     def blocks(self, contract: Contract, after: int = 0) -> Iterator[RowBlock]:
-        """Yield a contract's rows, by id, 8,192 at a time."""
+        """Yield a contract's present rows with an id above `after`, by id, some thousand at a time.
+
+        It streams: no more than a block is held in memory.
+        """
         return self.some_blocks(contract, after)
 
     def some_blocks(
@@ -256,7 +239,7 @@ class Snapshot:
                 yield block
 
     def versions(self, key: str) -> list[Version]:
-        """Return all that an item was."""
+        """Return all that an item was since the last prune, oldest first; empty: it never was."""
         time = "(SELECT time FROM changes WHERE {} ORDER BY revision DESC LIMIT 1)"
         rows = self.do(
             f"SELECT p.id, label, c.id, {time.format('first_id <= p.id')}, "
@@ -268,7 +251,7 @@ class Snapshot:
         return [Version(*row) for row in rows]
 
     def hits(self) -> dict[str, int]:
-        """Return how often each item was found, of those that ever were."""
+        """Return how often present items were found, of those that ever were, by key."""
         return dict(self.do("SELECT key, count FROM hits"))
 
     def search(
@@ -278,26 +261,41 @@ class Snapshot:
         k: int,
         side: LinearMap | None = None,
     ) -> Found:
-        """Return the nearest rows of one contract."""
+        """Return the rows of one contract that are nearest to each query, best first.
+
+        Args:
+            contract: of the rows; one without rows has no hits.
+            queries: unit vectors, in the space in which they meet the rows (behind the bridge's
+                side for queries, where there is one).
+            k: hits a query, at least 1; with fewer rows than that, as many as there are.
+            side: the bridge's side for stored rows, through which they are compared
+                (`features.bridged.through`); None: as they are stored.
+
+        Returns:
+            Cosines and ids. What the search needs and is not ready is built first.
+
+        Raises:
+            FeatureError: `side` sends a row to zero, or takes another dimension.
+        """
         if (known := self.known(contract)) is None:
             none = np.empty((len(queries), 0))
             return Found(none.astype(np.float32), none.astype(np.int64), True)
-        found = self.database.search(self, known, queries, min(k, known.rows), side)
+        found = self.database.search(self, Asked(known, queries, min(k, known.rows), side))
         if found.ids.shape[1] < min(k, known.rows) and found.exact:
             raise self.damaged(f"{known.rows:,} rows of {contract} are told of, fewer are there")
         return found
 
     def ready(self, contract: Contract, side: LinearMap | None = None) -> int | None:
-        """Return for how many rows a search through `side` is prepared."""
+        """Return for how many rows a search through `side` is prepared; None: it builds first."""
         known = self.facts.contracts.get(contract.id)
         return self.database.ready(self, known, side) if known else None
 
     def searched_by(self) -> str:
-        """Return how rows are found."""
+        """Return how rows are found: "exact" where all are compared, else by which index."""
         return self.facts.searched_by
 
     def faults(self, progress: Tick | None = None) -> list[str]:
-        """Read every row and record, and return all that is wrong with them."""
+        """Read every row and record, and return all that is wrong with them, a line each."""
         found, wrong, done = self.database.faults(self), list[str](), 0
         self.edges()
         contracts = self.facts.contracts.values()

@@ -2,22 +2,31 @@
 
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
 from mixbct.errors import GalleryError
-from mixbct.gallery.records import RowBlock, Switch
-from mixbct.gallery.rules import side_of
-from mixbct.gallery.sql.snapshot import BLOCK, Known, Snapshot
-from mixbct.gallery.store import Tick
+from mixbct.features.bridged import through
+from mixbct.gallery.facts import Known
+from mixbct.gallery.records import Ids, RowBlock, Switch, Tick
+from mixbct.gallery.snapshot import BLOCK, Snapshot
 from mixbct.schemas.gate import Edge
+from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import now
 
+_PART: Final = 1024
+"""Rows that are stored at a time: the database has some to do while the next are made ready."""
+
 
 class Transaction(Snapshot):
-    """A state of the gallery that is being changed (`store.Transaction`)."""
+    """A snapshot that can be changed: all of it is committed at the end, or on an error nothing.
+
+    What it reads is the state with its own changes. One transaction at a time; snapshots go on
+    beside it, and see it once it is committed.
+    """
 
     def changing(self, ids: int = 0) -> tuple[int, int]:
         """Return this transaction's revision, and the first of so many new ids."""
@@ -47,40 +56,68 @@ class Transaction(Snapshot):
         vectors: Float32[np.ndarray, "n d"],
         progress: Tick | None = None,
     ) -> list[str]:
-        """Add rows in place of those of the same keys; return the keys that had one."""
+        """Add n rows, in place of those of the same keys, which become history.
+
+        Args:
+            keys: no key twice.
+            labels: class names; None: not known.
+            contract: of the vectors; it is recorded where it is new.
+            vectors: unit vectors.
+            progress: called with (rows stored, n).
+
+        Returns:
+            The keys that had a row, in the order of `keys`. Whoever does not want to replace raises
+            then, and nothing is stored.
+        """
         known = self.record(contract)
         revision, first = self.changing(len(keys))
         vectors = vectors.astype("<f4", copy=False)
-        starts = range(0, len(keys), BLOCK)
-
-        def blocks(tick: Tick | None = None) -> Iterator[RowBlock]:
-            for start in starts:
-                part = slice(start, start + BLOCK)
-                ids = np.arange(first + start, first + start + len(keys[part]))
-                yield RowBlock(ids, list(keys[part]), list(labels[part]), vectors[part])
-                if tick:
-                    tick(start + len(ids), len(keys))
-
-        def added() -> bool:
-            """Return whether all are new: to look for each of them first takes a third longer."""
-            self.do("SAVEPOINT before")
-            try:
-                self.database.add_items(self, known, blocks())
-            except self.database.taken:
-                self.do("ROLLBACK TO SAVEPOINT before")
-                return False
-            self.do("RELEASE SAVEPOINT before")
-            return True
-
+        blocks = []
+        for start in range(0, len(keys), _PART):
+            part = slice(start, start + _PART)
+            ids = np.arange(first + start, first + start + len(keys[part]))
+            blocks.append(RowBlock(ids, list(keys[part]), list(labels[part]), vectors[part]))
         replaced = []
-        if self.ids(keys[:256]) or not added():
-            for start in starts:
-                replaced += self._take(keys[start : start + BLOCK], revision)
-            self.database.add_items(self, known, blocks())
-        self.database.add_vectors(self, known, blocks, progress)
+        if self.ids(keys[:256]) or not self._added(known, blocks):
+            for block in blocks:
+                replaced += self._take(block.keys, revision)
+            self.database.add_items(self.connection, self._items(known, blocks))
+
+        def mapped(side: LinearMap | None) -> Iterator[tuple[Ids, np.ndarray]]:
+            done = 0
+            for block in blocks:
+                yield block.ids, through(side, block.vectors, block.keys)
+                done += len(block.ids)
+                if progress and side is None:
+                    progress(done, len(keys))
+
+        for table, side in [(known.table, None), *self.database.followed(self, known)]:
+            self.database.add_vectors(self.connection, table, mapped(side))
         self.do("UPDATE contracts SET rows = rows + %s WHERE number = %s", len(keys), known.number)
         self._facts = None
         return replaced
+
+    def _items(self, known: Known, blocks: list[RowBlock]) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield rows of `items`."""
+        id_of, checksum = known.contract.id, self.database.checksum
+        for block in blocks:
+            contents = [row.tobytes() for row in block.vectors]
+            named = zip(block.ids.tolist(), block.keys, block.labels, contents, strict=True)
+            yield [
+                (id, key, label, known.number, checksum(key, label, id_of, content))
+                for id, key, label, content in named
+            ]
+
+    def _added(self, known: Known, blocks: list[RowBlock]) -> bool:
+        """Return whether all are new: to look for each of them first takes a third longer."""
+        self.do("SAVEPOINT before")
+        try:
+            self.database.add_items(self.connection, self._items(known, blocks))
+        except self.database.taken:
+            self.do("ROLLBACK TO SAVEPOINT before")
+            return False
+        self.do("RELEASE SAVEPOINT before")
+        return True
 
     def _take(self, keys: Sequence[str], revision: int) -> list[str]:
         """Make the rows of some keys history; return the keys that had one."""
@@ -100,12 +137,14 @@ class Transaction(Snapshot):
             self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", count, number)
         if ids:
             self.do("DELETE FROM items WHERE id = ANY(%s)", ids)
-            self.database.take(self, ids)
+            for made in self.facts.derived.values():
+                if made.is_table:
+                    self.do(f"DELETE FROM {made.name} WHERE id = ANY(%s)", ids)
             self._facts = None
         return list(there)
 
     def remove(self, keys: Collection[str]) -> list[str]:
-        """Take rows away; return the keys that had one."""
+        """Take rows away, which become history; return the keys that had one, in their order."""
         revision, _ = self.changing()
         every, taken = list(keys), []
         for start in range(0, len(every), BLOCK):
@@ -114,7 +153,7 @@ class Transaction(Snapshot):
         return taken
 
     def add_edge(self, edge: Edge) -> None:
-        """Record an edge in place of one between the same two."""
+        """Record an edge and both contracts; an edge between the same two becomes history."""
         ends = edge.from_contract, edge.to_contract
         source, target = (self.record(end).number for end in ends)
         revision, _ = self.changing()
@@ -127,7 +166,14 @@ class Transaction(Snapshot):
         self.do("INSERT INTO edges VALUES (%s, %s, %s, %s, %s, %s)", *row)
 
     def switch(self, switch: Switch) -> None:
-        """Record a switch; what is derived that neither it nor the way back needs is forgotten."""
+        """Record a switch, from now on the present one, and the contract of its model.
+
+        What a search of the model now present needs, and of the model that its `before` leads back
+        to, is kept; what was prepared for others may be dropped.
+
+        Args:
+            switch: its number is that of the last switch and one.
+        """
         number = self.record(switch.model.contract).number
         revision, _ = self.changing()
         folder = str(switch.model.folder) if switch.model.folder else None
@@ -144,7 +190,20 @@ class Transaction(Snapshot):
         self.database.keep(self, needed_by(models, edges))
 
     def restore(self, switch: int, keep: Contract) -> list[str]:
-        """Give items and edges that were replaced since a switch back what they were then."""
+        """Give items and edges that were replaced since a switch back what they were before it.
+
+        An item that had a row just before that switch's transaction, and has another one now that
+        is not under `keep`, gets the earlier one as a new version: its label, contract and vector,
+        to the bit; one that is the same again stays as it is. An edge that was recorded anew by
+        that transaction or since, between the same two, is again what it was; one between others
+        stays. Items removed since stay removed.
+
+        Returns:
+            The keys that were given back, sorted.
+
+        Raises:
+            GalleryError: that switch is no longer known.
+        """
         found = self.do(
             "SELECT s.revision, first_id FROM switches s JOIN changes c "
             "ON c.revision = s.revision WHERE number = %s",
@@ -194,7 +253,10 @@ class Transaction(Snapshot):
         return sorted(restored)
 
     def prune(self) -> int:
-        """Forget the history; return how many versions of items went."""
+        """Forget the history: all but present rows and edges, and the last switch.
+
+        The last switch then has no `before`. Returns how many versions of items went.
+        """
         # what was derived from the state before can be followed, unless that was changed in here
         before = self.revision or self.facts.state.revision
         self.changing()
@@ -208,7 +270,11 @@ class Transaction(Snapshot):
         return int(versions)
 
     def count_hits(self, counts: Mapping[str, int]) -> None:
-        """Add to how often items were found; keys without a row are left out."""
+        """Add to how often items were found, by key; keys that have no row are left out.
+
+        An item that is replaced keeps its count, one that is removed loses it. Nothing that a
+        search sees changes by it.
+        """
         there = self.ids(counts)
         for key in there:
             self.do(
@@ -227,6 +293,6 @@ def needed_by(models: Collection[Contract], edges: Collection[Edge]) -> set[tupl
     needed = {(model.id, "") for model in models}
     for edge in edges:
         if edge.from_contract in models:
-            side = side_of(edge)
+            side = edge.bridge.gallery if edge.bridge else None
             needed.add((edge.to_contract.id, side.digest if side else ""))
     return needed

@@ -4,6 +4,7 @@ The stored vectors of the contract numbered n are in `vectors_n` (id, vector), b
 that a scan reads vectors and nothing else.
 """
 
+import zlib
 from typing import Final
 
 _NAME: Final = 'text COLLATE "C" NOT NULL'
@@ -27,3 +28,9 @@ TABLES: Final = {
 }
 INDEXES: Final = {"past_by_key": "past (key)", "past_by_end": "past (until, contract)"}
 VECTORS: Final = "id bigint PRIMARY KEY, vector {} NOT NULL"
+
+
+def digest_of(one: str, two: str | None, three: str, content: bytes) -> int:
+    """Return the checksum of a stored row; each length counts, so that no two rows run together."""
+    names = f"{len(one)} {'-' if two is None else len(two)} {one}{two or ''}{three}"
+    return zlib.crc32(content, zlib.crc32(names.encode("utf-8", "surrogatepass")))
