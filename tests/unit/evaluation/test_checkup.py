@@ -51,7 +51,7 @@ def test_faulty_rows_are_counted_and_named() -> None:
     # numbers whose squares float32 does not hold are no fault
     vectors[9] *= np.float32(1e30)
     found = readings(vectors)
-    assert (found.not_finite, found.zero, found.faulty) == (2, 1, ["k7", "k8", "k250"])
+    assert (found.not_finite, found.zero, found.faulty) == (2, 1, ("k7", "k8", "k250"))
     assert found.rows == 300
     assert int(found.fine.sum()) == 297
     assert np.isfinite(found.total).all()
