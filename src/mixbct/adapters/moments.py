@@ -7,7 +7,7 @@ pass, or two, and the memory of a block. All is summed as float64.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ Square = Float64[np.ndarray, "d d"]
 
 Maps = tuple[LinearMap | None, LinearMap | None]
 """Of queries and of stored rows; none: they stay as they are."""
+MapsT = TypeVar("MapsT", bound=Maps)
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,14 @@ class Pairs:
             )
 
 
-def adapter(of: Callable[..., Maps]) -> Callable[..., Maps]:
+def adapter(of: Callable[..., MapsT]) -> Callable[..., MapsT]:
     """Let a fit over `Pairs` take the new model's vectors [n, d1], the old one's [n, d2] of the
     same items in the same order, and their labels where there are some."""
 
     @wraps(of)
     def fit(
         source: Vectors, target: Vectors, labels: Labels | None = None, **settings: Any
-    ) -> Maps:
+    ) -> MapsT:
         return of(Pairs(source, target, labels), **settings)
 
     return fit

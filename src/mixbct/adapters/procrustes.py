@@ -7,12 +7,12 @@ Procrustes problem", Psychometrika 31, 1966).
 
 import numpy as np
 
-from mixbct.adapters.moments import Maps, Pairs, adapter, moments
+from mixbct.adapters.moments import Pairs, adapter, moments
 from mixbct.schemas.linear_map import LinearMap
 
 
 @adapter
-def fit(pairs: Pairs, centre: bool = False) -> Maps:
+def fit(pairs: Pairs, centre: bool = False) -> tuple[LinearMap, None]:
     """Return the map of queries; rows stay as they are. Labels play no part.
 
     With d1 > d2 the map is the best one by inner products, not by distances; for unit vectors
