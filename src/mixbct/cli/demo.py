@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from typer import Option
 
-from mixbct.cli.options import AsJson, FontCache, Fonts, Out, Overrides, Resume, SkipBad
+from mixbct.cli.options import AsJson, Fonts, Out, Overrides, Resume, SkipBad
 from mixbct.cli.output import progress_bar, tell
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
@@ -15,7 +15,6 @@ def demo(
     out: Out = Path("runs/demo"),
     data: Path | None = Option(None, help="A folder of class folders to use, not the glyphs."),
     fonts: Fonts = None,
-    cache: Path = FontCache,
     seed: int = Option(1, help="Of everything that is random."),
     overrides: Overrides = None,
     skip_bad: SkipBad = False,
@@ -28,17 +27,7 @@ def demo(
     otherwise. Everything lands in --out: report.html, result.json, the models, the old model's
     feature bank, and a gallery that the old model indexed and the new one searches.
     """
-    upgrade = run_demo(
-        out,
-        data=data,
-        fonts=fonts,
-        cache=cache,
-        seed=seed,
-        overrides=overrides,
-        skip_bad=skip_bad,
-        resume=resume,
-        stage=progress_bar,
-    )
+    upgrade = run_demo(out, data, fonts, seed, overrides, skip_bad, resume, progress_bar)
     said = [verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)]
     if (switch := upgrade.switch) is not None:
         untouched = "untouched" if switch.vectors_unchanged else "CHANGED"

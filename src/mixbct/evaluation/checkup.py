@@ -14,13 +14,14 @@ each other looks at 16,384 of them, spread evenly.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from mixbct.schemas.checkup import LabelCounts, Mixture, Norms, Space
+from mixbct.schemas.checkup import LabelCounts, Mixture, Norms, Sign, Space
 
 SAMPLE = 16_384
 NEAR = 0.999
@@ -33,79 +34,75 @@ Block = tuple[Sequence[str], Float32[np.ndarray, "n d"]]
 """Keys, and vectors as they are stored."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Readings:
     """What one pass over all rows leaves.
 
     Attributes:
-        rows: read.
-        dim: of the vectors; 0 before the first block.
-        not_finite: rows with NaN or infinity.
-        zero: rows of zeros.
-        faulty: keys of the first of these.
-        fine: which rows have a direction.
-        norms: of all rows; NaN where there is none.
+        norms: of all rows.
+        faulty: keys of the first rows without a direction.
         total: sum of the unit rows.
         products: sum of their outer products.
         sample: unit rows, spread evenly, by `sampled`, their numbers.
         exact_duplicates: rows whose vector an earlier one has, by a 64-bit hash of its bytes.
     """
 
-    dim: int = 0
-    rows: int = 0
-    not_finite: int = 0
-    zero: int = 0
-    faulty: list[str] = field(default_factory=list)
-    fine: Bool[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, bool))
-    norms: Float64[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0))
-    total: Float64[np.ndarray, " d"] = field(default_factory=lambda: np.zeros(0))
-    products: Float64[np.ndarray, "d d"] = field(default_factory=lambda: np.zeros((0, 0)))
-    sample: Float32[np.ndarray, "k d"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    sampled: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    exact_duplicates: int = 0
+    norms: Float64[np.ndarray, " n"]
+    faulty: tuple[str, ...]
+    total: Float64[np.ndarray, " d"]
+    products: Float64[np.ndarray, "d d"]
+    sample: Float32[np.ndarray, "k d"]
+    sampled: Int64[np.ndarray, " k"]
+    exact_duplicates: int
+
+    @property
+    def fine(self) -> Bool[np.ndarray, " n"]:
+        """Which rows have a direction."""
+        return np.asarray(np.isfinite(self.norms) & (self.norms > 0))
+
+    @property
+    def covariance(self) -> Float64[np.ndarray, "d d"]:
+        """Of the unit rows."""
+        n = self.fine.sum()
+        mean = self.total / n
+        return np.asarray(self.products / n - np.outer(mean, mean))
 
 
-def read(blocks: Iterable[Block], rows: int) -> Readings:
+def read(blocks: Iterable[Block], rows: int, dim: int) -> Readings:
     """Read all rows once.
 
     Args:
-        blocks: keys and raw vectors [n, d], all of one dimension.
+        blocks: keys and raw vectors [n, dim].
         rows: how many there will be, at least, for an even sample.
+        dim: of the vectors.
     """
-    found, hashes, norms, fine, sample, numbers = Readings(), [], [], [], [], []
-    step = max(1, -(-rows // SAMPLE))
-    multiplier: np.ndarray | None = None
+    step, count = max(1, -(-rows // SAMPLE)), 0
+    total, products = np.zeros(dim), np.zeros((dim, dim))
+    hashes, norms, faulty = set[int](), [np.zeros(0)], list[str]()
+    sample, sampled = [np.zeros((0, dim), np.float32)], [np.zeros(0, np.int64)]
     for keys, vectors in blocks:
-        if multiplier is None:
-            found.dim = vectors.shape[1]
-            found.total, found.products = np.zeros(found.dim), np.zeros((found.dim, found.dim))
-            odd = np.random.default_rng(0).integers(2**63, size=found.dim, dtype=np.uint64)
-            multiplier = odd * np.uint64(2) + np.uint64(1)
-        bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32).astype(np.uint64)
-        hashes.append(((bits ^ (bits << np.uint64(29))) * multiplier).sum(axis=1, dtype=np.uint64))
+        hashes.update(hash(row.tobytes()) for row in vectors)
         exact = vectors.astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            lengths = np.sqrt(np.einsum("nd,nd->n", exact, exact))
-        finite = np.isfinite(vectors).all(axis=1)
-        good = finite & (lengths > 0)
-        found.not_finite += int((~finite).sum())
-        found.zero += int((finite & ~good).sum())
-        found.faulty += [keys[int(i)] for i in np.flatnonzero(~good)][: _NAMED - len(found.faulty)]
-        unit = exact[good] / lengths[good, None]
-        found.total += unit.sum(axis=0)
-        found.products += unit.T @ unit
-        at = found.rows + np.flatnonzero(good)
-        taken = at % step == 0
-        sample.append(unit[taken].astype(np.float32))
-        numbers.append(at[taken])
-        norms.append(np.where(good, lengths, np.nan))
-        fine.append(good)
-        found.rows += len(vectors)
-    if found.rows:
-        found.sample, found.sampled = np.concatenate(sample), np.concatenate(numbers)
-        found.norms, found.fine = np.concatenate(norms), np.concatenate(fine)
-        found.exact_duplicates = found.rows - len(np.unique(np.concatenate(hashes)))
-    return found
+        with np.errstate(invalid="ignore"):
+            norms.append(np.sqrt(np.einsum("nd,nd->n", exact, exact)))
+        good = np.isfinite(norms[-1]) & (norms[-1] > 0)
+        faulty += [keys[i] for i in np.flatnonzero(~good)[: _NAMED - len(faulty)].tolist()]
+        unit = exact[good] / norms[-1][good, None]
+        total += unit.sum(axis=0)
+        products += unit.T @ unit
+        at = count + np.flatnonzero(good)
+        sample.append(unit[at % step == 0].astype(np.float32))
+        sampled.append(at[at % step == 0])
+        count += len(vectors)
+    return Readings(
+        norms=np.concatenate(norms),
+        faulty=tuple(faulty),
+        total=total,
+        products=products,
+        sample=np.concatenate(sample),
+        sampled=np.concatenate(sampled),
+        exact_duplicates=count - len(hashes),
+    )
 
 
 def norms_of(found: Readings) -> Norms | None:
@@ -122,7 +119,7 @@ def space_of(found: Readings, near: Int64[np.ndarray, " k"]) -> Space | None:
     n = int(found.fine.sum())
     if n < 2:
         return None
-    values = np.linalg.eigvalsh(_covariance(found)).clip(min=0)
+    values = np.linalg.eigvalsh(found.covariance).clip(min=0)
     shares = values / values.sum() if values.sum() > 1e-12 else np.ones(1)
     shares = shares[shares > 0]
     return Space(
@@ -131,13 +128,6 @@ def space_of(found: Readings, near: Int64[np.ndarray, " k"]) -> Space | None:
         near_duplicates=float((near >= 0).mean()),
         looked_at=len(near),
     )
-
-
-def _covariance(found: Readings) -> Float64[np.ndarray, "d d"]:
-    n = int(found.fine.sum())
-    mean = found.total / n
-    covariance: Float64[np.ndarray, "d d"] = found.products / n - np.outer(mean, mean)
-    return covariance
 
 
 def nearest(found: Readings) -> Int64[np.ndarray, " k"]:
@@ -160,60 +150,45 @@ def labels_of(
         return None
     counts = np.unique(np.array(known, dtype=object).astype(str), return_counts=True)[1]
     own = [labels[i] for i in found.sampled]
-    across = sum(
-        1
-        for i, j in enumerate(near)
-        if j >= 0 and own[i] is not None and own[j] is not None and own[i] != own[j]
-    )
+    twins = [(own[i], own[j]) for i, j in enumerate(near) if j >= 0]
     return LabelCounts(
         labels=len(counts),
         unlabelled=len(labels) - len(known),
         of_one=int((counts == 1).sum()),
         median=float(np.median(counts)),
         largest=int(counts.max()),
-        near_duplicates_across=across,
+        near_duplicates_across=sum(None not in both and both[0] != both[1] for both in twins),
     )
 
 
 def mixture_of(found: Readings) -> tuple[Mixture, ...]:
     """Return the signs that rows of two models stand beside each other; most often none."""
-    signs = []
     if len(found.sample) < 64:
         return ()
+    signs: dict[Sign, str] = {}
     norms = np.log(found.norms[found.sampled])
     if norms.std() > 0.05 and (cut := two_groups(norms)):
         low, high = np.exp([cut.low, cut.high])
-        signs.append(
-            Mixture(
-                sign="norms",
-                says=f"the norms fall into two groups, {1 - cut.share:.0%} around {low:.3g} and "
-                f"{cut.share:.0%} around {high:.3g}",
-            )
+        signs["norms"] = (
+            f"the norms fall into two groups, {1 - cut.share:.0%} around {low:.3g} and "
+            f"{cut.share:.0%} around {high:.3g}"
         )
     held, at = _held_over_time(found)
     if held < _HELD:
-        signs.append(
-            Mixture(
-                sign="order",
-                says=f"from about row {at:,} on the vectors lie in other directions than before: "
-                f"those of one side hold {held:.0%} of the variance on the other that they hold on "
-                "their own",
-            )
+        signs["order"] = (
+            f"from about row {at:,} on the vectors lie in other directions than before: those of "
+            f"one side hold {held:.0%} of the variance on the other that they hold on their own"
         )
-    first = np.linalg.eigh(_covariance(found))[1][:, -1]
+    first = np.linalg.eigh(found.covariance)[1][:, -1]
     if cut := two_groups(found.sample.astype(np.float64) @ first):
-        signs.append(
-            Mixture(
-                sign="halves",
-                says=f"along their first direction the vectors fall into two groups of "
-                f"{1 - cut.share:.0%} and {cut.share:.0%} with a wide gap between",
-            )
+        signs["halves"] = (
+            f"along their first direction the vectors fall into two groups of {1 - cut.share:.0%} "
+            f"and {cut.share:.0%} with a wide gap between"
         )
-    return tuple(signs)
+    return tuple(Mixture(sign=sign, says=says) for sign, says in signs.items())
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """Two groups of numbers: their means, and the share of the upper one."""
 
     low: float
@@ -247,7 +222,7 @@ def _held_over_time(found: Readings) -> tuple[float, int]:
     """
     parts = np.array_split(found.sample.astype(np.float64), _PARTS)
     centred = [part - part.mean(axis=0) for part in parts]
-    count = max(1, min(len(parts[-1]), found.dim) // 4)
+    count = max(1, min(len(parts[-1]), found.sample.shape[1]) // 4)
     leading = [np.linalg.svd(part, full_matrices=False)[2][:count] for part in centred]
     held = np.array([[np.square(part @ d.T).sum() for part in centred] for d in leading])
     # rows that are all alike lie in no direction: there is nothing to be told apart

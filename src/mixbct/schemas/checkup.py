@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mixbct.schemas.bridge import Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Count, Document, Record
 
@@ -42,19 +43,14 @@ class LabelCounts(Record):
     )
 
 
+Sign = Literal["norms", "order", "halves"]
+
+
 class Mixture(Record):
     """A sign that rows of two models stand in one column."""
 
-    sign: Literal["norms", "order", "halves"]
+    sign: Sign
     says: str
-
-
-class FreeGain(Record):
-    """What whitening alone gives: figures on labels that its fit did not see."""
-
-    mean_average_precision: tuple[float, float] = Field(description="as it lies, whitened")
-    true_accept_rate: tuple[float, float] = Field(description="at a FAR of 1e-3, likewise")
-    labels: Count
 
 
 class Checkup(Record):
@@ -71,7 +67,9 @@ class Checkup(Record):
     space: Space | None
     labels: LabelCounts | None
     mixture: tuple[Mixture, ...]
-    whitening: FreeGain | None = Field(description="none: too few labels to tell")
+    whitening: tuple[Candidate, ...]
+    """Figures as the vectors lie, and whitened, on labels that its fit did not see; none: too few
+    labels to tell."""
     with_images: Count | None = Field(description="items that have one; none: nobody looked")
 
 

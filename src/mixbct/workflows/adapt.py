@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from mixbct.adapters import SHRUNK
-from mixbct.adapters.beside import beside
-from mixbct.adapters.moments import moments
+from mixbct.adapters.moments import Pairs, beside, moments
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.bank_source import BankSource
+from mixbct.data.source import Rows
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
 from mixbct.features.extract import embed_source
@@ -27,7 +26,7 @@ from mixbct.files import write_atomically
 from mixbct.schemas.bridge import IDENTITY, Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.workflows.choose import Pairs, choose, fit_maps, told_apart
+from mixbct.workflows.choose import choose, fit_maps, told_apart
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, rows_of
 
@@ -46,16 +45,17 @@ class PairedItems:
     digest: str
 
 
+Where = tuple[Path | None, Path | None, str | None]
+"""Images, or a bank, that both models embed; a split of it; its part, by itself `new_train`."""
+
+
 def adapt(
     source: Path,
     target: Path,
     out: Path,
-    *,
     kind: str = CHOOSE,
-    data: Path | None = None,
-    split: Path | None = None,
-    part: str | None = None,
     shrinkage: float | None = None,
+    where: Where = (None, None, None),
     model_out: Path | None = None,
     device: str = "cpu",
     stage: Stage = silent,
@@ -67,11 +67,9 @@ def adapt(
         target: the same of the old model, whose vectors are stored.
         out: the bridge's file; one that is there already is replaced.
         kind: a name of `mixbct.adapters.ADAPTERS`, or `choose`: the best by cross-validation.
-        data: images, or a bank, whose items both embed; needed unless both are banks, which by
-            themselves give all items that they share.
-        split: use only a part of the items.
-        part: that part; None: `new_train`.
         shrinkage: of cca and whiten; None: their own.
+        where: the items are; needed unless both are banks, which by themselves give all items that
+            they share.
         model_out: also write a copy of the new model's folder that carries the bridge.
         device: where to embed.
         stage: opens a stage of the progress display.
@@ -88,10 +86,10 @@ def adapt(
         )
     if model_out is not None and model_out.exists():
         raise ModelError(f"{model_out} is already there; choose another folder, or delete it")
-    if data is not None:
-        items = items_of_data(source, target, data, split, part, device, stage)
+    if where[0] is not None:
+        items = items_of_data(source, target, where[0], *where[1:], device, stage)
     elif all(banks):
-        items = items_of_banks(FeatureBank(source), FeatureBank(target), split, part)
+        items = items_of_banks(FeatureBank(source), FeatureBank(target), *where[1:])
     else:
         raise ModelError(
             f"{target if banks[0] else source} is a model: name the images that it is to embed "
@@ -138,7 +136,7 @@ def beside_own(own: Bridge | None, fitted: Bridge, items: PairedItems) -> Bridge
         fitted: between the same models, to be compared with beside it.
         items: that it was fitted on.
     """
-    found = moments(items.pairs.source, items.pairs.target)
+    found = moments(items.pairs)
     ways = (own.query, own.gallery) if own else (None, None)
     same = (LinearMap.of(np.eye(model.dim)) for model in items.models)
     query, gallery = (way or one for way, one in zip(ways, same, strict=True))
@@ -199,9 +197,7 @@ def items_of_banks(
     return PairedItems(models, pairs, classes, str(source.path), source.manifest.data_digest)
 
 
-def shared_rows(
-    first: FeatureBank, second: FeatureBank, chosen: Int64[np.ndarray, " k"]
-) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+def shared_rows(first: FeatureBank, second: FeatureBank, chosen: Rows) -> tuple[Rows, Rows]:
     """Return, of `chosen` rows of a bank, those whose keys another has, and its rows of them.
 
     Raises:

@@ -1,15 +1,15 @@
 """A check-up of a gallery, or of whatever vectors lie in, which is only read."""
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mixbct.adapters.whiten import SHRINKAGE
+from mixbct.adapters import SHRUNK
+from mixbct.adapters.moments import Pairs
 from mixbct.backbones.model import load_model
 from mixbct.data import open_source as open_images
 from mixbct.data.bank import normalise
@@ -18,40 +18,25 @@ from mixbct.distributed import row_rng
 from mixbct.errors import FeatureError, NoGalleryError
 from mixbct.evaluation import checkup
 from mixbct.features.extract import embed_source
-from mixbct.gallery.foreign import Columns, open_source
+from mixbct.gallery.foreign import Columns, ForeignRows, VectorSource, open_source
 from mixbct.gallery.records import Stored
 from mixbct.gallery.store import Snapshot, Store
 from mixbct.gallery.stores import open_store
-from mixbct.schemas.bridge import IDENTITY
-from mixbct.schemas.checkup import Checkup, CheckupReport, FreeGain
-from mixbct.schemas.contract import Contract
-from mixbct.workflows.choose import MOST, Pairs, choose
+from mixbct.schemas.bridge import IDENTITY, Candidate
+from mixbct.schemas.checkup import Checkup, CheckupReport
+from mixbct.workflows.choose import MOST, choose
 from mixbct.workflows.progress import Stage, silent
 
 _BLOCK = 8192
 _TIMED = 256
 
-Rows = Iterator[tuple[Sequence[str], Sequence[str | None], np.ndarray, Mapping[str, Sequence[str]]]]
-"""Keys, labels, vectors, and what is no vector at all: see `ForeignRows`."""
-
-
-@dataclass(frozen=True)
-class _Looked:
-    """Vectors of one contract, as they are looked at: `read` starts anew at every call."""
-
-    contract: Contract
-    rows: int
-    read: Callable[[], Rows]
+How = tuple[str | None, Columns | None, str | None, str | None, str | None]
+"""Contract, columns, preset, keys and labels, as `gallery.foreign.open_source` takes them."""
 
 
 def check_up(
     place: str,
-    *,
-    contract: str | None = None,
-    columns: Columns | None = None,
-    preset: str | None = None,
-    keys: str | None = None,
-    labels: str | None = None,
+    how: How,
     images: Path | None = None,
     model: Path | None = None,
     device: str = "cpu",
@@ -61,11 +46,7 @@ def check_up(
 
     Args:
         place: of a gallery, or of what `gallery.foreign.open_source` opens.
-        contract: for foreign vectors, as the others up to `labels`; see there.
-        columns: of a table.
-        preset: the product whose tables they are.
-        keys: where they stand.
-        labels: where they stand.
+        how: foreign vectors are to be read; where nothing is said of that it may be a gallery.
         images: of the stored items, which are known by their keys.
         model: the new model, whose rate of embedding is measured on some of the images.
         device: where it embeds.
@@ -74,121 +55,96 @@ def check_up(
     Raises:
         MixbctError: nothing that can be read is there.
     """
-    told = contract or preset or keys or labels or any(columns or ())
-    store = None if told else _store(place)
     wanted = None if images is None else frozenset(open_images(images).keys())
-    notes: tuple[str, ...] = ()
-    if store is None:
-        source = open_source(place, contract or "undeclared", columns, preset, keys, labels)
-        notes = source.notes
-
-        def batches() -> Rows:
-            for batch in source.read(_BLOCK):
-                yield batch.keys, batch.labels, batch.vectors, batch.bad
-
-        found = [_one(_Looked(source.contract, source.rows, batches), wanted, stage)]
-    else:
-        with store.read() as snapshot:
-            found = [
-                _one(
-                    _Looked(each.contract, each.rows, partial(_rows, snapshot, each)), wanted, stage
-                )
-                for each in snapshot.contracts()
-            ]
-        store.close()
+    store: Store | None = None
+    with contextlib.suppress(NoGalleryError):
+        store = None if any(how) else open_store(place)
+    with contextlib.ExitStack() as opened:
+        if store is None:
+            sources = [open_source(place, how[0] or "undeclared", *how[1:])]
+        else:
+            opened.callback(store.close)
+            snapshot = opened.enter_context(store.read())
+            sources = [_stored(snapshot, each) for each in snapshot.contracts()]
+        found = tuple(_one(source, wanted, stage) for source in sources)
     return CheckupReport(
         place=place,
         gallery=store is not None,
-        notes=notes,
-        found=tuple(found),
+        notes=tuple(note for source in sources for note in source.notes),
+        found=found,
         rate=None if images is None or model is None else _rate(images, model, device),
     )
 
 
-def _store(place: str) -> Store | None:
-    """Return the store of the gallery at a place; None where there is none."""
-    try:
-        return open_store(place)
-    except NoGalleryError:
-        return None
+def _stored(snapshot: Snapshot, stored: Stored) -> VectorSource:
+    """Return a gallery's vectors of one contract, as they would come from elsewhere."""
+
+    def read(_: int) -> Iterator[ForeignRows]:
+        for block in snapshot.blocks(stored.contract):
+            yield ForeignRows(block.keys, block.labels, block.vectors, {})
+
+    return VectorSource(stored.contract.name, stored.contract, stored.rows, read)
 
 
-def _rows(snapshot: Snapshot, stored: Stored) -> Rows:
-    for block in snapshot.blocks(stored.contract):
-        yield block.keys, block.labels, block.vectors, {}
-
-
-def _one(looked: _Looked, wanted: frozenset[str] | None, stage: Stage) -> Checkup:
+def _one(source: VectorSource, wanted: frozenset[str] | None, stage: Stage) -> Checkup:
     """Look at the vectors of one contract."""
     labels: list[str | None] = []
     wrong: Counter[str] = Counter()
     with_images = 0
-    with stage(f"look at {looked.contract.name}") as tick:
+    with stage(f"look at {source.contract.name}") as tick:
 
         def blocks() -> Iterator[checkup.Block]:
             nonlocal with_images
-            for keys, names, vectors, bad in looked.read():
-                labels.extend(names)
-                wrong.update({why: len(rows) for why, rows in bad.items()})
-                with_images += 0 if wanted is None else len(wanted.intersection(keys))
-                yield keys, vectors
-                tick(min(len(labels), looked.rows), looked.rows)
+            for batch in source.read(_BLOCK):
+                labels.extend(batch.labels)
+                wrong.update({why: len(rows) for why, rows in batch.bad.items()})
+                with_images += len(wanted.intersection(batch.keys)) if wanted else 0
+                yield batch.keys, batch.vectors
+                tick(min(len(labels), source.rows), source.rows)
 
-        readings = checkup.read(blocks(), looked.rows)
+        readings = checkup.read(blocks(), source.rows, source.contract.dim)
     near = checkup.nearest(readings)
     return Checkup(
-        contract=looked.contract,
-        rows=readings.rows,
+        contract=source.contract,
+        rows=len(readings.norms),
         unreadable=dict(wrong),
-        not_finite=readings.not_finite,
-        zero=readings.zero,
-        faulty=tuple(readings.faulty),
+        not_finite=int((~np.isfinite(readings.norms)).sum()),
+        zero=int((readings.norms == 0).sum()),
+        faulty=readings.faulty,
         exact_duplicates=readings.exact_duplicates,
         norms=checkup.norms_of(readings),
         space=checkup.space_of(readings, near),
         labels=checkup.labels_of(labels, readings, near),
         mixture=checkup.mixture_of(readings),
-        whitening=_free_gain(looked, readings, labels),
+        whitening=_whitened(source, readings, labels),
         with_images=None if wanted is None else with_images,
     )
 
 
-def _free_gain(
-    looked: _Looked, readings: checkup.Readings, labels: list[str | None]
-) -> FreeGain | None:
-    """Return what whitening gives on labels that it was not fitted on; None where it is not known.
+def _whitened(
+    source: VectorSource, readings: checkup.Readings, labels: Sequence[str | None]
+) -> tuple[Candidate, ...]:
+    """Return the figures of the vectors as they lie and whitened; none where they are not known.
 
     Whole labels are taken, in random order, up to as many items as a choice needs.
     """
-    known = np.array([label or "" for label in labels], dtype=object)
-    names, of, counts = np.unique(known.astype(str), return_inverse=True, return_counts=True)
-    usable = (counts > 1) & (names != "")
+    known = np.array([label or "" for label in labels], dtype=object).astype(str)
+    names, of, counts = np.unique(known, return_inverse=True, return_counts=True)
     order = row_rng(0, len(names)).permutation(len(names))
-    order = order[usable[order]]
-    taken = np.zeros(len(names), dtype=bool)
-    taken[order[np.cumsum(counts[order]) <= MOST]] = True
-    picked = taken[of] & readings.fine
-    parts, start = [], 0
-    for _, _, vectors, _ in looked.read():
-        parts.append(vectors[picked[start : start + len(vectors)]])
-        start += len(vectors)
+    order = order[(counts[order] > 1) & (names[order] != "")]
+    picked = np.isin(of, order[np.cumsum(counts[order]) <= MOST]) & readings.fine
     if not picked.any():
-        return None
+        return ()
+    parts, start = [], 0
+    for batch in source.read(_BLOCK):
+        parts.append(batch.vectors[picked[start : start + len(batch.vectors)]])
+        start += len(batch.vectors)
     vectors = normalise(np.concatenate(parts))
-    kinds = ((IDENTITY, None), ("whiten", SHRINKAGE))
+    kinds = ((IDENTITY, None), ("whiten", SHRUNK["whiten"]))
     try:
-        _, tried = choose(Pairs(vectors, vectors, of[picked]), kinds=kinds)
+        return choose(Pairs(vectors, vectors, of[picked]), kinds=kinds)[1][:2]
     except FeatureError:
-        return None
-    as_it_lies, whitened = tried[:2]
-    return FreeGain(
-        mean_average_precision=(
-            as_it_lies.mean_average_precision,
-            whitened.mean_average_precision,
-        ),
-        true_accept_rate=(as_it_lies.true_accept_rate, whitened.true_accept_rate),
-        labels=int(taken.sum()),
-    )
+        return ()
 
 
 def _rate(images: Path, model: Path, device: str) -> float:

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import build_glyphs
@@ -21,13 +21,12 @@ from mixbct.data.split import Scenario, make_split
 from mixbct.distributed import open_device
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
-from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
+from mixbct.report.names import CROSS, SELF
+from mixbct.schemas.bench import BenchCell, BenchSummary, Choice, Trial
 from mixbct.schemas.record import record_there
 from mixbct.workflows.bench.draws import read_draws
-from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.specs import CellSpec, Planner
 from mixbct.workflows.bench.summary import summarise
-from mixbct.workflows.bench.trials import choose
 from mixbct.workflows.bench.worker import failed_cell
 from mixbct.workflows.progress import Stage, silent
 
@@ -37,32 +36,25 @@ _DIVISION = {
 
 
 def run_bench(
-    recipe: BenchRecipe,
-    out: Path,
-    work: Path,
-    *,
+    planner: Planner,
+    command: str,
     jobs: int = 1,
     only: str = "*",
     replicates: bool = False,
     fonts: Path | None = None,
-    cache: Path,
-    command: str,
     stage: Stage = silent,
 ) -> BenchSummary:
     """Run what of a bench is not there yet, and sum it up.
 
     Args:
-        recipe: the bench.
-        out: where cells, choices and summary go: what is worth keeping.
-        work: where models, banks and splits go.
+        planner: of the bench.
+        command: to be written into the summary.
         jobs: processes at a time.
         only: run none but the cells whose id this pattern (`*`, `?`) fits, and what they need;
             the summary has every cell that is there.
         replicates: run the cells again whose bootstrap replicates are not here: those of earlier
             versions, which have no figures behind bridges either.
         fonts: a folder of fonts to draw glyphs from; None: fetch Debian's.
-        cache: where fetched fonts are kept.
-        command: to be written into the summary.
         stage: opens a stage of the progress display.
 
     Raises:
@@ -70,9 +62,9 @@ def run_bench(
         ModelError: there is no such device.
         StoppedError: Ctrl-C or SIGTERM; what is finished is kept.
     """
+    recipe = planner.recipe
     open_device(recipe.device)
-    planner = Planner(recipe, out, work)
-    data = _prepare_data(planner, fonts, cache, stage)
+    data = _prepare_data(planner, fonts, stage)
     named = [spec for spec in _test_cells(planner) if fnmatch(spec.cell.id, only)]
     if not named:
         raise ResultError(f"no cell of {recipe.name} is called {only!r}")
@@ -83,28 +75,19 @@ def run_bench(
     wanted = [spec for spec in planned if fnmatch(spec.cell.id, only)]
     run(wanted, partial(_finished, whole=replicates))
     cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
-    path = out / "summary.json"
+    path = planner.out / "summary.json"
     earlier = record_there(path, BenchSummary, ResultError, "summary")
     summary = summarise(recipe, cells, choices, command, data, earlier)
     write_atomically(path, summary.to_json())
     return summary
 
 
-def _prepare_data(
-    planner: Planner, fonts: Path | None, cache: Path, stage: Stage
-) -> dict[str, str | int]:
+def _prepare_data(planner: Planner, fonts: Path | None, stage: Stage) -> dict[str, str | int]:
     """Draw the glyphs where they are wanted, and split; return what a summary says of the data."""
     data = planner.recipe.data
     if data.kanji is not None and not data.path.exists():
         with stage("render the kanji glyphs") as tick:
-            build_glyphs(
-                data.path,
-                classes=data.kanji,
-                seed=data.seed,
-                fonts=fonts,
-                cache=cache,
-                progress=tick,
-            )
+            build_glyphs(data.path, data.kanji, data.seed, fonts, tick)
     source = open_source(data.path)
     settings = data.model_dump(include=_DIVISION)
     for scenario in get_args(Scenario):
@@ -142,6 +125,29 @@ def _choices(
         for name, cells in found.items()
         if None not in cells
     )
+
+
+def choose(method: str, settings: Sequence[dict[str, Any]], cells: Sequence[BenchCell]) -> Choice:
+    """Return the trial with the highest sum of cross-test and self-test mAP on validation.
+
+    Both count alike, since a method that pays for one with the other has only moved along a line
+    that any weight of its loss moves along. The earlier of two equal ones is chosen, and the
+    first where all failed: its cells then say why.
+    """
+    trials = tuple(
+        Trial(settings=one, cross=_map(cell, CROSS), own=_map(cell, SELF))
+        for one, cell in zip(settings, cells, strict=True)
+    )
+    sums = [
+        -1.0 if trial.cross is None or trial.own is None else trial.cross + trial.own
+        for trial in trials
+    ]
+    best = max(range(len(sums)), key=lambda i: sums[i])
+    return Choice(method=method, trial=best, trials=trials)
+
+
+def _map(cell: BenchCell, combination: str) -> float | None:
+    return None if cell.error else cell.figures[combination]["mAP"].value
 
 
 def _test_cells(planner: Planner, choices: Sequence[Choice] = ()) -> list[CellSpec]:
