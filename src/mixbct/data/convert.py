@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data.bank_source import encoder_of
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import image_of, png_of, suffix_of, to_png
 from mixbct.data.record_writer import record_writer
 from mixbct.data.records import RecordSource, class_names_path
-from mixbct.data.source import EncodedSource, Progress, Source, unseen, write_lines
+from mixbct.data.source import Progress, Source, unseen, write_lines
 from mixbct.errors import BadImageError, DataError
 from mixbct.files import folder_written_whole
 from mixbct.schemas.record import Record

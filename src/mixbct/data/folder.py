@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.data.decoding import Decoder
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import SUFFIXES, read_image
-from mixbct.data.source import Images, ListedSource, Rows, check_names, digest_rows
+from mixbct.data.source import check_names, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import reason, shown
 from mixbct.schemas.model import Preprocessing
 
 
-class FolderSource(ListedSource):
+class FolderSource(EncodedSource):
     """Images in `path/CLASS/FILE`, decoded when they are read.
 
     Classes are the folders' names and rows go by class, then file, both in the order of their
@@ -64,17 +64,8 @@ class FolderSource(ListedSource):
             problem = f"{len(empty)} of {len(sizes)} class folders have no image: {_some(empty)}"
             raise _unfit(path, f"{problem}; delete them or add images")
         labels = np.repeat(np.arange(len(sizes)), list(sizes.values()))
-        super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
+        super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes), preprocessing)
         self._digest: str | None = None
-        self._decoder = Decoder(str(self), preprocessing)
-
-    def read(self, rows: Rows) -> Images:
-        """Decode the images of `rows`, in that order.
-
-        Raises:
-            BadImageError: it counts and names every image of `rows` that cannot be decoded.
-        """
-        return self._decoder.read(rows, self.encoded, self._keys.__getitem__)
 
     def encoded(self, row: int) -> bytes:
         """Return the content of a row's file.

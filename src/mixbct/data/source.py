@@ -59,18 +59,6 @@ class Source(Protocol):
         """
 
 
-@runtime_checkable
-class EncodedSource(Source, Protocol):
-    """A source whose images are stored as JPEG, PNG or the like."""
-
-    def encoded(self, row: int) -> bytes:
-        """Return the stored bytes of a row's image.
-
-        Raises:
-            BadImageError: they cannot be read.
-        """
-
-
 @dataclass(eq=False, repr=False)
 class ListedSource(Source):
     """What most sources share: name, keys, labels, classes and groups, as they are given.

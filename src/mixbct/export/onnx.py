@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit, line
 from mixbct.data.bank import normalise
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import suffix_of
-from mixbct.data.source import EncodedSource, Selection, Source
+from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, ModelError
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole
