@@ -30,6 +30,7 @@ from mixbct.backbones.weights import is_double, read_tensors, state_copy, weight
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole
+from mixbct.reading import failing_as
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Contract, Input, ModelManifest, Preprocessing, VectorInput
 from mixbct.schemas.record import read_record
@@ -80,13 +81,11 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
     factory = known.get(name)
     if factory is None:
         factory = _import_factory(name, takes, known)
-    try:
+    given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
+    said = f"backbone {name!r} does not take {given} and options {dict(options)}"
+    wrong = TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError
+    with failing_as(ModelError, said, *wrong):
         module = factory(dim=dim, **shape, **options)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
-        raise ModelError(
-            f"backbone {name!r} does not take {given} and options {dict(options)}: {error}"
-        ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"the backbone factory {name!r} gave a {type(module).__name__}, expected a torch module"
@@ -143,10 +142,9 @@ def _import_factory(
             f"there is no backbone {name!r} over {over}; choose one of {', '.join(known)}, or name "
             "a factory as package.module:function"
         )
-    try:
+    said = f"the backbone factory {name!r} cannot be imported"
+    with failing_as(ModelError, said, ImportError, AttributeError, TypeError, ValueError):
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ModelError(f"the backbone factory {name!r} cannot be imported: {error}") from error
     if not callable(factory):
         raise ModelError(f"the backbone factory {name!r} is not callable")
     return factory  # type: ignore[no-any-return]

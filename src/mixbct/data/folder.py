@@ -12,7 +12,7 @@ from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import SUFFIXES, read_image
 from mixbct.data.source import check_names, digest_rows
 from mixbct.errors import DataError
-from mixbct.reading import reason, shown
+from mixbct.reading import failing_as, shown
 from mixbct.schemas.model import Preprocessing
 
 
@@ -116,13 +116,11 @@ def _listing(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Return the names of a folder's folders, images and other files, sorted; none is hidden."""
     folders: list[str] = []
     rest: list[str] = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    (folders if _is_folder(entry) else rest).append(entry.name)
-    except OSError as error:
-        raise DataError(f"{shown(path)} is not a readable folder: {reason(error)}") from error
+    said = f"{shown(path)} is not a readable folder"
+    with failing_as(DataError, said, OSError), os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (folders if _is_folder(entry) else rest).append(entry.name)
     images = sorted(name for name in rest if name.lower().endswith(SUFFIXES))
     check_names((*folders, *images), f"name in {shown(path)}")
     return sorted(folders), images, sorted(set(rest).difference(images))

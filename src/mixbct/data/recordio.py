@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixbct.errors import DataError, RecordError
-from mixbct.reading import file_size, reason, shown
+from mixbct.reading import failing_as, file_size, shown
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -69,13 +69,10 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         file_size(path, "record file", RecordError)
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise RecordError(
-                f"{shown(path)} cannot be read as a record file: {reason(error)}"
-            ) from error
+        said = f"{shown(path)} cannot be read as a record file"
+        # ValueError: an empty file
+        with failing_as(RecordError, said, OSError, ValueError), path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.size = len(self._map)
         self._words = np.frombuffer(self._map, "<u4", self.size // 4)
 

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mixbct.backbones.model import EmbeddingModel
-from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit, line
+from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit
 from mixbct.data.bank import normalise
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import suffix_of
@@ -33,6 +33,7 @@ from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, ModelError
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole
+from mixbct.reading import failing_as
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.export import ExportReport
 from mixbct.schemas.model import Preprocessing
@@ -161,22 +162,18 @@ def _exported(graph: _Graph, takes: Preprocessing) -> bytes:
     import_package("onnxscript")
     example = torch.zeros(2, takes.channels, takes.size, takes.size)
     batch = torch.export.Dim("batch")
-    try:
-        with _quietly():
-            program: Any = torch.onnx.export(
-                graph,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=graph.outputs,
-                dynamic_shapes={"images": {0: batch}},
-                verbose=False,
-            )
-    except Exception as error:  # a backbone from elsewhere can fail in any way
-        raise ModelError(
-            f"the backbone cannot be exported: {line(error)}; one that `torch.export` takes can be"
-        ) from error
+    said = "the backbone cannot be exported, as one that `torch.export` takes can be"
+    with failing_as(ModelError, said), _quietly():  # one from elsewhere can fail in any way
+        program: Any = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=graph.outputs,
+            dynamic_shapes={"images": {0: batch}},
+            verbose=False,
+        )
     content: bytes = program.model_proto.SerializeToString(deterministic=True)
     return content
 
@@ -234,12 +231,9 @@ def _run(content: bytes, pixels: UInt8[np.ndarray, "n h w c"]) -> Iterator[Outpu
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     for size in _BATCHES:
-        try:
+        said = f"the exported graph does not run on {len(pixels[:size])} images"
+        with failing_as(ModelError, said):
             found = session.run(None, {"images": _as_inputs(pixels[:size])})
-        except Exception as error:  # onnxruntime's errors have no common base but this
-            raise ModelError(
-                f"the exported graph does not run on {len(pixels[:size])} images: {line(error)}"
-            ) from error
         yield dict(zip(names, found, strict=True))
 
 
