@@ -89,11 +89,8 @@ def import_onnx(
     encoder = OnnxEncoder(read, preprocessing.size, preprocessing.channels)
     if encoder.outputs == 1:  # whether it was named makes no other space
         read = replace(read, output=None)
-    options: dict[str, int | float | str | bool] = {}
-    if read.output is not None:
-        options["output"] = read.output
-    if inherited is not None:
-        options["prepares"] = True
+    said: dict[str, str | bool] = {"output": read.output or "", "prepares": inherited is not None}
+    options: dict[str, int | float | str | bool] = {k: v for k, v in said.items() if v}
     made = Contract(name=name, weights=read.digest(), preprocessing=preprocessing, dim=encoder.dim)
     manifest = ModelManifest(backbone=ONNX, options=options, contract=inherited or made)
     with folder_written_whole(out) as folder:

@@ -98,13 +98,13 @@ class IjbLayout:
             chosen = np.isin(of.templates, left)
             return Subjects(of.templates[chosen], of.subjects[chosen])
 
+        images = {
+            name: getattr(self, name)[rows] for name in ("templates", "media", "points", "scores")
+        }
         return replace(
             self,
+            **images,
             names=tuple(self.names[row] for row in rows),
-            templates=self.templates[rows],
-            media=self.media[rows],
-            points=self.points[rows],
-            scores=self.scores[rows],
             pairs=self.pairs[paired],
             same=self.same[paired],
             galleries={name: some(each) for name, each in self.galleries.items()},

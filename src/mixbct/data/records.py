@@ -70,11 +70,21 @@ class RecordSource(EncodedSource):
             raise DataError(f"{self.path} holds no image{reason}")
 
     def _look(self, skip_bad: bool) -> RecordRows:
-        """Look at the head of every image's record."""
+        """Look at the head of every image's record; leave out those that have no class."""
         index = self._index(self.skipped if skip_bad else None)
-        self._numbers, self._offsets = index[:, self._images(index, skip_bad)]
-        present, labels = _compact(self._read_labels(skip_bad))
-        return RecordRows(np.stack([self._numbers, self._offsets, labels]), present)
+        keys, offsets = index[:, self._images(index, skip_bad)]
+        labels, faults = self._file.labels(offsets, keys)
+        if faults and not skip_bad:
+            raise RecordError(
+                f"{len(faults)} of {len(labels)} records of {self.path} cannot be used:\n  "
+                + "\n  ".join(list(faults.values())[:10])
+                + f"\n{REPAIR}",
+                [str(keys[row]) for row in faults],
+            )
+        self.skipped += faults.values()
+        table = np.stack([keys, offsets, labels])[:, labels >= 0]
+        classes, table[2] = np.unique(table[2], return_inverse=True)
+        return RecordRows(table, classes)
 
     def _index(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
         """Return the keys of all records, and where they begin."""
@@ -145,23 +155,6 @@ class RecordSource(EncodedSource):
             return None
         return None if record.image else record
 
-    def _read_labels(self, skip_bad: bool) -> Int64[np.ndarray, " n"]:
-        """Read the class of every record, or leave those out that have none."""
-        labels, faults = self._file.labels(self._offsets, self._numbers)
-        if faults and not skip_bad:
-            raise RecordError(
-                f"{len(faults)} of {len(labels)} records of {self.path} cannot be used:\n  "
-                + "\n  ".join(list(faults.values())[:10])
-                + f"\n{REPAIR}",
-                [str(self._numbers[row]) for row in faults],
-            )
-        if faults:
-            self.skipped += faults.values()
-            sound = labels >= 0
-            labels, self._numbers = labels[sound], self._numbers[sound]
-            self._offsets = self._offsets[sound]
-        return labels
-
     def _names(self, numbers: Int64[np.ndarray, " c"]) -> tuple[str, ...]:
         path = class_names_path(self.path)
         if not path.exists():
@@ -230,14 +223,3 @@ def record_path(path: Path) -> Path:
 def class_names_path(records: Path) -> Path:
     """Return where the names of a record file's classes are kept, one a line."""
     return records.with_suffix(".classes.txt")
-
-
-def _compact(
-    numbers: Int64[np.ndarray, " n"],
-) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " n"]]:
-    """Return the numbers that occur, ascending, and the place of each row's number among them."""
-    if len(numbers) and numbers.max() < 2 * len(numbers):  # the usual case, without a sort
-        occurs = np.bincount(numbers) > 0
-        return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[numbers]
-    present, labels = np.unique(numbers, return_inverse=True)
-    return present, labels.astype(np.int64)

@@ -21,14 +21,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit
 from mixbct.data.bank import normalise
 from mixbct.data.decoding import EncodedSource
-from mixbct.data.images import suffix_of
+from mixbct.data.images import image_of, png_of, suffix_of
 from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, ModelError
 from mixbct.features.bridged import through
@@ -133,10 +132,10 @@ class _Graph(nn.Module):
         self.backbone = copy.deepcopy(backbone).cpu().float().eval()
         self.mean, self.std, self.unit = takes.mean, takes.std, unit
         self.bridged = bridge is not None
-        side = None if bridge is None else bridge.query
-        matrix, offset = (None, None) if side is None else side.arrays
-        self.matrix = None if matrix is None else torch.from_numpy(matrix.copy())
-        self.offset = None if offset is None else torch.from_numpy(offset.copy())
+        arrays = bridge.query.arrays if bridge and bridge.query else (None, None)
+        self.matrix, self.offset = (
+            None if array is None else torch.from_numpy(array.copy()) for array in arrays
+        )
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
         """Return [b, dim] and, with a bridge, [b, target dim] of norm 1."""
@@ -257,9 +256,7 @@ def _write_golden(
         if isinstance(root, EncodedSource):
             content = root.encoded(int(images.rows[row]) if isinstance(images, Selection) else row)
         else:
-            png = io.BytesIO()
-            Image.fromarray(pixels[row].squeeze()).save(png, "PNG")
-            content = png.getvalue()
+            content = png_of(image_of(pixels[row]))
         (folder / f"{row}{suffix_of(content)}").write_bytes(content)
     for name, rows in vectors.items():
         np.save(folder / f"{name}.npy", rows[:_GOLDEN])
