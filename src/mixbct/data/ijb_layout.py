@@ -19,7 +19,7 @@ from mixbct.data.ijb import IMAGES, META
 from mixbct.data.source import Progress, unseen, write_lines
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
-from mixbct.files import folder_written_whole
+from mixbct.files import folder_written_whole, refuse_existing
 from mixbct.reading import failing_as
 from mixbct.schemas.protocols import LayoutCounts
 
@@ -58,8 +58,7 @@ def lay_out(
         raise DataError(
             f"template_images {template_images} and impostors {impostors}: both must be at least 1"
         )
-    if out.exists():
-        raise DataError(f"{out} exists; delete it, or name another folder")
+    refuse_existing(out, DataError)
     keys = source.keys()
     members = _shuffled_members(source.labels(), seed)
     several = [person for person, rows in enumerate(members) if len(rows) > 1]

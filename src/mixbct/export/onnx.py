@@ -31,7 +31,7 @@ from mixbct.data.images import image_of, png_of, suffix_of
 from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, ModelError
 from mixbct.features.bridged import through
-from mixbct.files import folder_written_whole
+from mixbct.files import folder_written_whole, refuse_existing
 from mixbct.reading import failing_as
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.export import ExportReport
@@ -76,8 +76,7 @@ def export_onnx(
             missing, or `out` is there already.
         ContractError: the bridge is of another model's queries.
     """
-    if out.exists():
-        raise ModelError(f"{out} is there already: choose another --out, or delete it")
+    refuse_existing(out, ModelError)
     if model.manifest.backbone == ONNX:
         raise ModelError(f"{model.contract} is an ONNX model already: copy its file")
     if not len(images):
@@ -264,25 +263,6 @@ def _write_golden(
 
 def _described(takes: Preprocessing, report: ExportReport) -> str:
     """Return how an image becomes the graph's input, for who writes that in another language."""
-    grey = "grey: luma, 0.299 R + 0.587 G + 0.114 B"
-    size, shape = takes.size, f"[batch, {takes.channels}, {takes.size}, {takes.size}]"
-    return f"""# From an image file to the graph's input
-
-The graph takes `images`, float32 {shape}: pixel values of 0 to 255, channels first,
-{"RGB, in this order" if takes.channels == 3 else grey}.
-It takes off the mean ({takes.mean:g}) and divides by {takes.std:g} itself. What comes before:
-
-1. Decode to 8 bits a channel. Of 16 bits the high byte counts; of an animation the first frame.
-2. Turn the image as its EXIF orientation says or, where EXIF has none, the one in its XMP.
-3. Lay a transparent image over white.
-4. A JPEG whose shorter side is at least four times {size} pixels is reduced while it is decoded
-   (DCT scaling), by the largest of 2, 4 and 8 that leaves at least twice {size}.
-5. Scale to {size} × {size}: bilinear with antialiasing (a triangle filter as wide as the
-   reduction, as Pillow's BILINEAR); the aspect ratio is not kept. An image of that size stays.
-6. How the object is cut out (alignment): {takes.alignment}. That is not done here.
-
-Outputs: {", ".join(report.outputs)}. Vectors are compared by cosine.
-
-`golden/` holds images and, row by row, the vectors that the model gives for them (normalised). With
-this graph they come out at 1 − cosine of at most {report.farthest:.2g}.
-"""
+    order = "RGB, in this order" if takes.channels == 3 else "luma: 0.299 R + 0.587 G + 0.114 B"
+    text = Path(__file__).with_name("preprocessing.md").read_text("utf-8")
+    return text.format(takes=takes, report=report, order=order, outputs=", ".join(report.outputs))
