@@ -157,11 +157,8 @@ class OnnxEncoder(nn.Module):
                 "embeddings: name it with --output"
             )
         (self._input, _, shape), self._output = inputs[0], chosen[0][0]
-        if _fits(shape, (channels, size, size)):
-            self._channels_last = False
-        elif _fits(shape, (size, size, channels)):
-            self._channels_last = True
-        else:
+        self._channels_last = not _fits(shape, (channels, size, size))
+        if self._channels_last and not _fits(shape, (size, size, channels)):
             raise ModelError(
                 f"the ONNX model takes {shape}; expected a batch of {channels} × {size} × {size}, "
                 "channels first or last: set --size and --channels as it was exported"
@@ -270,9 +267,8 @@ def _open_session(file: OnnxFile) -> tuple[Any, list[Value], list[Value]]:
     with failing_as(ModelError, "the ONNX model does not load"):
         if parts:
             # from what was digested: left to itself, onnxruntime reads from the current folder
-            options.add_external_initializers_from_files_in_memory(
-                list(file.beside), parts, [len(part) for part in parts]
-            )
+            sizes = [len(part) for part in parts]
+            options.add_external_initializers_from_files_in_memory(list(file.beside), parts, sizes)
         # without a fallback, which would print and try the same again
         session = onnxruntime.InferenceSession(
             file.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
