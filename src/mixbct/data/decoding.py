@@ -4,9 +4,9 @@ import functools
 import os
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Int64
 
 from mixbct.data.images import Pixels, decode_bytes
 from mixbct.data.source import Images, ListedSource, Rows, pieces
@@ -28,6 +28,7 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
 
+@dataclass(eq=False, repr=False)
 class EncodedSource(ListedSource):
     """Base of the sources whose images are stored as JPEG, PNG or the like.
 
@@ -37,18 +38,8 @@ class EncodedSource(ListedSource):
             a processor, eight at most.
     """
 
-    def __init__(
-        self,
-        name: str,
-        keys: list[str],
-        labels: Int64[np.ndarray, " n"],
-        classes: tuple[str, ...],
-        preprocessing: Preprocessing,
-        workers: int | None = None,
-    ) -> None:
-        super().__init__(name, keys, labels, classes)
-        self._preprocessing = preprocessing
-        self._workers = workers or min(8, os.cpu_count() or 1)
+    preprocessing: Preprocessing = field(kw_only=True)
+    workers: int | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def encoded(self, row: int) -> bytes:
@@ -62,7 +53,7 @@ class EncodedSource(ListedSource):
         return self._keys[row]
 
     def _pixels(self, row: int) -> Pixels:
-        return decode_bytes(self.encoded(row), self._preprocessing, self._key(row))
+        return decode_bytes(self.encoded(row), self.preprocessing, self._key(row))
 
     def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
@@ -70,7 +61,7 @@ class EncodedSource(ListedSource):
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
         """
-        size, channels = self._preprocessing.size, self._preprocessing.channels
+        size, channels = self.preprocessing.size, self.preprocessing.channels
         images = np.empty((len(rows), size, size, channels), np.uint8)
         wanted = rows.tolist()
 
@@ -83,9 +74,10 @@ class EncodedSource(ListedSource):
                     bad[self._key(wanted[place])] = error
             return bad
 
-        least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * self._workers)))
-        tasks, many = pieces(range(len(rows)), least), self._workers > 1 and len(rows) > least
-        spread = _pool(self._workers, os.getpid()).map if many else map
+        workers = self.workers or min(8, os.cpu_count() or 1)
+        least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * workers)))
+        tasks, many = pieces(range(len(rows)), least), workers > 1 and len(rows) > least
+        spread = _pool(workers, os.getpid()).map if many else map
         problems = {key: error for bad in spread(decode, tasks) for key, error in bad.items()}
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems.values())

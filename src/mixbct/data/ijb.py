@@ -274,7 +274,7 @@ class IjbImages(EncodedSource):
         ids, labels = np.unique(layout.templates, return_inverse=True)
         classes = tuple(str(i) for i in ids)
         name = f"IJB layout {layout.path}"
-        super().__init__(name, list(layout.names), labels, classes, preprocessing)
+        super().__init__(name, list(layout.names), labels, classes, preprocessing=preprocessing)
 
     def encoded(self, row: int) -> bytes:
         """Return the content of a row's file, which is not aligned.
@@ -285,7 +285,7 @@ class IjbImages(EncodedSource):
         return read_image(self._layout.path / IMAGES / self._keys[row], self._keys[row])
 
     def _pixels(self, row: int) -> UInt8[np.ndarray, "h w c"]:
-        wanted, path = self._preprocessing, self._layout.path / IMAGES / self._keys[row]
+        wanted, path = self.preprocessing, self._layout.path / IMAGES / self._keys[row]
         image = decode_unscaled(self.encoded(row), wanted.channels, str(path))
         try:
             return align(image, self._layout.points[row], wanted.size)

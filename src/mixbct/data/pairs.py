@@ -107,7 +107,7 @@ class EncodedImages(EncodedSource):
     def __init__(self, name: str, images: list[bytes], preprocessing: Preprocessing) -> None:
         keys = list(map(str, range(len(images))))
         labels = np.zeros(len(images), np.int64)
-        super().__init__(name, keys, labels, ("unknown",), preprocessing)
+        super().__init__(name, keys, labels, ("unknown",), preprocessing=preprocessing)
         self._images = images
 
     def encoded(self, row: int) -> bytes:

@@ -64,7 +64,7 @@ class RecordSource(EncodedSource):
         self._numbers, self._offsets, labels = rows.table
         # the keys stay numbers until they are asked for
         name, classes = f"record file {self.path}", self._names(rows.classes)
-        super().__init__(name, [], labels, classes, preprocessing, workers)
+        super().__init__(name, [], labels, classes, preprocessing=preprocessing, workers=workers)
         if not len(self):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
