@@ -109,14 +109,13 @@ class Server:
         from pgvector.psycopg import register_vector
 
         given: dict[str, Any] = {
+            "application_name": "mixbct",
             "connect_timeout": 10,
             "client_encoding": "UTF8",
             "prepare_threshold": None,
         }
         with self.named_errors():
-            connection = psycopg.connect(
-                **given | {"application_name": "mixbct"} | self._options | options, autocommit=True
-            )
+            connection = psycopg.connect(**given | self._options | options, autocommit=True)
             if connection.execute(_PATH, (path,)).fetchone():
                 register_vector(connection)
             return connection
