@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from safetensors import SafetensorError
 
-from mixbct.errors import DiskFullError
+from mixbct.errors import DiskFullError, Error
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # NumPy and safetensors report a full disk without its number, in these words
@@ -47,6 +47,12 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
 def user_cache() -> Path:
     """Return where what can be made anew is kept for this user, whatever the folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixbct"
+
+
+def refuse_existing(path: Path, error: Error) -> None:
+    """Refuse to write where something is."""
+    if path.exists():
+        raise error(f"{path} is there already: choose another --out, or delete it")
 
 
 def sync_file(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from mixbct.errors import DataError, MixbctError
+from mixbct.errors import DataError, Error, MixbctError
 
 _NPY = b"\x93NUMPY"
 _HEADERS = {
@@ -31,7 +31,7 @@ _LONGEST_KEY = 64
 _LONGEST_NUMBER = re.compile(r"\d{400}")
 
 
-def read_bytes(path: Path, what: str, error: type[MixbctError], most: int | None = None) -> bytes:
+def read_bytes(path: Path, what: str, error: Error, most: int | None = None) -> bytes:
     """Return a file's content.
 
     Args:
@@ -43,13 +43,11 @@ def read_bytes(path: Path, what: str, error: type[MixbctError], most: int | None
     size = file_size(path, what, error)
     if most is not None and size > most:
         raise error(f"{path} has {size:,} bytes, too many for a {what} ({most:,})")
-    try:
+    with failing_as(error, f"{path} cannot be read as a {what}", OSError):
         return path.read_bytes()
-    except OSError as problem:
-        raise error(f"{path} cannot be read as a {what}: {reason(problem)}") from problem
 
 
-def file_size(path: Path, what: str, error: type[MixbctError]) -> int:
+def file_size(path: Path, what: str, error: Error) -> int:
     """Return the bytes of a regular file; nothing else is ever opened, since a pipe may hang."""
     try:
         found = path.stat()
@@ -63,7 +61,7 @@ def file_size(path: Path, what: str, error: type[MixbctError]) -> int:
     return found.st_size
 
 
-def read_lines_of(path: Path, what: str, error: type[MixbctError] = DataError) -> list[str]:
+def read_lines_of(path: Path, what: str, error: Error = DataError) -> list[str]:
     """Return the lines of a foreign text file in UTF-8, without their ends.
 
     A byte order mark, carriage returns before line ends, blanks at the ends of lines and blank
@@ -98,13 +96,11 @@ def wrong_line(path: Path, number: int, expected: str, found: str) -> str:
     return f"{path}, line {number}: expected {expected}, found {found[:80]!r}"
 
 
-def read_toml(path: Path, what: str, error: type[MixbctError]) -> dict[str, Any]:
+def read_toml(path: Path, what: str, error: Error) -> dict[str, Any]:
     """Return the content of a TOML file."""
     content = read_bytes(path, what, error, most=_LONGEST_TOML)
-    try:
+    with failing_as(error, f"{path} is not valid TOML, which a {what} must be", ValueError):
         return parse_toml(content.decode("utf-8-sig"))
-    except ValueError as problem:
-        raise error(f"{path} is not valid TOML, which a {what} must be: {problem}") from problem
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -131,7 +127,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 def open_array(
     path: Path,
     what: str,
-    error: type[MixbctError],
+    error: Error,
     dtypes: Collection[str] | None = None,
     ndim: int | None = None,
     shape: tuple[int, ...] | None = None,
@@ -148,10 +144,9 @@ def open_array(
         shape: the shape that is expected, exactly.
     """
     size = file_size(path, f"file of {what}", error)
-    try:
+    # NumPy parses the header as Python text, which fails in many ways
+    with failing_as(error, f"{shown(path)} cannot be read as {what}"):
         opened = _mapped(path, size)
-    except Exception as problem:  # NumPy parses the header as Python text, which fails in many ways
-        raise error(f"{shown(path)} cannot be read as {what}: {reason(problem)}") from problem
     found, dtype = opened.shape, opened.dtype
     if (
         (dtypes is not None and not (dtype.name in dtypes and dtype.isnative))
@@ -205,11 +200,13 @@ class ZippedArrays:
         error: raised where it is missing, damaged or something else.
     """
 
-    def __init__(self, path: Path, what: str, error: type[MixbctError]) -> None:
-        self.path, self.what, self.error = path, what, error
+    def __init__(self, path: Path, what: str, error: Error) -> None:
+        self.path, self.error = path, error
+        self._said = f"{shown(path)} cannot be read as {what}"
         file_size(path, f"file of {what}", error)
         self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-        with self._named(), zipfile.ZipFile(path) as archive:
+        # zip, compression and NumPy's header fail in many ways
+        with failing_as(error, self._said), zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 with archive.open(entry) as file:
                     shape, columns, dtype = _header(file, entry.file_size)
@@ -217,21 +214,12 @@ class ZippedArrays:
                     raise ValueError(f"{entry.filename} lies by columns: save it in C order")
                 self.headers[entry.filename.removesuffix(".npy")] = shape, dtype
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as problem:  # zip, compression and NumPy's header fail in many ways
-            raise self.error(
-                f"{shown(self.path)} cannot be read as {self.what}: {reason(problem)}"
-            ) from problem
-
     def blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
         """Yield an array's blocks of so many rows; its checksum is looked at on the way."""
         shape, dtype = self.headers[name]
         takes = math.prod(shape[1:]) * dtype.itemsize
         with (
-            self._named(),
+            failing_as(self.error, self._said),
             zipfile.ZipFile(self.path) as archive,
             archive.open(f"{name}.npy") as file,
         ):
@@ -247,6 +235,24 @@ def shown(path: Path) -> str:
     """Return a path as it can be printed: shortened, and whatever its name holds."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 300 else f"{text[:140]} … {text[-140:]}"
+
+
+@contextlib.contextmanager
+def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise as `error` what goes wrong inside; it says so, and why.
+
+    Args:
+        error: what is raised.
+        said: what failed, for the message.
+        kinds: of what goes wrong; none: whatever is no named error yet, told on one line.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if isinstance(problem, kinds or MixbctError) != bool(kinds):
+            raise
+        why = reason(problem) if kinds else " ".join(reason(problem).split())[:400]
+        raise error(f"{said}: {why}") from problem
 
 
 def reason(problem: BaseException) -> str:

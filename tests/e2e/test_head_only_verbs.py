@@ -149,7 +149,7 @@ def test_what_is_missing_is_named(mixbct, arrays: Path) -> None:
         assert "no labels, which `mixbct adapt` does without" in refused.stderr
     shutil.rmtree(arrays / "runs/new-bank")
     mixbct(*words, cwd=arrays)
-    assert "already there" in mixbct(*words, cwd=arrays, expect=2).stderr
+    assert "there already" in mixbct(*words, cwd=arrays, expect=2).stderr
     checked = mixbct("data", "verify", "runs/new-bank", cwd=arrays)
     assert "vectors are as they were written" in checked.stdout
     shape = ["--set", "data.flip=true", "--set", "method={name='independent'}"]

@@ -16,8 +16,8 @@ from mixbct.backbones.model import build_backbone, build_with_weights, contract_
 from mixbct.backbones.onnx import EMBEDDING, ONNX, OnnxEncoder, OnnxFile
 from mixbct.backbones.weights import read_tensors
 from mixbct.errors import ModelError
-from mixbct.files import folder_written_whole
-from mixbct.reading import file_size, reason
+from mixbct.files import folder_written_whole, refuse_existing
+from mixbct.reading import failing_as, file_size
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 
 WRAPPERS = ("state_dict", "state_dict_backbone", "model", "backbone")
@@ -25,9 +25,6 @@ WRAPPERS = ("state_dict", "state_dict_backbone", "model", "backbone")
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 """What all names begin with where a model was wrapped when its weights were saved."""
-
-_COUNTER = "num_batches_tracked"
-"""Of batch normalisations; torch loads weights without it, and no embedding needs it."""
 
 
 def import_weights(
@@ -47,14 +44,11 @@ def import_weights(
         ModelError: the file cannot be read without executing something, its names or shapes are
             not the backbone's, or `out` is there already.
     """
-    _refuse_existing(out)
+    refuse_existing(out, ModelError)
     state = _read_state(file)
     with torch.device("cpu" if ":" in backbone else "meta"):
         expected = build_backbone(backbone, dim, preprocessing, {}).state_dict()
     state = _without_prefix(state, expected)
-    for key in expected.keys() - state.keys():
-        if key.endswith(_COUNTER):
-            state[key] = torch.zeros((), dtype=torch.int64)
     module = build_with_weights(backbone, dim, preprocessing, {}, state, file)
     contract = contract_of(name, module, preprocessing, dim)
     manifest = ModelManifest(backbone=backbone, contract=contract)
@@ -81,7 +75,7 @@ def import_onnx(
         ModelError: the file is not an encoder that can be used (see `OnnxFile`, `OnnxEncoder`),
             or `out` is there already.
     """
-    _refuse_existing(out)
+    refuse_existing(out, ModelError)
     read = OnnxFile.read(file, output)
     inherited = read.inherited()
     if inherited is not None and isinstance(inherited.preprocessing, Preprocessing):
@@ -89,11 +83,8 @@ def import_onnx(
     encoder = OnnxEncoder(read, preprocessing.size, preprocessing.channels)
     if encoder.outputs == 1:  # whether it was named makes no other space
         read = replace(read, output=None)
-    options: dict[str, int | float | str | bool] = {}
-    if read.output is not None:
-        options["output"] = read.output
-    if inherited is not None:
-        options["prepares"] = True
+    said: dict[str, str | bool] = {"output": read.output or "", "prepares": inherited is not None}
+    options: dict[str, int | float | str | bool] = {k: v for k, v in said.items() if v}
     made = Contract(name=name, weights=read.digest(), preprocessing=preprocessing, dim=encoder.dim)
     manifest = ModelManifest(backbone=ONNX, options=options, contract=inherited or made)
     with folder_written_whole(out) as folder:
@@ -102,26 +93,17 @@ def import_onnx(
     return manifest
 
 
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise ModelError(f"{out} is there already: choose another --out")
-
-
 def _read_state(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name."""
     if file.suffix.lower() == ".safetensors":
         return read_tensors(file)
     file_size(file, "file of weights", ModelError)
-    try:
+    said = (
+        f"{file} is not a torch file of tensors alone, and nothing else is loaded, since a pickle "
+        "can run code; where it is yours, save `model.state_dict()` by itself"
+    )
+    with failing_as(ModelError, said):  # a damaged pickle can raise anything
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {reason(error)}") from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise ModelError(
-            f"{file} is not a torch file of tensors alone, and nothing else is loaded, since a "
-            "pickle can run code; where it is yours, save `model.state_dict()` by itself "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
     for _ in WRAPPERS:  # one may lie in another, but a file can also hold itself
         if isinstance(content, Mapping):
             inside = (content[key] for key in WRAPPERS if key in content)

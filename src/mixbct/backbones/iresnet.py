@@ -11,9 +11,8 @@ arcface_torch, so its `backbone.pth` files load (`mixbct import-model`).
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixbct.errors import ModelError
+from mixbct.backbones.small import halved_four_times
 
-DOWNSCALE = 16
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -63,11 +62,7 @@ class IResNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if size % DOWNSCALE:
-            raise ModelError(
-                "backbone 'iresnet' halves its input four times: model.size must be a multiple of "
-                f"{DOWNSCALE}, found {size}"
-            )
+        left = halved_four_times("iresnet", size)
         inputs = (WIDTHS[0], *WIDTHS)
         self.conv1 = nn.Conv2d(channels, inputs[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs[0])
@@ -81,7 +76,7 @@ class IResNet(nn.Module):
         )
         self.bn2 = nn.BatchNorm2d(WIDTHS[-1])
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(WIDTHS[-1] * (size // DOWNSCALE) ** 2, dim)
+        self.fc = nn.Linear(WIDTHS[-1] * left**2, dim)
         self.features = nn.BatchNorm1d(dim)
         self.features.weight.requires_grad_(False)
         for module in self.modules():

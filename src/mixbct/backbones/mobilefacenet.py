@@ -9,9 +9,8 @@ table 1. Weights of other implementations do not fit: they name and widen their 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixbct.errors import ModelError
+from mixbct.backbones.small import halved_four_times
 
-DOWNSCALE = 16
 STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 """Of each run of units: how far they widen, channels, how many, and the stride of the first."""
 
@@ -59,11 +58,7 @@ class MobileFaceNet(nn.Module):
 
     def __init__(self, dim: int, size: int, channels: int) -> None:
         super().__init__()
-        if size % DOWNSCALE:
-            raise ModelError(
-                "backbone 'mobilefacenet' halves its input four times: model.size must be a "
-                f"multiple of {DOWNSCALE}, found {size}"
-            )
+        left = halved_four_times("mobilefacenet", size)
         units: list[nn.Module] = []
         inputs = 64
         for widening, outputs, count, stride in STAGES:
@@ -73,7 +68,7 @@ class MobileFaceNet(nn.Module):
         self.stem = nn.Sequential(_layer(channels, 64, 3, 2, 1), _layer(64, 64, 3, 1, 1, 64))
         self.units = nn.Sequential(*units)
         self.places = nn.Sequential(
-            _layer(inputs, 512), _layer(512, 512, size // DOWNSCALE, groups=512, linear=True)
+            _layer(inputs, 512), _layer(512, 512, left, groups=512, linear=True)
         )
         self.embedding = _layer(512, dim, linear=True)
         for module in self.modules():

@@ -29,7 +29,8 @@ from mixbct.backbones.vit import VisionTransformer
 from mixbct.backbones.weights import is_double, read_tensors, state_copy, weights_digest
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
-from mixbct.files import folder_written_whole
+from mixbct.files import folder_written_whole, refuse_existing
+from mixbct.reading import failing_as
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Contract, Input, ModelManifest, Preprocessing, VectorInput
 from mixbct.schemas.record import read_record
@@ -54,9 +55,6 @@ VECTOR_BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
 }
 """Heads over the vectors of a frozen encoder."""
 
-SHOWN = 5
-"""Differences between weights and a backbone that are listed."""
-
 Batch = UInt8[Tensor, "b h w c"] | Float32[Tensor, "b inputs"]
 """What a source reads: images, or vectors."""
 Inputs = Float[Tensor, "b c h w"] | Float[Tensor, "b inputs"]
@@ -80,13 +78,11 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
     factory = known.get(name)
     if factory is None:
         factory = _import_factory(name, takes, known)
-    try:
+    given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
+    said = f"backbone {name!r} does not take {given} and options {dict(options)}"
+    wrong = TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError
+    with failing_as(ModelError, said, *wrong):
         module = factory(dim=dim, **shape, **options)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
-        raise ModelError(
-            f"backbone {name!r} does not take {given} and options {dict(options)}: {error}"
-        ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"the backbone factory {name!r} gave a {type(module).__name__}, expected a torch module"
@@ -101,35 +97,24 @@ def build_with_weights(
 ) -> nn.Module:
     """Build a backbone and give it weights, which must have exactly its names and shapes.
 
-    One of mixbct's own is built of shapes alone first, so that a dimension that the weights do
-    not have takes no memory.
+    One of mixbct's own is built of shapes alone and takes the tensors as they are, so that a
+    dimension that the weights do not have takes no memory. (Counters of batches may be missing.)
 
     Raises:
-        ModelError: names or shapes differ from those in `where`, and it lists the first few; or
+        ModelError: names or shapes differ from those in `where`, and it begins to list them; or
             see `build_backbone`.
     """
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    for device in ("cpu",) if ":" in name else ("meta", "cpu"):
-        with torch.device(device):
-            backbone = build_backbone(name, dim, takes, options)
-        expected = {key: tuple(tensor.shape) for key, tensor in backbone.state_dict().items()}
-        lines = [f"missing: {key}" for key in expected if key not in found]
-        lines += [
-            f"{key}: found {found[key]}, expected {shape}"
-            for key, shape in expected.items()
-            if found.get(key, shape) != shape
-        ]
-        lines += [f"not expected: {key}" for key in found if key not in expected]
-        if lines:
-            more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-            raise ModelError(
-                f"the weights in {where} are not those of {name!r} with dim {dim} over {takes}:\n  "
-                + "\n  ".join(lines[:SHOWN])
-                + more
-            )
-    if is_double(state.values()):
+    own, double = ":" not in name, is_double(state.values())
+    with torch.device("meta" if own else "cpu"):
+        backbone = build_backbone(name, dim, takes, options)
+    if double:
         backbone.double()
-    backbone.load_state_dict(state)
+    said = f"the weights in {where} are not those of {name!r} with dim {dim} over {takes}"
+    with failing_as(ModelError, said):
+        backbone.load_state_dict(state, assign=own)
+    if own:
+        dtype = torch.float64 if double else torch.float32
+        backbone.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return backbone
 
 
@@ -143,10 +128,9 @@ def _import_factory(
             f"there is no backbone {name!r} over {over}; choose one of {', '.join(known)}, or name "
             "a factory as package.module:function"
         )
-    try:
+    said = f"the backbone factory {name!r} cannot be imported"
+    with failing_as(ModelError, said, ImportError, AttributeError, TypeError, ValueError):
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ModelError(f"the backbone factory {name!r} cannot be imported: {error}") from error
     if not callable(factory):
         raise ModelError(f"the backbone factory {name!r} is not callable")
     return factory  # type: ignore[no-any-return]
@@ -261,8 +245,7 @@ def save_with_bridge(path: Path, out: Path, bridge: Bridge) -> None:
         ModelError: there is no model, or `out` is there already.
     """
     folder, manifest = read_manifest(path)
-    if out.exists():
-        raise ModelError(f"{out} is already there; choose another --out, or delete it")
+    refuse_existing(out, ModelError)
     bridge.check(manifest.contract, bridge.target)
     mapped = manifest.model_copy(update={"bridge": bridge})
     with folder_written_whole(out) as partial:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mixbct.errors import ModelError
-from mixbct.reading import read_bytes, shown
+from mixbct.reading import failing_as, read_bytes, shown
 from mixbct.schemas.contract import Contract
 
 ONNX: Final = "onnx"
@@ -157,11 +157,8 @@ class OnnxEncoder(nn.Module):
                 "embeddings: name it with --output"
             )
         (self._input, _, shape), self._output = inputs[0], chosen[0][0]
-        if _fits(shape, (channels, size, size)):
-            self._channels_last = False
-        elif _fits(shape, (size, size, channels)):
-            self._channels_last = True
-        else:
+        self._channels_last = not _fits(shape, (channels, size, size))
+        if self._channels_last and not _fits(shape, (size, size, channels)):
             raise ModelError(
                 f"the ONNX model takes {shape}; expected a batch of {channels} × {size} × {size}, "
                 "channels first or last: set --size and --channels as it was exported"
@@ -193,12 +190,8 @@ class OnnxEncoder(nn.Module):
             filling = images.new_zeros(self._batch - count, *images.shape[1:])
             images = torch.cat([images, filling])
         given = {self._input: images.contiguous().numpy()}
-        try:
+        with failing_as(ModelError, f"the ONNX model does not run on {len(images)} images"):
             (out,) = self._session.run([self._output], given)
-        except Exception as error:  # onnxruntime's errors have no common base but this
-            raise ModelError(
-                f"the ONNX model does not run on {len(images)} images: {line(error)}"
-            ) from error
         # what is dropped are ones at the end; tokens or a map of features are no vector
         if out.shape[:1] != (len(images),) or out.size != len(out) * max(out.shape[1:2], default=0):
             raise ModelError(
@@ -215,21 +208,16 @@ def import_package(name: str) -> Any:
     Raises:
         ModelError: it is not installed.
     """
-    try:
+    advice = f"an ONNX model needs {name}: install it with `pip install 'mixbct[onnx]'`"
+    with failing_as(ModelError, advice, ImportError):
         return __import__(name)
-    except ImportError as error:
-        raise ModelError(
-            f"an ONNX model needs {name}: install it with `pip install 'mixbct[onnx]'`"
-        ) from error
 
 
 def _weights_beside(content: bytes, path: Path) -> set[str]:
     """Return the names of the files in which a graph keeps weights; refuse one that may not end."""
     onnx = import_package("onnx")
-    try:
+    with failing_as(ModelError, f"the ONNX model {shown(path)} does not load"):
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's errors have no common base but this
-        raise ModelError(f"the ONNX model {shown(path)} does not load: {line(error)}") from error
     bodies = {(one.domain, one.name): one for one in model.functions}
 
     @cache
@@ -276,12 +264,11 @@ def _open_session(file: OnnxFile) -> tuple[Any, list[Value], list[Value]]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # fatal; errors are raised all the same
     parts = list(file.beside.values())
-    try:
+    with failing_as(ModelError, "the ONNX model does not load"):
         if parts:
             # from what was digested: left to itself, onnxruntime reads from the current folder
-            options.add_external_initializers_from_files_in_memory(
-                list(file.beside), parts, [len(part) for part in parts]
-            )
+            sizes = [len(part) for part in parts]
+            options.add_external_initializers_from_files_in_memory(list(file.beside), parts, sizes)
         # without a fallback, which would print and try the same again
         session = onnxruntime.InferenceSession(
             file.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
@@ -290,18 +277,11 @@ def _open_session(file: OnnxFile) -> tuple[Any, list[Value], list[Value]]:
             [(value.name, value.type, value.shape) for value in side]
             for side in (session.get_inputs(), session.get_outputs())
         )
-    except Exception as error:  # onnxruntime's errors have no common base but this
-        raise ModelError(f"the ONNX model does not load: {line(error)}") from error
     return session, inputs, outputs
 
 
 def _described(values: list[Value]) -> str:
     return ", ".join(f"{name} {kind} {shape}" for name, kind, shape in values) or "nothing"
-
-
-def line(error: Exception) -> str:
-    """Return what an error of a package says, on one line."""
-    return " ".join(str(error).split())[:400]
 
 
 def _fits(shape: Sequence[int | str | None], image: tuple[int, int, int]) -> bool:

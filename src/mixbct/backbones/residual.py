@@ -7,13 +7,14 @@ wherever that was started, and the branch earns its place. No normalisation of a
 undo the start.
 """
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixbct.backbones.linear import LinearBackbone
 
-class ResidualMap(nn.Module):
+
+class ResidualMap(LinearBackbone):
     """Map [B, inputs] to [B, dim].
 
     Args:
@@ -23,21 +24,13 @@ class ResidualMap(nn.Module):
     """
 
     def __init__(self, dim: int, inputs: int, width: int | None = None) -> None:
-        super().__init__()
+        super().__init__(dim, inputs)
         hidden = width or 2 * inputs
-        self.map = nn.Linear(inputs, dim)
-        nn.init.zeros_(self.map.bias)
         self.hidden = nn.Linear(inputs, hidden)
         self.branch = nn.Linear(hidden, dim, bias=False)
         nn.init.zeros_(self.branch.weight)
 
-    @torch.no_grad()
-    def start_at(self, matrix: Float[Tensor, "inputs dim"], offset: Float[Tensor, " dim"]) -> None:
-        """Take x ↦ x · matrix + offset as the linear map."""
-        self.map.weight.copy_(matrix.t())
-        self.map.bias.copy_(offset)
-
     def forward(self, vectors: Float[Tensor, "b inputs"]) -> Float[Tensor, "b dim"]:
         """Return the raw embeddings."""
-        out: Tensor = self.map(vectors) + self.branch(F.gelu(self.hidden(vectors)))
+        out: Tensor = super().forward(vectors) + self.branch(F.gelu(self.hidden(vectors)))
         return out

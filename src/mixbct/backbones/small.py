@@ -19,6 +19,20 @@ from mixbct.errors import ModelError
 DOWNSCALE = 16
 
 
+def halved_four_times(backbone: str, size: int) -> int:
+    """Return what four halvings leave of the input's height and width.
+
+    Raises:
+        ModelError: they leave no whole number of pixels.
+    """
+    if size % DOWNSCALE:
+        raise ModelError(
+            f"backbone {backbone!r} halves its input four times: model.size must be a multiple of "
+            f"{DOWNSCALE}, found {size}"
+        )
+    return size // DOWNSCALE
+
+
 class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, activation: str) -> None:
         super().__init__()
@@ -53,16 +67,11 @@ class SmallResNet(nn.Module):
             raise ModelError(
                 f"backbone 'small' knows the activations prelu and silu, not {activation!r}"
             )
-        if size % DOWNSCALE:
-            raise ModelError(
-                f"backbone 'small' halves its input four times: model.size must be a multiple of "
-                f"{DOWNSCALE}, found {size}"
-            )
         if not width:  # torch takes it, and fails in the first step
             raise ValueError("width must be at least 1")
         widths = [channels, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.Sequential(*[_Block(i, o, activation) for i, o in pairwise(widths)])
-        pixels = (size // DOWNSCALE) ** 2
+        pixels = halved_four_times("small", size) ** 2
         self.embedding = nn.Linear(widths[-1] * pixels, dim, bias=False)
         self.embedding_norm = nn.BatchNorm1d(dim)
 

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mixbct.errors import ModelError
-from mixbct.reading import file_size, reason, shown
+from mixbct.reading import failing_as, file_size, shown
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -20,12 +19,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ModelError: it is missing or damaged.
     """
     file_size(path, "file of weights", ModelError)
-    try:
+    with failing_as(ModelError, f"the weights in {shown(path)} do not load as safetensors"):
         return load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"the weights in {shown(path)} do not load as safetensors: {reason(error)}"
-        ) from error
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from mixbct.data.source import Progress, Rows, pieces, read_lines, unseen
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import file_written_whole, sha256_file, write_atomically
-from mixbct.reading import open_array
+from mixbct.reading import failing_as, open_array
 from mixbct.schemas.data import BankManifest, DenoiseManifest
 from mixbct.schemas.record import read_record, record_there
 
@@ -182,10 +182,8 @@ class FeatureBank:
     def read(self, rows: Rows | slice, names: Names | None = None) -> Float32[np.ndarray, "n d"]:
         """Return the features of `rows`, normalised; errors call them by their numbers."""
         called = rows if names is None and not isinstance(rows, slice) else names
-        try:
+        with failing_as(FeatureError, f"the feature bank {self.path}", FeatureError):
             return normalise(self.features[rows], called, self.manifest.norms)
-        except FeatureError as error:
-            raise FeatureError(f"the feature bank {self.path}: {error}") from error
 
     def all(self) -> Float32[np.ndarray, "n d"]:
         """Return every feature, normalised, in memory."""

@@ -18,6 +18,7 @@ from mixbct.errors import BankError, FeatureError
 from mixbct.files import (
     disk_full_as_error,
     folder_written_whole,
+    refuse_existing,
     sha256_file,
     sync_file,
     write_atomically,
@@ -59,8 +60,7 @@ class BankWriter:
         self.path = path
         self.partial = partial_path(path)
         self.manifest = manifest
-        if path.exists():
-            raise BankError(f"{path} is already there; choose another --out, or delete it")
+        refuse_existing(path, BankError)
         if self.partial.exists() and not resume:
             raise BankError(
                 f"{self.partial} is an unfinished bank: add --resume to go on, or delete it"

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data.bank_source import encoder_of
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import image_of, png_of, suffix_of, to_png
 from mixbct.data.record_writer import record_writer
 from mixbct.data.records import RecordSource, class_names_path
-from mixbct.data.source import EncodedSource, Progress, Source, unseen, write_lines
+from mixbct.data.source import Progress, Source, unseen, write_lines
 from mixbct.errors import BadImageError, DataError
-from mixbct.files import folder_written_whole
+from mixbct.files import folder_written_whole, refuse_existing
 from mixbct.schemas.record import Record
 
 _KEPT = (".jpg", ".png")
@@ -49,8 +50,7 @@ def convert(
         DataError: `out` is there already, or a class has a name that no folder can have.
         BadImageError: an image cannot be read.
     """
-    if out.exists():
-        raise DataError(f"{out} is there already; name a folder that is not")
+    refuse_existing(out, DataError)
     if encoder_of(source) is not None:
         raise DataError(f"{source} holds vectors, not images: there is nothing to convert")
     bad: list[str] = []

@@ -1,17 +1,18 @@
-"""Many encoded images at once: threads that decode into one array."""
+"""Sources of encoded images: threads that decode into one array."""
 
+import functools
 import os
-from collections.abc import Callable
+from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mixbct.data.images import Pixels, decode_bytes
-from mixbct.data.source import Images, Rows, pieces
+from mixbct.data.source import Images, ListedSource, Rows, pieces
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
-Name = Callable[[int], str]
 # few enough for all workers to have some, enough for a hand-over to cost nothing
 _LEAST_A_TASK = 8
 _TASKS_A_WORKER = 4
@@ -21,72 +22,65 @@ _ADVICE = (
 )
 
 
-class Decoder:
-    """Decodes on threads; one worker decodes in the thread that asks.
+@functools.cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process: they do not live on in one that is forked from it."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+
+@dataclass(eq=False, repr=False)
+class EncodedSource(ListedSource):
+    """Base of the sources whose images are stored as JPEG, PNG or the like.
 
     Args:
-        name: whose images they are, for errors.
         preprocessing: the size and number of channels that images are brought to.
-        workers: number of threads; None for one a processor, eight at most.
-
-    The threads start at the first use, and again in a forked process, where threads do not live
-    on.
+        workers: number of threads that decode; one decodes in the thread that asks; None for one
+            a processor, eight at most.
     """
 
-    def __init__(self, name: str, preprocessing: Preprocessing, workers: int | None = None) -> None:
-        self._name = name
-        self.preprocessing = preprocessing
-        self._workers = workers or min(8, os.cpu_count() or 1)
-        self._threads: tuple[int, ThreadPoolExecutor] | None = None
+    preprocessing: Preprocessing = field(kw_only=True)
+    workers: int | None = field(default=None, kw_only=True)
 
-    def _pool(self) -> ThreadPoolExecutor:
-        here = os.getpid()
-        if self._threads is None or self._threads[0] != here:
-            self._threads = (here, ThreadPoolExecutor(self._workers, thread_name_prefix="decode"))
-        return self._threads[1]
+    @abstractmethod
+    def encoded(self, row: int) -> bytes:
+        """Return the stored bytes of a row's image.
 
-    def read(self, rows: Rows, encoded: Callable[[int], bytes], name: Name) -> Images:
+        Raises:
+            BadImageError: they cannot be read.
+        """
+
+    def _key(self, row: int) -> str:
+        return self._keys[row]
+
+    def _pixels(self, row: int) -> Pixels:
+        return decode_bytes(self.encoded(row), self.preprocessing, self._key(row))
+
+    def read(self, rows: Rows) -> Images:
         """Decode the images of `rows`, in that order.
-
-        Args:
-            rows: which.
-            encoded: the bytes of a row's image; it may raise BadImageError.
-            name: the key of a row, for errors.
 
         Raises:
             BadImageError: it counts and names every image of `rows` that cannot be decoded.
-        """
-
-        def make(row: int) -> Pixels:
-            return decode_bytes(encoded(row), self.preprocessing, name(row))
-
-        return self.fill(rows, make, name)
-
-    def fill(self, rows: Rows, make: Callable[[int], Pixels], name: Name) -> Images:
-        """Make the images of `rows`, in that order, by `make(row)`, as `read` does.
-
-        Raises:
-            BadImageError: `make` raised it; it counts and names every row.
         """
         size, channels = self.preprocessing.size, self.preprocessing.channels
         images = np.empty((len(rows), size, size, channels), np.uint8)
         wanted = rows.tolist()
 
-        def make_some(places: range) -> list[tuple[int, BadImageError]]:
-            bad = []
+        def decode(places: range) -> dict[str, BadImageError]:
+            bad = {}
             for place in places:
                 try:
-                    images[place] = make(wanted[place])
+                    images[place] = self._pixels(wanted[place])
                 except BadImageError as error:
-                    bad.append((wanted[place], error))
+                    bad[self._key(wanted[place])] = error
             return bad
 
-        least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * self._workers)))
-        tasks = pieces(range(len(rows)), least)
-        spread = self._pool().map if self._workers > 1 and len(tasks) > 1 else map
-        problems = {name(row): error for bad in spread(make_some, tasks) for row, error in bad}
+        workers = self.workers or min(8, os.cpu_count() or 1)
+        least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * workers)))
+        tasks, many = pieces(range(len(rows)), least), workers > 1 and len(rows) > least
+        spread = _pool(workers, os.getpid()).map if many else map
+        problems = {key: error for bad in spread(decode, tasks) for key, error in bad.items()}
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems.values())
-            said = f"{self._name}: {len(problems)} of {len(rows)} images cannot be read"
+            said = f"{self}: {len(problems)} of {len(rows)} images cannot be read"
             raise BadImageError(f"{said}:\n{lines}{_ADVICE}", list(problems))
         return images

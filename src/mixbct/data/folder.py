@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.data.decoding import Decoder
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import SUFFIXES, read_image
-from mixbct.data.source import Images, ListedSource, Rows, check_names, digest_rows
+from mixbct.data.source import check_names, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import reason, shown
 from mixbct.schemas.model import Preprocessing
 
 
-class FolderSource(ListedSource):
+class FolderSource(EncodedSource):
     """Images in `path/CLASS/FILE`, decoded when they are read.
 
     Classes are the folders' names and rows go by class, then file, both in the order of their
@@ -64,17 +64,9 @@ class FolderSource(ListedSource):
             problem = f"{len(empty)} of {len(sizes)} class folders have no image: {_some(empty)}"
             raise _unfit(path, f"{problem}; delete them or add images")
         labels = np.repeat(np.arange(len(sizes)), list(sizes.values()))
-        super().__init__(f"folder {shown(path)}", keys, labels, tuple(classes))
+        name = f"folder {shown(path)}"
+        super().__init__(name, keys, labels, tuple(classes), preprocessing=preprocessing)
         self._digest: str | None = None
-        self._decoder = Decoder(str(self), preprocessing)
-
-    def read(self, rows: Rows) -> Images:
-        """Decode the images of `rows`, in that order.
-
-        Raises:
-            BadImageError: it counts and names every image of `rows` that cannot be decoded.
-        """
-        return self._decoder.read(rows, self.encoded, self._keys.__getitem__)
 
     def encoded(self, row: int) -> bytes:
         """Return the content of a row's file.
@@ -123,22 +115,11 @@ def _some(names: list[str]) -> str:
 
 def _listing(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Return the names of a folder's folders, images and other files, sorted; none is hidden."""
-    folders: list[str] = []
-    rest: list[str] = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    (folders if _is_folder(entry) else rest).append(entry.name)
-    except OSError as error:
-        raise DataError(f"{shown(path)} is not a readable folder: {reason(error)}") from error
+    problems: list[OSError] = []
+    found = next(os.walk(path, onerror=problems.append), ("", [], []))
+    if problems:
+        raise DataError(f"{shown(path)} is not a readable folder: {reason(problems[0])}")
+    folders, rest = ([name for name in names if name[0] != "."] for names in found[1:])
     images = sorted(name for name in rest if name.lower().endswith(SUFFIXES))
     check_names((*folders, *images), f"name in {shown(path)}")
     return sorted(folders), images, sorted(set(rest).difference(images))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # links that go round in a circle
-        return False

@@ -18,7 +18,7 @@ from mixbct.data.bank import FeatureBank, normalise, partial_path
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Rows, check_names, digest_rows
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError
-from mixbct.reading import open_array, read_lines_of, wrong_line
+from mixbct.reading import failing_as, open_array, read_lines_of, wrong_line
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import read_record
@@ -167,10 +167,8 @@ def text_of(array: np.ndarray, what: str, path: Path) -> list[str]:
     """Return an array of text or integers as names."""
     if array.dtype.kind not in "Uiu":
         raise DataError(f"{path} holds {array.dtype}; expected {what} as text or integers")
-    try:
+    with failing_as(DataError, f"{path} holds what is no text", ValueError):
         return [str(name) for name in array.tolist()]
-    except ValueError as error:
-        raise DataError(f"{path} holds what is no text: {error}") from error
 
 
 def banks_beside(out: Path, contract: Contract) -> list[FeatureBank]:

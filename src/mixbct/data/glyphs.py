@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont, features
 
 from mixbct.data.array import ArraySource, write_array
-from mixbct.data.fonts import own_typefaces, packaged_typefaces
+from mixbct.data.fonts import Typeface, own_typefaces, packaged_typefaces
 from mixbct.data.source import Progress
 from mixbct.errors import DataError
 from mixbct.files import sha256_file, user_cache
@@ -95,7 +95,7 @@ def build_glyphs(
 
     looked_at = chosen[:: -(-len(chosen) // _LOOKED_AT)]
     kept: dict[str, Glyphs] = {}
-    images, labels, keys, groups = [], [], [], []
+    drawings: list[tuple[Typeface, Glyphs, np.ndarray]] = []
     for done, typeface in enumerate(typefaces):
         progress(done, len(typefaces))
         try:
@@ -107,12 +107,7 @@ def build_glyphs(
             origin[f"left out {typeface.name}"] = reason
             continue
         kept[typeface.name] = sample
-        glyphs, drawn = render(typeface.path, chosen)
-        present = np.flatnonzero(drawn)
-        images.append(glyphs[present])
-        labels.append(present)
-        keys += [f"{chosen[i]}/{typeface.name}" for i in present]
-        groups += [typeface.family] * len(present)
+        drawings.append((typeface, *render(typeface.path, chosen)))
     if not kept:
         raise DataError(
             f"none of {len(typefaces)} typefaces draws half of the kanji, such as "
@@ -120,15 +115,15 @@ def build_glyphs(
         )
     progress(len(typefaces), len(typefaces))
     # class by class, in the order of the typefaces
-    label_of_row = np.concatenate(labels)
-    order = np.argsort(label_of_row, kind="stable")
+    faces, glyphs, present = zip(*drawings, strict=True)
+    labels, of = np.nonzero(np.column_stack(present))
     return write_array(
         out,
-        np.concatenate(images)[order][..., None],
-        label_of_row[order],
+        np.stack(glyphs)[of, labels][..., None],
+        labels,
         chosen,
-        [keys[i] for i in order],
-        [groups[i] for i in order],
+        [f"{chosen[label]}/{faces[face].name}" for label, face in zip(labels, of, strict=True)],
+        [faces[face].family for face in of],
         name="kanji glyphs",
         origin=origin,
     )

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from mixbct.data.alignment import align
-from mixbct.data.decoding import Decoder
-from mixbct.data.images import decode_unscaled
-from mixbct.data.source import Images, ListedSource, Rows, digest_rows
+from mixbct.data.decoding import EncodedSource
+from mixbct.data.images import decode_unscaled, read_image
+from mixbct.data.source import Rows, digest_rows
 from mixbct.data.tables import is_whole, read_integers
 from mixbct.errors import BadImageError, DataError
 from mixbct.reading import read_lines_of, shown, wrong_line
@@ -98,13 +98,13 @@ class IjbLayout:
             chosen = np.isin(of.templates, left)
             return Subjects(of.templates[chosen], of.subjects[chosen])
 
+        images = {
+            name: getattr(self, name)[rows] for name in ("templates", "media", "points", "scores")
+        }
         return replace(
             self,
+            **images,
             names=tuple(self.names[row] for row in rows),
-            templates=self.templates[rows],
-            media=self.media[rows],
-            points=self.points[rows],
-            scores=self.scores[rows],
             pairs=self.pairs[paired],
             same=self.same[paired],
             galleries={name: some(each) for name, each in self.galleries.items()},
@@ -261,7 +261,7 @@ def _read_subjects(path: Path, known: Int64[np.ndarray, " k"]) -> Subjects:
     return Subjects(np.array(list(found), np.int64), np.array(list(found.values()), np.int64))
 
 
-class IjbImages(ListedSource):
+class IjbImages(EncodedSource):
     """The images of a layout as a source, aligned by their five points; a class is a template.
 
     Args:
@@ -273,25 +273,24 @@ class IjbImages(ListedSource):
         self._layout = layout
         ids, labels = np.unique(layout.templates, return_inverse=True)
         classes = tuple(str(i) for i in ids)
-        super().__init__(f"IJB layout {layout.path}", list(layout.names), labels, classes)
-        self._decoder = Decoder(str(self), preprocessing)
+        name = f"IJB layout {layout.path}"
+        super().__init__(name, list(layout.names), labels, classes, preprocessing=preprocessing)
 
-    def read(self, rows: Rows) -> Images:
-        """Decode and align the images of `rows`, in that order.
+    def encoded(self, row: int) -> bytes:
+        """Return the content of a row's file, which is not aligned.
 
         Raises:
-            BadImageError: images cannot be decoded or aligned; it names each.
+            BadImageError: the file cannot be read.
         """
-        return self._decoder.fill(rows, self._align, self._layout.names.__getitem__)
+        return read_image(self._layout.path / IMAGES / self._keys[row], self._keys[row])
 
-    def _align(self, row: int) -> UInt8[np.ndarray, "h w c"]:
-        wanted = self._decoder.preprocessing
-        path = self._layout.path / IMAGES / self._layout.names[row]
-        image = decode_unscaled(path, wanted.channels)
+    def _pixels(self, row: int) -> UInt8[np.ndarray, "h w c"]:
+        wanted, path = self.preprocessing, self._layout.path / IMAGES / self._keys[row]
+        image = decode_unscaled(self.encoded(row), wanted.channels, str(path))
         try:
             return align(image, self._layout.points[row], wanted.size)
         except DataError as error:
-            raise BadImageError(f"{path}: {error}", [self._layout.names[row]]) from error
+            raise BadImageError(f"{path}: {error}", [self._keys[row]]) from error
 
     def digest(self) -> str:
         """Return the SHA-256 over name, template and points of every image.

@@ -19,8 +19,8 @@ from mixbct.data.ijb import IMAGES, META
 from mixbct.data.source import Progress, unseen, write_lines
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
-from mixbct.files import folder_written_whole
-from mixbct.reading import reason
+from mixbct.files import folder_written_whole, refuse_existing
+from mixbct.reading import failing_as
 from mixbct.schemas.protocols import LayoutCounts
 
 PREFIX = "ijbc"
@@ -58,8 +58,7 @@ def lay_out(
         raise DataError(
             f"template_images {template_images} and impostors {impostors}: both must be at least 1"
         )
-    if out.exists():
-        raise DataError(f"{out} exists; delete it, or name another folder")
+    refuse_existing(out, DataError)
     keys = source.keys()
     members = _shuffled_members(source.labels(), seed)
     several = [person for person, rows in enumerate(members) if len(rows) > 1]
@@ -149,11 +148,8 @@ def _pairs(
 
 def _points(path: Path, key: str) -> str:
     """Return the five points of an image that is aligned already, as text."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{key} is not a readable image: {reason(error)}") from error
+    with failing_as(DataError, f"{key} is not a readable image"), Image.open(path) as image:
+        width, height = image.size
     if width != height:
         raise DataError(
             f"{key} has {width} × {height} pixels; expected square images that are aligned already"

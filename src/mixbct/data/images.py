@@ -145,14 +145,9 @@ def image_of(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def decode_unscaled(path: Path, channels: Literal[1, 3]) -> Pixels:
-    """Read one image file as `decode` does, in the size that it has.
-
-    Raises:
-        BadImageError: see `decode`.
-    """
-    data = read_image(path, str(path))
-    with _named(str(path), data):
+def decode_unscaled(data: bytes, channels: Literal[1, 3], name: str) -> Pixels:
+    """Decode the content of an image file as `decode_bytes` does, in the size that it has."""
+    with _named(name, data):
         # so large that no decoder halves the image on its way
         return _pixels(data, Preprocessing(size=MOST_PIXELS, channels=channels))
 

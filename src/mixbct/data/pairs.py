@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mixbct.data.decoding import Decoder
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.folder import FolderSource
 from mixbct.data.plain_pickle import read_plain_pickle
-from mixbct.data.source import Images, ListedSource, Rows, Source, digest_rows
+from mixbct.data.source import Source, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import read_bytes, read_lines_of, wrong_line
 from mixbct.schemas.model import Preprocessing
@@ -95,7 +95,7 @@ def _header(path: Path, lines: list[str]) -> tuple[int, int]:
     return folds, count
 
 
-class EncodedImages(ListedSource):
+class EncodedImages(EncodedSource):
     """Encoded images in memory as a source. Who is in them is not known: one class for all.
 
     Args:
@@ -106,21 +106,13 @@ class EncodedImages(ListedSource):
 
     def __init__(self, name: str, images: list[bytes], preprocessing: Preprocessing) -> None:
         keys = list(map(str, range(len(images))))
-        super().__init__(name, keys, np.zeros(len(images), np.int64), ("unknown",))
+        labels = np.zeros(len(images), np.int64)
+        super().__init__(name, keys, labels, ("unknown",), preprocessing=preprocessing)
         self._images = images
-        self._decoder = Decoder(name, preprocessing)
 
     def encoded(self, row: int) -> bytes:
         """Return the bytes of a row's image."""
         return self._images[row]
-
-    def read(self, rows: Rows) -> Images:
-        """Decode the images of `rows`, in that order.
-
-        Raises:
-            BadImageError: it counts and names every image of `rows` that cannot be decoded.
-        """
-        return self._decoder.read(rows, self.encoded, str)
 
     def digest(self) -> str:
         """Return the SHA-256 over number and bytes of every image."""

@@ -1,14 +1,16 @@
 """Plain data out of a pickle, with nothing executed.
 
-A pickle is a program for a stack machine that may call any function. Here its operations are read
-one by one and only those that build plain data are followed: tuples, lists, byte strings, text,
-booleans, whole numbers, and NumPy arrays of bytes or booleans. A name in the pickle never leads to
-an import, and a call is noted, not made: of the few that NumPy and Python 2 write, this file knows
-what they would give, and every other name is refused. (Python's own reader, however it is
-restricted, takes memory for the lengths and the places in its memo that a pickle claims.)
+A pickle is a program for a stack machine that may call any function. The standard library's reader
+carries it out here, with the operations alone that plain data needs: tuples, lists, byte strings,
+text, booleans, whole numbers, and NumPy arrays of bytes or booleans. A name in the pickle never
+leads to an import: of the few functions that NumPy and Python 2 write, this file has the result,
+and every other name is refused. (The reader in C takes memory for the lengths and the places in its
+memo that a pickle claims; the one in Python, which this is, takes what is there.)
 """
 
+import io
 import math
+import pickle
 import pickletools
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,208 +19,158 @@ from typing import Any
 
 from mixbct.errors import DataError
 
-_MARK = object()
 _DEEPEST = 4
-
-_Stack = list[Any]
+_PLAIN = """
+    INT BININT BININT1 BININT2 LONG LONG1 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES
+    BINBYTES8 SHORT_BINBYTES BYTEARRAY8 STRING BINSTRING SHORT_BINSTRING NONE NEWTRUE NEWFALSE
+    EMPTY_LIST EMPTY_TUPLE MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET APPEND APPENDS
+    LIST TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL REDUCE BUILD PROTO FRAME STOP
+"""
+"""Every operation that plain data needs."""
 
 
 @dataclass(eq=False)
-class _Call:
-    """A function that a pickle names; with what, once it calls it, and the state it then sets."""
+class _Stand:
+    """What stands for a function that a pickle names, for a dtype, or for an array."""
 
     name: str
-    arguments: tuple[object, ...] | None = None
-    state: object = None
+    content: object = None
 
 
 def read_plain_pickle(data: bytes) -> object:
     """Return what a pickle of plain data holds.
 
-    Python 2's strings come as bytes (those of its protocol 0 only where they are ASCII); a NumPy
-    array comes as its bytes (uint8) or as a list of booleans, a NumPy boolean as a boolean. What is
-    allocated is in proportion to `data`, whatever lengths it claims.
+    Python 2's strings come as bytes; a NumPy array comes as its bytes (uint8) or as a list of
+    booleans, a NumPy boolean as a boolean. What is allocated is in proportion to `data`, whatever
+    lengths it claims.
 
     Raises:
         DataError: the pickle wants anything else (it names it), or is damaged.
     """
-    stack: _Stack = []
-    memo: dict[int, Any] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in damaged text
-            for operation, argument, _ in pickletools.genops(data):
-                if operation.name == "STOP":
-                    return _plain(stack.pop(), {})
-                follow = _OPERATIONS.get(operation.name)
-                if follow is None:
-                    raise DataError(
-                        f"the pickle uses {operation.name}, which plain data does not need"
-                    )
-                follow(stack, argument, memo)
-    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise DataError(f"the pickle is damaged: {error or type(error).__name__}") from error
-    raise DataError("the pickle is damaged: it has no end")
+            return _plain(_Reader(io.BytesIO(data), encoding="bytes").load(), {})
+    except DataError:
+        raise
+    except Exception as error:  # the reader fails in many ways
+        said = "it has no end" if isinstance(error, EOFError) else error or type(error).__name__
+        raise DataError(f"the pickle is damaged: {said}") from error
 
 
-def _pop(stack: _Stack, count: int) -> _Stack:
-    return [stack.pop() for _ in range(count)][::-1]
+class _Steps(dict[int, Callable[[Any], None]]):
+    def __missing__(self, code: int) -> None:
+        name = next(each.name for each in pickletools.opcodes if each.code == chr(code))
+        raise DataError(f"the pickle uses {name}, which plain data does not need")
 
 
-def _above_mark(stack: _Stack) -> _Stack:
-    items = []
-    while (item := stack.pop()) is not _MARK:
-        items.append(item)
-    return items[::-1]
+class _Reader(pickle._Unpickler):
+    stack: list[Any]
+    read: Callable[[int], bytes]
 
+    def find_class(self, module: str, name: str) -> _Stand:
+        """Return what stands for a function; every name in a pickle comes here."""
+        full = f"{module}.{name}"[:100].replace("numpy._core.", "numpy.core.")
+        if full not in _CALLS:
+            raise DataError(
+                f"the pickle asks for {full}; only tuples, lists, bytes, booleans, numbers and "
+                "arrays of uint8 are read, and nothing is executed"
+            )
+        return _Stand(full)
 
-def _extend(stack: _Stack, items: _Stack) -> None:
-    if not isinstance(stack[-1], list):
-        raise TypeError(f"it appends to a {_kind(stack[-1])}")
-    stack[-1].extend(items)
+    def reduce(self) -> None:
+        """Put what a call gives in the place of function and arguments."""
+        function, arguments = self.stack[-2:]
+        if not isinstance(function, _Stand) or not isinstance(arguments, tuple):
+            raise DataError(f"the pickle calls {_kind(function)}; only plain data is read")
+        self.stack[-2:] = [_CALLS[function.name](*arguments)]
 
+    def build(self) -> None:
+        """Give an array its content. A dtype's state says nothing that is needed."""
+        target, state = self.stack[-2], self.stack.pop()
+        if _kind(target) == "array":
+            _, shape, dtype, _, data = state
+            target.content = _content(data, dtype, shape)
+        elif _kind(target) != "dtype":
+            raise DataError(f"the pickle sets the state of a {_kind(target)}; only data is read")
 
-def _call(function: object, arguments: object) -> _Call:
-    fits = isinstance(function, _Call) and function.arguments is None
-    if not fits or not isinstance(arguments, tuple):
-        raise DataError(f"the pickle calls {_kind(function)}; only plain data is read")
-    return _Call(_kind(function), arguments)
+    def bytes_of_array(self) -> None:
+        """Read bytes that can be written; the standard library takes memory for them first."""
+        self.stack.append(self.read(int.from_bytes(self.read(8), "little")))
 
-
-def _build(target: object, state: object) -> None:
-    if not isinstance(target, _Call):
-        raise DataError(f"the pickle sets the state of a {_kind(target)}; only plain data is read")
-    target.state = state
-
-
-def _known(module: object, name: object) -> _Call:
-    full = f"{_shown(module)}.{_shown(name)}".replace("numpy._core.", "numpy.core.")
-    if full not in _NAMES:
-        raise DataError(
-            f"the pickle asks for {full}; only tuples, lists, bytes, booleans, numbers and arrays "
-            "of uint8 are read, and nothing is executed"
-        )
-    return _Call(full)
+    dispatch = _Steps(
+        (ord(each.code), pickle._Unpickler.dispatch[ord(each.code)])
+        for each in pickletools.opcodes
+        if each.name in _PLAIN.split()
+    )
+    dispatch |= {
+        pickle.REDUCE[0]: reduce,
+        pickle.BUILD[0]: build,
+        pickle.BYTEARRAY8[0]: bytes_of_array,
+    }
 
 
 def _kind(value: object) -> str:
-    return value.name if isinstance(value, _Call) else type(value).__name__
-
-
-def _shown(value: object) -> str:
-    # never the text of a list: one that holds another many times over has no end
-    return str(value)[:100] if isinstance(value, str | bytes | int) else type(value).__name__
+    return value.name if isinstance(value, _Stand) else type(value).__name__
 
 
 def _plain(value: object, done: dict[int, object], depth: int = 0) -> object:
-    """Replace calls by what they would give; refuse what is no data.
+    """Replace arrays by what they hold; refuse what is no data.
 
     `done` has what was replaced before, so that a list that is named many times is gone through
     once.
     """
-    if value is None or isinstance(value, bytes | str | bool | int):
+    if isinstance(value, _Stand):
+        if value.content is None:
+            raise DataError(f"the pickle holds {value.name} where data should be")
+        return value.content
+    if not isinstance(value, list | tuple):
         return value
     if id(value) not in done:
         if depth > _DEEPEST:
             raise DataError(f"the pickle nests lists deeper than {_DEEPEST} levels")
-        if isinstance(value, list | tuple):
-            done[id(value)] = type(value)([_plain(item, done, depth + 1) for item in value])
-        elif isinstance(value, _Call) and value.arguments is not None:
-            # an array's state says everything of it, any other call's nothing that is needed
-            given = value.state if value.name in _ARRAYS else value.arguments
-            if not isinstance(given, tuple):
-                raise ValueError("an array without content")
-            done[id(value)] = _given(value.name, [_plain(a, done, depth + 1) for a in given])
-        else:
-            raise DataError(f"the pickle holds {_kind(value)} where data should be")
+        done[id(value)] = type(value)([_plain(item, done, depth + 1) for item in value])
     return done[id(value)]
 
 
-def _given(name: str, arguments: list[object]) -> object:
-    """Return what a call gives, or what an array of some state holds."""
-    match name, arguments:
-        case "_codecs.encode", [str(text), "latin1" | "latin-1"]:
-            return text.encode("latin-1")
-        case "__builtin__.bytes", _:
-            return b""
-        case "numpy.dtype", [code, *_]:
-            code = code.decode("ascii") if isinstance(code, bytes) else code
-            if code not in ("u1", "b1"):
-                raise DataError(
-                    f"the pickle holds an array of {_shown(code)}; expected uint8 or booleans"
-                )
-            return code
-        case "numpy.core.multiarray.scalar", [str(dtype), bytes(data)]:
-            return _content(data, dtype, (1,))[0]
-        case "numpy.core.numeric._frombuffer", [bytes(data), str(dtype), tuple(shape), _]:
-            return _content(data, dtype, shape)
-        case _, [_, tuple(shape), str(dtype), _, bytes(data)] if name in _ARRAYS:
-            return _content(data, dtype, shape)
-    raise ValueError(f"{name} of {len(arguments)} arguments that plain data has not")
+# what a pickle calls these with may be anything
+def _encoded(text: Any, encoding: Any) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise ValueError("bytes as text in another encoding than Latin-1")
+    encoded: bytes = text.encode("latin-1")
+    return encoded
 
 
-def _content(data: bytes, dtype: str, shape: tuple[Any, ...]) -> bytes | list[bool]:
+def _dtype(code: Any, *_: object) -> _Stand:
+    code = code.decode("ascii") if isinstance(code, bytes) else code
+    if code not in ("u1", "b1"):
+        said = code[:9] if isinstance(code, str) else type(code).__name__
+        raise DataError(f"the pickle holds an array of {said}; expected uint8 or booleans")
+    return _Stand("dtype", code)
+
+
+def _content(data: Any, dtype: Any, shape: Any) -> bytes | list[bool]:
     """Return an array's bytes or booleans; only one of its axes may be longer than 1."""
-    if not all(isinstance(size, int) for size in shape) or dtype not in ("u1", "b1"):
-        raise TypeError("an array whose shape is no numbers, or that has no dtype")
+    if _kind(dtype) != "dtype" or not isinstance(data, bytes):
+        raise TypeError("an array without a dtype, or without bytes")
     if sum(size != 1 for size in shape) > 1:
         raise ValueError("an array of several axes; expected one")
     if math.prod(shape) != len(data):
         raise ValueError(f"an array of {len(data)} bytes in a shape of another size")
-    if dtype == "u1":
+    if dtype.content == "u1":
         return data
     if max(data, default=0) > 1:
         raise ValueError("an array of booleans with other values than 0 and 1")
     return list(map(bool, data))
 
 
-_ARRAYS = {"numpy.ndarray", "numpy.core.multiarray._reconstruct"}
-_NAMES = {
-    "_codecs.encode",  # how Python 3 writes bytes for Python 2 to read
-    "__builtin__.bytes",  # and how no bytes at all
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.numeric._frombuffer",  # of protocol 5
-    *_ARRAYS,
+_CALLS: Mapping[str, Callable[..., object]] = {
+    "_codecs.encode": _encoded,  # how Python 3 writes bytes for Python 2 to read
+    "__builtin__.bytes": lambda: b"",  # and how no bytes at all
+    "numpy.dtype": _dtype,
+    "numpy.ndarray": lambda *_: _Stand("array"),
+    "numpy.core.multiarray._reconstruct": lambda *_: _Stand("array"),
+    "numpy.core.multiarray.scalar": lambda dtype, data: _content(data, dtype, (1,))[0],
+    "numpy.core.numeric._frombuffer": lambda data, dtype, shape, _: _content(data, dtype, shape),
 }
-"""Every name that a pickle may hold."""
-
-_Step = Callable[[_Stack, Any, dict[int, Any]], object]
-
-
-def _push(value: Callable[[Any], object]) -> _Step:
-    return lambda stack, argument, memo: stack.append(value(argument))
-
-
-_STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING")
-_PUTS, _GETS = (("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET"))
-_OPERATIONS: Mapping[str, _Step] = {
-    # the argument is the value: numbers ("INT" has Python 2's booleans), text, bytes of Python 3
-    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"), _push(lambda a: a)),
-    **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _push(str)),
-    **dict.fromkeys(("BINBYTES", "BINBYTES8", "SHORT_BINBYTES", "BYTEARRAY8"), _push(bytes)),
-    # Python 2's strings, which the parser decodes as Latin-1
-    **dict.fromkeys(_STRINGS, _push(lambda a: a.encode("latin-1"))),
-    "NONE": _push(lambda _: None),
-    "NEWTRUE": _push(lambda _: True),
-    "NEWFALSE": _push(lambda _: False),
-    "EMPTY_LIST": _push(lambda _: []),
-    "EMPTY_TUPLE": _push(lambda _: ()),
-    "MARK": _push(lambda _: _MARK),
-    **dict.fromkeys(_PUTS, lambda stack, place, memo: memo.update({place: stack[-1]})),
-    "MEMOIZE": lambda stack, _, memo: memo.update({len(memo): stack[-1]}),
-    **dict.fromkeys(_GETS, lambda stack, place, memo: stack.append(memo[place])),
-    "APPEND": lambda stack, _, memo: _extend(stack, _pop(stack, 1)),
-    "APPENDS": lambda stack, _, memo: _extend(stack, _above_mark(stack)),
-    "LIST": lambda stack, _, memo: stack.append(_above_mark(stack)),
-    "TUPLE": lambda stack, _, memo: stack.append(tuple(_above_mark(stack))),
-    "TUPLE1": lambda stack, _, memo: stack.append(tuple(_pop(stack, 1))),
-    "TUPLE2": lambda stack, _, memo: stack.append(tuple(_pop(stack, 2))),
-    "TUPLE3": lambda stack, _, memo: stack.append(tuple(_pop(stack, 3))),
-    "GLOBAL": _push(lambda name: _known(*name.split(" ", 1))),
-    "STACK_GLOBAL": lambda stack, _, memo: stack.append(_known(*_pop(stack, 2))),
-    "REDUCE": lambda stack, _, memo: stack.append(_call(*_pop(stack, 2))),
-    "BUILD": lambda stack, _, memo: _build(stack[-2], stack.pop()),
-    **dict.fromkeys(("PROTO", "FRAME"), lambda stack, _, memo: None),
-}
-"""Every operation that plain data needs → how it is carried out."""
+"""Every name that a pickle may hold → what a call of it gives."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlencode
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError, without_passwords
+from mixbct.reading import failing_as
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -59,14 +60,10 @@ class Server:
     """
 
     def __init__(self, url: str, schema: str = "mixbct") -> None:
-        try:
+        said = "a database server needs a package that is missing: pip install 'mixbct[postgres]'"
+        with failing_as(GalleryError, said, ImportError):
             import pgvector.psycopg  # noqa: F401
             import psycopg.conninfo
-        except ImportError as problem:
-            raise GalleryError(
-                f"a database server needs a package that is missing ({problem.name}): "
-                "pip install 'mixbct[postgres]'"
-            ) from problem
         parameter = re.search(r"(?<=[?&])schema=([^&]*)&?", url)
         self.schema = unquote(parameter[1]) if parameter else schema
         bare = url.replace(parameter[0], "").rstrip("?&") if parameter else url
@@ -109,14 +106,13 @@ class Server:
         from pgvector.psycopg import register_vector
 
         given: dict[str, Any] = {
+            "application_name": "mixbct",
             "connect_timeout": 10,
             "client_encoding": "UTF8",
             "prepare_threshold": None,
         }
         with self.named_errors():
-            connection = psycopg.connect(
-                **given | {"application_name": "mixbct"} | self._options | options, autocommit=True
-            )
+            connection = psycopg.connect(**given | self._options | options, autocommit=True)
             if connection.execute(_PATH, (path,)).fetchone():
                 register_vector(connection)
             return connection

@@ -25,15 +25,14 @@ import mmap
 import re
 import struct
 from array import array
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from mixbct.errors import DataError, RecordError
-from mixbct.reading import file_size, reason, shown
+from mixbct.reading import failing_as, file_size, shown
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -43,6 +42,7 @@ _LENGTH = (1 << LENGTH_BITS) - 1
 PART = struct.Struct("<II")
 _LABEL = struct.Struct("<f")
 IMAGE_HEADER = struct.Struct("<IfQQ")
+_HEAD = struct.Struct("<IIIf")
 _HEAD_SIZE = PART.size + IMAGE_HEADER.size
 # rows whose heads are looked at together
 _CHUNK = 1 << 18
@@ -69,13 +69,10 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         file_size(path, "record file", RecordError)
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise RecordError(
-                f"{shown(path)} cannot be read as a record file: {reason(error)}"
-            ) from error
+        said = f"{shown(path)} cannot be read as a record file"
+        # ValueError: an empty file
+        with failing_as(RecordError, said, OSError, ValueError), path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.size = len(self._map)
         self._words = np.frombuffer(self._map, "<u4", self.size // 4)
 
@@ -154,7 +151,7 @@ class RecordFile:
         record = self.record(offset, key)
         if not record.image:
             raise self.error(key, offset, "the record holds no image")
-        if _class_of(np.array(record.label, np.float32)) < 0:
+        if not _is_class(record.label):
             what = f"{record.label} is no class number"
             if record.label >= EXACT:
                 what += (
@@ -163,6 +160,20 @@ class RecordFile:
                 )
             raise self.error(key, offset, what)
         return record
+
+    def image(self, offset: int, key: int) -> bytes:
+        """Return the image of the record at `offset`; see `image_record` for what is raised.
+
+        Of a record that is whole, with one label, one look at its head tells all: more of them,
+        between two images that are decoded, would take as long as the copy of the bytes.
+        """
+        if not offset % 4 and 0 <= offset <= self.size - _HEAD_SIZE:
+            magic, length, labels, label = _HEAD.unpack_from(self._map, offset)
+            start, stop = offset + _HEAD_SIZE, offset + PART.size + length
+            plain = magic == MAGIC and length <= _LENGTH and not labels
+            if plain and start < stop <= self.size and _is_class(label):
+                return self._map[start:stop]
+        return self.image_record(offset, key).image
 
     def labels(
         self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
@@ -178,7 +189,7 @@ class RecordFile:
         values, numbers = np.empty((2, len(offsets)), np.int64)
         for start in range(0, len(offsets), _CHUNK):
             part = slice(start, start + _CHUNK)
-            values[part], _, _, numbers[part] = self._plain(offsets[part]).T
+            values[part], numbers[part] = self._plain(offsets[part]).T
         faults: dict[int, str] = {}
         for row in np.flatnonzero(values < 0).tolist():  # in parts, or damaged
             try:
@@ -196,30 +207,9 @@ class RecordFile:
             values[others] = -1
         return values, faults
 
-    def images(
-        self, offsets: Int64[np.ndarray, " n"], keys: Int64[np.ndarray, " n"]
-    ) -> Callable[[int], bytes]:
-        """Return what gives the image bytes of the i-th of these records.
-
-        The heads are looked at together, since a look at each between two decoded images costs
-        more than the copy of its bytes. What it returns raises RecordError, see `image_record`.
-        """
-        plain = self._plain(offsets).tolist()
-
-        def image(place: int) -> bytes:
-            label, start, stop, _ = plain[place]
-            if label < 0:  # in parts, or damaged
-                return self.image_record(int(offsets[place]), int(keys[place])).image
-            return self._map[start:stop]
-
-        return image
-
-    def _plain(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 4"]:
-        """Return the class of each record that is whole and sound, where its image lies, its id.
-
-        Columns are class, first byte, the one behind the last, and id; all −1 for the others.
-        """
-        values = np.full((len(offsets), 4), -1, np.int64)
+    def _plain(self, offsets: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n 2"]:
+        """Return class and id of each record that is whole and sound; both −1 for the others."""
+        values = np.full((len(offsets), 2), -1, np.int64)
         fits = (offsets >= 0) & (offsets % 4 == 0) & (offsets <= self.size - _HEAD_SIZE)
         rows = np.flatnonzero(fits)
         words = offsets[rows] // 4
@@ -232,11 +222,12 @@ class RecordFile:
         sound &= start < stop
         rows, words, count = rows[sound], words[sound], count[sound]
         # one label stands in the header, several behind it
-        at = words + np.where(count > 0, _HEAD_SIZE // 4, 3)
-        values[rows, 0] = _class_of(self._words[at].view("<f4").astype(np.float32))
-        values[rows, 1], values[rows, 2] = start[sound], stop[sound]
+        labels = self._words[words + np.where(count > 0, _HEAD_SIZE // 4, 3)].view("<f4")
+        with np.errstate(invalid="ignore"):
+            fits = (labels >= 0) & (labels < EXACT) & (labels == np.floor(labels))
+        values[rows, 0] = np.where(fits, labels, -1)
         low, high = self._words[words + 4].astype(np.int64), self._words[words + 5]
-        values[rows, 3] = low | (high & 0x7FFFFFFF).astype(np.int64) << 32
+        values[rows, 1] = low | (high & 0x7FFFFFFF).astype(np.int64) << 32
         return values
 
     def scan(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
@@ -305,8 +296,5 @@ def _padded(length: int) -> int:
     return -(-length // 4) * 4
 
 
-def _class_of(labels: Float32[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
-    """Return labels as class numbers; −1 where one is not whole, below 0, or from 2²⁴ on."""
-    with np.errstate(invalid="ignore"):
-        fits = (labels >= 0) & (labels < EXACT) & (labels == np.floor(labels))
-    return np.where(fits, labels, -1).astype(np.int64)
+def _is_class(label: float) -> bool:
+    return 0 <= label < EXACT and label.is_integer()

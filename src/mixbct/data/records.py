@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.decoding import Decoder
+from mixbct.data.decoding import EncodedSource
 from mixbct.data.record_index import REPAIR, in_order, read_index, write_index
 from mixbct.data.record_rows import RecordRows, files_state, keep_rows, kept_rows
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
-from mixbct.data.source import Images, ListedSource, Rows
 from mixbct.errors import DataError, RecordError
 from mixbct.reading import read_lines_of
 from mixbct.schemas.model import Preprocessing
 
 
-class RecordSource(ListedSource):
+class RecordSource(EncodedSource):
     """The images of a record file, decoded when they are read.
 
     The record with key 0 may be a header: no image, and labels of which the first, N + 1, says
@@ -37,7 +36,7 @@ class RecordSource(ListedSource):
         skip_bad: leave out damaged lines of the index, records that it lacks, and records whose
             frame or label is damaged; `skipped` lists them. (Images that cannot be decoded are
             found by decoding: see `readable_rows`.)
-        workers: number of threads that decode, see `Decoder`.
+        workers: number of threads that decode, see `EncodedSource`.
 
     Raises:
         RecordError: the file, its index, its header or the head of a record is damaged; it names
@@ -64,18 +63,28 @@ class RecordSource(ListedSource):
                 keep_rows(self.path, state, rows)
         self._numbers, self._offsets, labels = rows.table
         # the keys stay numbers until they are asked for
-        super().__init__(f"record file {self.path}", [], labels, self._names(rows.classes))
-        self._decoder = Decoder(str(self), preprocessing, workers)
+        name, classes = f"record file {self.path}", self._names(rows.classes)
+        super().__init__(name, [], labels, classes, preprocessing=preprocessing, workers=workers)
         if not len(self):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
 
     def _look(self, skip_bad: bool) -> RecordRows:
-        """Look at the head of every image's record."""
+        """Look at the head of every image's record; leave out those that have no class."""
         index = self._index(self.skipped if skip_bad else None)
-        self._numbers, self._offsets = index[:, self._images(index, skip_bad)]
-        present, labels = _compact(self._read_labels(skip_bad))
-        return RecordRows(np.stack([self._numbers, self._offsets, labels]), present)
+        keys, offsets = index[:, self._images(index, skip_bad)]
+        labels, faults = self._file.labels(offsets, keys)
+        if faults and not skip_bad:
+            raise RecordError(
+                f"{len(faults)} of {len(labels)} records of {self.path} cannot be used:\n  "
+                + "\n  ".join(list(faults.values())[:10])
+                + f"\n{REPAIR}",
+                [str(keys[row]) for row in faults],
+            )
+        self.skipped += faults.values()
+        table = np.stack([keys, offsets, labels])[:, labels >= 0]
+        classes, table[2] = np.unique(table[2], return_inverse=True)
+        return RecordRows(table, classes)
 
     def _index(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
         """Return the keys of all records, and where they begin."""
@@ -146,23 +155,6 @@ class RecordSource(ListedSource):
             return None
         return None if record.image else record
 
-    def _read_labels(self, skip_bad: bool) -> Int64[np.ndarray, " n"]:
-        """Read the class of every record, or leave those out that have none."""
-        labels, faults = self._file.labels(self._offsets, self._numbers)
-        if faults and not skip_bad:
-            raise RecordError(
-                f"{len(faults)} of {len(labels)} records of {self.path} cannot be used:\n  "
-                + "\n  ".join(list(faults.values())[:10])
-                + f"\n{REPAIR}",
-                [str(self._numbers[row]) for row in faults],
-            )
-        if faults:
-            self.skipped += faults.values()
-            sound = labels >= 0
-            labels, self._numbers = labels[sound], self._numbers[sound]
-            self._offsets = self._offsets[sound]
-        return labels
-
     def _names(self, numbers: Int64[np.ndarray, " c"]) -> tuple[str, ...]:
         path = class_names_path(self.path)
         if not path.exists():
@@ -179,25 +171,16 @@ class RecordSource(ListedSource):
         """Return the record key of every row."""
         return list(map(str, self._numbers.tolist()))
 
+    def _key(self, row: int) -> str:
+        return str(self._numbers[row])
+
     def encoded(self, row: int) -> bytes:
         """Return the stored bytes of a row's image.
 
         Raises:
             RecordError: the record is damaged or holds no image.
         """
-        return self._file.image_record(int(self._offsets[row]), int(self._numbers[row])).image
-
-    def read(self, rows: Rows) -> Images:
-        """Decode the images of `rows`, in that order.
-
-        Raises:
-            BadImageError: it counts and names every image of `rows` that cannot be read.
-        """
-        keys = self._numbers[rows]
-        image = self._file.images(self._offsets[rows], keys)
-        # the decoder's rows are places among `rows` here
-        names = list(map(str, keys.tolist()))
-        return self._decoder.read(np.arange(len(rows)), image, names.__getitem__)
+        return self._file.image(int(self._offsets[row]), int(self._numbers[row]))
 
     def digest(self) -> str:
         """Return the SHA-256 over the file's size, and key, offset, class of every image.
@@ -240,14 +223,3 @@ def record_path(path: Path) -> Path:
 def class_names_path(records: Path) -> Path:
     """Return where the names of a record file's classes are kept, one a line."""
     return records.with_suffix(".classes.txt")
-
-
-def _compact(
-    numbers: Int64[np.ndarray, " n"],
-) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " n"]]:
-    """Return the numbers that occur, ascending, and the place of each row's number among them."""
-    if len(numbers) and numbers.max() < 2 * len(numbers):  # the usual case, without a sort
-        occurs = np.bincount(numbers) > 0
-        return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[numbers]
-    present, labels = np.unique(numbers, return_inverse=True)
-    return present, labels.astype(np.int64)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from mixbct.errors import BadImageError, DataError, Error
-from mixbct.reading import read_bytes
+from mixbct.reading import failing_as, read_bytes
 
 Images = UInt8[np.ndarray, "n h w c"]
 Items = Images | Float32[np.ndarray, "n d"]
@@ -56,18 +56,6 @@ class Source(Protocol):
 
         Vectors are known by the images that they were extracted from, so that banks of several
         models can be told to be of the same images, row by row.
-        """
-
-
-@runtime_checkable
-class EncodedSource(Source, Protocol):
-    """A source whose images are stored as JPEG, PNG or the like."""
-
-    def encoded(self, row: int) -> bytes:
-        """Return the stored bytes of a row's image.
-
-        Raises:
-            BadImageError: they cannot be read.
         """
 
 
@@ -232,8 +220,6 @@ def check_names(names: Iterable[str], what: str) -> None:
 
 def read_lines(path: Path, error: Error = DataError) -> list[str]:
     """Return what `write_lines` wrote; raise `error` where it is missing or damaged."""
-    try:
+    with failing_as(error, f"{path} is damaged: it is not UTF-8", UnicodeDecodeError):
         # splitlines() would also split at characters that a file's name may hold
         return read_bytes(path, "list of keys", error).decode().split("\n")[:-1]
-    except UnicodeDecodeError as problem:
-        raise error(f"{path} is damaged: it is not UTF-8: {problem}") from problem

@@ -21,17 +21,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
 from mixbct.backbones.model import EmbeddingModel
-from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit, line
+from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit
 from mixbct.data.bank import normalise
-from mixbct.data.images import suffix_of
-from mixbct.data.source import EncodedSource, Selection, Source
+from mixbct.data.decoding import EncodedSource
+from mixbct.data.images import image_of, png_of, suffix_of
+from mixbct.data.source import Selection, Source
 from mixbct.errors import DataError, ModelError
 from mixbct.features.bridged import through
-from mixbct.files import folder_written_whole
+from mixbct.files import folder_written_whole, refuse_existing
+from mixbct.reading import failing_as
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.export import ExportReport
 from mixbct.schemas.model import Preprocessing
@@ -75,8 +76,7 @@ def export_onnx(
             missing, or `out` is there already.
         ContractError: the bridge is of another model's queries.
     """
-    if out.exists():
-        raise ModelError(f"{out} is there already: choose another --out, or delete it")
+    refuse_existing(out, ModelError)
     if model.manifest.backbone == ONNX:
         raise ModelError(f"{model.contract} is an ONNX model already: copy its file")
     if not len(images):
@@ -131,10 +131,10 @@ class _Graph(nn.Module):
         self.backbone = copy.deepcopy(backbone).cpu().float().eval()
         self.mean, self.std, self.unit = takes.mean, takes.std, unit
         self.bridged = bridge is not None
-        side = None if bridge is None else bridge.query
-        matrix, offset = (None, None) if side is None else side.arrays
-        self.matrix = None if matrix is None else torch.from_numpy(matrix.copy())
-        self.offset = None if offset is None else torch.from_numpy(offset.copy())
+        arrays = bridge.query.arrays if bridge and bridge.query else (None, None)
+        self.matrix, self.offset = (
+            None if array is None else torch.from_numpy(array.copy()) for array in arrays
+        )
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
         """Return [b, dim] and, with a bridge, [b, target dim] of norm 1."""
@@ -160,22 +160,18 @@ def _exported(graph: _Graph, takes: Preprocessing) -> bytes:
     import_package("onnxscript")
     example = torch.zeros(2, takes.channels, takes.size, takes.size)
     batch = torch.export.Dim("batch")
-    try:
-        with _quietly():
-            program: Any = torch.onnx.export(
-                graph,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=graph.outputs,
-                dynamic_shapes={"images": {0: batch}},
-                verbose=False,
-            )
-    except Exception as error:  # a backbone from elsewhere can fail in any way
-        raise ModelError(
-            f"the backbone cannot be exported: {line(error)}; one that `torch.export` takes can be"
-        ) from error
+    said = "the backbone cannot be exported, as one that `torch.export` takes can be"
+    with failing_as(ModelError, said), _quietly():  # one from elsewhere can fail in any way
+        program: Any = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=graph.outputs,
+            dynamic_shapes={"images": {0: batch}},
+            verbose=False,
+        )
     content: bytes = program.model_proto.SerializeToString(deterministic=True)
     return content
 
@@ -183,17 +179,14 @@ def _exported(graph: _Graph, takes: Preprocessing) -> bytes:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep back what the exporters say of themselves."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "root", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)
 
 
 def _quantised(content: bytes, images: Source) -> bytes:
@@ -233,12 +226,9 @@ def _run(content: bytes, pixels: UInt8[np.ndarray, "n h w c"]) -> Iterator[Outpu
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     for size in _BATCHES:
-        try:
+        said = f"the exported graph does not run on {len(pixels[:size])} images"
+        with failing_as(ModelError, said):
             found = session.run(None, {"images": _as_inputs(pixels[:size])})
-        except Exception as error:  # onnxruntime's errors have no common base but this
-            raise ModelError(
-                f"the exported graph does not run on {len(pixels[:size])} images: {line(error)}"
-            ) from error
         yield dict(zip(names, found, strict=True))
 
 
@@ -262,9 +252,7 @@ def _write_golden(
         if isinstance(root, EncodedSource):
             content = root.encoded(int(images.rows[row]) if isinstance(images, Selection) else row)
         else:
-            png = io.BytesIO()
-            Image.fromarray(pixels[row].squeeze()).save(png, "PNG")
-            content = png.getvalue()
+            content = png_of(image_of(pixels[row]))
         (folder / f"{row}{suffix_of(content)}").write_bytes(content)
     for name, rows in vectors.items():
         np.save(folder / f"{name}.npy", rows[:_GOLDEN])
@@ -272,25 +260,6 @@ def _write_golden(
 
 def _described(takes: Preprocessing, report: ExportReport) -> str:
     """Return how an image becomes the graph's input, for who writes that in another language."""
-    grey = "grey: luma, 0.299 R + 0.587 G + 0.114 B"
-    size, shape = takes.size, f"[batch, {takes.channels}, {takes.size}, {takes.size}]"
-    return f"""# From an image file to the graph's input
-
-The graph takes `images`, float32 {shape}: pixel values of 0 to 255, channels first,
-{"RGB, in this order" if takes.channels == 3 else grey}.
-It takes off the mean ({takes.mean:g}) and divides by {takes.std:g} itself. What comes before:
-
-1. Decode to 8 bits a channel. Of 16 bits the high byte counts; of an animation the first frame.
-2. Turn the image as its EXIF orientation says or, where EXIF has none, the one in its XMP.
-3. Lay a transparent image over white.
-4. A JPEG whose shorter side is at least four times {size} pixels is reduced while it is decoded
-   (DCT scaling), by the largest of 2, 4 and 8 that leaves at least twice {size}.
-5. Scale to {size} × {size}: bilinear with antialiasing (a triangle filter as wide as the
-   reduction, as Pillow's BILINEAR); the aspect ratio is not kept. An image of that size stays.
-6. How the object is cut out (alignment): {takes.alignment}. That is not done here.
-
-Outputs: {", ".join(report.outputs)}. Vectors are compared by cosine.
-
-`golden/` holds images and, row by row, the vectors that the model gives for them (normalised). With
-this graph they come out at 1 − cosine of at most {report.farthest:.2g}.
-"""
+    order = "RGB, in this order" if takes.channels == 3 else "luma: 0.299 R + 0.587 G + 0.114 B"
+    text = Path(__file__).with_name("preprocessing.md").read_text("utf-8")
+    return text.format(takes=takes, report=report, order=order, outputs=", ".join(report.outputs))

@@ -24,6 +24,7 @@ from torch import Tensor
 from mixbct.data.bank import Bounds, FeatureBank, check_norms
 from mixbct.data.source import Progress, unseen
 from mixbct.errors import FeatureError, RecipeError
+from mixbct.reading import failing_as
 from mixbct.schemas.data import DenoiseManifest
 
 # rows: three buffers of them stay in a core's cache; of 4,096 they do not, which takes 1.6 times as
@@ -156,10 +157,8 @@ def denoise(
     progress: Progress = unseen,
 ) -> DenoiseManifest:
     """Decide which rows of a bank are credible (see `credible_rows`) and record it in the bank."""
-    try:
+    with failing_as(FeatureError, f"the feature bank {bank.path}", FeatureError):
         credible = credible_rows(
             bank.features, bank.labels, keep, normalise_columns, progress, bank.manifest.norms
         )
-    except FeatureError as error:
-        raise FeatureError(f"the feature bank {bank.path}: {error}") from error
     return bank.save_credible(credible, keep, normalise_columns)

@@ -60,9 +60,9 @@ class Bridge(Document):
 
     @model_validator(mode="after")
     def _sides_meet(self) -> "Bridge":
-        reached = []
-        queries, rows = (self.source, self.query), (self.target, self.gallery)
-        for side, (contract, mapped) in {"queries": queries, "stored rows": rows}.items():
+        reached, sides = [], ("queries", "stored rows")
+        of, maps = (self.source, self.target), (self.query, self.gallery)
+        for side, contract, mapped in zip(sides, of, maps, strict=True):
             if mapped and mapped.source_dim != contract.dim:
                 raise ValueError(
                     f"its map of {side} takes {mapped.source_dim} dimensions, but {contract} has "

@@ -8,11 +8,10 @@ trained along (`method.query_map`) or fitted afterwards (`mixbct.adapters`).
 
 import base64
 import hashlib
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Float32
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
 from mixbct.errors import FeatureError
 
@@ -26,8 +25,8 @@ class LinearMap(BaseModel):
 
     source_dim: int = Field(gt=0)
     target_dim: int = Field(gt=0)
-    matrix: str = Field(description="base64 of M, float32 little-endian, row by row")
-    offset: str | None = Field(None, description="base64 of b, likewise; none: no offset")
+    matrix: Base64Bytes = Field(description="M, float32 little-endian, row by row")
+    offset: Base64Bytes | None = Field(None, description="b, likewise; none: no offset")
     digest: str = Field(description="SHA-256 of both dimensions, M and b")
 
     @classmethod
@@ -48,51 +47,40 @@ class LinearMap(BaseModel):
                 f"a map of {matrix.shape[0]} to {matrix.shape[1]} dimensions holds NaN or "
                 "infinity: did its training diverge?"
             )
-        encoded = [base64.b64encode(part.tobytes()).decode() for part in parts]
+        encoded = [base64.b64encode(part.tobytes()) for part in parts]
         return cls(
             source_dim=matrix.shape[0],
             target_dim=matrix.shape[1],
             matrix=encoded[0],
             offset=None if offset is None else encoded[1],
-            digest=_digest(matrix.shape, parts),
+            digest=_digest(matrix.shape, [part.tobytes() for part in parts]),
         )
-
-    def __eq__(self, other: object) -> bool:
-        # its numbers are those of its digest; pydantic would compare decoded arrays, too
-        return isinstance(other, LinearMap) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
 
     def __str__(self) -> str:
         return f"{self.source_dim} to {self.target_dim} dimensions"
 
     @model_validator(mode="after")
     def _holds_what_it_says(self) -> "LinearMap":
-        try:
-            parts = self._parts
-        except ValueError as error:
-            raise ValueError(f"the map is not base64 of float32: {error}") from error
+        parts = [part for part in (self.matrix, self.offset) if part is not None]
         shape = self.source_dim, self.target_dim
-        sizes, found = [shape[0] * shape[1], shape[1]][: len(parts)], [len(part) for part in parts]
+        sizes = [shape[0] * shape[1], shape[1]][: len(parts)]
+        found = [len(part) // _LITTLE.itemsize for part in parts]
         if found != sizes:
             raise ValueError(f"a map of {self} has {sizes} numbers, not {found}")
         if _digest(shape, parts) != self.digest:
             raise ValueError("the map is damaged: its digest is not that of its numbers")
-        if not all(np.isfinite(part).all() for part in parts):
+        if not all(np.isfinite(part).all() for part in self.arrays if part is not None):
             raise ValueError("the map holds NaN or infinity")
         return self
-
-    @cached_property
-    def _parts(self) -> list[np.ndarray]:
-        present = [part for part in (self.matrix, self.offset) if part is not None]
-        return [np.frombuffer(base64.b64decode(part, validate=True), _LITTLE) for part in present]
 
     @property
     def arrays(self) -> tuple[Float32[np.ndarray, "d e"], Float32[np.ndarray, " e"] | None]:
         """M and b, read-only."""
-        matrix, *offset = (part.astype(np.float32, copy=False) for part in self._parts)
-        return matrix.reshape(self.source_dim, self.target_dim), offset[0] if offset else None
+        matrix, offset = (
+            np.frombuffer(part or b"", _LITTLE) for part in (self.matrix, self.offset)
+        )
+        shaped = matrix.astype(np.float32, copy=False).reshape(self.source_dim, self.target_dim)
+        return shaped, None if self.offset is None else offset.astype(np.float32, copy=False)
 
     def apply(self, features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n e"]:
         """Return f M + b of normalised rows; the result is not normalised.
@@ -133,8 +121,5 @@ class LinearMap(BaseModel):
         return LinearMap.of(matrix @ exact, None if offset is None else offset @ exact)
 
 
-def _digest(shape: tuple[int, ...], parts: list[np.ndarray]) -> str:
-    digest = hashlib.sha256(f"{shape[0]} {shape[1]}\n".encode())
-    for part in parts:
-        digest.update(part.tobytes())
-    return digest.hexdigest()
+def _digest(shape: tuple[int, ...], parts: list[bytes]) -> str:
+    return hashlib.sha256(b"".join([f"{shape[0]} {shape[1]}\n".encode(), *parts])).hexdigest()

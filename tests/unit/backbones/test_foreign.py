@@ -153,21 +153,18 @@ def test_wrong_names_and_shapes_are_listed(tmp_path: Path, state: State) -> None
     torch.save(wrong, tmp_path / "w.pth")
     message = refusal(tmp_path / "w.pth")
     assert "w.pth are not those of 'small' with dim 8 over 16 px, RGB" in message
-    assert message.splitlines()[1:] == [
-        f"  missing: {NORM}weight",
-        f"  missing: {NORM}bias",
-        "  blocks.0.conv.weight: found (32, 1, 3, 3), expected (32, 3, 3, 3)",
-        "  not expected: norm.bias",
-    ]
+    assert f'Missing key(s) in state_dict: "{NORM}weight", "{NORM}bias".' in message
+    assert 'Unexpected key(s) in state_dict: "norm.bias".' in message
+    assert "size mismatch for blocks.0.conv.weight: copying a param with shape" in message
 
 
 def test_of_many_differences_the_first_few_are_listed(tmp_path: Path, state: State) -> None:
     torch.save(state, tmp_path / "w.pth")
     message = refusal(tmp_path / "w.pth", "iresnet18")
-    assert message.count("missing: ") == 5
-    assert message.endswith(" more")
+    assert "Missing key(s) in state_dict: " in message
+    assert len(message) < 600 + len(str(tmp_path))
     message = refusal(tmp_path / "w.pth", "small", 9)
-    assert "embedding.weight: found (8, 256), expected (9, 256)" in message
+    assert "size mismatch for embedding.weight" in message
 
 
 class Bomb:

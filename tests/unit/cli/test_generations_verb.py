@@ -249,7 +249,7 @@ def test_a_fitted_bridge_makes_a_model_that_can_be_judged(tmp_path: Path, kind: 
     served, row = (results[0].combinations[f"{name}/old"] for name in ("new", kind))
     for metric, figure in row.metrics().items():
         assert served.metric(metric).value == pytest.approx(figure.value, abs=1e-3)
-    with pytest.raises(ModelError, match="already there"):
+    with pytest.raises(ModelError, match="there already"):
         run(*words)
 
 

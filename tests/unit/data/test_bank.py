@@ -179,7 +179,7 @@ def test_a_bank_that_is_begun_or_there_is_not_overwritten(tmp_path: Path) -> Non
     assert writer(path, resume=True).missing() == [range(4, 8), range(8, 10)]
     whole(tmp_path / "other")
     for resume in (False, True):
-        with pytest.raises(BankError, match="is already there"):
+        with pytest.raises(BankError, match="is there already"):
             writer(tmp_path / "other", resume=resume)
 
 

@@ -330,7 +330,7 @@ def test_nothing_is_left(laid_out: Path) -> None:
 
 def test_what_cannot_be_laid_out(tmp_path: Path, folder: FolderSource, make_folder) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(DataError, match="there exists"):
+    with pytest.raises(DataError, match="there is there already"):
         lay_out(folder, tmp_path / "there")
     few = FolderSource(make_folder(tmp_path / "few", {"a": 2, "b": 1}), RGB16)
     with pytest.raises(DataError, match="1 persons with two images or more"):

@@ -167,10 +167,10 @@ def test_a_finished_bank_is_taken_as_it_is_or_refused(tmp_path: Path) -> None:
     again = Memory()
     assert extract(embedder, again, tmp_path / "bank", resume=True).manifest.created == created
     assert again.rows_read == []
-    with pytest.raises(BankError, match="already there"):
+    with pytest.raises(BankError, match="there already"):
         extract(embedder, source, tmp_path / "bank")
     for other in ({"source": Memory(seed=1)}, {"dtype": "float32"}):
-        with pytest.raises(BankError, match="already there"):
+        with pytest.raises(BankError, match="there already"):
             extract(
                 **(
                     {"model": embedder, "source": source, "out": tmp_path / "bank", "resume": True}
@@ -220,5 +220,5 @@ def test_processes_take_turns_at_one_bank_and_any_number_goes_on(tmp_path: Path)
     np.testing.assert_array_equal(bank.features, alone.features)
     assert bank.manifest.digests == alone.manifest.digests
     assert run_world(2, finish) == [[], []]
-    with pytest.raises(LostError, match="is already there"):
+    with pytest.raises(LostError, match="is there already"):
         run_world(2, lambda world: extract(embedder, source, tmp_path / "bank", world=world) and 0)

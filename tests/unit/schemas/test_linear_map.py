@@ -33,7 +33,7 @@ def test_it_maps_as_the_formula_says_also_after_a_round_trip(offset: np.ndarray 
 
 def test_the_bytes_are_little_endian_row_by_row() -> None:
     record = LinearMap.of(np.array([[1.0, 2.0]]))
-    assert base64.b64decode(record.matrix) == b"\x00\x00\x80\x3f\x00\x00\x00\x40"
+    assert record.matrix == b"\x00\x00\x80\x3f\x00\x00\x00\x40"
 
 
 def test_the_digest_tells_maps_apart() -> None:
@@ -57,7 +57,7 @@ NAN = base64.b64encode(np.full(15, np.nan, "<f4").tobytes()).decode()
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"matrix": "no base64!"}, "not base64"),
+        ({"matrix": "no base64!"}, "numbers, not"),
         ({"matrix": base64.b64encode(bytes(56)).decode()}, r"\[15, 3\] numbers, not \[14"),
         ({"offset": base64.b64encode(bytes(16)).decode()}, r"\[15, 3\] numbers, not \[15, 4"),
         ({"target_dim": 5}, "numbers, not"),
