@@ -15,12 +15,12 @@ DIM = 128
 WIDTH = 32
 
 
-def image_source(folder: Path, images: int) -> ArraySource:
+def image_source(folder: Path, images: int, size: int = SIZE) -> ArraySource:
     """Write an image array: one random pattern a class, and noise."""
     rng = np.random.default_rng(1)
     labels = np.arange(images) % CLASSES
-    patterns = rng.integers(0, 128, (CLASSES, SIZE, SIZE, 1), dtype=np.uint8)
-    noise = rng.integers(0, 128, (images, SIZE, SIZE, 1), dtype=np.uint8)
+    patterns = rng.integers(0, 128, (CLASSES, size, size, 1), dtype=np.uint8)
+    noise = rng.integers(0, 128, (images, size, size, 1), dtype=np.uint8)
     write_array(
         folder,
         patterns[labels] + noise,

@@ -1,9 +1,13 @@
 """From the wheel alone: built, installed into an environment of its own, and walked through."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,29 +17,68 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("
 SHORTER = ["--set", "train.epochs=1", "--set", "train.batch=16", "--set", "model.size=32"]
 
 
+NOT_OURS = (".git", ".venv", "runs", "build", "dist", "__pycache__", "*.egg-info", ".*_cache")
+
+
+def quietly(*command: object) -> None:
+    """Run a command; fail with what it says."""
+    words = list(map(str, command))
+    done = subprocess.run(words, env=CLEAN, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a copy of the tree, and what was built of it: dist, and from-tree."""
+    folder = tmp_path_factory.mktemp("built")
+    shutil.copytree(ROOT, folder / "tree", symlinks=True, ignore=shutil.ignore_patterns(*NOT_OURS))
+    build = [sys.executable, "-m", "build", "--no-isolation", folder / "tree", "--outdir"]
+    quietly(*build, folder / "dist")  # the wheel from the source archive
+    quietly(*build, folder / "from-tree", "--wheel")
+    return folder
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_archive_and_wheel_hold_what_they_should(built: Path) -> None:
+    (archive,) = (built / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    missing = files_in(built / "tree") - packed
+    assert {name for name in missing if not name.startswith((".", "build/"))} == set()
+
+    wheels = [next((built / where).glob("*.whl")) for where in ("dist", "from-tree")]
+    contents = []
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as opened:
+            contents.append({entry.filename: entry.CRC for entry in opened.infolist()})
+            described = next(name for name in opened.namelist() if name.endswith("/METADATA"))
+            metadata = opened.read(described).decode()
+    assert contents[0] == contents[1]
+    inside = {name for name in contents[0] if name.startswith("mixbct/")}
+    assert inside == {f"mixbct/{name}" for name in files_in(built / "tree/src/mixbct")}
+    assert {"mixbct/py.typed", "mixbct/recipes/new.toml", "mixbct/report/page.html.j2"} <= inside
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = settings["version"]  # the one place; metadata, `__version__` and names follow
+    assert f"Version: {version}\n" in metadata
+    assert all(f"mixbct-{version}-py3-none-any" == wheel.stem for wheel in wheels)
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in cited
+    assert f"\nlicense: {settings['license']}\n" in cited
+
+
+@pytest.fixture(scope="module")
+def program(built: Path) -> Path:
     """Return the command that an installed wheel brings along."""
-    folder = tmp_path_factory.mktemp("wheel")
+    (wheel,) = (built / "dist").glob("*.whl")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    built = subprocess.run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)],
-        env=CLEAN,
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "env", with_pip=False)
-    python = folder / "env" / "bin" / "python"
-    installed = subprocess.run(
-        [*pip, "--python", str(python), "install", "-c", str(ROOT / "constraints.txt"), str(wheel)],
-        env=CLEAN,
-        capture_output=True,
-        text=True,
-    )
-    assert installed.returncode == 0, installed.stderr
-    return folder / "env" / "bin" / "mixbct"
+    venv.create(built / "env", with_pip=False)
+    python = built / "env" / "bin" / "python"
+    quietly(*pip, "--python", python, "install", "-c", ROOT / "constraints.txt", wheel)
+    return built / "env" / "bin" / "mixbct"
 
 
 @pytest.mark.timeout(900)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,13 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
         known, shape = BACKBONES, {"size": takes.size, "channels": takes.channels}
     factory = known.get(name)
     if factory is None:
-        factory = _import_factory(name, takes, known)
+        if ":" not in name:
+            over = takes if isinstance(takes, VectorInput) else "images"
+            raise ModelError(
+                f"there is no backbone {name!r} over {over}; choose one of {', '.join(known)}, or "
+                "name a factory as package.module:function"
+            )
+        factory = import_factory(name, "backbone")
     given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
     said = f"backbone {name!r} does not take {given} and options {dict(options)}"
     wrong = TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError
@@ -118,21 +125,18 @@ def build_with_weights(
     return backbone
 
 
-def _import_factory(
-    name: str, takes: Input, known: Mapping[str, Callable[..., nn.Module]]
-) -> Callable[..., nn.Module]:
-    module_name, separator, attribute = name.partition(":")
-    if not separator:
-        over = takes if isinstance(takes, VectorInput) else "images"
-        raise ModelError(
-            f"there is no backbone {name!r} over {over}; choose one of {', '.join(known)}, or name "
-            "a factory as package.module:function"
-        )
-    said = f"the backbone factory {name!r} cannot be imported"
-    with failing_as(ModelError, said, ImportError, AttributeError, TypeError, ValueError):
-        factory = getattr(importlib.import_module(module_name), attribute)
+def import_factory(name: str, what: str) -> Callable[..., Any]:
+    """Import what a person named as `package.module:factory`; `what` it makes is for errors.
+
+    Raises:
+        ModelError: it cannot be imported, or called.
+    """
+    module, _, attribute = name.partition(":")
+    # a module of the person's own can fail in any way
+    with failing_as(ModelError, f"the {what} factory {name!r} cannot be imported", Exception):
+        factory = getattr(importlib.import_module(module), attribute)
     if not callable(factory):
-        raise ModelError(f"the backbone factory {name!r} is not callable")
+        raise ModelError(f"the {what} factory {name!r} is not callable")
     return factory  # type: ignore[no-any-return]
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, Shaped, UInt8
 
 from mixbct.errors import BadImageError, DataError, Error
 from mixbct.reading import failing_as, read_bytes
 
 Images = UInt8[np.ndarray, "n h w c"]
-Items = Images | Float32[np.ndarray, "n d"]
-"""Images, or vectors in their place."""
+Texts = Shaped[np.ndarray, " n"]
+"""Python's strings, as objects."""
+Items = Images | Float32[np.ndarray, "n d"] | Texts
+"""Images, or vectors or texts in their place."""
 Rows = Int64[np.ndarray, " n"]
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""

@@ -14,14 +14,15 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
-from mixbct.data.source import Progress, Source, pieces, unseen
+from mixbct.data.source import Items, Progress, Source, pieces, unseen
 from mixbct.distributed import ALONE, World
+from mixbct.features.encoder import TextEncoder
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.data import BankManifest
 
 
 def extract(
-    model: EmbeddingModel,
+    model: EmbeddingModel | TextEncoder,
     source: Source,
     out: Path,
     *,
@@ -31,7 +32,7 @@ def extract(
     progress: Progress = unseen,
     world: World = ALONE,
 ) -> FeatureBank:
-    """Embed every image of `source`, in order and without augmentation, into a bank at `out`.
+    """Embed every image or text of `source`, in order, without augmentation, into a bank at `out`.
 
     Chunks of 8,192 rows are written and marked one by one; after a kill the same call with
     `resume` goes on with the first chunk that has no mark. With `resume`, a finished bank of
@@ -42,7 +43,7 @@ def extract(
     Raises:
         BankError: see `BankWriter`.
         FeatureError: the model gave NaN, infinity, a zero vector or one that `dtype` cannot hold;
-            it names the images.
+            it names them.
         BadImageError: an image cannot be read.
     """
     manifest = BankManifest(
@@ -59,15 +60,17 @@ def extract(
         if plan_of(bank.manifest) == plan_of(manifest):
             return bank
     keys = source.keys()
+    labels = source.labels() if manifest.classes else None
     if world.rank == 0:
-        writer = BankWriter(out, manifest, source.labels(), keys, resume)
+        writer = BankWriter(out, manifest, labels, keys, resume)
     world.wait()
     if world.rank:
-        writer = BankWriter(out, manifest, source.labels(), keys, resume=True)
+        writer = BankWriter(out, manifest, labels, keys, resume=True)
     missing = writer.missing()
     world.wait()  # until all have seen what is missing
     done, missing = len(source) - sum(map(len, missing)), missing[world.rank :: world.size]
-    features = _embedded(source, [p for c in missing for p in pieces(c, batch)], model.embed)
+    embed = model.embed if isinstance(model, TextEncoder) else _of_arrays(model.embed)
+    features = _embedded(source, [p for c in missing for p in pieces(c, batch)], embed)
     for chunk in missing:
         rows: list[np.ndarray] = []
         while sum(map(len, rows)) < len(chunk):
@@ -102,16 +105,20 @@ def embed_source(
 
     features = np.empty((len(source), model.contract.dim), dtype=np.float32)
     every = pieces(range(len(source)), batch)
-    found = _embedded(source, every, both if flip else model.embed)
+    found = _embedded(source, every, _of_arrays(both if flip else model.embed))
     for piece, some in zip(every, found, strict=True):
         features[piece.start : piece.stop] = some
         progress(piece.stop, len(source))
     return features
 
 
+def _of_arrays(embed: Callable[[Tensor], Tensor]) -> Callable[[Items], np.ndarray]:
+    return lambda items: embed(torch.from_numpy(items)).cpu().numpy()
+
+
 def _embedded(
-    source: Source, every: list[range], embed: Callable[[Tensor], Tensor]
+    source: Source, every: list[range], embed: Callable[[Items], np.ndarray]
 ) -> Iterator[Float32[np.ndarray, "n w"]]:
     """Yield the features of each piece of rows; the next images are read meanwhile."""
-    for images in read_ahead(every, lambda piece: source.read(np.array(piece))):
-        yield embed(torch.from_numpy(images)).cpu().numpy()
+    for items in read_ahead(every, lambda piece: source.read(np.array(piece))):
+        yield embed(items)

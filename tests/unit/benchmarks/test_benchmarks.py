@@ -102,6 +102,17 @@ def test_an_evaluation_at_a_small_size(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(min(figure.value, figure.reference) > 0 for figure in figures)
 
 
+def test_exported_files_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.onnx")
+    for size, value in {"SMALL": 16, "OTHERS": {}, "COMPARED": 6}.items():
+        monkeypatch.setattr(module, size, value)
+    figures = module.run(tmp_path)
+    names = [f"onnx/{name}/{size}" for name in ("small", "small query") for size in (1, 3, 64)]
+    assert [figure.name for figure in figures] == names
+    assert all(0 <= figure.value < 1e-6 for figure in figures)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it takes minutes and leaves a table")
 def test_training_at_the_size_of_the_field_runs_in_the_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
