@@ -110,6 +110,7 @@ CREATE TABLE past (
 CREATE INDEX past_by_key ON past (key);
 CREATE INDEX past_by_end ON past (ended, contract_id);
 """,
+    "CREATE TABLE hits (key TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT",
 )
 SCHEMA = len(_VERSIONS)
 

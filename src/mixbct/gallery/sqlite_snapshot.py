@@ -196,6 +196,10 @@ class SqliteSnapshot:
         )
         return [Version(*row) for row in rows.fetchall()]
 
+    def hits(self) -> dict[str, int]:
+        """Return how often present items were found."""
+        return dict(self.connection.execute("SELECT key, count FROM hits JOIN items USING (key)"))
+
     def search(
         self,
         contract: Contract,

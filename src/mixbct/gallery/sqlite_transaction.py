@@ -9,7 +9,7 @@ import json
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +129,18 @@ class SqliteTransaction(SqliteSnapshot):
             "UPDATE contracts SET rows = rows + ? WHERE id = ?",
             ((count, name) for name, count in more.items()),
         )
+
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were found."""
+        self.connection.executemany(
+            "INSERT INTO hits VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            counts.items(),
+        )
+
+    def forget_hits(self) -> None:
+        """Forget how often items were found."""
+        self.connection.execute("DELETE FROM hits")
 
     def add_edge(self, edge: Edge) -> None:
         """Record an edge in place of one between the same two."""

@@ -12,7 +12,7 @@ Ids: a positive integer names one version of an item, for good. Replacing an ite
 earlier vector back, makes a new id; the vector behind an id never changes.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -110,6 +110,10 @@ class Snapshot(Protocol):
         """Return all that an item was since the last prune, oldest first; empty: it never was."""
         ...
 
+    def hits(self) -> dict[str, int]:
+        """Return how often each present item was found, of those that were counted at all."""
+        ...
+
     def search(
         self,
         contract: Contract,
@@ -181,6 +185,14 @@ class Transaction(Snapshot, Protocol):
 
     def remove(self, keys: Collection[str]) -> list[str]:
         """Take rows away, which become history; return the keys that had one, in their order."""
+        ...
+
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were found, by key. What is searched does not change."""
+        ...
+
+    def forget_hits(self) -> None:
+        """Forget how often items were found, all of them."""
         ...
 
     def add_edge(self, edge: Edge) -> None:

@@ -559,3 +559,25 @@ def test_a_half_read_stream_does_not_hold_the_state(any_store, old, vectors):
         next(more)
         transaction.remove(["n"])
     assert counts(any_store) == {"old": 9000}
+
+
+def test_how_often_items_were_found(any_store, old, vectors):
+    put(any_store, old, ["a", "b"], vectors(2, 1))
+    with any_store.read() as snapshot:
+        assert snapshot.hits() == {}
+    with any_store.write() as transaction:
+        transaction.count_hits({"a": 2, "gone": 1})
+        transaction.count_hits({"a": 1, "b": 5})
+        transaction.count_hits({})
+        assert transaction.hits() == {"a": 3, "b": 5}
+    with pytest.raises(RuntimeError), any_store.write() as transaction:
+        transaction.forget_hits()
+        raise RuntimeError
+    with any_store.read() as snapshot:
+        assert snapshot.hits() == {"a": 3, "b": 5}
+    with any_store.write() as transaction:
+        transaction.remove(["b"])
+        assert transaction.hits() == {"a": 3}
+        transaction.forget_hits()
+    with any_store.read() as snapshot:
+        assert snapshot.hits() == {}

@@ -123,7 +123,7 @@ def test_whoever_cannot_connect_learns_why(postgres_url, admin):
 
 
 def test_a_gallery_needs_pgvector_and_an_empty_schema(postgres_url, admin, old, store):
-    with pytest.raises(GalleryError, match="holds 9 tables already"):
+    with pytest.raises(GalleryError, match="holds 10 tables already"):
         PostgresStore.create(postgres_url, QueryModel(old, None))
     other = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema=My%20Own"
     made = PostgresStore.create(other, QueryModel(old, None))
@@ -228,7 +228,7 @@ def test_a_key_that_is_there_is_found_wherever_it_stands(store, old, vectors):
             "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION f()",
             "'items' has code",
         ),
-        ("UPDATE gallery SET version = 7", "schema version 7, this version of mixbct reads 1"),
+        ("UPDATE gallery SET version = 7", "schema version 7, this version of mixbct reads 2"),
     ],
 )
 def test_a_schema_that_is_not_all_mixbcts_is_refused(store, postgres_url, admin, change, says):

@@ -248,6 +248,10 @@ class Snapshot:
         )
         return [Version(*row) for row in rows]
 
+    def hits(self) -> dict[str, int]:
+        """Return how often present items were found."""
+        return dict(self.do("SELECT key, count FROM hits JOIN items USING (key)"))
+
     def search(
         self, contract: Contract, queries: Queries, k: int, side: LinearMap | None = None
     ) -> Found:

@@ -13,7 +13,7 @@ from mixbct.errors import GalleryError, NoGalleryError
 if TYPE_CHECKING:
     from psycopg import Connection
 
-VERSION: Final = 1
+VERSION: Final = 2
 INLINE: Final = 2000
 """Dimensions up to which a vector fits into its row; longer ones are kept aside by the server."""
 
@@ -33,6 +33,7 @@ _TABLES: Final = {
     "digest integer NOT NULL",
     "past": f"id bigint PRIMARY KEY, key {_NAME}, label text, contract integer NOT NULL, "
     "digest integer NOT NULL, until bigint NOT NULL, vector vector NOT NULL",
+    "hits": f"key {_NAME} UNIQUE, count bigint NOT NULL",
     "derived": "name text PRIMARY KEY, contract integer NOT NULL, side text NOT NULL, "
     "json text, filled bigint NOT NULL, last bigint NOT NULL, rows bigint NOT NULL",
 }

@@ -1,7 +1,7 @@
 """What is changed of a gallery in PostgreSQL, all of it or nothing."""
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
@@ -153,6 +153,18 @@ class Transaction(Snapshot):
         for start in range(0, len(every), BLOCK):
             taken += self._take(every[start : start + BLOCK], revision)
         return taken
+
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were found."""
+        self.do(
+            "INSERT INTO hits AS h SELECT * FROM unnest(%s::text[], %s::bigint[]) "
+            "ON CONFLICT (key) DO UPDATE SET count = h.count + excluded.count",
+            *(list(counts), list(counts.values())),
+        )
+
+    def forget_hits(self) -> None:
+        """Forget how often items were found."""
+        self.do("DELETE FROM hits")
 
     def add_edge(self, edge: Edge) -> None:
         """Record an edge in place of one between the same two."""
