@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    backfill,
     bridge,
     denoise,
     denoise_full,
@@ -45,6 +46,7 @@ BENCHMARKS: Mapping[str, Callable[[Path], list[Figure]]] = {
 }
 # minutes each, gigabytes of memory, or data that is not everyone's: only when named
 ON_REQUEST: Mapping[str, Callable[[Path], list[Figure]]] = {
+    "backfill": backfill.run,
     "bridge": bridge.run,
     "denoise_full": denoise_full.run,
     "evaluate": evaluate.run,

@@ -12,8 +12,9 @@ from pathlib import Path
 from mixbct.backbones.model import load_model
 from mixbct.evaluation.bootstrap import class_weights
 from mixbct.evaluation.combination import judge_all
+from mixbct.evaluation.mixed import mixed_rows, mixed_sides
 from mixbct.evaluation.scores import Pair
-from mixbct.evaluation.upgrade import mixed_sides, one_half
+from mixbct.evaluation.upgrade import one_half
 from mixbct.methods.method import given
 from mixbct.schemas.result import Estimate
 from mixbct.workflows.across import across, bridge_between
@@ -37,8 +38,9 @@ def mixed_life(
     judged = judge_all(ends, weights, FARS, half=half, calibrated=names)
     own, between = (given(judged[name].calibration).set_on.line() for name in names)
     # one line for both kinds of rows ranks them by cosine
+    order = mixed_rows(len(cross.gallery), 1.0, seed)
     plain, ranked = (
-        judge_all(mixed_sides(new, cross, SHARES, seed, line, between), weights[:-1], FARS)
+        judge_all(mixed_sides(new, cross, SHARES, order, line, between), weights[:-1], FARS)
         for line in (between, own)
     )
     found = {}

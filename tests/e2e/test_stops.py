@@ -18,6 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixbct.data.bank import FeatureBank
+from mixbct.gallery import Gallery
+from mixbct.schemas.contract import Contract
+from mixbct.schemas.gate import Edge
+
 NURSERY = """
 import json, os, signal, sys
 import mixbct.cli.verbs as verbs
@@ -140,6 +145,33 @@ def test_a_stop_at_any_moment(run: Run, trained: Path, name: str) -> None:
             code, said = run(trained, *words, *AGAIN.get(name, []))
             assert code == 0 or "is there already" in said, said  # it was done when the stop came
     assert 3 in codes
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_backfill_that_is_stopped_goes_on(
+    run: Run, trained: Path, tmp_path: Path, number: int
+) -> None:
+    bank = FeatureBank(trained / "bank")
+    new, place = bank.manifest.contract, tmp_path / "gallery"
+    old = Contract(name="old", weights="old", preprocessing=None, dim=new.dim)
+    edge = Edge(from_contract=new, to_contract=old, result_digest="0" * 64, threshold=0.5, far=1e-3)
+
+    def own_rows() -> int:
+        with Gallery.open(place) as gallery:
+            return gallery.status().own_rows
+
+    with Gallery.create(place, old) as gallery:
+        gallery.enrol(bank.keys(), [None] * len(bank), bank.all(), old)
+        gallery.switch(new, edge, model=trained / "model" / "model")
+    words = ["gallery", "backfill", str(place), "photos", "--order", "credible"]
+    code, said = run(trained, *words, "--rate", "20/s", number=number, once=lambda: own_rows() > 0)
+    assert code == 3, said
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    assert 0 < own_rows() < len(bank)
+    code, said = run(trained, *words)
+    assert code == 0, said
+    assert own_rows() == len(bank)
 
 
 KILLS, ROWS, DIM, AT_ONCE = 50, 2000, 8, 20

@@ -21,10 +21,18 @@ from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.distributed import open_device
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
+from mixbct.evaluation.worth import worth
 from mixbct.features.stored import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
-from mixbct.report.results import remedies, results_table, threshold_lines, verdict_line
+from mixbct.report.results import (
+    backfill_lines,
+    flip_lines,
+    remedies,
+    results_table,
+    threshold_lines,
+    verdict_line,
+)
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import made_of, one_line, read_record, record_there
@@ -56,6 +64,9 @@ def evaluate(
     out: Path = Option(Path("result.json"), help="The file to write."),
     seed: Seed = 0,
     replicates: Replicates = 1000,
+    backfill: bool = Option(
+        False, "--backfill", help="Also find in which order old rows are best embedded again."
+    ),
     device: Device = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
@@ -85,6 +96,7 @@ def evaluate(
         adapters=adapters,
         via=[open_embedder(folder, device) for folder in via or []],
         bridge=load_bridge(bridge) if bridge else None,
+        backfill=backfill,
         costs={
             role: cost
             for role, folder in folders.items()
@@ -98,7 +110,8 @@ def evaluate(
     name_skipped(sorted(held_out.left_out))
     left_out = (one_line(f"{n} is left out: {why}") for n, why in result.left_out.items())
     trained = training_says(result.trained_apart)
-    tell(result, as_json, results_table(result), *left_out, trained, then=("gate", out))
+    said = *left_out, *flip_lines(result), *backfill_lines(result), trained
+    tell(result, as_json, worth(result).says, results_table(result), *said, then=("gate", out))
 
 
 def gate(
@@ -118,6 +131,11 @@ def gate(
     far_tolerance: float = Option(
         2.0, help="How many times its rate the carried-over threshold may accept."
     ),
+    max_flips: float | None = Option(
+        None,
+        metavar="SHARE",
+        help="How many queries may be right before and wrong now (0.02: 2 %) [any].",
+    ),
     far: list[float] | None = Option(
         None, help="A false-accept rate to set thresholds for; the first is the edge's [0.001]."
     ),
@@ -131,6 +149,7 @@ def gate(
     asked: dict[str, Any] = {"against": against, "margin": margin} | {
         "self_test_loss": self_test_loss,
         "far_tolerance": far_tolerance,
+        "max_flips": max_flips,
     }
     asked |= ({"gains": gain} if gain else {}) | ({"fars": far} if far else {})
     settings = made_of(GateSettings, RecipeError, "the gate", asked)

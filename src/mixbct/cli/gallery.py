@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,17 +12,18 @@ import typer
 from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
-from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.backbones.model import load_model, read_manifest
+from mixbct.cli.gallery_backfill import backfill, coverage
 from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.gallery_import import import_
-from mixbct.cli.given import embed_images, read_given
+from mixbct.cli.given import embed_images, load_query_model, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Source
-from mixbct.errors import BankError, ContractError, GalleryError
+from mixbct.errors import BankError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
@@ -88,7 +90,7 @@ def enrol(
     with Gallery.open(gallery) as opened:
         source: Source
         if items:
-            names, vectors = read_given(items, lambda: _load_query_model(opened, device))
+            names, vectors = read_given(items, lambda: load_query_model(opened, device))
             keys, labels = key or names, [label] * len(names)
             of = opened.contract(contract)
         else:
@@ -96,7 +98,7 @@ def enrol(
                 stored = FeatureBank(bank)
                 source, of, vectors = BankSource(stored), stored.manifest.contract, stored.all()
             else:
-                model = _load_query_model(opened, device)
+                model = load_query_model(opened, device)
                 part = part or ("gallery" if split else None)
                 source, skipped = open_rows(data or Path(), model.takes, split, part, skip_bad)
                 name_skipped(skipped)
@@ -131,6 +133,12 @@ def search(
         None, help="The old model's folder, or its vectors of the same queries (.npy), to mix in."
     ),
     far: float | None = Option(None, help="False-accept rate to accept at [the edge's]."),
+    count_hits: bool = Option(
+        False,
+        "--count-hits",
+        help="Count what is found, for `gallery backfill --order hits`. Off unless asked for: it "
+        "keeps how often each item was searched, though not by whom or when.",
+    ),
     device: Device = "cpu",
     trust_code: TrustCode = False,
     as_json: AsJson = False,
@@ -155,13 +163,13 @@ def search(
         elif key:
             names, vectors = key, opened.vectors(key)
         else:
-            names, vectors = read_given(items or [], lambda: _load_query_model(opened, device))
+            names, vectors = read_given(items or [], lambda: load_query_model(opened, device))
         old: tuple[np.ndarray, Contract | None] | None = None
         if old_model is not None and old_model.is_dir():
             older = load_model(old_model, device)
             old = embed_images(older, items or []), older.contract
         elif old_model is not None:
-            old = read_given([str(old_model)], lambda: _load_query_model(opened, device))[1], None
+            old = read_given([str(old_model)], lambda: load_query_model(opened, device))[1], None
         hits = opened.search(vectors, of, k, far, old)
         report = SearchReport(
             gallery=opened.place,
@@ -169,10 +177,13 @@ def search(
             queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
             exact=hits.exact,
         )
+        if count_hits:
+            opened.count_hits(Counter(hit.key for one in report.queries for hit in one.hits))
     tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
 
 
 app.command("import")(import_)
+app.command()(backfill)
 
 
 @app.command()
@@ -231,32 +242,6 @@ def end(
     tell(status, as_json, *said, then=("gallery", verb, gallery.place, *words))
 
 
-def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
-    """Load the query model from the folder that the gallery remembers.
-
-    What is there is compared by its manifest first: nothing of another model is loaded.
-
-    Raises:
-        GalleryError: the gallery knows no folder, or it is gone.
-        ContractError: another model is there now.
-    """
-    query = gallery.query_model()
-    if query.folder is None or not query.folder.is_dir():
-        place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
-        raise GalleryError(
-            f"the query model {query.contract} {place}; tell where it is with "
-            f"`mixbct upgrade apply {gallery.place} MODEL`, or give its vectors (.npy) in place of "
-            "images"
-        )
-    _, manifest = read_manifest(query.folder)
-    if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
-        raise ContractError(
-            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
-            f"tell where that is with `mixbct upgrade apply {gallery.place} MODEL`"
-        )
-    return load_model(query.folder, device)
-
-
 def _plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -312,6 +297,8 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
         index = "built at the next search" if cached is None else f"{cached:,} rows cached"
         rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))
     yield from columns(rows, whole=3)
+    if 0 < status.own_rows < status.rows:
+        yield f"embedded by the query model: {coverage(status.own_rows, status.rows)}"
     for edge in status.edges:
         yield (
             f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "

@@ -55,6 +55,12 @@ _STEADIER = (
 )
 
 
+_NO_FLIPS = (
+    "search with both queries, which keeps what the old model knew (`mixbct gallery search "
+    "--old-model`), or tie the new model closer to the old one (a higher method.ratio or "
+    "method.weight); the report names the classes that lost most"
+)
+
 CARRIED, FEW = "carried-over threshold", "impostor pairs"
 LEAST_CLASSES = 30
 """Query classes below which a bootstrap over classes is not believed.
@@ -80,6 +86,11 @@ class GateSettings(Record):
     """How much mAP new/new may lose for sure to the independent model."""
     far_tolerance: float = Field(2.0, gt=0, le=1e6)
     """How many times its rate the carried-over threshold may accept."""
+    max_flips: float | None = Field(None, ge=0, le=1)
+    """What share of the queries may surely be right before and wrong now; None: any.
+
+    There is no limit unless one is asked for. Such flips come with any change of model, also with
+    one that gains (Yan et al., CVPR 2021), so what is harmless depends on who bears them."""
     fars: tuple[Rate, ...] = Field((1e-3,), min_length=1)
     """False-accept rates that thresholds are set for; the first is the edge's."""
 
@@ -110,6 +121,7 @@ def judge(result: Result, settings: GateSettings | None = None) -> GateOutcome:
     bases = ["old/old"] if settings.against == "old" else ["old/old", free]
     checks = _over(result, bases, settings)
     checks += _self_test(result, settings.self_test_loss)
+    checks += _flips(result, settings.max_flips)
     thresholds = thresholds_at(result, settings.fars)
     carried = result.carried_threshold
     for one in [each for each in thresholds if each.pair == "new/old"] or (carried,):
@@ -242,7 +254,7 @@ def gain_check(
     passed = gain.low > 0
     says = (
         f"{metric} of new/old {'gains' if passed else 'does not surely gain'} on {base}: "
-        f"{_signed(gain)}, and the lower bound must be above 0."
+        f"{signed(gain)}, and the lower bound must be above 0."
     )
     return _check(name, gain.low, 0.0, passed, says, _MORE if gain.value > 0 else _CLOSER)
 
@@ -254,7 +266,7 @@ def loss_check(
     passed = change.low >= -margin
     says = (
         f"{what} {'loses no more' if passed else 'may lose more'} than {100 * margin:g} points on "
-        f"{base}: {_signed(change)}, and the lower bound must not be below -{100 * margin:g}."
+        f"{base}: {signed(change)}, and the lower bound must not be below -{100 * margin:g}."
     )
     lost = change.value < -margin or change.high < 0
     return _check(name, change.low, -margin, passed, says, where_lost if lost else _WIDE)
@@ -266,6 +278,21 @@ def _self_test(result: Result, allowed: float) -> list[GateCheck]:
         return []
     change = _paired(result, "mAP", "new/new", free)
     return [loss_check("self-test", "mAP of new/new", free, change, allowed, _LOOSER)]
+
+
+def _flips(result: Result, allowed: float | None) -> list[GateCheck]:
+    if allowed is None:
+        return []
+    if result.flips is None:
+        raise ResultError("the result does not say how sure its negative flips are; evaluate again")
+    found = result.flips.negative
+    passed = found.high <= allowed
+    says = (
+        f"{found.value:.2%} of the queries (95 % interval {found.low:.2%} to {found.high:.2%}), in "
+        f"{result.flips.classes:,} classes, were right under old/old and are wrong under new/old; "
+        f"the upper bound must not be above {allowed:.2%}."
+    )
+    return [_check("negative flips", found.high, allowed, passed, says, _NO_FLIPS)]
 
 
 def _carried_threshold(
@@ -317,6 +344,7 @@ def _too_few(result: Result, names: Sequence[str], far: float) -> list[GateCheck
     return checks
 
 
-def _signed(change: Estimate) -> str:
+def signed(change: Estimate) -> str:
+    """Return a difference of shares in points, with its interval."""
     value, low, high = (100 * figure for figure in (change.value, change.low, change.high))
     return f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"

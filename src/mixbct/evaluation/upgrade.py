@@ -8,31 +8,40 @@ share of its rows enrolled again by the new model.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
+from mixbct.evaluation.backfill import backfill_curves
 from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
 from mixbct.evaluation.combination import Judged, judge_all
 from mixbct.evaluation.comparison import FARS
-from mixbct.evaluation.scores import CPU, Embeddings, Pair, check_dimensions
+from mixbct.evaluation.flips import flips_of
+from mixbct.evaluation.mixed import mixed_rows, mixed_sides
+from mixbct.evaluation.scores import CPU, Pair, check_dimensions
 from mixbct.evaluation.thresholds import Threshold
 from mixbct.schemas.calibration import HeldOutCalibration
-from mixbct.schemas.result import FREE, CarriedThreshold, Combination, Difference, Estimate
+from mixbct.schemas.result import (
+    FREE,
+    Backfill,
+    CarriedThreshold,
+    Combination,
+    Difference,
+    Estimate,
+    Flips,
+)
 
 CARRIED_FAR = 1e-3
 CALIBRATED = ("old/old", "new/old", "new/new", "new+old/old")
 """What a system may have to decide about before the switch, after it, and as its gallery fills."""
 MIXED_SHARES = (0.1, 0.5, 0.9)
-
-Line = tuple[float, float]
-"""Begin and width of a scale."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class UpgradeFigures:
     differences: tuple[Difference, ...]
     update_gain: Estimate | None
     negative_flips: float
+    flips: Flips
+    backfill: Backfill | None
     carried_threshold: CarriedThreshold
     calibrations: dict[str, HeldOutCalibration]
     replicates: dict[str, dict[str, Replicates]] = field(compare=False)
@@ -68,6 +79,8 @@ def evaluate_upgrade(
     replicates: int = REPLICATES,
     mixed: tuple[float, ...] = MIXED_SHARES,
     calibrated: Collection[str] = CALIBRATED,
+    names: Sequence[str] = (),
+    backfill: bool = False,
     device: torch.device = CPU,
     progress: Callable[[int, int], None] = unseen,
 ) -> UpgradeFigures:
@@ -86,6 +99,8 @@ def evaluate_upgrade(
         mixed: shares of the gallery that the new model has enrolled again. The rows are random
             and nested: those of a smaller share belong to every larger one.
         calibrated: combinations that get a calibration.
+        names: of the classes, by label; none: they are called by their labels.
+        backfill: also judge galleries that are embedded again in several orders.
         device: where scores are computed.
         progress: called with (comparisons done, comparisons in all).
 
@@ -119,8 +134,9 @@ def evaluate_upgrade(
     )
     calibrations = {name: one.calibration for name, one in judged.items() if one.calibration}
     lines = [calibrations[name].set_on.line() for name in ("new/new", "new/old")]
+    order = mixed_rows(len(old.gallery), 1.0, seed)
     judged |= judge_all(
-        mixed_sides(new, cross, mixed, seed, *lines),
+        mixed_sides(new, cross, mixed, order, *lines),
         weights[:-1],
         FARS,
         device=device,
@@ -129,9 +145,17 @@ def evaluate_upgrade(
 
     base, crossed = judged["old/old"], judged["new/old"]
     oracle = judged.get("independent/independent")
+    curves = None
+    if backfill:
+        ends = crossed, judged["new/new"]
+        between = partial(mixed_sides, new, cross, own=lines[0], between=lines[1])
+        curves = backfill_curves(between, ends, old.gallery, order, weights[:-1], device, progress)
+    flips = flips_of((base.rank, crossed.rank), old.query.labels, weights[:-1], names)
     compared = [(name, "old/old") for name in judged if name != "old/old"]
-    if f"{FREE}/old" in judged:
-        compared.append(("new/old", f"{FREE}/old"))
+    # what costs more, against what costs less
+    steps = f"{FREE}/old", "chosen/old", "new/old", "new/new"
+    there = [name for name in steps if name in judged]
+    compared += [(of, minus) for minus, of in combinations(there, 2)]
     if oracle is not None:
         compared.append(("new/new", "independent/independent"))
     carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
@@ -143,7 +167,9 @@ def evaluate_upgrade(
             for of, minus in compared
         ),
         update_gain=_update_gain(base, crossed, oracle),
-        negative_flips=negative_flips(base.rank, crossed.rank),
+        negative_flips=flips.negative.value,
+        flips=flips,
+        backfill=curves,
         carried_threshold=carry_threshold(carried, calibrations["new/old"]),
         calibrations=calibrations,
         replicates={name: each.replicates for name, each in judged.items()},
@@ -181,67 +207,6 @@ def one_half(classes: int, seed: int) -> Bool[np.ndarray, " c"]:
     chosen = np.zeros(classes, np.bool_)
     chosen[row_rng(seed, classes).permutation(classes)[: classes // 2]] = True
     return chosen
-
-
-def mixed_sides(
-    new: Pair, cross: Pair, shares: Sequence[float], seed: int, own: Line, between: Line
-) -> dict[str, list[Pair]]:
-    """Return galleries of which a random share is enrolled again by the new model, by name.
-
-    Each is in parts, by the new model and of the old one's rows, and galleries of several shares
-    have parts in common. A part is searched with the queries that its rows are compared with, and
-    ranked as a gallery ranks them: by scores on one scale.
-
-    Args:
-        new: the new model's queries and rows.
-        cross: its queries and the old rows as they meet.
-        shares: of the rows.
-        seed: of their choice.
-        own: the scale of new queries against new rows (see `Calibration.line`).
-        between: that of new queries against old rows.
-    """
-    items = len(cross.gallery)
-    order = mixed_rows(items, 1.0, seed)
-    cuts = [0, *sorted({round(share * items) for share in shares} - {0, items}), items]
-    size = min(width / np.hypot(1, begin) for begin, width in (own, between))
-    news, crosses = (
-        [_on_scale(pair, np.sort(order[start:stop]), line, size) for start, stop in pairwise(cuts)]
-        for pair, line in ((new, own), (cross, between))
-    )
-    places = {share: cuts.index(round(share * items)) for share in shares}
-    return {f"new/{100 * share:g} % new": news[:n] + crosses[n:] for share, n in places.items()}
-
-
-def _on_scale(pair: Pair, rows: Int64[np.ndarray, " k"], line: Line, size: float) -> Pair:
-    """Return queries and some rows whose cosines are `size`·(score − begin)/width, over √2.
-
-    What is added to a row's score stands behind it, and then what makes it a unit vector.
-    """
-    begin, width = line
-    times, added = size / width, -size * begin / width
-    some, queries = pair.gallery.features[rows], pair.query.features
-    behind = np.array([[added, np.sqrt(max(0, 1 - times**2 - added**2))]], np.float32)
-    mapped = np.hstack([np.float32(times) * some, np.repeat(behind, len(rows), axis=0)])
-    ends = np.array([[1, 0]], np.float32).repeat(len(queries), axis=0)
-    searched = np.hstack([queries, ends]) / np.float32(np.sqrt(2))
-    return Pair(
-        Embeddings(searched, pair.query.labels), Embeddings(mapped, pair.gallery.labels[rows])
-    )
-
-
-def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:
-    """Return which rows of a gallery the new model has enrolled; smaller shares lie in larger."""
-    return row_rng(seed, rows).permutation(rows)[: round(share * rows)].astype(np.int64)
-
-
-def negative_flips(before: Int64[np.ndarray, " n"], after: Int64[np.ndarray, " n"]) -> float:
-    """Return the share of mated queries that are right at rank 1 before and wrong after.
-
-    Args:
-        before: [n] ranks of the first correct item, from 1; 0 where the query has none.
-        after: the same for the same queries.
-    """
-    return float(((before == 1) & (after > 1)).sum() / (before > 0).sum())
 
 
 def check_same_items(name: str, pair: Pair, first: Pair) -> None:

@@ -48,9 +48,35 @@ def credible_rows(
     Ties go to the earlier row.
 
     Args:
+        features: see `mean_distances`, as all below but `keep`.
+        labels: class of each row.
+        keep: T, in (0, 1].
+        normalise_columns: whether columns are normalised, too.
+        progress: called as the rows are read.
+        within: the least and the largest norm that a row can have.
+
+    Raises:
+        FeatureError: see `mean_distances`.
+        RecipeError: `keep` is out of range.
+    """
+    if not 0 < keep <= 1:
+        raise RecipeError(f"keep must be above 0 and at most 1, found {keep}")
+    distances = mean_distances(features, labels, normalise_columns, progress, within)
+    return _nearest(distances, _small(labels), keep)
+
+
+def mean_distances(
+    features: Float[np.ndarray, "n d"],
+    labels: Int64[np.ndarray, " n"],
+    normalise_columns: bool = False,
+    progress: Progress = unseen,
+    within: Bounds | None = None,
+) -> Float32[np.ndarray, " n"]:
+    """Return how far each row, normalised, lies from the mean of its class: 0 to 2.
+
+    Args:
         features: float16 or float32, as extracted; may be memory-mapped.
         labels: class of each row, any order, any non-negative numbers.
-        keep: T, in (0, 1].
         normalise_columns: divide each column by its norm over all rows, after the rows were
             normalised.
         progress: called with (rows read, rows to read) over all passes.
@@ -58,12 +84,8 @@ def credible_rows(
 
     Raises:
         FeatureError: a row is NaN, infinite or zero, or its norm is not `within`.
-        RecipeError: `keep` is out of range.
     """
-    if not 0 < keep <= 1:
-        raise RecipeError(f"keep must be above 0 and at most 1, found {keep}")
-    if labels.max() >= len(labels):  # large gaps would make large tables
-        labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    labels = _small(labels)
     places = _window_order(labels)
     labels = labels[places]
     rows_at, classes = torch.from_numpy(places), torch.from_numpy(labels)
@@ -104,10 +126,14 @@ def credible_rows(
         if normalise_columns:
             offsets.mul_(scale)
         torch.linalg.vector_norm(offsets, dim=1, out=distances[chunk])
-    credible = np.empty(count, bool)
-    # the rows of a class kept their order, so ties are decided as they stand in the bank
-    credible[places] = _nearest(distances.numpy(), labels, keep)
-    return credible
+    return torch.empty(count).index_copy_(0, rows_at, distances).numpy()
+
+
+def _small(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Return labels without large gaps, which would make large tables."""
+    if labels.max() < len(labels):
+        return labels
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def _window_order(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

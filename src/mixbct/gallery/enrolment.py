@@ -2,9 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from mixbct.data.bank import normalise
 from mixbct.data.loader import ahead_of
@@ -14,6 +15,7 @@ from mixbct.gallery.rules import check_dimension, check_enrolled
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.store import Store
 from mixbct.gallery.transaction import Transaction
+from mixbct.schemas.contract import Contract
 
 _NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
 
@@ -61,6 +63,24 @@ def put_batch(
             f"({', '.join(held[:5])}); leave them out, or replace these items (--replace)"
         )
     return len(held)
+
+
+def refresh(
+    transaction: Transaction,
+    ids: Mapping[str, int],
+    vectors: Float[np.ndarray, "n d"],
+    contract: Contract,
+) -> int:
+    """Replace the vectors of those rows that are still there; see `Gallery.refresh`."""
+    there = transaction.ids(ids)
+    rows = [row for row, (key, id) in enumerate(ids.items()) if there.get(key) == id]
+    keys = [key for key, id in ids.items() if there.get(key) == id]
+    items = transaction.items([ids[key] for key in keys])
+    labels = [items[ids[key]].label for key in keys]
+    if keys:
+        batch = normalised(Batch(keys, labels, vectors[rows], contract))
+        put_batch(transaction, batch, replace=True)
+    return len(keys)
 
 
 def put_batches(store: Store, batches: Iterable[Batch], replace: bool) -> dict[str, int]:

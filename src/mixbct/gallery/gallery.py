@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
 from mixbct.errors import GalleryError
-from mixbct.gallery.enrolment import normalised, put_batch, put_batches, rows_in
+from mixbct.gallery.enrolment import normalised, put_batch, put_batches, refresh, rows_in
 from mixbct.gallery.plan import UpgradePlan, plan_of, to_build
 from mixbct.gallery.records import (
     Batch,
@@ -27,16 +27,14 @@ from mixbct.gallery.rules import (
     check_dimension,
     check_edge,
     check_query,
-    led_back,
-    lost_by_going_back,
     named_contract,
     require_tied,
-    untied,
 )
 from mixbct.gallery.search import own_vectors, search
 from mixbct.gallery.status import status_of
 from mixbct.gallery.store import Snapshot, Store, Tick
 from mixbct.gallery.stores import create_store, open_store
+from mixbct.gallery.undo import undo
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import now
@@ -157,6 +155,45 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         """
         return ImportReport(gallery=self.place, **put_batches(self._store, batches, replace))
 
+    def refresh(
+        self, ids: Mapping[str, int], vectors: Float[np.ndarray, "n d"], contract: Contract
+    ) -> int:
+        """Give items the query model's vectors, all of them or none: their backfill.
+
+        Keys and labels stay as they are, and what the items were becomes history.
+
+        Args:
+            ids: of the rows, by key; what was enrolled or removed meanwhile is left alone.
+            vectors: n vectors of any scale, in the order of `ids`.
+            contract: what they were embedded under.
+
+        Returns:
+            How many were replaced.
+
+        Raises:
+            SwitchedError: `contract` is not the query model's (any more).
+            FeatureError: a vector is NaN, infinite or zero, or has the wrong dimension.
+            DiskFullError: nothing of the batch is stored.
+        """
+        with self._store.write() as transaction:
+            check_query(transaction, contract, self.place)
+            return refresh(transaction, ids, vectors, contract)
+
+    def hits(self) -> dict[str, int]:
+        """Return how often present items were found, by key, of those that were counted."""
+        with self._store.read() as snapshot:
+            return snapshot.hits()
+
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were found, by key."""
+        with self._store.write() as transaction:
+            transaction.count_hits(counts)
+
+    def forget_hits(self) -> None:
+        """Forget all of that."""
+        with self._store.write() as transaction:
+            transaction.forget_hits()
+
     def search(
         self,
         vectors: Float[np.ndarray, "q d"],
@@ -259,31 +296,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             ContractError: rows would no longer be searchable; it names them.
         """
         with self._store.write() as transaction:
-            switches = transaction.switches()
-            last, back = switches[-1], led_back(switches, self.place)
-            query = back.model.contract
-            given_back = transaction.restore(last.stands_for, keep=query)
-            for edge in edges:
-                check_edge(edge, query)
-                transaction.add_edge(edge)
-            lost = [
-                key
-                for stored in untied(transaction, query)
-                for block in transaction.blocks(stored.contract)
-                for key in block.keys
-            ]
-            if lost and not leave_out:
-                raise lost_by_going_back(lost, last, query)
-            transaction.remove(lost)
-            number, restores = last.number + 1, back.stands_for
-            transaction.switch(Switch(number, back.model, now(), back.before, restores))
-        return Rollback(
-            gallery=self.place,
-            query_model=query,
-            before=last.model.contract,
-            given_back=len(given_back),
-            left_out=tuple(lost),
-        )
+            return undo(transaction, edges, leave_out, self.place)
 
     def remove(self, keys: Collection[str]) -> int:
         """Take items out, all of them or none, and return how many; history until `prune`.
@@ -307,21 +320,6 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         """
         with self._store.write() as transaction:
             return transaction.prune()
-
-    def hits(self) -> dict[str, int]:
-        """Return how often items were among the hits, by key, of those that ever were."""
-        with self._store.read() as snapshot:
-            return snapshot.hits()
-
-    def count_hits(self, counts: Mapping[str, int]) -> None:
-        """Add to how often items were among the hits; keys that are not there are left out."""
-        with self._store.write() as transaction:
-            transaction.count_hits(counts)
-
-    def forget_hits(self) -> None:
-        """Count hits from nothing again."""
-        with self._store.write() as transaction:
-            transaction.forget_hits()
 
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""

@@ -135,6 +135,7 @@ class GalleryStatus(Record):
     query_model: Contract
     model_folder: str | None
     rows: int
+    own_rows: int = Field(description="of the query model: enrolled by it, or embedded again")
     contracts: tuple[ContractRows, ...]
     edges: tuple[EdgeStatus, ...]
     switches: tuple[Switch, ...] = Field(description="since the last prune, oldest first")

@@ -105,16 +105,6 @@ def led_back(switches: Sequence[Switch], place: str) -> Switch:
     return next(switch for switch in switches if switch.number == before)
 
 
-def lost_by_going_back(keys: Sequence[str], last: Switch, query: Contract) -> ContractError:
-    """Return the error about items that the model that is gone back to cannot search."""
-    return ContractError(
-        f"{len(keys)} items that came since {last.time} cannot be searched by {query} "
-        f"({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}): enrol them with it "
-        "(--replace), give the edge of `mixbct gate` on it against their model "
-        "(--edge), or leave them out (--leave-out)"
-    )
-
-
 def check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> None:
     """Refuse vectors that cannot be of a contract."""
     if vectors.shape[1] != contract.dim:

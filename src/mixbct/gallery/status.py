@@ -30,6 +30,7 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
         query_model=query.contract,
         model_folder=str(query.folder) if query.folder else None,
         rows=rows_in(snapshot),
+        own_rows=sum(each.rows for each in contracts if each.contract.id == query.contract.id),
         contracts=tuple(contracts),
         edges=tuple(map(_edge_status, snapshot.edges())),
         switches=tuple(snapshot.switches()),

@@ -8,9 +8,11 @@ from markupsafe import Markup
 from mixbct.report.charts import Axis, Plot, decade_axis, percent_axis
 from mixbct.report.names import BASELINE, MAIN_FAR, Named
 from mixbct.report.tables import interval, percent
-from mixbct.schemas.result import Combination, Curve, tar_name
+from mixbct.schemas.result import Backfill, Combination, Curve, tar_name
 
 _CMC_RANKS = 20
+_ORDERS = ("k-today", "k-cross", "k-self", "k-map")
+"""The colours of the orders of a backfill, as they come."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,35 @@ def _life(metric: str, level: float, stations: Sequence[tuple[float, Named]]) ->
             "chart", f"{metric} by the share of the gallery that the new model enrolled", layers
         ),
         f"{metric} of new queries, as the gallery fills with vectors of the new model.",
+    )
+
+
+def backfill(found: Backfill | None) -> list[Figure]:
+    """Draw mAP and TAR while old rows are embedded again, a line an order; nothing without any."""
+    return [_backfill(metric, found) for metric in found.curves[0].areas] if found else []
+
+
+def backfill_key(found: Backfill | None) -> list[tuple[str, str]]:
+    """Return the colour of each order."""
+    return (
+        list(zip(_ORDERS, (curve.order for curve in found.curves), strict=False)) if found else []
+    )
+
+
+def _backfill(metric: str, found: Backfill) -> Figure:
+    ticks = tuple((share, f"{100 * share:g}") for share in found.shares[::2])
+    values = [one.value for curve in found.curves for one in curve.metrics[metric]]
+    plot = Plot(Axis(0.0, 1.0, ticks, "embedded again, %"), percent_axis(values, f"{metric}, %"))
+    layers, said = [], []
+    for colour, curve in zip(_ORDERS, found.curves, strict=False):
+        area = curve.areas[metric]
+        heights = (one.value for one in curve.metrics[metric])
+        title = f"{curve.order}: area {percent(area.value)} % [{interval(area)}]"
+        layers.append(plot.line(colour, zip(found.shares, heights, strict=True), title))
+        said.append(title)
+    return Figure(
+        plot.svg(f"{metric} by the share that was embedded again", *layers),
+        f"{metric}: {'; '.join(said)}.",
     )
 
 

@@ -6,10 +6,11 @@ URIs, fonts are the reader's. Everything that comes from the result is escaped.
 
 from pathlib import Path
 
+from mixbct.evaluation.worth import worth
 from mixbct.files import write_atomically
 from mixbct.report import figures
 from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
-from mixbct.report.results import combinations_table, remedies, verdict
+from mixbct.report.results import backfill_lines, combinations_table, remedies, verdict
 from mixbct.report.tables import percent
 from mixbct.report.templates import render_page
 from mixbct.schemas.gate import GateOutcome
@@ -33,6 +34,7 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
         "page.html.j2",
         result=result,
         outcome=outcome,
+        worth=worth(result).says,
         verdict=verdict(outcome),
         lead=_lead(result, outcome),
         tiles=_tiles(result),
@@ -41,6 +43,9 @@ def render_report(result: Result, outcome: GateOutcome) -> str:
         curves=figures.curves(named),
         curve_figures=[figures.roc(named), figures.cmc(named)],
         life_figures=figures.life(named),
+        backfill_figures=figures.backfill(result.backfill),
+        backfill_key=figures.backfill_key(result.backfill),
+        backfill_says=backfill_lines(result),
         histograms=figures.histograms(named),
         main_far=tar_name(MAIN_FAR).removeprefix("TAR@"),
         language=str(result.data.get("language", "")),

@@ -5,9 +5,24 @@ from dataclasses import replace
 from rich.table import Table as RichTable
 
 from mixbct.report.names import BASELINE, CROSS, Named, named_combinations
-from mixbct.report.tables import Cell, Row, Table, figure_cell, interval, percent, rich_table
+from mixbct.report.tables import (
+    Cell,
+    Row,
+    Table,
+    figure_cell,
+    interval,
+    percent,
+    points,
+    points_interval,
+    rich_table,
+    turned,
+    visible,
+)
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.result import Result, tar_name
+
+_NAMED = 5
+"""Classes that a terminal names; the page has more."""
 
 
 def combinations_table(result: Result) -> Table:
@@ -69,6 +84,40 @@ def verdict_line(outcome: GateOutcome, result: Result) -> str:
         + f"{passed} of {len(outcome.checks)} checks passed"
         + (f", {worth} of {len(beside)} against the old model alone, whitened" if beside else "")
     )
+
+
+def flip_lines(result: Result) -> list[str]:
+    """Return how many queries a change of model turned wrong, and for whom it is worst."""
+    if result.flips is None:
+        return []
+    named = (
+        f"{visible(c.name)} ({c.lost} lost, {c.gained} gained of {c.queries})"
+        for c in result.flips.worst[:_NAMED]
+    )
+    flips = result.flips.negative
+    said = (
+        f"right before, wrong now: {percent(flips.value)} % of the queries [{interval(flips)}], in "
+        f"{result.flips.classes:,} classes"
+    )
+    return [f"{said}; worst: {', '.join(named)}" if result.flips.worst else said]
+
+
+def backfill_lines(result: Result) -> list[str]:
+    """Return in which order old rows are best embedded again, as far as that is sure."""
+    if (found := result.backfill) is None:
+        return []
+    areas = {curve.order: curve.areas["mAP"] for curve in found.curves}
+    said = ", ".join(f"{name} {percent(a.value)} % [{interval(a)}]" for name, a in areas.items())
+    took = f"area under the mAP of a backfill: {said}"
+    best = found.take
+    if best is None:
+        return [f"{took}; no order surely gains on a random one: take any"]
+    other = {d.minus: d.metrics["mAP"] for d in found.differences if d.of == best}
+    other |= {d.of: turned(d.metrics["mAP"]) for d in found.differences if d.minus == best}
+    level = [name for name, gain in other.items() if gain.low <= 0]
+    gain = f"{points(other['random'])} points [{points_interval(other['random'])}] on a random one"
+    rest = f"; {' and '.join(level)} may be as good" if level else ""
+    return [f"{took}; take --order {best}: {gain}{rest}"]
 
 
 def threshold_lines(outcome: GateOutcome) -> list[str]:

@@ -123,6 +123,11 @@ def points_interval(difference: Estimate) -> str:
     return f"{_signed(difference.low)} to {_signed(difference.high)}"
 
 
+def turned(difference: Estimate) -> Estimate:
+    """Return the difference the other way round."""
+    return Estimate(value=-difference.value, low=-difference.high, high=-difference.low)
+
+
 def marked(sign: int, value: float) -> str:
     """Return a difference of shares in points behind the mark of a sign: `▲ +7.6`."""
     return f"{MARKS[TRENDS[sign]]} {_signed(value)}"

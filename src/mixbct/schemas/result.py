@@ -188,6 +188,69 @@ class ModelCost(Record):
     steps: Count
 
 
+class FlippedClass(Record):
+    """How the queries of one class changed at rank 1; only those whose class is in the gallery."""
+
+    name: str
+    queries: Count
+    lost: Count = Field(description="right under old/old, wrong under new/old")
+    gained: Count = Field(description="wrong under old/old, right under new/old")
+
+
+class Flips(Record):
+    """Queries whose first hit is right under one of old/old and new/old alone."""
+
+    negative: ShareEstimate = Field(description="right before, wrong now")
+    positive: ShareEstimate = Field(description="wrong before, right now")
+    classes: Count = Field(description="that lost a query")
+    worst: tuple[FlippedClass, ...]
+    """Those that lost most, less what they gained; not all of them."""
+
+
+class BackfillCurve(Record):
+    """What new queries reach while the old rows are embedded again in one order."""
+
+    order: str
+    metrics: dict[str, tuple[ShareEstimate, ...]] = Field(description="at each of the shares")
+    areas: dict[str, ShareEstimate] = Field(description="under them: the mean on the way")
+
+
+class Backfill(Record):
+    """Curves of accuracy over the share of a gallery that was embedded again, by the order."""
+
+    shares: tuple[Share, ...] = Field(min_length=2)
+    curves: tuple[BackfillCurve, ...] = Field(min_length=1)
+    differences: tuple[Difference, ...] = Field(description="of the areas of two orders")
+    take: str | None = Field(description="the order that surely gains on a random one, and most")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Backfill":
+        names = self.curves[0].areas.keys()
+        for one in self.curves:
+            sizes = [len(figures) for figures in one.metrics.values()]
+            if {*sizes} != {
+                len(self.shares)
+            } or not names == one.areas.keys() == one.metrics.keys():
+                raise ValueError(f"the curve {one.order!r} has other points than the first")
+        pairs = [{d.of, d.minus} for d in self.differences if "mAP" in d.metrics]
+        others = {one.order for one in self.curves} - {self.take}
+        if "mAP" not in names or (self.take and any({self.take, o} not in pairs for o in others)):
+            raise ValueError("the curves have no mAP, or are not paired in it")
+        if self.take and "random" not in others:
+            raise ValueError(f"{self.take!r} is not held against a random order")
+        return self
+
+
+Choice = Literal["stay", "whiten", "bridge", "train", "re-embed", "undecided"]
+
+
+class Worth(Record):
+    """What to do, for whoever decides about an upgrade."""
+
+    choice: Choice
+    says: str = Field(description="with gain, cost and what can be undone, in one sentence")
+
+
 class Result(HadQueryMap):
     """One evaluation of an upgrade. Reports, gates and benches read nothing else."""
 
@@ -213,6 +276,9 @@ class Result(HadQueryMap):
     differences: tuple[Difference, ...]
     update_gain: Estimate | None = Field(None, description="of mAP; needs an independent model")
     negative_flips: Share = Field(description="right at rank 1 under old/old, wrong under new/old")
+    flips: Flips | None = Field(None, exclude_if=absent)
+    backfill: Backfill | None = Field(None, exclude_if=absent)
+    worth: Worth | None = Field(None, exclude_if=absent)
     carried_threshold: CarriedThreshold
     calibrations: dict[str, HeldOutCalibration] = Field(
         {}, exclude_if=lambda found: not found, description="by combination"

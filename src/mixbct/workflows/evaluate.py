@@ -22,6 +22,7 @@ from mixbct.errors import DataError, FeatureError, ResultError
 from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import CPU, Embeddings, Pair
 from mixbct.evaluation.upgrade import evaluate_upgrade
+from mixbct.evaluation.worth import worth
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import Embedder, StoredVectors
 from mixbct.schemas.bridge import Bridge
@@ -193,6 +194,7 @@ def evaluate_models(
     adapters: Sequence[str] = ("procrustes",),
     via: Sequence[Embedder] = (),
     bridge: Bridge | None = None,
+    backfill: bool = False,
     costs: dict[str, ModelCost] | None = None,
     earlier: Path | None = None,
     device: torch.device = CPU,
@@ -216,6 +218,7 @@ def evaluate_models(
         via: the generations between old and new, newest first, where the bridge of `new` leads
             through theirs.
         bridge: between new and old, in the place of the one that `new` carries.
+        backfill: also judge in which order old rows are best embedded again.
         costs: of the models, by role.
         earlier: a result that is returned if the same evaluation by these versions would give it
             again; there may be none.
@@ -243,6 +246,7 @@ def evaluate_models(
         if (
             same
             and found.calibrations
+            and (found.backfill or not backfill)
             and wanted <= found.combinations.keys() | found.left_out.keys()
         ):
             return found
@@ -258,11 +262,13 @@ def evaluate_models(
             cross=cross,
             seed=seed,
             replicates=replicates,
+            names=class_names(data, new),
+            backfill=backfill,
             device=device,
             progress=tick,
         )
     query, gallery = data.part(new, "query"), data.part(new, "gallery")
-    return Result(
+    result = Result(
         title=title,
         **known,
         **figures.content(),
@@ -274,6 +280,7 @@ def evaluate_models(
         if encoder_of(gallery) is not None
         else choose_examples(query, gallery, pairs["old"], cross, seed),
     )
+    return result.model_copy(update={"worth": worth(result)})
 
 
 def bank_with_labels(*paths: Path) -> Path:
@@ -310,11 +317,16 @@ def versions() -> dict[str, str]:
     }
 
 
+def class_names(data: HeldOutSet, model: Embedder) -> list[str]:
+    """Return the names of the classes of queries and gallery, by the labels of `embed_pair`."""
+    return sorted({n for part in ("query", "gallery") for n in data.part(model, part).classes()})
+
+
 def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pair:
     """Return what a model makes of the queries and of the gallery; both know classes alike."""
     parts = {name: data.part(model, name) for name in ("query", "gallery")}
     # the two parts number their classes each for itself; names tie them
-    names = sorted({name for part in parts.values() for name in part.classes()})
+    names = class_names(data, model)
     index = {name: i for i, name in enumerate(names)}
     sides = []
     for name, part in parts.items():

@@ -199,3 +199,13 @@ def test_two_processes_at_a_small_size(tmp_path: Path, monkeypatch: pytest.Monke
     (figure,) = module.run(tmp_path)
     assert (figure.name, figure.unit) == ("two_processes", "images/s")
     assert figure.ratio > 0
+
+
+def test_a_backfill_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module("benchmarks.backfill")
+    for name, value in {"IMAGES": 30, "TIMES": 1}.items():
+        monkeypatch.setattr(module, name, value)
+    (figure,) = module.run(tmp_path)
+    assert (figure.name, figure.unit) == ("backfill", "images/s")
+    assert figure.ratio > 0

@@ -514,3 +514,37 @@ def test_a_bank_stands_for_a_model(made, run, run_json, gallery):
     run("upgrade", "apply", gallery, made / "new.bank", "--edge", made / "edge.json")
     status = run_json("status", gallery)
     assert (status["query_model"]["name"], status["model_folder"]) == ("new", None)
+
+
+def test_a_backfill_while_hits_are_counted(tmp_path, made, gallery, run, run_json):
+    run("upgrade", "apply", gallery, made / "new", "--edge", made / "edge.json")
+    run("search", gallery, image(made, 1, 0), "-k", 2)
+    with pytest.raises(GalleryError, match="--count-hits"):
+        run("backfill", gallery, made / "data", "--order", "hits")
+    found = run_json("search", gallery, image(made, 1, 0), "-k", 2, "--count-hits")
+    keys = {hit["key"] for hit in found["queries"][0]["hits"]}
+    report = run_json("backfill", gallery, made / "data", "--order", "hits", "--limit", 2)
+    assert (report["replaced"], report["own_rows"], report["rows"]) == (2, 2, 20)
+    with Gallery.open(gallery) as opened, opened.read() as snapshot:
+        (block,) = snapshot.blocks(load_model(made / "new").contract)
+    assert set(block.keys) == keys
+    assert "embedded by the query model: 2 of 20 rows (10.0%)" in run("status", gallery).stdout
+
+    images = tmp_path / "images"
+    shutil.copytree(made / "data", images)
+    (images / "class0" / "0.png").unlink()
+    (images / "class1" / "1.png").write_bytes(b"no image")
+    result = run("backfill", gallery, images, "--rate", "500/s", "--share", 0.5)
+    assert "by new" in result.stdout
+    assert "10 of 20 rows (50.0%)" in result.stdout
+    result = run("backfill", gallery, images)
+    assert "left out 1 images that cannot be read, whose items stay as they are: class1/1.png" in (
+        result.stderr
+    )
+    assert "left out 1 items without an image, which stay as they are: class0/0.png" in (
+        result.stderr
+    )
+    assert f"next: mixbct gallery status {gallery}" in result.stdout
+    assert run_json("status", gallery)["own_rows"] == 18
+    for rate in ("0", "-1/s", "fast", "nan", "inf"):
+        assert run("backfill", gallery, images, "--rate", rate).exit_code == 2

@@ -8,8 +8,9 @@ from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.evaluation.calibration import calibrate
 from mixbct.evaluation.comparison import compare, compare_all
+from mixbct.evaluation.mixed import mixed_rows, mixed_sides
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.upgrade import evaluate_upgrade, mixed_rows, mixed_sides, one_half
+from mixbct.evaluation.upgrade import evaluate_upgrade, one_half
 
 
 def embed(dim: int, noise: float, seed: int) -> Pair:
@@ -47,7 +48,7 @@ def test_a_score_is_taken_in_the_rows_own_space(
     assert again.sum() == round(share * 90)
     own = (new.query.features @ new.gallery.features.T - 0.2) / 0.4
     scores = np.where(again, own, across.query.features @ across.gallery.features.T + 0.1)
-    parts = mixed_sides(new, across, (share,), 4, OWN, BETWEEN)
+    parts = mixed_sides(new, across, (share,), mixed_rows(90, 1.0, 4), OWN, BETWEEN)
     found = compare_all(parts)[f"new/{100 * share:g} % new"]
     for q, label in enumerate(new.query.labels):
         same = new.gallery.labels == label
@@ -65,7 +66,7 @@ def test_an_upgrade_between_dimensions(sides: tuple[Pair, Pair, Pair]) -> None:
     itself = found.combinations["new/new"].mean_average_precision.value
     assert itself == compare(new.query, new.gallery).mean_average_precision()
     lines = [found.calibrations[name].set_on.line() for name in ("new/new", "new/old")]
-    parts = mixed_sides(new, across, (0.5, 1.0), 5, *lines)
+    parts = mixed_sides(new, across, (0.5, 1.0), mixed_rows(len(across.gallery), 1.0, 5), *lines)
     judged = compare_all(parts)
     assert found.combinations["new/50 % new"].rank1.value == judged["new/50 % new"].rank_rate(1)
     everything = judged["new/100 % new"].mean_average_precision()

@@ -16,6 +16,8 @@ from mixbct.schemas.result import (
     Curve,
     Difference,
     Estimate,
+    FlippedClass,
+    Flips,
     Histogram,
     OperatingPoint,
     Result,
@@ -465,3 +467,42 @@ def test_rates_need_pairs_and_a_calibration():
     assert plain.thresholds == ()
     assert "thresholds" not in plain.to_json()
     assert "calibrations" not in edge_from(result(), plain).to_json()
+
+
+def flips(value, low, high):
+    worst = (FlippedClass(name="Ada", queries=9, lost=3, gained=1),)
+    return Flips(negative=figure(value, low, high), positive=figure(0.05), classes=1, worst=worst)
+
+
+@pytest.mark.parametrize(
+    ("found", "limit", "passes"),
+    [
+        ((0.01, 0.005, 0.015), 0.02, True),
+        ((0.01, 0.005, 0.02), 0.02, True),
+        # not for sure
+        ((0.01, 0.005, 0.021), 0.02, False),
+        ((0.03, 0.025, 0.04), 0.02, False),
+        ((0.0, 0.0, 0.0), 0.0, True),
+        ((0.9, 0.8, 1.0), None, True),
+    ],
+)
+def test_a_limit_of_negative_flips(found, limit, passes):
+    outcome = judge(result(flips=flips(*found)), GateSettings(max_flips=limit))
+    assert outcome.passed is passes
+    assert [check.name for check in outcome.checks].count("negative flips") == (limit is not None)
+    if not passes:
+        (check,) = [check for check in outcome.checks if not check.passed]
+        assert (check.value, check.bound) == (found[2], limit)
+        assert "--old-model" in check.remedy
+        assert "in 1 classes" in check.says
+
+
+def test_a_result_of_before_flips_had_intervals():
+    earlier = result()
+    assert Result.model_validate_json(earlier.to_json()).flips is None
+    assert "flips" not in earlier.to_json().replace("negative_flips", "")
+    assert judge(earlier).passed
+    with pytest.raises(ResultError, match="evaluate again"):
+        judge(earlier, GateSettings(max_flips=0.5))
+    with pytest.raises(ValidationError):
+        GateSettings(max_flips=1.5)

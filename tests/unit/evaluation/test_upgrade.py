@@ -5,8 +5,10 @@ from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.combination import cmc_curve, histogram, roc_curve
 from mixbct.evaluation.comparison import compare
+from mixbct.evaluation.flips import flips_of
+from mixbct.evaluation.mixed import mixed_rows, mixed_sides
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.upgrade import evaluate_upgrade, mixed_rows, mixed_sides, negative_flips
+from mixbct.evaluation.upgrade import evaluate_upgrade
 
 CLASSES, DIM = 12, 16
 
@@ -57,6 +59,7 @@ def test_every_combination_and_difference_is_there(figures):
         assert f"{combination.query}/{combination.gallery}" == name
     assert {(d.of, d.minus) for d in figures.differences} == {
         ("new/new", "independent/independent"),
+        ("new/new", "new/old"),
         *((name, "old/old") for name in figures.combinations if name != "old/old"),
     }
 
@@ -124,7 +127,9 @@ def test_mixed_galleries_are_nested_and_have_their_share(models, figures):
     old, new, *_ = models
     shares, items = (0.1, 0.5, 0.9), len(old.gallery)
     lines = [figures.calibrations[name].set_on.line() for name in ("new/new", "new/old")]
-    parts = mixed_sides(new, Pair(new.query, old.gallery), shares, 2, *lines)
+    parts = mixed_sides(
+        new, Pair(new.query, old.gallery), shares, mixed_rows(items, 1.0, 2), *lines
+    )
     replaced = []
     for share in shares:
         sides = parts[f"new/{100 * share:g} % new"]
@@ -157,10 +162,72 @@ def test_shares_that_come_to_the_same_rows_or_to_none(models):
         assert ours == pytest.approx(theirs, abs=1e-3)
 
 
-def test_negative_flips_count_right_that_became_wrong():
-    before = np.array([1, 1, 1, 2, 0])
-    after = np.array([1, 3, 1, 1, 0])
-    assert negative_flips(before, after) == 0.25
+def test_flips_are_counted_by_class(models, figures):
+    before, after = np.array([1, 1, 1, 2, 0, 1, 3, 2]), np.array([1, 3, 1, 1, 0, 2, 1, 1])
+    labels = np.array([4, 4, 7, 7, 9, 7, 8, 8])
+    weights = np.array([[1, 1, 1, 1], [4, 0, 0, 0], [0, 4, 0, 0]], np.uint8)
+    found = flips_of((before, after), labels, weights, [f"n{i}" for i in range(10)])
+    assert found.negative.value == pytest.approx(2 / 7)
+    assert found.positive.value == pytest.approx(3 / 7)
+    # class 4 alone loses a half, class 7 a third, class 8 nothing
+    assert (found.negative.low, found.negative.high) == pytest.approx((2 / 7, 1 / 2), abs=0.02)
+    assert found.classes == 2
+    assert [(c.name, c.queries, c.lost, c.gained) for c in found.worst] == [
+        ("n4", 2, 1, 0),
+        ("n7", 3, 1, 1),
+    ]
+    assert figures.negative_flips == figures.flips.negative.value
+    old, new, *_ = models
+    ranks = [compare(side.query, old.gallery).rank for side in (old, new)]
+    lost = (ranks[0] == 1) & (ranks[1] > 1)
+    assert figures.flips.negative.value == lost.mean() > 0
+    assert sum(c.lost for c in figures.flips.worst) == lost.sum()
+    net = [c.lost - c.gained for c in figures.flips.worst]
+    assert net == sorted(net, reverse=True)
+
+
+def test_the_order_of_a_backfill_is_judged_by_its_area():
+    """Old rows of which some are lost among other classes: these are to come first."""
+    rng = np.random.default_rng(0)
+    classes, each = 40, 12
+    centres = rng.standard_normal((classes, DIM))
+    labels = np.repeat(np.arange(classes), each)
+    extra = np.concatenate([labels, np.zeros(20, np.int64)])  # one class of many
+
+    def side(of, noise):
+        return Embeddings(normalise(centres[of] + noise * rng.standard_normal((len(of), DIM))), of)
+
+    poor = np.where(rng.random(len(extra))[:, None] < 0.25, 6.0, 0.5)
+    old = Pair(side(labels, 0.7), side(extra, poor))
+    new = Pair(side(labels, 0.4), side(extra, 0.4))
+    found = evaluate_upgrade(old, new, seed=1, replicates=100, backfill=True)
+    curves = {curve.order: curve for curve in found.backfill.curves}
+    assert list(curves) == ["random", "credible", "items"]
+    assert found.backfill.shares == tuple(i / 10 for i in range(11))
+    for curve in curves.values():
+        for metric, figures in curve.metrics.items():
+            values = [one.value for one in figures]
+            assert values[0] == found.combinations["new/old"].metric(metric).value
+            assert values[-1] == found.combinations["new/new"].metric(metric).value
+            area = curve.areas[metric]
+            assert area.value == pytest.approx(np.trapezoid(values, dx=0.1))
+            assert area.low <= area.value <= area.high
+    # the random one is that of the mixed galleries
+    for share in (1, 5, 9):
+        mixed = found.combinations[f"new/{10 * share} % new"].mean_average_precision
+        assert curves["random"].metrics["mAP"][share] == mixed
+    gains = {(d.of, d.minus): d.metrics for d in found.backfill.differences}
+    assert set(gains) == {("credible", "random"), ("items", "random"), ("items", "credible")}
+    assert gains["credible", "random"]["mAP"].low > 0
+    value = curves["credible"].areas["mAP"].value - curves["random"].areas["mAP"].value
+    assert gains["credible", "random"]["mAP"].value == pytest.approx(value)
+    assert found.backfill.take == "credible"
+    # where all classes are of one size, that tells nothing
+    old = Pair(old.query, side(labels, 0.7))
+    same = evaluate_upgrade(
+        old, Pair(new.query, side(labels, 0.4)), seed=1, replicates=100, backfill=True
+    )
+    assert [curve.order for curve in same.backfill.curves] == ["random", "credible"]
 
 
 def test_the_carried_threshold_is_measured_on_classes_it_was_not_set_on(models, figures):

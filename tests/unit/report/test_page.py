@@ -2,12 +2,23 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from pydantic import ValidationError
 
 from mixbct.errors import ResultError
+from mixbct.evaluation.worth import worth
 from mixbct.report.page import render_report, write_report
-from mixbct.report.results import threshold_lines
+from mixbct.report.results import backfill_lines, flip_lines, threshold_lines
 from mixbct.schemas.gate import PairThreshold
-from mixbct.schemas.result import Example, Match
+from mixbct.schemas.result import (
+    Backfill,
+    BackfillCurve,
+    Difference,
+    Estimate,
+    Example,
+    FlippedClass,
+    Flips,
+    Match,
+)
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = '<script>alert("1")</script> & \'x\' "y"'
@@ -322,3 +333,99 @@ def test_thresholds_of_every_rate_stand_on_the_page(result, make_outcome):
         "; coarse: the pairs support 1.0e-03"
         in threshold_lines(outcome.model_copy(update={"thresholds": (found,)}))[0]
     )
+
+
+def about(value, half=0.011):
+    return Estimate(value=value, low=value - half, high=value + half)
+
+
+def with_a_backfill(make_result, take="credible", gain=0.02):
+    orders = ("random", "credible", "items")
+    areas = dict(zip(orders, (0.8, 0.8 + gain, 0.81), strict=True))
+    names = ("mAP", "TAR@1e-3")
+    curves = tuple(
+        BackfillCurve(
+            order=order,
+            metrics={
+                name: tuple(about(0.7 + share / 5) for share in (0, 0.5, 1)) for name in names
+            },
+            areas={name: about(areas[order]) for name in names},
+        )
+        for order in orders
+    )
+    differences = tuple(
+        Difference(
+            of=of,
+            minus=minus,
+            metrics={
+                name: Estimate(value=found, low=found - 0.012, high=found + 0.012)
+                for name in names
+                for found in [areas[of] - areas[minus]]
+            },
+        )
+        for i, minus in enumerate(orders)
+        for of in orders[i + 1 :]
+    )
+    found = Backfill(shares=(0, 0.5, 1), curves=curves, differences=differences, take=take)
+    return make_result(backfill=found)
+
+
+def test_which_order_to_take(make_result, make_outcome):
+    result = with_a_backfill(make_result)
+    (line,) = backfill_lines(result)
+    assert line == (
+        "area under the mAP of a backfill: random 80.0 % [78.9 to 81.1], credible 82.0 % [80.9 to "
+        "83.1], items 81.0 % [79.9 to 82.1]; take --order credible: +2.0 points [+0.8 to +3.2] on "
+        "a random one; items may be as good"
+    )
+    html = render_report(result, make_outcome(result))
+    assert line in Page(html).words
+    assert "mAP by the share that was embedded again" in html
+    (line,) = backfill_lines(with_a_backfill(make_result, take=None))
+    assert line.endswith("no order surely gains on a random one: take any")
+    plain = make_result()
+    assert backfill_lines(plain) == []
+    assert "Embedding old rows again" not in render_report(plain, make_outcome(plain))
+
+
+def test_regressions_are_named(make_result, make_outcome):
+    worst = (
+        FlippedClass(name=HOSTILE, queries=9, lost=4, gained=1),
+        FlippedClass(name="娃", queries=9, lost=2, gained=3),
+    )
+    result = make_result(
+        flips=Flips(negative=about(0.0123, 0.004), positive=about(0.04), classes=2, worst=worst)
+    )
+    page = Page(render_report(result, make_outcome(result)))
+    assert f"{HOSTILE} 4 1 -3 9 娃 2 3 +1 9" in page.words
+    assert "[0.8 to 1.6]; 4.0 % went the other way. 2 classes lost a query." in page.words
+    (line,) = flip_lines(result)
+    assert line.startswith(
+        "right before, wrong now: 1.2 % of the queries [0.8 to 1.6], in 2 classes"
+    )
+    assert "娃 (2 lost, 3 gained of 9)" in line
+    assert flip_lines(make_result()) == []
+
+
+def test_the_page_opens_with_what_to_do(result, make_outcome):
+    words = Page(render_report(result, make_outcome(result))).words
+    says = worth(result).says
+    assert says.startswith("Train compatibly: mAP goes from 67.8% to 75.4%, +7.6 points")
+    assert words.index(says) < words.index("✓ Compatible")
+
+
+def test_curves_that_do_not_belong_together_are_refused(make_result):
+    found = with_a_backfill(make_result).backfill
+    first, *rest = found.curves
+    shorter = first.model_copy(update={"metrics": {n: f[:2] for n, f in first.metrics.items()}})
+    for change in (
+        {"curves": ()},
+        {"shares": (0.5,)},
+        {"curves": (first, shorter)},
+        {"curves": (first.model_copy(update={"areas": {}}), *rest)},
+        {"differences": found.differences[:1]},
+        {"take": "another"},
+        {"take": "random"},
+    ):
+        with pytest.raises(ValidationError):
+            Backfill.model_validate(found.model_copy(update=change).model_dump())

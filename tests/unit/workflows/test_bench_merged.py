@@ -3,8 +3,8 @@ import pytest
 
 from mixbct.data.bank import normalise
 from mixbct.evaluation.bootstrap import class_weights
+from mixbct.evaluation.mixed import mixed_rows
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.upgrade import mixed_rows
 from mixbct.workflows.bench.merged import rank_merged
 
 

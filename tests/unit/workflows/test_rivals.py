@@ -10,6 +10,7 @@ from mixbct.data.bank_source import BankSource
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.split import make_split
 from mixbct.evaluation.gate import edge_from, judge
+from mixbct.evaluation.worth import worth
 from mixbct.features.bridged import both_queries
 from mixbct.features.stored import StoredVectors
 from mixbct.schemas.data import BankManifest
@@ -186,6 +187,25 @@ def test_a_result_with_all_rows_is_taken_up_and_one_without_is_not(tmp_path, dat
     reason = {"left_out": {"whiten/old": "so it was"}, "combinations": without}
     path.write_text(result.model_copy(update=reason).to_json())
     assert evaluated(data, models, earlier=path).left_out == {"whiten/old": "so it was"}
+
+
+def test_orders_of_a_backfill_and_flips_by_name(tmp_path, data, models) -> None:
+    path = tmp_path / "result.json"
+    plain = evaluated(data, models)
+    path.write_text(plain.to_json())
+    result = evaluated(data, models, backfill=True, earlier=path)
+    assert plain.backfill is None
+    # a gallery of classes of one size does not order by them
+    assert [curve.order for curve in result.backfill.curves] == ["random", "credible"]
+    assert result.combinations == plain.combinations
+    path.write_text(result.to_json())
+    assert evaluated(data, models, backfill=True, earlier=path).created == result.created
+    named = {one.name for one in result.flips.worst}
+    assert named
+    assert named <= set(data.part(models["new"], "query").classes())
+    assert result.flips.negative.value == result.negative_flips
+    assert result.worth == worth(result)
+    assert Result.model_validate_json(result.to_json()) == result
 
 
 def test_both_queries_as_one() -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Int64
 
 from mixbct.adapters.rank_merge import ABSENT, merge_ranks
 from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate, mean_replicates
+from mixbct.evaluation.mixed import mixed_rows
 from mixbct.evaluation.scores import Pair
-from mixbct.evaluation.upgrade import mixed_rows
 from mixbct.schemas.result import Estimate
 
 _BLOCK = 64
@@ -25,7 +25,7 @@ def rank_merged(
         old: the deployed model's vectors.
         new: another model's, of the same items.
         share: of the gallery that the new model has enrolled; the same rows as in
-            `mixbct.evaluation.upgrade.mixed_sides`.
+            `mixbct.evaluation.mixed.mixed_sides`.
         seed: of these rows and of the bootstrap.
         replicates: of the bootstrap.
     """
