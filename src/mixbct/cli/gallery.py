@@ -11,9 +11,10 @@ import typer
 from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
-from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.backbones.model import load_model, read_manifest
 from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.gallery_import import import_
+from mixbct.cli.gallery_serve import serve
 from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
@@ -21,13 +22,14 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_source import BankSource
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Source
-from mixbct.errors import BankError, ContractError, GalleryError
+from mixbct.errors import BankError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.rows import open_rows
+from mixbct.workflows.service import load_query_model
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -88,7 +90,7 @@ def enrol(
     with Gallery.open(gallery) as opened:
         source: Source
         if items:
-            names, vectors = read_given(items, lambda: _load_query_model(opened, device))
+            names, vectors = read_given(items, lambda: load_query_model(opened, device))
             keys, labels = key or names, [label] * len(names)
             of = opened.contract(contract)
         else:
@@ -96,7 +98,7 @@ def enrol(
                 stored = FeatureBank(bank)
                 source, of, vectors = BankSource(stored), stored.manifest.contract, stored.all()
             else:
-                model = _load_query_model(opened, device)
+                model = load_query_model(opened, device)
                 part = part or ("gallery" if split else None)
                 source, skipped = open_rows(data or Path(), model.takes, split, part, skip_bad)
                 name_skipped(skipped)
@@ -155,13 +157,13 @@ def search(
         elif key:
             names, vectors = key, opened.vectors(key)
         else:
-            names, vectors = read_given(items or [], lambda: _load_query_model(opened, device))
+            names, vectors = read_given(items or [], lambda: load_query_model(opened, device))
         old: tuple[np.ndarray, Contract | None] | None = None
         if old_model is not None and old_model.is_dir():
             older = load_model(old_model, device)
             old = embed_images(older, items or []), older.contract
         elif old_model is not None:
-            old = read_given([str(old_model)], lambda: _load_query_model(opened, device))[1], None
+            old = read_given([str(old_model)], lambda: load_query_model(opened, device))[1], None
         hits = opened.search(vectors, of, k, far, old)
         report = SearchReport(
             gallery=opened.place,
@@ -173,6 +175,7 @@ def search(
 
 
 app.command("import")(import_)
+app.command()(serve)
 
 
 @app.command()
@@ -229,32 +232,6 @@ def end(
     said: Iterable[str] = [f"{gallery.place}: {done}"] if done else _status_lines(status)
     verb, *words = ("search", "QUERY") if status.rows else ("enrol", "--bank", "BANK")
     tell(status, as_json, *said, then=("gallery", verb, gallery.place, *words))
-
-
-def _load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
-    """Load the query model from the folder that the gallery remembers.
-
-    What is there is compared by its manifest first: nothing of another model is loaded.
-
-    Raises:
-        GalleryError: the gallery knows no folder, or it is gone.
-        ContractError: another model is there now.
-    """
-    query = gallery.query_model()
-    if query.folder is None or not query.folder.is_dir():
-        place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
-        raise GalleryError(
-            f"the query model {query.contract} {place}; tell where it is with "
-            f"`mixbct upgrade apply {gallery.place} MODEL`, or give its vectors (.npy) in place of "
-            "images"
-        )
-    _, manifest = read_manifest(query.folder)
-    if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
-        raise ContractError(
-            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
-            f"tell where that is with `mixbct upgrade apply {gallery.place} MODEL`"
-        )
-    return load_model(query.folder, device)
 
 
 def _plain(text: str) -> str:

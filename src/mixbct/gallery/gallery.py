@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
-from mixbct.errors import ContractError, GalleryError
+from mixbct.errors import GalleryError
 from mixbct.gallery.enrolment import normalised, put_batch, put_batches, rows_in
 from mixbct.gallery.plan import UpgradePlan, plan_of, to_build
 from mixbct.gallery.records import (
@@ -27,15 +27,14 @@ from mixbct.gallery.rules import (
     check_dimension,
     check_edge,
     check_query,
-    led_back,
     named_contract,
     require_tied,
-    untied,
 )
 from mixbct.gallery.search import own_vectors, search
 from mixbct.gallery.status import status_of
 from mixbct.gallery.store import Snapshot, Store, Tick
 from mixbct.gallery.stores import create_store, open_store
+from mixbct.gallery.undo import undo
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import now
@@ -100,10 +99,12 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.read() as snapshot:
             return named_contract(snapshot, name)
 
-    def vectors(self, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-        """Return the vectors of the query model's own items, to search with; see `own_vectors`."""
+    def vectors(
+        self, keys: Sequence[str], contract: Contract | None = None
+    ) -> Float32[np.ndarray, "n d"]:
+        """Return the vectors of a model's own items, to search with; see `own_vectors`."""
         with self._store.read() as snapshot:
-            return own_vectors(snapshot, keys)
+            return own_vectors(snapshot, keys, contract)
 
     def enrol(
         self,
@@ -156,6 +157,10 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         """
         return ImportReport(gallery=self.place, **put_batches(self._store, batches, replace))
 
+    def count_hits(self, counts: Mapping[str, int]) -> None:
+        """Add to how often items were found, by key."""
+        raise GalleryError(f"{self.place} cannot count hits")
+
     def search(
         self,
         vectors: Float[np.ndarray, "q d"],
@@ -193,6 +198,22 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 raise GalleryError(f"{len(queries)} queries, but {len(older)} by the old model")
             require_tied(snapshot, contract)
             return search(snapshot, queries, contract, k, far, (older, old[1]) if old else None)
+
+    def search_as(
+        self,
+        vectors: Float[np.ndarray, "q d"],
+        contract: Contract,
+        k: int = 5,
+        far: float | None = None,
+    ) -> Hits:
+        """Return what another model than the query model finds, for a look at both side by side.
+
+        Only rows of its own and those that a recorded edge leads to from it are searched. What it
+        raises is what `search` does, but for the switch.
+        """
+        check_dimension(vectors, contract)
+        with self._store.read() as snapshot:
+            return search(snapshot, normalise(vectors), contract, k, far, None)
 
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
         """Change which model queries and enrols, in one transaction. No stored vector is touched.
@@ -241,7 +262,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         for each, side in missing:
             self._store.prepare(each, side, progress)
 
-    def rollback(self, *edges: Edge, leave_out: bool = False) -> Rollback:
+    def rollback(self, *edges: Edge, leave_out: bool = False, seen: int | None = None) -> Rollback:
         """Undo the last switch that is not undone, in one transaction: a new switch that restores.
 
         Items that were replaced since get back what they were before it, unless they were
@@ -251,42 +272,15 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Args:
             edges: from the model that is gone back to, to rows that came since.
             leave_out: take away what no edge ties to that model; without this it is an error.
+            seen: the number of the switch that is undone, as whoever asks has seen it.
 
         Raises:
             GalleryError: there is nothing to go back to.
+            SwitchedError: `seen` is not the last switch.
             ContractError: rows would no longer be searchable; it names them.
         """
         with self._store.write() as transaction:
-            switches = transaction.switches()
-            last, back = switches[-1], led_back(switches, self.place)
-            query = back.model.contract
-            given_back = transaction.restore(last.stands_for, keep=query)
-            for edge in edges:
-                check_edge(edge, query)
-                transaction.add_edge(edge)
-            lost = [
-                key
-                for stored in untied(transaction, query)
-                for block in transaction.blocks(stored.contract)
-                for key in block.keys
-            ]
-            if lost and not leave_out:
-                raise ContractError(
-                    f"{len(lost)} items that came since {last.time} cannot be searched by {query} "
-                    f"({', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}): enrol them with it "
-                    "(--replace), give the edge of `mixbct gate` on it against their model "
-                    "(--edge), or leave them out (--leave-out)"
-                )
-            transaction.remove(lost)
-            number, restores = last.number + 1, back.stands_for
-            transaction.switch(Switch(number, back.model, now(), back.before, restores))
-        return Rollback(
-            gallery=self.place,
-            query_model=query,
-            before=last.model.contract,
-            given_back=len(given_back),
-            left_out=tuple(lost),
-        )
+            return undo(transaction, edges, leave_out, self.place, seen)
 
     def remove(self, keys: Collection[str]) -> int:
         """Take items out, all of them or none, and return how many; history until `prune`.
