@@ -71,7 +71,8 @@ class Guard:
             if scope["path"] not in OPEN:
                 cookie = request.cookies.get(COOKIE, "")
                 self._sessions.admit(scope["method"], request.headers, cookie)
-            body = await self._body(request.headers, receive)
+            most = MOST_BYTES if scope["path"] not in OPEN else 4096
+            body = await self._body(request.headers, receive, most)
             if body is not None:
                 await self._app(scope, _told(body, receive), answer)
         except Exception as error:
@@ -90,15 +91,15 @@ class Guard:
             seconds = time.perf_counter() - began
             self._observed.answered(scope["method"], route, status, seconds, client, fault)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+    async def _body(self, headers: Headers, receive: Receive, most: int) -> bytes | None:
         """Return the whole body; None: whoever sent it is gone.
 
         Raises:
             ServeError: it is too long, or takes too long.
         """
         told = headers.get("content-length", "0")
-        if not told.isdecimal() or int(told) > MOST_BYTES:
-            raise ServeError(f"a body has at most {MOST_BYTES:,} bytes", 413)
+        if not told.isdecimal() or int(told) > most:
+            raise ServeError(f"a body has at most {most:,} bytes", 413)
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(SECONDS):
@@ -109,8 +110,8 @@ class Guard:
                     part = message.get("body", b"")
                     parts.append(part)
                     self._held += len(part)
-                    if sum(map(len, parts)) > MOST_BYTES:
-                        raise ServeError(f"a body has at most {MOST_BYTES:,} bytes", 413)
+                    if sum(map(len, parts)) > most:
+                        raise ServeError(f"a body has at most {most:,} bytes", 413)
                     if self._held > MOST_AT_ONCE:
                         raise ServeError("too much is being sent at once; try again soon", 503)
                     if not message.get("more_body", False):

@@ -20,7 +20,6 @@ from mixbct.web.pictures import Pictures
 from mixbct.web.serving import Serving
 
 PREPROCESSING = Preprocessing(size=32, channels=1)
-TOKEN = "a token of the tests alone"
 HERE = "http://127.0.0.1:8000"
 
 
