@@ -12,7 +12,7 @@ from mixbct.gallery.records import EnrolReport, Rollback
 from mixbct.web.bodies import Image, given
 from mixbct.web.pages import answered
 from mixbct.web.records import Answer, Problem, Removed, RollbackAsked, Status, SwitchAsked
-from mixbct.web.serving import Asked, Serving
+from mixbct.web.serving import Asked, Queries, Serving
 from mixbct.workflows.service import apply_upgrade, asked_model
 
 MOST_KEYS = 100
@@ -85,8 +85,8 @@ async def search(request: Request, at: At, how: How, contract: ContractName = No
     )
     if len(names) * how.k > 100 * MOST_HITS:
         raise ServeError(f"{len(names)} vectors × {how.k} hits; ask for less at once", 413)
-    queries = at.with_old(names, body, named)
-    return answered(request, await at.search(queries, how), "found.html.j2", at=at)
+    found = await at.search(Queries(names, body, named), how)
+    return answered(request, found, "found.html.j2", at=at)
 
 
 @router.get("/search", response_model=Answer)
@@ -108,7 +108,7 @@ async def enrol(
     named = await at.contract(contract) if contract else None
     body = await given(request, named.dim if named else None)
     if isinstance(body, Image):
-        model = await run_in_threadpool(at.encoders.query_model)
+        model = await run_in_threadpool(at.gallery.query_model)
         vectors = await run_in_threadpool(at.vector_of, model, body.content)
         of = model.contract
     else:

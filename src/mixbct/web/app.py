@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 
 from mixbct import __version__
 from mixbct.errors import MixbctError, ServeError
@@ -17,12 +18,11 @@ from mixbct.schemas.record import one_line
 from mixbct.web import api
 from mixbct.web.guard import Guard
 from mixbct.web.observed import LOG
-from mixbct.web.pages import asset, login_page, problem, render
+from mixbct.web.pages import login_page, problem, render
 from mixbct.web.serving import Serving
 from mixbct.web.sessions import COOKIE, Sessions
 
 FLUSH_SECONDS = 5.0
-_KINDS = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 def make_app(serving: Serving, token: str | None = None) -> FastAPI:
@@ -44,7 +44,7 @@ def make_app(serving: Serving, token: str | None = None) -> FastAPI:
     app.include_router(api.router)
     app.add_api_route("/", page, include_in_schema=False)
     app.add_api_route("/pictures", picture, include_in_schema=False)
-    app.add_api_route("/static/{name}", static, include_in_schema=False)
+    app.mount("/static", StaticFiles(packages=[("mixbct.web", "static")]))
     app.add_api_route("/login", login, methods=["POST"], include_in_schema=False)
     app.add_api_route("/logout", logout, methods=["POST"], include_in_schema=False)
     app.add_api_route("/healthz", health, include_in_schema=False)
@@ -94,13 +94,6 @@ def picture(request: Request, key: str) -> Response:
     """A small picture of a stored item."""
     png = request.app.state.serving.pictures.png(key)
     return Response(png, media_type="image/png", headers={"cache-control": "private, max-age=300"})
-
-
-def static(name: str) -> Response:
-    """A file of the page."""
-    if name not in _KINDS:
-        raise ServeError("there is no such file", 404)
-    return Response(asset(name), media_type=_KINDS[name])
 
 
 async def login(request: Request) -> Response:

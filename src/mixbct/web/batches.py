@@ -15,20 +15,12 @@ from mixbct.gallery import Gallery, Hits
 from mixbct.schemas.contract import Contract
 from mixbct.web.bodies import MOST_ROWS, Given
 
-
-class Wanted(NamedTuple):
-    """How to search; what is searched alike is searched together."""
-
-    contract_id: str
-    k: int
-    far: float | None
-    old_id: str | None
-    """Of the contract whose vectors are mixed in."""
+Wanted = tuple[Contract, int, float | None, Contract | None]
+"""How to search, as `Batches.search` takes it; what is searched alike is searched together."""
 
 
 class _Asked(NamedTuple):
     given: Given
-    contracts: tuple[Contract, Contract | None]
     answer: asyncio.Future[tuple[Hits, int]]
 
 
@@ -50,9 +42,8 @@ class Batches:
             contract, k, far: see `Gallery.search`, and for what is raised.
             old: the old model's; None: its vectors are left alone.
         """
-        asked = _Asked(given, (contract, old), asyncio.get_running_loop().create_future())
-        wanted = Wanted(contract.id, k, far, old.id if old else None)
-        self._waiting.setdefault(wanted, []).append(asked)
+        asked = _Asked(given, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault((contract, k, far, old), []).append(asked)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         return await asked.answer
@@ -84,8 +75,8 @@ class Batches:
             start += len(asked.given.vectors)
 
     def _search(self, wanted: Wanted, batch: Sequence[_Asked]) -> Hits:
-        contract, old = batch[0].contracts
+        contract, k, far, old = wanted
         vectors = np.concatenate([asked.given.vectors for asked in batch])
         older = [asked.given.old for asked in batch if asked.given.old is not None]
         mixed = (np.concatenate(older), old) if old and older else None
-        return self._gallery.search(vectors, contract, wanted.k, wanted.far, mixed)
+        return self._gallery.search(vectors, contract, k, far, mixed)

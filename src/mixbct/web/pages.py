@@ -37,12 +37,6 @@ def _environment() -> Environment:
     return made
 
 
-@functools.cache
-def asset(name: str) -> bytes:
-    """Return a file of ours."""
-    return files("mixbct.web").joinpath("static", name).read_bytes()
-
-
 def wants_page(request: Request) -> bool:
     """Return whether a browser shows the answer."""
     return "text/html" in request.headers.get("accept", "")
@@ -79,7 +73,7 @@ def login_page(request: Request, error: Exception) -> Response:
         response = problem(request, error)
     else:
         wrong = request.url.path == "/login"
-        style = asset("style.css").decode()
+        style = files("mixbct.web").joinpath("static", "style.css").read_text("utf-8")
         response = render("login.html.j2", 401, style=style, wrong=wrong)
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         response.headers["content-security-policy"] = (

@@ -1,15 +1,14 @@
 """Pictures of stored items, where the source that their keys come from is at hand."""
 
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from mixbct.data import open_source
-from mixbct.data.images import image_of, png_of, thumbnail
+from mixbct.data.images import Pixels, decode_bytes, image_of, png_of, thumbnail
 from mixbct.data.source import EncodedSource
-from mixbct.errors import DataError, ServeError
-from mixbct.web.encoders import Row
+from mixbct.errors import GalleryError, ServeError
+from mixbct.schemas.contract import Preprocessing
 
 SIDE = 240
 """Pixels of a picture's longer side."""
@@ -22,23 +21,30 @@ class Pictures:
         path: what `open_source` takes; None: there are none.
 
     Raises:
-        DataError: there is no source, or one of vectors.
+        DataError: there is no source.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._source = None if path is None else open_source(path)
-        if self._source is not None and not len(self._source):
-            raise DataError(f"{path} holds no image")
+        self._source = open_source(path) if path else None
+        self._rows = {key: i for i, key in enumerate(self._source.keys() if self._source else [])}
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        keys = self._source.keys() if self._source else []
-        return {key: row for row, key in enumerate(keys)}
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
 
-    def row(self, key: str) -> Row | None:
-        """Return where the image of an item is; None: there is none."""
-        number = self._rows.get(key)
-        return None if number is None or self._source is None else Row(self._source, number)
+    def pixels(self, key: str, preprocessing: Preprocessing) -> Pixels:
+        """Return the image of an item as a model takes it.
+
+        Raises:
+            BadImageError: it cannot be decoded.
+            GalleryError: it is kept in another size.
+        """
+        if isinstance(self._source, EncodedSource):
+            return decode_bytes(self._source.encoded(self._rows[key]), preprocessing, key)
+        pixels = self._read(key)
+        if pixels.shape[::2] != (preprocessing.size, preprocessing.channels):
+            size = f"{pixels.shape[0]} px and {pixels.shape[2]} channels"
+            raise GalleryError(f"{self._source}: of {size}, but the model takes {preprocessing}")
+        return pixels
 
     def png(self, key: str) -> bytes:
         """Return a small picture of an item.
@@ -47,9 +53,12 @@ class Pictures:
             ServeError: there is none.
             BadImageError: it cannot be decoded.
         """
-        row = self.row(key)
-        if row is None:
+        if key not in self._rows:
             raise ServeError("there is no picture of this key", 404)
-        if isinstance(row.source, EncodedSource):
-            return thumbnail(row.source.encoded(row.number), key, SIDE)
-        return png_of(image_of(row.source.read(np.array([row.number]))[0]))
+        if isinstance(self._source, EncodedSource):
+            return thumbnail(self._source.encoded(self._rows[key]), key, SIDE)
+        return png_of(image_of(self._read(key)))
+
+    def _read(self, key: str) -> Pixels:
+        assert self._source is not None
+        return np.asarray(self._source.read(np.array([self._rows[key]]))[0])

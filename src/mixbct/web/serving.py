@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from fastapi.concurrency import run_in_threadpool
 
+from mixbct.data.images import decode_bytes
 from mixbct.errors import ContractError, MixbctError, ServeError, SwitchedError
 from mixbct.gallery import Gallery, Hits
 from mixbct.gallery.records import QueryHits, QueryModel, SearchReport
@@ -19,6 +21,9 @@ from mixbct.web.encoders import Encoders
 from mixbct.web.observed import HitCounts, Observed
 from mixbct.web.pictures import Pictures
 from mixbct.web.records import Answer, BothQueries, Status
+
+MOST_PIXELS = 32_000_000
+"""Of an image that came with a request."""
 
 
 class Asked(NamedTuple):
@@ -78,52 +83,40 @@ class Serving:
         A switch in between is followed, once.
         """
         try:
-            return await self.search(await run_in_threadpool(self._embedded, things, asked), asked)
+            return await self.search(await run_in_threadpool(self._embed, things, asked), asked)
         except SwitchedError:
-            return await self.search(await run_in_threadpool(self._embedded, things, asked), asked)
+            return await self.search(await run_in_threadpool(self._embed, things, asked), asked)
 
     async def search(self, queries: Queries, asked: Asked) -> Answer:
         """Search with vectors, those of the old model mixed in where that is wanted."""
-        given, query, old = queries.given, queries.contract, queries.old
-        mixed = None if given.old is None else old
-        if asked.both is None and mixed is not None:
-            mixed = (
-                mixed if self.both and await run_in_threadpool(self._mix, query, mixed) else None
-            )
-        elif not asked.both:
-            mixed = None
-        elif mixed is None:
+        given, query, old, mixed = queries.given, queries.contract, queries.old, None
+        if given.old is not None:
+            old = old or (await run_in_threadpool(self.encoders.old_model)).contract
+            mixed = old if await run_in_threadpool(self._mixes, query, old, asked.both) else None
+        elif asked.both:
             raise ServeError(queries.old_missing or 'both queries need "old_vectors" too', 422)
         hits, start = await self._batches.search(given, query, asked.k, asked.far, mixed)
         found, missing = self._report(query, queries.names, hits, start), queries.old_missing
         self.hits.add([hit.key for each in found.queries for hit in each.hits])
         beside = None
         if asked.beside and old is not None and given.old is not None:
+            by_old = partial(self.gallery.search_as, given.old, old, asked.k, asked.far)
             try:
-                by_old = await run_in_threadpool(
-                    self.gallery.search_as, given.old, old, asked.k, asked.far
-                )
-                beside = self._report(old, queries.names, by_old, 0)
+                beside = self._report(old, queries.names, await run_in_threadpool(by_old), 0)
             except MixbctError as problem:
                 missing = str(problem)
         return Answer(**dict(found), both=mixed is not None, old=beside, old_missing=missing)
 
-    def with_old(self, names: Sequence[str], given: Given, contract: Contract) -> Queries:
-        """Return queries that came as vectors."""
-        if given.old is None:
-            return Queries(names, given, contract)
-        return Queries(names, given, contract, self.encoders.old_model().contract)
-
     def vector_of(self, model: QueryModel, thing: bytes | str) -> np.ndarray:
         """Return the vector of an image, or of a stored item, by a model."""
         if isinstance(thing, bytes):
-            return self.encoders.embed(model, thing)
+            return self.encoders.embed(model, lambda p: decode_bytes(thing, p, "it", MOST_PIXELS))
         try:
             return self.gallery.vectors([thing], model.contract)
         except ContractError:
-            if (row := self.pictures.row(thing)) is None:
+            if thing not in self.pictures:
                 raise
-            return self.encoders.embed(model, row)
+            return self.encoders.embed(model, lambda p: self.pictures.pixels(thing, p))
 
     def status(self) -> Status:
         """Return how everything is."""
@@ -136,7 +129,7 @@ class Serving:
         return Status(
             gallery=status,
             both=BothQueries(
-                on=self.both and old is not None and self._mix(query, old),
+                on=old is not None and self._mixes(query, old, None),
                 old_model=old,
                 query_seconds=self.encoders.seconds(query),
                 old_seconds=self.encoders.seconds(old) if old else None,
@@ -164,13 +157,15 @@ class Serving:
         places = {each: (each / "model.json", each / "model" / "model.json") for each in every}
         return {e.name: e for e, files in places.items() if any(f.is_file() for f in files)}
 
-    def _mix(self, query: Contract, old: Contract) -> bool:
+    def _mixes(self, query: Contract, old: Contract, asked: bool | None) -> bool:
+        if asked is not None or not self.both:
+            return bool(asked)
         with self.gallery.read() as snapshot:
             edge = edges_from(snapshot, query).get(old.id)
         return edge is not None and edge.old_queries is not None
 
-    def _embedded(self, things: Sequence[bytes | str], asked: Asked) -> Queries:
-        model = self.encoders.query_model()
+    def _embed(self, things: Sequence[bytes | str], asked: Asked) -> Queries:
+        model = self.gallery.query_model()
         vectors = np.concatenate([self.vector_of(model, thing) for thing in things])
         names = ["the image" if isinstance(thing, bytes) else thing for thing in things]
         queries = Queries(names, Given(vectors), model.contract)

@@ -48,7 +48,9 @@ class Made:
                 Image.fromarray(pixels).save(folder / "data" / f"class{name}" / f"{i}.png")
         self.source = open_source(folder / "data", PREPROCESSING)
         self.vectors = {m.contract.name: embed_source(m, self.source) for m in (self.old, self.new)}
-        counts = Calibration(pairs=1000, classes=4, scores=(-1.0, 0.0, 1.0), accepted=(1000, 300, 1))
+        counts = Calibration(
+            pairs=1000, classes=4, scores=(-1.0, 0.0, 1.0), accepted=(1000, 300, 1)
+        )
         self.edge = Edge(
             from_contract=self.new.contract,
             to_contract=self.old.contract,

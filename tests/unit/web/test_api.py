@@ -86,7 +86,10 @@ def test_switch_beside_both_and_back(client, made, gallery, upgrade):
         "/v1/items", params={"key": "mine", "label": "x"}, content=made.image(KEY), headers=PNG
     )
     assert done.json()["contract"]["name"] == "new"
-    rows = {c["contract"]["name"]: c["rows"] for c in client.get("/v1/status").json()["gallery"]["contracts"]}
+    rows = {
+        c["contract"]["name"]: c["rows"]
+        for c in client.get("/v1/status").json()["gallery"]["contracts"]
+    }
     assert rows == {"old": 12, "new": 1}
     for asked, says in (({"switch": 1}, "switch 2 came since"), ({}, "mine")):
         refused = client.post("/v1/upgrade/rollback", json=asked)

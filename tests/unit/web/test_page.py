@@ -1,7 +1,8 @@
-"""The page in a real browser: Debian's Chromium, driven by Playwright; skipped where there is none."""
+"""The page in a real browser: Debian's Chromium, driven by Playwright; skipped without it."""
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import threading
@@ -104,7 +105,7 @@ def test_a_search_a_switch_a_backfill_a_rollback_and_an_error(page, serve, galle
 
     # a switch: looked at, refused without its edge, asked for, done
     page.get_by_text("Switch to another model").click()
-    page.get_by_label("Model", exact=True).select_option("new")
+    page.get_by_role("combobox", name="Model").select_option("new")
     page.get_by_role("button", name="Look first").click()
     page.locator("#planned").get_by_text("no passed gate").wait_for()
     page.get_by_label("Edges that the gate wrote").set_input_files(made.folder / "edge.json")
@@ -124,7 +125,8 @@ def test_a_search_a_switch_a_backfill_a_rollback_and_an_error(page, serve, galle
     for rows in (slice(0, 3), slice(3, 9)):
         vectors = made.vectors["new"][rows]
         gallery.enrol(keys[rows], labels[rows], vectors, made.new.contract, replace=True)
-        page.get_by_text(f"{rows.stop} of 12 items").wait_for()
+        done = re.compile(f"^{rows.stop} of 12 items .*embedded by the query model")
+        page.get_by_text(done).wait_for()
     bar = page.get_by_role("progressbar", name="new")
     assert float(bar.get_attribute("value")) == 0.75
     # the old model beside the new one
