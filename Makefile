@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test browser check bench clean
 
 setup: $(VENV)/installed
 
@@ -16,7 +16,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/mixbct demo --out runs/demo --resume
 
-test: setup
+# the page is tested in Debian's Chromium; without it, and where it may not be installed, it is not
+browser:
+	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
+	  echo "no chromium: the page is not tested in a browser (apt-get install chromium)"
+
+test: setup browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: setup

@@ -75,6 +75,14 @@ class NoGalleryError(GalleryError):
     """There is no gallery where one was named."""
 
 
+class ServeError(MixbctError):
+    """A server cannot start as asked, or a request is not one that it takes."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class ResultError(MixbctError):
     """A result file is missing, malformed, or lacks what was asked of it."""
 

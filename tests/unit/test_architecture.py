@@ -32,7 +32,8 @@ LEVELS = {
     "gallery": 5,
     "report": 5,
     "workflows": 6,
-    "cli": 7,
+    "web": 7,
+    "cli": 8,
 }
 """Folder or top-level module → its level in docs/design.md."""
 

@@ -16,7 +16,8 @@ from mixbct.backbones.model import load_model, read_manifest
 from mixbct.cli.gallery_backfill import backfill, coverage
 from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.gallery_import import import_
-from mixbct.cli.given import embed_images, load_query_model, read_given
+from mixbct.cli.gallery_serve import serve
+from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
@@ -30,6 +31,7 @@ from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.rows import open_rows
+from mixbct.workflows.service import load_query_model
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -184,6 +186,7 @@ def search(
 
 app.command("import")(import_)
 app.command()(backfill)
+app.command()(serve)
 
 
 @app.command()

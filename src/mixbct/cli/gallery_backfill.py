@@ -5,13 +5,13 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
-from mixbct.cli.given import load_query_model
 from mixbct.cli.options import AsJson, Device, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data import open_source
 from mixbct.features.ordering import Order
 from mixbct.gallery import Gallery
 from mixbct.workflows.backfill import backfill as run_backfill
+from mixbct.workflows.service import load_query_model
 
 
 def backfill(

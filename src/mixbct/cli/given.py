@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from typer import BadParameter
 
-from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.images import decode
-from mixbct.errors import ContractError, FeatureError, GalleryError
-from mixbct.gallery import Gallery
+from mixbct.errors import FeatureError
 from mixbct.reading import read_bytes, reason
 
 STDIN = "-"
@@ -58,32 +57,6 @@ def embed_images(model: EmbeddingModel, items: Sequence[str]) -> Float[np.ndarra
     preprocessing = model.preprocessing
     pixels = np.stack([decode(Path(item), preprocessing) for item in items])
     return np.asarray(model.embed(torch.from_numpy(pixels)).cpu().numpy())
-
-
-def load_query_model(gallery: Gallery, device: str) -> EmbeddingModel:
-    """Load the query model from the folder that the gallery remembers.
-
-    What is there is compared by its manifest first: nothing of another model is loaded.
-
-    Raises:
-        GalleryError: the gallery knows no folder, or it is gone.
-        ContractError: another model is there now.
-    """
-    query = gallery.query_model()
-    if query.folder is None or not query.folder.is_dir():
-        place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
-        raise GalleryError(
-            f"the query model {query.contract} {place}; tell where it is with "
-            f"`mixbct upgrade apply {gallery.place} MODEL`, or give its vectors (.npy) in place of "
-            "images"
-        )
-    _, manifest = read_manifest(query.folder)
-    if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
-        raise ContractError(
-            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
-            f"tell where that is with `mixbct upgrade apply {gallery.place} MODEL`"
-        )
-    return load_model(query.folder, device)
 
 
 def _vectors(item: str) -> Float[np.ndarray, "n d"]:

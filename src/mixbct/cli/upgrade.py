@@ -7,12 +7,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from mixbct.backbones.model import read_manifest
 from mixbct.cli.gallery import GalleryPlace, columns, end
 from mixbct.cli.options import AsJson
 from mixbct.cli.output import progress_bar, tell
-from mixbct.data import holds_vectors
-from mixbct.data.bank import FeatureBank
 from mixbct.errors import ContractError, ResultError
 from mixbct.gallery import Gallery
 from mixbct.gallery.plan import UpgradePlan
@@ -20,6 +17,7 @@ from mixbct.gallery.records import GalleryStatus
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import read_record, record_there
+from mixbct.workflows.service import apply_upgrade, asked_model
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -57,10 +55,8 @@ def apply(
     """Switch the query model without touching a stored vector."""
     contract, folder, edges = _asked(model, edge)
     with Gallery.open(gallery) as opened:
-        before = opened.plan(contract, *edges).before
         with progress_bar("build the index of mapped rows") as tick:
-            opened.prepare(contract, *edges, progress=tick)
-        opened.switch(contract, *edges, model=folder)
+            before = apply_upgrade(opened, contract, folder, edges, tick).before
         end(opened, as_json, f"searched by {contract}, before by {before}")
 
 
@@ -103,14 +99,7 @@ def _asked(
 ) -> tuple[Contract, Path | None, list[Edge]]:
     """Return the new query model's contract, its folder if it has one, and the edges."""
     edges = _read_edges(paths)
-    if model is not None and holds_vectors(model):
-        return FeatureBank(model).manifest.contract, None, edges
-    if model is not None:
-        folder, manifest = read_manifest(model)
-        return manifest.contract, folder, edges
-    if not edges:
-        raise typer.BadParameter("give the new query model's folder, or an edge that leads from it")
-    return edges[0].from_contract, None, edges
+    return *asked_model(model, edges), edges
 
 
 def _read_edges(paths: list[Path] | None) -> list[Edge]:

@@ -87,7 +87,9 @@ def decode(path: Path, preprocessing: Preprocessing) -> Pixels:
     return decode_bytes(read_image(path, str(path)), preprocessing, str(path))
 
 
-def decode_bytes(data: bytes, preprocessing: Preprocessing, name: str) -> Pixels:
+def decode_bytes(
+    data: bytes, preprocessing: Preprocessing, name: str, most: int | None = None
+) -> Pixels:
     """Decode the content of one JPEG, PNG, BMP or WebP file.
 
     The image is turned as its orientation says, laid over white where it is transparent,
@@ -98,17 +100,18 @@ def decode_bytes(data: bytes, preprocessing: Preprocessing, name: str) -> Pixels
         data: the file's content.
         preprocessing: the size and number of channels that are wanted.
         name: what the image is called, for errors.
+        most: pixels that it may have; None: `MOST_PIXELS`.
 
     Returns:
         [size, size, channels] uint8.
 
     Raises:
-        BadImageError: the image is truncated or damaged, or has more than `MOST_PIXELS` pixels.
+        BadImageError: the image is truncated or damaged, or has too many pixels.
             `keys` is `name`.
     """
     size, channels = preprocessing.size, preprocessing.channels
     with _named(name, data):
-        pixels = _pixels(data, preprocessing)
+        pixels = _pixels(data, preprocessing, most)
         if pixels.shape[:2] != (size, size):
             resized = image_of(pixels).resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized).reshape(size, size, channels)
@@ -131,6 +134,20 @@ def to_png(data: bytes, name: str) -> bytes:
     """
     with _named(name, data), _quiet_pillow(), _opened(data) as opened:
         return png_of(ImageOps.exif_transpose(opened))
+
+
+def thumbnail(data: bytes, name: str, side: int, most: int | None = None) -> bytes:
+    """Return an image file, upright and at most `side` pixels wide and high, as a PNG.
+
+    Raises:
+        BadImageError: it cannot be decoded, or has too many pixels. `keys` is `name`.
+    """
+    with _named(name, data), _quiet_pillow(), _opened(data, most) as opened:
+        opened.draft("RGB", (2 * side, 2 * side))
+        image = ImageOps.exif_transpose(opened)
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.thumbnail((side, side))
+        return png_of(image)
 
 
 def png_of(image: Image.Image, optimize: bool = False) -> bytes:
@@ -165,27 +182,30 @@ def _named(name: str, data: bytes) -> Iterator[None]:
         raise BadImageError(f"{name} is not a readable image: {why}", [name]) from error
 
 
-def _opened(data: bytes) -> Image.Image:
+def _opened(data: bytes, most: int | None = None) -> Image.Image:
     opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-    _refuse_bomb(opened.height, opened.width)
+    _refuse_bomb(opened.height, opened.width, most)
     return opened
 
 
-def _refuse_bomb(height: int, width: int) -> None:
-    if height * width > MOST_PIXELS:
-        raise ValueError(f"{width} × {height} pixels, more than {MOST_PIXELS:,}; scale it down")
+def _refuse_bomb(height: int, width: int, most: int | None) -> None:
+    most = most or MOST_PIXELS
+    if height * width > most:
+        raise ValueError(f"{width} × {height} pixels, more than {most:,}; scale it down")
 
 
-def _pixels(data: bytes, preprocessing: Preprocessing) -> Pixels:
+def _pixels(data: bytes, preprocessing: Preprocessing, most: int | None = None) -> Pixels:
     """Decode an image, reduced where it is a large JPEG."""
-    pixels = _decode_plain_jpeg(data, preprocessing)
+    pixels = _decode_plain_jpeg(data, preprocessing, most)
     if pixels is None:
         with _quiet_pillow():
-            pixels = np.asarray(_decode_any(data, preprocessing))
+            pixels = np.asarray(_decode_any(data, preprocessing, most))
     return pixels.reshape(*pixels.shape[:2], preprocessing.channels)
 
 
-def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray | None:
+def _decode_plain_jpeg(
+    data: bytes, preprocessing: Preprocessing, most: int | None
+) -> np.ndarray | None:
     """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
     if simplejpeg is None or not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None
@@ -193,7 +213,7 @@ def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing) -> np.ndarray 
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("Gray", "YCbCr"):
             return None
-        _refuse_bomb(height, width)
+        _refuse_bomb(height, width, most)
         # as Pillow's `draft` reckons; the decoder would take other factors, such as 8/3, as well
         ratio = min(height, width) // (2 * preprocessing.size)
         factor = 8 if ratio >= 8 else 4 if ratio >= 4 else 2 if ratio >= 2 else 1
@@ -220,10 +240,10 @@ def _may_be_turned(data: bytes) -> bool:
     return True
 
 
-def _decode_any(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+def _decode_any(data: bytes, preprocessing: Preprocessing, most: int | None) -> Image.Image:
     """Decode with Pillow: every format, mode and orientation."""
     mode = "L" if preprocessing.channels == 1 else "RGB"
-    with _opened(data) as opened:
+    with _opened(data, most) as opened:
         # for JPEG what min_height does above, for the rest nothing
         opened.draft(mode, (2 * preprocessing.size, 2 * preprocessing.size))
         opened.load()

@@ -99,10 +99,12 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.read() as snapshot:
             return named_contract(snapshot, name)
 
-    def vectors(self, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-        """Return the vectors of the query model's own items, to search with; see `own_vectors`."""
+    def vectors(
+        self, keys: Sequence[str], contract: Contract | None = None
+    ) -> Float32[np.ndarray, "n d"]:
+        """Return the vectors of a model's own items, to search with; see `own_vectors`."""
         with self._store.read() as snapshot:
-            return own_vectors(snapshot, keys)
+            return own_vectors(snapshot, keys, contract)
 
     def enrol(
         self,
@@ -232,6 +234,22 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             require_tied(snapshot, contract)
             return search(snapshot, queries, contract, k, far, (older, old[1]) if old else None)
 
+    def search_as(
+        self,
+        vectors: Float[np.ndarray, "q d"],
+        contract: Contract,
+        k: int = 5,
+        far: float | None = None,
+    ) -> Hits:
+        """Return what another model than the query model finds, for a look at both side by side.
+
+        Only rows of its own and those that a recorded edge leads to from it are searched. What it
+        raises is what `search` does, but for the switch.
+        """
+        check_dimension(vectors, contract)
+        with self._store.read() as snapshot:
+            return search(snapshot, normalise(vectors), contract, k, far, None)
+
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
         """Change which model queries and enrols, in one transaction. No stored vector is touched.
 
@@ -280,7 +298,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         for each, side in missing:
             self._store.prepare(each, side, progress)
 
-    def rollback(self, *edges: Edge, leave_out: bool = False) -> Rollback:
+    def rollback(self, *edges: Edge, leave_out: bool = False, seen: int | None = None) -> Rollback:
         """Undo the last switch that is not undone, in one transaction: a new switch that restores.
 
         Items that were replaced since get back what they were before it, unless they were
@@ -290,13 +308,15 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Args:
             edges: from the model that is gone back to, to rows that came since.
             leave_out: take away what no edge ties to that model; without this it is an error.
+            seen: the number of the switch that is undone, as whoever asks has seen it.
 
         Raises:
             GalleryError: there is nothing to go back to.
+            SwitchedError: `seen` is not the last switch.
             ContractError: rows would no longer be searchable; it names them.
         """
         with self._store.write() as transaction:
-            return undo(transaction, edges, leave_out, self.place)
+            return undo(transaction, edges, leave_out, self.place, seen)
 
     def remove(self, keys: Collection[str]) -> int:
         """Take items out, all of them or none, and return how many; history until `prune`.

@@ -31,10 +31,14 @@ def search(
     far: float | None,
     old: tuple[Float32[np.ndarray, "q e"], Contract | None] | None,
 ) -> Hits:
-    """Return the k nearest rows of unit queries over all contracts; see `Gallery.search`."""
+    """Return the k nearest rows of unit queries over all contracts; see `Gallery.search`.
+
+    Those that `contract` is not tied to are passed over.
+    """
     edges = edges_from(snapshot, contract)
     both = edge_of_both(edges, contract, old[1]) if old else None
-    contracts = {stored.contract.id: stored.contract for stored in snapshot.contracts()}
+    contracts = {each.id: each for each, _ in snapshot.contracts()}
+    contracts = {id: each for id, each in contracts.items() if id in {contract.id, *edges}}
     found, decided = [], []
     for id, each in contracts.items():
         edge = edges.get(id)
@@ -119,22 +123,24 @@ def edge_of_both(edges: dict[str, Edge], query: Contract, old: Contract | None) 
     return found[0]
 
 
-def own_vectors(snapshot: Snapshot, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-    """Return the stored vectors of items that the query model enrolled.
+def own_vectors(
+    snapshot: Snapshot, keys: Sequence[str], contract: Contract | None = None
+) -> Float32[np.ndarray, "n d"]:
+    """Return the stored vectors of items that a model enrolled; None: the query model.
 
     Raises:
         GalleryError: an item is not there.
         ContractError: another model enrolled it.
     """
-    ids, query = snapshot.ids(keys), snapshot.query_model().contract
+    ids, query = snapshot.ids(keys), contract or snapshot.query_model().contract
     items = snapshot.items(ids.values())
     for key in keys:
         if key not in ids:
             raise GalleryError(f"the gallery has no item {key!r}: its hits show keys")
         if items[ids[key]].contract_id != query.id:
             raise ContractError(
-                f"{key!r} was enrolled by another model than {query}, which queries: search with "
-                "its image, or with a vector of that model"
+                f"{key!r} was enrolled by another model than {query}: search with its image, or "
+                "with a vector of that model"
             )
     found = snapshot.vectors(ids.values())
     return np.stack([found[ids[key]] for key in keys])

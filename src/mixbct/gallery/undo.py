@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mixbct.errors import ContractError
+from mixbct.errors import ContractError, SwitchedError
 from mixbct.gallery.records import Rollback, Switch
 from mixbct.gallery.rules import check_edge, led_back, untied
 from mixbct.gallery.transaction import Transaction
@@ -10,10 +10,21 @@ from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import now
 
 
-def undo(transaction: Transaction, edges: Sequence[Edge], leave_out: bool, place: str) -> Rollback:
+def undo(
+    transaction: Transaction,
+    edges: Sequence[Edge],
+    leave_out: bool,
+    place: str,
+    seen: int | None = None,
+) -> Rollback:
     """Undo the last switch that is not undone; see `Gallery.rollback`."""
     switches = transaction.switches()
     last, back = switches[-1], led_back(switches, place)
+    if seen not in (None, last.number):
+        raise SwitchedError(
+            f"switch {last.number} came since, at {last.time}: look at what it changed, and ask "
+            "again"
+        )
     query = back.model.contract
     given_back = transaction.restore(last.stands_for, keep=query)
     for edge in edges:

@@ -1,0 +1,91 @@
+"""What a server says about itself: Prometheus' metrics, and a line of JSON a request.
+
+A line has no query string, body, header or cookie: no vector, key or token is ever logged.
+"""
+
+import json
+import logging
+from collections import Counter as Counts
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mixbct.gallery.records import GalleryStatus
+from mixbct.schemas.record import now
+
+LOG = logging.getLogger("mixbct.web")
+_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Observed:
+    """Requests that were answered, and what the gallery holds."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        of = ("method", "route")
+        self._requests = Counter(
+            "mixbct_requests", "Answered requests.", (*of, "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "mixbct_request_seconds",
+            "Time to answer.",
+            of,
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self._rows = Gauge(
+            "mixbct_rows", "Rows a contract.", ("contract",), registry=self._registry
+        )
+        self._switches = Gauge("mixbct_switch", "The last switch.", registry=self._registry)
+
+    def answered(
+        self, method: str, route: str, status: int, seconds: float, client: str, fault: str | None
+    ) -> None:
+        """Count a request and log it; `fault` is the kind of what went wrong here."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+        line = {
+            "time": now(),
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(1000 * seconds, 2),
+            "client": client,
+        }
+        LOG.info(json.dumps(line if fault is None else {**line, "fault": fault}))
+
+    def metrics(self, status: GalleryStatus) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        self._rows.clear()
+        for each in status.contracts:
+            self._rows.labels(str(each.contract)).set(each.rows)
+        self._switches.set(status.switches[-1].number)
+        return generate_latest(self._registry)
+
+
+class HitCounts:
+    """Counts how often each row was a hit, and hands the counts on now and then.
+
+    Args:
+        hand_on: takes the counts by key; None: nothing is counted.
+    """
+
+    def __init__(self, hand_on: Callable[[Mapping[str, int]], object] | None) -> None:
+        self.on = hand_on is not None
+        self._hand_on = hand_on
+        self._counts: Counts[str] = Counts()
+
+    def add(self, keys: list[str]) -> None:
+        """Count hits, where that is asked for."""
+        if self.on:
+            self._counts.update(keys)
+
+    def flush(self) -> None:
+        """Hand on what was counted; on an error it is kept for the next time."""
+        counts, self._counts = self._counts, Counts()
+        if self._hand_on is not None and counts:
+            try:
+                self._hand_on(counts)
+            except BaseException:
+                self._counts.update(counts)
+                raise

@@ -1,0 +1,187 @@
+"""What requests are answered from: one gallery, with its models and pictures at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from fastapi.concurrency import run_in_threadpool
+
+from mixbct.data.images import decode_bytes
+from mixbct.errors import ContractError, MixbctError, ServeError, SwitchedError
+from mixbct.gallery import Gallery, Hits
+from mixbct.gallery.records import QueryHits, QueryModel, SearchReport
+from mixbct.gallery.rules import edges_from
+from mixbct.schemas.contract import Contract
+from mixbct.web.batches import Batches
+from mixbct.web.bodies import Given
+from mixbct.web.encoders import Encoders
+from mixbct.web.observed import HitCounts, Observed
+from mixbct.web.pictures import Pictures
+from mixbct.web.records import Answer, BothQueries, Status
+
+MOST_PIXELS = 32_000_000
+"""Of an image that came with a request."""
+
+
+class Asked(NamedTuple):
+    """How a person wants to search."""
+
+    k: int
+    far: float | None
+    both: bool | None
+    """None: as the server does."""
+    beside: bool
+    """Show what the old model finds as well."""
+
+
+class Queries(NamedTuple):
+    """Vectors to search with, of the query model and, where it ran, of the old one."""
+
+    names: Sequence[str]
+    given: Given
+    contract: Contract
+    old: Contract | None = None
+    old_missing: str | None = None
+
+
+@dataclass
+class Serving:
+    """See above.
+
+    Args:
+        gallery, encoders, pictures, observed, hits: what is at hand.
+        both: whether a search mixes the old model's query in, unless it says otherwise.
+        models: the folder whose folders can be switched to by name.
+    """
+
+    gallery: Gallery
+    encoders: Encoders
+    pictures: Pictures
+    observed: Observed
+    hits: HitCounts
+    both: bool = False
+    models: Path | None = None
+    _known: dict[str, Contract] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._batches = Batches(self.gallery)
+
+    async def contract(self, name: str) -> Contract:
+        """Return the contract that a request names; an id always means the same."""
+        if name not in self._known:
+            found = await run_in_threadpool(self.gallery.contract, name)
+            self._known[found.id] = found
+            return found
+        return self._known[name]
+
+    async def search_things(self, things: Sequence[bytes | str], asked: Asked) -> Answer:
+        """Search with images, or with stored items by their keys.
+
+        A switch in between is followed, once.
+        """
+        try:
+            return await self.search(await run_in_threadpool(self._embed, things, asked), asked)
+        except SwitchedError:
+            return await self.search(await run_in_threadpool(self._embed, things, asked), asked)
+
+    async def search(self, queries: Queries, asked: Asked) -> Answer:
+        """Search with vectors, those of the old model mixed in where that is wanted."""
+        given, query, old, mixed = queries.given, queries.contract, queries.old, None
+        if given.old is not None:
+            old = old or (await run_in_threadpool(self.encoders.old_model)).contract
+            mixed = old if await run_in_threadpool(self._mixes, query, old, asked.both) else None
+        elif asked.both:
+            raise ServeError(queries.old_missing or 'both queries need "old_vectors" too', 422)
+        hits, start = await self._batches.search(given, query, asked.k, asked.far, mixed)
+        found, missing = self._report(query, queries.names, hits, start), queries.old_missing
+        self.hits.add([hit.key for each in found.queries for hit in each.hits])
+        beside = None
+        if asked.beside and old is not None and given.old is not None:
+            by_old = partial(self.gallery.search_as, given.old, old, asked.k, asked.far)
+            try:
+                beside = self._report(old, queries.names, await run_in_threadpool(by_old), 0)
+            except MixbctError as problem:
+                missing = str(problem)
+        return Answer(**dict(found), both=mixed is not None, old=beside, old_missing=missing)
+
+    def vector_of(self, model: QueryModel, thing: bytes | str) -> np.ndarray:
+        """Return the vector of an image, or of a stored item, by a model."""
+        if isinstance(thing, bytes):
+            return self.encoders.embed(model, lambda p: decode_bytes(thing, p, "it", MOST_PIXELS))
+        try:
+            return self.gallery.vectors([thing], model.contract)
+        except ContractError:
+            if thing not in self.pictures:
+                raise
+            return self.encoders.embed(model, lambda p: self.pictures.pixels(thing, p))
+
+    def status(self) -> Status:
+        """Return how everything is."""
+        status = self.gallery.status()
+        try:
+            old = self.encoders.old_model().contract
+        except MixbctError:
+            old = None
+        query = status.query_model
+        return Status(
+            gallery=status,
+            both=BothQueries(
+                on=old is not None and self._mixes(query, old, None),
+                old_model=old,
+                query_seconds=self.encoders.seconds(query),
+                old_seconds=self.encoders.seconds(old) if old else None,
+            ),
+            counts_hits=self.hits.on,
+            models=tuple(self._models()),
+        )
+
+    def model_folder(self, name: str | None) -> Path | None:
+        """Return the folder of a model that can be switched to; nothing outside `models` can be.
+
+        Raises:
+            ServeError: there is none of that name.
+        """
+        if not name:
+            return None
+        if name in (known := self._models()):
+            return known[name]
+        told = ", ".join(known) or "none: start the server with --models FOLDER"
+        raise ServeError(f"there is no model {name[:100]!r} to switch to, but: {told}", 404)
+
+    def _models(self) -> dict[str, Path]:
+        """Return the model folders, and runs that have one, by name."""
+        every = sorted(self.models.iterdir()) if self.models and self.models.is_dir() else []
+        places = {each: (each / "model.json", each / "model" / "model.json") for each in every}
+        return {e.name: e for e, files in places.items() if any(f.is_file() for f in files)}
+
+    def _mixes(self, query: Contract, old: Contract, asked: bool | None) -> bool:
+        if asked is not None or not self.both:
+            return bool(asked)
+        with self.gallery.read() as snapshot:
+            edge = edges_from(snapshot, query).get(old.id)
+        return edge is not None and edge.old_queries is not None
+
+    def _embed(self, things: Sequence[bytes | str], asked: Asked) -> Queries:
+        model = self.gallery.query_model()
+        vectors = np.concatenate([self.vector_of(model, thing) for thing in things])
+        names = ["the image" if isinstance(thing, bytes) else thing for thing in things]
+        queries = Queries(names, Given(vectors), model.contract)
+        if not (asked.beside or asked.both or (asked.both is None and self.both)):
+            return queries
+        try:
+            old = self.encoders.old_model()
+            older = np.concatenate([self.vector_of(old, thing) for thing in things])
+        except MixbctError as problem:
+            told = str(problem) if asked.beside or asked.both else None
+            return queries._replace(old_missing=told)
+        return queries._replace(given=Given(vectors, older), old=old.contract)
+
+    def _report(
+        self, query: Contract, names: Sequence[str], hits: Hits, start: int
+    ) -> SearchReport:
+        found = [QueryHits(query=name, hits=hits.of(start + i)) for i, name in enumerate(names)]
+        place = self.gallery.place
+        return SearchReport(gallery=place, query_model=query, queries=found, exact=hits.exact)

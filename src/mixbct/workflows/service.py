@@ -1,0 +1,84 @@
+"""What the command line and the server both do with a gallery beyond its own methods."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
+from mixbct.data import holds_vectors
+from mixbct.data.bank import FeatureBank
+from mixbct.errors import ContractError, GalleryError
+from mixbct.gallery import Gallery
+from mixbct.gallery.plan import UpgradePlan
+from mixbct.gallery.records import QueryModel
+from mixbct.gallery.store import Tick
+from mixbct.schemas.contract import Contract
+from mixbct.schemas.gate import Edge
+
+
+def load_query_model(
+    gallery: Gallery, device: str, model: QueryModel | None = None, trust_code: bool = False
+) -> EmbeddingModel:
+    """Load a model from the folder that the gallery remembers.
+
+    What is there is compared by its manifest first: nothing of another model is loaded.
+
+    Args:
+        gallery: it remembers.
+        device: where the model computes.
+        model: which; None: the query model.
+        trust_code: see `load_model`.
+
+    Raises:
+        GalleryError: the gallery knows no folder, or it is gone.
+        ContractError: another model is there now.
+    """
+    query = model or gallery.query_model()
+    tell = f"`mixbct upgrade apply {gallery.place} MODEL`"
+    if query.folder is None or not query.folder.is_dir():
+        place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
+        raise GalleryError(
+            f"the query model {query.contract} {place}; tell where it is with {tell}, or give its "
+            "vectors (.npy) in place of images"
+        )
+    _, manifest = read_manifest(query.folder)
+    if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
+        raise ContractError(
+            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
+            f"tell where that is with {tell}"
+        )
+    return load_model(query.folder, device, trust_code)
+
+
+def asked_model(model: Path | None, edges: Sequence[Edge]) -> tuple[Contract, Path | None]:
+    """Return the contract of a model folder, or a bank, or what edges lead from; and the folder.
+
+    Raises:
+        GalleryError: neither is given.
+        ModelError: there is no model.
+    """
+    if model is not None and holds_vectors(model):
+        return FeatureBank(model).manifest.contract, None
+    if model is not None:
+        folder, manifest = read_manifest(model)
+        return manifest.contract, folder
+    if not edges:
+        raise GalleryError("give the new query model's folder, or an edge that leads from it")
+    return edges[0].from_contract, None
+
+
+def apply_upgrade(
+    gallery: Gallery,
+    contract: Contract,
+    folder: Path | None,
+    edges: Sequence[Edge],
+    progress: Tick | None = None,
+) -> UpgradePlan:
+    """Switch the query model once all that its searches need is built; return what was planned.
+
+    Raises:
+        ContractError: see `Gallery.switch`.
+    """
+    plan = gallery.plan(contract, *edges)
+    gallery.prepare(contract, *edges, progress=progress)
+    gallery.switch(contract, *edges, model=folder)
+    return plan
