@@ -18,7 +18,7 @@ from mixbct.distributed import row_rng
 from mixbct.errors import FeatureError, NoGalleryError
 from mixbct.evaluation import checkup
 from mixbct.features.extract import embed_source
-from mixbct.gallery.foreign import Columns, open_source
+from mixbct.gallery.foreign import UNDECLARED, Columns, open_source
 from mixbct.gallery.records import Stored
 from mixbct.gallery.store import Snapshot, Store
 from mixbct.gallery.stores import open_store
@@ -79,7 +79,7 @@ def check_up(
     wanted = None if images is None else frozenset(open_images(images).keys())
     notes: tuple[str, ...] = ()
     if store is None:
-        source = open_source(place, contract or "undeclared", columns, preset, keys, labels)
+        source = open_source(place, contract or UNDECLARED, columns, preset, keys, labels)
         notes = source.notes
 
         def batches() -> Rows:
