@@ -2,8 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-.PHONY: setup demo test browser check bench clean
+.PHONY: setup demo test browser check docs bench clean
 
 setup: $(VENV)/installed
 
@@ -29,9 +30,14 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(DOCS)
+
+# the documentation, in site/index.html; a warning is an error
+docs: setup
+	$(DOCS)
 
 bench: setup
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

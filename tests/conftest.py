@@ -70,3 +70,15 @@ def postgres_url(postgres_server) -> Iterator[str]:
             connection.execute("CREATE EXTENSION vector")
         yield url
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many blocks of the documentation were run, by whichever process ran them."""
+    ran = [
+        number
+        for report in terminalreporter.getreports("passed")
+        for name, number in report.user_properties
+        if report.when == "call" and name == "blocks"
+    ]
+    if ran:
+        terminalreporter.write_line(f"documentation: {sum(ran)} blocks were run as they stand")

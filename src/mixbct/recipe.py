@@ -67,7 +67,7 @@ class ArcFaceSettings(Settings):
     """Additive angular margin (Deng et al., CVPR 2019)."""
 
     name: Literal["arcface"]
-    scale: float = Field(64.0, gt=0)
+    scale: float = Field(64.0, gt=0, description="s, that cosines are multiplied by")
     margin: float = Field(0.5, ge=0, lt=1.5707, description="radians")
     sample: float = Field(1.0, gt=0, le=1, description="share of the classes a step looks at")
 
@@ -76,8 +76,8 @@ class CosFaceSettings(Settings):
     """Additive cosine margin (Wang et al., CVPR 2018)."""
 
     name: Literal["cosface"]
-    scale: float = Field(64.0, gt=0)
-    margin: float = Field(0.4, ge=0, lt=1)
+    scale: float = Field(64.0, gt=0, description="s, that cosines are multiplied by")
+    margin: float = Field(0.4, ge=0, lt=1, description="taken from the right cosine")
     sample: float = Field(1.0, gt=0, le=1, description="share of the classes a step looks at")
 
 
@@ -113,6 +113,7 @@ class L2Settings(CompatibleSettings):
     name: Literal["l2"]
     weight: float = Field(10.0, ge=0, description="λ")
     squared: bool = False
+    """d² in the place of the distance d."""
 
 
 class WeakenedL2Settings(CompatibleSettings):
@@ -140,6 +141,7 @@ class UniBCTSettings(CompatibleSettings):
     spread: float = Field(0.9, ge=0, lt=1, description="λ: how far old features move")
     temperature: float = Field(0.05, gt=0, description="τ of the graph")
     graph: Literal["rows", "columns"] = "rows"
+    """Softmax of the affinities over rows, or over columns as in the published code."""
     refresh: list[Annotated[int, Field(ge=0)]] = [1, 5, 10, 20]
     """Epochs, from 0, before which P is refined anew."""
     start: int = Field(0, ge=0, description="the epoch at which the influence loss begins")
@@ -160,9 +162,10 @@ class AdvBCTSettings(CompatibleSettings):
 
     name: Literal["advbct"]
     threshold: float = Field(0.4, ge=0, le=2, description="t, towards which boundaries stretch")
-    boundary_weight: float = Field(4.0, ge=0)
+    boundary_weight: float = Field(4.0, ge=0, description="of the distance beyond a boundary")
     adversarial_weight: float = Field(4.0, ge=0, description="at first; it fades to 2/epochs of it")
     mean_over: Literal["batch", "outside"] = "batch"
+    """What the boundary loss is divided by: all rows, or those outside as in the published code."""
 
 
 class MixBCTSettings(CompatibleSettings):
@@ -170,6 +173,7 @@ class MixBCTSettings(CompatibleSettings):
 
     name: Literal["mixbct"]
     draw: Literal["replace", "skip", "bank"] = "bank"
+    """Old rows in the place of forwarded images, of images that are not read, or beside all."""
     ratio: float = Field(0.3, ge=0, lt=1, description="α: old rows as a share of the mixed batch")
     old_weight: float | None = Field(None, gt=0)
     """Of the old rows' mean beside the new rows'; none: one mean of all."""
@@ -184,17 +188,18 @@ class SGDSettings(Settings):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"]
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, description="learning rate at the start")
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    """Share of the last step that is kept."""
+    weight_decay: float = Field(5e-4, ge=0, description="added to the gradient, times the weight")
 
 
 class AdamWSettings(Settings):
     """Adam with decoupled weight decay."""
 
     name: Literal["adamw"]
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    lr: float = Field(1e-3, gt=0, description="learning rate at the start")
+    weight_decay: float = Field(0.05, ge=0, description="taken from the weight itself")
 
 
 BY_NAME = Field(discriminator="name")
@@ -209,14 +214,15 @@ MethodSettings = Annotated[OfFeatures | OfCosines, BY_NAME]
 class TrainSettings(Settings):
     """The loop."""
 
-    epochs: int = Field(gt=0, le=1_000_000)
+    epochs: int = Field(gt=0, le=1_000_000, description="passes over the training part")
     batch: int = Field(128, gt=1, description="images a step, of all processes together")
     power: float = Field(1.0, gt=0, description="of the polynomial decay of the learning rate")
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="over which the learning rate rises from 0")
     clip: float | None = Field(5.0, gt=0, description="largest norm of the backbone's gradient")
     checkpoint_every: int = Field(0, ge=0, description="steps; 0: only when stopped")
     stop_after: int | None = Field(None, gt=0, description="stop, saved, after so many steps")
     device: str = "cpu"
+    """`cpu`, `cuda` or `cuda:0`, as torch names it."""
     threads: int | None = Field(None, gt=0, le=1024, description="part of bit-exactness")
     shared_statistics: bool = Field(False, exclude_if=operator.not_)
     """Batch normalisation over the rows of all processes, not of each."""
@@ -230,8 +236,8 @@ class TrainSettings(Settings):
 class Recipe(Settings):
     """A training run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0, lt=2**63)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run's folder")
+    seed: int = Field(0, ge=0, lt=2**63, description="of everything that is random")
     data: DataSettings
     model: ModelSettings = ModelSettings()
     head: HeadSettings

@@ -18,7 +18,7 @@ from mixbct.distributed import row_rng
 from mixbct.errors import FeatureError, NoGalleryError
 from mixbct.evaluation import checkup
 from mixbct.features.extract import embed_source
-from mixbct.gallery.foreign import Columns, ForeignRows, VectorSource, open_source
+from mixbct.gallery.foreign import UNDECLARED, Columns, ForeignRows, VectorSource, open_source
 from mixbct.gallery.records import Stored
 from mixbct.gallery.store import Snapshot, Store
 from mixbct.gallery.stores import open_store
@@ -61,7 +61,7 @@ def check_up(
         store = None if any(how) else open_store(place)
     with contextlib.ExitStack() as opened:
         if store is None:
-            sources = [open_source(place, how[0] or "undeclared", *how[1:])]
+            sources = [open_source(place, how[0] or UNDECLARED, *how[1:])]
         else:
             opened.callback(store.close)
             snapshot = opened.enter_context(store.read())

@@ -1,6 +1,7 @@
 """`mixbct doctor` on arrays that NumPy wrote, on galleries, and on images beside them."""
 
 import json
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -141,3 +142,20 @@ def test_what_is_not_there(
         json.loads(report_of(monkeypatch, capsys, str(tmp_path / "g")).model_dump_json())["found"]
         == []
     )
+
+
+def test_what_says_its_model_by_itself_needs_no_name(
+    arrays: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = ["data", "bank", "--features", str(arrays / "v.npy"), "--keys", str(arrays / "keys.txt")]
+    assert run(monkeypatch, *bank, "--contract", "resnet", "--out", str(arrays / "bank")) == 0
+    with sqlite3.connect(arrays / "app.db") as database:
+        database.execute("CREATE TABLE faces (id TEXT, model TEXT, v BLOB)")
+        rows = ((f"item {i}", "resnet", row.tobytes()) for i, row in enumerate(VECTORS))
+        database.executemany("INSERT INTO faces VALUES (?, ?, ?)", rows)
+    table = ["--table", "faces", "--key", "id", "--vector", "v", "--contract-column", "model"]
+    for words in ([str(arrays / "bank")], [str(arrays / "app.db"), *table]):
+        capsys.readouterr()
+        assert run(monkeypatch, "doctor", *words, "--json") == 0
+        (found,) = CheckupReport.model_validate_json(capsys.readouterr().out).found
+        assert found.contract.name == "resnet"

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from mixbct.data.bank import FeatureBank
 from mixbct.data.foreign_bank import DTYPES, names_in, read_features, text_of
 from mixbct.errors import ContractError, DataError, FeatureError
-from mixbct.gallery.foreign.rows import ForeignRows, VectorSource, contract_of
+from mixbct.gallery.foreign.rows import UNDECLARED, ForeignRows, VectorSource, contract_of
 from mixbct.reading import ZippedArrays, read_bytes
 
 Labels = list[str | None]
@@ -80,7 +80,7 @@ def open_bank(path: Path, contract: str | None) -> VectorSource:
     """
     bank = FeatureBank(path)
     own = bank.manifest.contract
-    if contract not in (None, own.name):
+    if contract not in (None, UNDECLARED, own.name):
         raise ContractError(
             f"{path} holds vectors of {own}, not of {contract!r}: leave --contract out"
         )

@@ -18,6 +18,8 @@ from mixbct.schemas.contract import Contract
 OTHER_DIMENSION = "vectors of another dimension"
 NO_VECTOR = "no vector"
 NO_KEY = "no key"
+UNDECLARED = "undeclared"
+"""The model's name for who only looks: what the source itself says comes before it."""
 
 
 class ForeignRows(NamedTuple):
@@ -70,6 +72,7 @@ def chosen_name(found: Mapping[str, int], wanted: str | None, source: str) -> st
     Raises:
         ContractError: it is not there, or there are several and none is wanted.
     """
+    wanted = None if wanted == UNDECLARED else wanted
     if wanted in found or (wanted is None and len(found) == 1):
         return wanted or next(iter(found))
     listed = ", ".join(f"{name!r} ({rows:,} rows)" for name, rows in list(found.items())[:20])

@@ -44,13 +44,14 @@ class BenchData(Settings):
     path: Path = Field(strict=False, description="a folder of class folders, or an image array")
     kanji: int | None = Field(None, gt=3, description="draw so many there if nothing is there")
     seed: int = Field(0, ge=0, description="of the division into training and test classes")
-    old_share: float = Field(0.3, gt=0, lt=1)
-    validation_classes: int = Field(0, ge=0)
-    test_classes: int = Field(gt=1)
-    query_share: float = Field(0.3, gt=0, lt=1)
+    old_share: float = Field(0.3, gt=0, lt=1, description="of classes or items the old model saw")
+    validation_classes: int = Field(0, ge=0, description="on which trials are judged")
+    test_classes: int = Field(gt=1, description="on which cells are judged; no model sees them")
+    query_share: float = Field(0.3, gt=0, lt=1, description="of each test class's items")
     held_out_groups: tuple[str, ...] = Field((), strict=False)
-    shift: int = Field(0, ge=0)
-    flip: bool = False
+    """Groups of items, as typefaces are, that no model sees and all queries come from."""
+    shift: int = Field(0, ge=0, description="random shift of up to so many pixels")
+    flip: bool = Field(False, description="random horizontal flip")
 
 
 class Side(Settings):
@@ -82,24 +83,31 @@ class Block(Settings):
     """Cells: every old model × scenario × method × seed that is named."""
 
     old: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Names of `[old.NAME]`."""
     scenarios: tuple[Scenario, ...] = Field(strict=False, min_length=1)
+    """How old and new training data relate."""
     methods: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Names of `[methods.NAME]`."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False, min_length=1)
+    """Of training."""
 
 
 class Tuning(Settings):
     """Where trials are run, on the validation classes."""
 
     old: str
+    """The old model's name."""
     scenario: Scenario
-    seed: int = Field(ge=0)
+    """How old and new training data relate."""
+    seed: int = Field(ge=0, description="of training")
 
 
 class BenchRecipe(Settings):
     """A bench."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run's folder")
     title: str
+    """Of the table and the page."""
     ours: str = Field("mixbct", description="the method that the others are held against")
     device: str = Field("cpu", description="where models are trained and images embedded")
     denoise: DenoiseSettings = DenoiseSettings()

@@ -1,0 +1,1 @@
+"""The documentation: pages, and beneath `generate` what is made of the package."""

@@ -1,0 +1,1 @@
+"""What the documentation site makes at build time, from the package and from the results."""
