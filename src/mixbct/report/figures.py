@@ -137,10 +137,10 @@ def _backfill(metric: str, found: Backfill) -> Figure:
         area = curve.areas[metric]
         heights = (one.value for one in curve.metrics[metric])
         title = f"{curve.order}: area {percent(area.value)} % [{interval(area)}]"
-        layers.append(plot.line(colour, zip(found.shares, heights, strict=True), title))
+        layers.append(plot.draw("line", colour, zip(found.shares, heights, strict=True), title))
         said.append(title)
     return Figure(
-        plot.svg(f"{metric} by the share that was embedded again", *layers),
+        plot.draw("chart", f"{metric} by the share that was embedded again", layers),
         f"{metric}: {'; '.join(said)}.",
     )
 
