@@ -30,7 +30,7 @@ from benchmarks.faces_ijb import judge_layout, layout_lines
 from benchmarks.lfw import PREPROCESSING, find_encoder, find_images
 from benchmarks.npm import fetch
 from mixbct.adapters import mlp, procrustes, ridge
-from mixbct.adapters.rank_merge import merge_ranks, ranks_of
+from mixbct.adapters.rank_merge import merge_ranks
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.backbones.model import load_model
 from mixbct.data import open_source
@@ -258,10 +258,10 @@ def _judge_merged(
 ) -> Figures:
     """Search the old gallery (of `first`) with both queries, and merge what they find by rank."""
     found = [
-        ranks_of(np.argsort(-(side[query] @ first[gallery].T), axis=1, kind="stable"), len(gallery))
+        np.argsort(-(side[query] @ first[gallery].T), axis=1, kind="stable")
         for side in (first, second)
     ]
-    order = np.argsort(merge_ranks(*found), axis=1)
+    order = np.argsort(merge_ranks(*found, len(gallery)), axis=1)
     right = labels[gallery][order] == labels[query][:, None]
     places = np.arange(1, len(gallery) + 1)
     precision = (right * np.cumsum(right, axis=1) / places).sum(axis=1) / right.sum(axis=1)

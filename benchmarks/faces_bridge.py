@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Rows
 from mixbct.distributed import row_rng
@@ -23,7 +24,6 @@ from mixbct.files import folder_written_whole
 from mixbct.schemas.result import FREE
 from mixbct.workflows.across import across
 from mixbct.workflows.adapt import CHOOSE, PairedItems, fit_bridge
-from mixbct.workflows.choose import Pairs
 from mixbct.workflows.rivals import with_old_queries
 
 METRICS = ("mAP", "rank-1", "TAR@1e-3", "TAR@1e-4")

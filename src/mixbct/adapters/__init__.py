@@ -6,27 +6,20 @@ the map of queries and that of rows, either of which may be absent.
 
 from collections.abc import Callable, Mapping
 
-from mixbct.adapters import cca, procrustes, ridge, ridge_cca, whiten, whiten_cca
-from mixbct.schemas.linear_map import LinearMap
+from mixbct.adapters import cca, procrustes, ridge, whiten
+from mixbct.adapters.moments import Maps
 
-Fit = Callable[..., tuple[LinearMap | None, LinearMap | None]]
-
-ADAPTERS: Mapping[str, Fit] = {
+ADAPTERS: Mapping[str, Callable[..., Maps]] = {
     "procrustes": procrustes.fit,
     "ridge": ridge.fit,
     "ridge_gallery": ridge.fit_gallery,
     "cca": cca.fit,
-    "ridge_cca": ridge_cca.fit,
-    "whiten_cca": whiten_cca.fit,
+    "ridge_cca": cca.fit_beside_ridge,
+    "whiten_cca": cca.fit_whitened,
     "whiten": whiten.fit,
 }
 
-SHRUNK = {
-    "cca": cca.SHRINKAGE,
-    "ridge_cca": ridge_cca.SHRINKAGE,
-    "whiten_cca": whiten.SHRINKAGE,
-    "whiten": whiten.SHRINKAGE,
-}
+SHRUNK = {"cca": 0.1, "ridge_cca": 0.3, "whiten_cca": 0.3, "whiten": whiten.SHRINKAGE}
 """The shrinkage that an adapter takes where none is given; the others take none."""
 
 OF_STRANGERS = tuple(name for name in ADAPTERS if name != "whiten")

@@ -4,8 +4,10 @@ Every closed-form fit needs no more of its vectors than these, so that five mill
 pass, or two, and the memory of a block. All is summed as float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from jaxtyping import Float64, Int64
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import Vectors
+from mixbct.schemas.linear_map import LinearMap
 
 CHUNK = 8192
 LEAST = 1e-12
@@ -21,6 +24,61 @@ LEAST = 1e-12
 
 Labels = Int64[np.ndarray, " n"]
 Square = Float64[np.ndarray, "d d"]
+
+
+Maps = tuple[LinearMap | None, LinearMap | None]
+"""Of queries and of stored rows; none: they stay as they are."""
+MapsT = TypeVar("MapsT", bound=Maps)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The same items' vectors by a new and an old model, and their classes where known."""
+
+    source: Vectors
+    target: Vectors
+    labels: Labels | None = None
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Of both models' vectors."""
+        return self.source.shape[1], self.target.shape[1]
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        """Return some of the items, by numbers or by a mask: normalised, in memory."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Pairs(normalise(self.source[rows]), normalise(self.target[rows]), labels)
+
+    def check(self, needed: int) -> None:
+        """Refuse rows that are no pairs, or fewer than `needed` of them.
+
+        Raises:
+            FeatureError: it says how many there are.
+        """
+        counts = self.source.shape[0], self.target.shape[0]
+        if counts[0] != counts[1]:
+            raise FeatureError(
+                f"a map between models needs the same items on both sides, not {counts[0]} source "
+                f"and {counts[1]} target rows"
+            )
+        if counts[0] < needed:
+            raise FeatureError(
+                f"{counts[0]} rows do not determine a map from {self.dims[0]} to {self.dims[1]} "
+                f"dimensions; give at least {needed}"
+            )
+
+
+def adapter(of: Callable[..., MapsT]) -> Callable[..., MapsT]:
+    """Let a fit over `Pairs` take the new model's vectors [n, d1], the old one's [n, d2] of the
+    same items in the same order, and their labels where there are some."""
+
+    @wraps(of)
+    def fit(
+        source: Vectors, target: Vectors, labels: Labels | None = None, **settings: Any
+    ) -> MapsT:
+        return of(Pairs(source, target, labels), **settings)
+
+    return fit
 
 
 @dataclass(frozen=True)
@@ -47,18 +105,18 @@ def blocks(vectors: Vectors) -> Iterator[tuple[slice, Float64[np.ndarray, "n d"]
         yield rows, normalise(block, np.arange(start, start + len(block))).astype(np.float64)
 
 
-def moments(source: Vectors, target: Vectors, needed: int = 2) -> Moments:
+def moments(pairs: Pairs, needed: int = 2) -> Moments:
     """Return the moments of two models' vectors, in one pass.
 
     Raises:
         FeatureError: the counts differ, there are fewer than `needed`, or a row cannot be
             normalised.
     """
-    check_pairs(source, target, needed)
-    n, d1, d2 = source.shape[0], source.shape[1], target.shape[1]
+    pairs.check(needed)
+    n, (d1, d2) = pairs.source.shape[0], pairs.dims
     sums = np.zeros(d1), np.zeros(d2)
     products = np.zeros((d1, d1)), np.zeros((d2, d2)), np.zeros((d1, d2))
-    for (_, x), (_, y) in zip(blocks(source), blocks(target), strict=True):
+    for (_, x), (_, y) in zip(blocks(pairs.source), blocks(pairs.target), strict=True):
         for one, block in zip(sums, (x, y), strict=True):
             one += block.sum(axis=0)
         for total, (left, right) in zip(products, ((x, x), (y, y), (x, y)), strict=True):
@@ -110,20 +168,25 @@ def inverse_root(covariance: Square, shrinkage: float) -> Square:
     return root
 
 
-def check_pairs(source: Vectors, target: Vectors, needed: int) -> None:
-    """Refuse rows that are no pairs, or fewer than `needed` of them.
+def beside(
+    halves: tuple[LinearMap, LinearMap], mean: Float64[np.ndarray, " d"], covariance: Square
+) -> LinearMap:
+    """Return two maps of the same vectors as one: to both spaces, each at a mean square of 1.
 
-    Raises:
-        FeatureError: it says how many there are.
+    The cosine of the whole is about the mean of the two cosines. Errors of two ways to compare the
+    same vectors differ, and their mean is often better than either.
+
+    Args:
+        halves: the maps.
+        mean: of the vectors.
+        covariance: of them.
     """
-    counts = source.shape[0], target.shape[0]
-    if counts[0] != counts[1]:
-        raise FeatureError(
-            f"a map between models needs the same items on both sides, not {counts[0]} source "
-            f"and {counts[1]} target rows"
-        )
-    if counts[0] < needed:
-        raise FeatureError(
-            f"{counts[0]} rows do not determine a map from {source.shape[1]} to "
-            f"{target.shape[1]} dimensions; give at least {needed}"
-        )
+    matrices, offsets = [], []
+    for half in halves:
+        matrix, offset = half.arrays[0].astype(float), half.arrays[1]
+        shift = np.zeros(matrix.shape[1]) if offset is None else offset.astype(float)
+        centre = mean @ matrix + shift
+        scale = np.sqrt(np.trace(matrix.T @ covariance @ matrix) + centre @ centre)
+        matrices.append(matrix / scale)
+        offsets.append(shift / scale)
+    return LinearMap.of(np.hstack(matrices), np.concatenate(offsets))

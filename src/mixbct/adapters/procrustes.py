@@ -7,30 +7,26 @@ Procrustes problem", Psychometrika 31, 1966).
 
 import numpy as np
 
-from mixbct.adapters.moments import Labels, moments
-from mixbct.features.bridged import Vectors
+from mixbct.adapters.moments import Pairs, adapter, moments
 from mixbct.schemas.linear_map import LinearMap
 
 
-def fit(
-    source: Vectors, target: Vectors, labels: Labels | None = None, *, centre: bool = False
-) -> tuple[LinearMap, None]:
+@adapter
+def fit(pairs: Pairs, centre: bool = False) -> tuple[LinearMap, None]:
     """Return the map of queries; rows stay as they are. Labels play no part.
 
     With d1 > d2 the map is the best one by inner products, not by distances; for unit vectors
     that are compared by their cosine the former is what counts.
 
     Args:
-        source: [n, d1] vectors of the model whose queries are mapped.
-        target: [n, d2] the same items by the other model, in the same order.
-        labels: not looked at.
+        pairs: see `adapter`.
         centre: fit around the means of both sides.
 
     Raises:
         FeatureError: the counts differ, or there are fewer rows than the smaller dimension (one
             more where centred), which leaves the rotation open.
     """
-    found = moments(source, target, min(source.shape[1], target.shape[1]) + centre)
+    found = moments(pairs, min(pairs.dims) + centre)
     means = found.source_mean, found.target_mean
     cross = found.cross if centre else found.cross + np.outer(*means)
     left, _, right = np.linalg.svd(cross, full_matrices=False)

@@ -11,26 +11,28 @@ gallery instead of the queries.
 import numpy as np
 from jaxtyping import Float64
 
-from mixbct.adapters.moments import Labels, Moments, check_pairs, moments
-from mixbct.features.bridged import Vectors
+from mixbct.adapters.moments import Maps, Moments, Pairs, adapter, moments
 from mixbct.schemas.linear_map import LinearMap
 
 CANDIDATES = np.logspace(-6, 2, 33)
 """Values of λ to choose from, as multiples of the mean eigenvalue of XᵀX."""
 
 
-def fit(source: Vectors, target: Vectors, labels: Labels | None = None) -> tuple[LinearMap, None]:
-    """Return the map of queries to the old vectors; rows stay as they are.
-
-    Args:
-        source: [n, d1] vectors of the model whose queries are mapped.
-        target: [n, d2] the same items by the other model, in the same order.
-        labels: not looked at.
+@adapter
+def fit(pairs: Pairs) -> Maps:
+    """Return the map of queries to the old vectors; rows stay as they are. Labels play no part.
 
     Raises:
         FeatureError: the counts differ, or there are fewer than three rows.
     """
-    return of_moments(moments(source, target, needed=3)), None
+    return of_moments(moments(pairs, needed=3)), None
+
+
+@adapter
+def fit_gallery(pairs: Pairs) -> Maps:
+    """Return the map of stored rows to the new vectors; queries stay as they are; see `fit`."""
+    pairs.check(needed=3)
+    return None, of_moments(moments(Pairs(pairs.target, pairs.source)))
 
 
 def of_moments(found: Moments) -> LinearMap:
@@ -42,14 +44,6 @@ def of_moments(found: Moments) -> LinearMap:
     strength = choose_strength(values, np.square(rotated).sum(axis=1), energy, found.rows)
     weights = vectors @ (rotated / (values + strength)[:, None])
     return LinearMap.of(weights, found.target_mean - found.source_mean @ weights)
-
-
-def fit_gallery(
-    source: Vectors, target: Vectors, labels: Labels | None = None
-) -> tuple[None, LinearMap]:
-    """Return the map of stored rows to the new vectors; queries stay as they are; see `fit`."""
-    check_pairs(source, target, needed=3)
-    return None, fit(target, source)[0]
 
 
 def choose_strength(

@@ -8,7 +8,15 @@ through the same map, so that both must lie in one space: the old model's own qu
 of a model that was trained to be compatible.
 """
 
-from mixbct.adapters.moments import LEAST, Labels, check_pairs, inverse_root, within_classes
+from mixbct.adapters.moments import (
+    LEAST,
+    Labels,
+    Maps,
+    Pairs,
+    adapter,
+    inverse_root,
+    within_classes,
+)
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
@@ -16,28 +24,27 @@ from mixbct.schemas.linear_map import LinearMap
 SHRINKAGE = 0.3
 
 
-def fit(
-    source: Vectors, target: Vectors, labels: Labels | None = None, shrinkage: float = SHRINKAGE
-) -> tuple[LinearMap, LinearMap]:
-    """Return the one map for both sides.
+@adapter
+def fit(pairs: Pairs, shrinkage: float = SHRINKAGE) -> Maps:
+    """Return the one map for both sides; of the new vectors only the dimension counts.
+
+    Where no class has two different vectors it is as without labels.
 
     Args:
-        source: [n, d] vectors of the model whose queries are mapped; only their dimension counts.
-        target: [n, d] vectors of the model whose rows are stored.
-        labels: class of each item; where no class has two different vectors, as without.
+        pairs: see `adapter`.
         shrinkage: s in (0, 1], towards leaving the space as it is.
 
     Raises:
         FeatureError: the dimensions or counts differ, there are fewer than two rows, the rows are
             all alike, or the shrinkage is out of range.
     """
-    if source.shape[1] != target.shape[1]:
+    if pairs.dims[0] != pairs.dims[1]:
         raise FeatureError(
-            f"whitening compares two models in one space, not queries of {source.shape[1]} "
-            f"dimensions with rows of {target.shape[1]}: fit cca or ridge"
+            f"whitening compares two models in one space, not queries of {pairs.dims[0]} "
+            f"dimensions with rows of {pairs.dims[1]}: fit cca or ridge"
         )
-    check_pairs(source, target, needed=2)
-    found = whitening(target, labels, shrinkage)
+    pairs.check(needed=2)
+    found = whitening(pairs.target, pairs.labels, shrinkage)
     return found, found
 
 

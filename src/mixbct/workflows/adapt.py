@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mixbct.adapters import SHRUNK
-from mixbct.adapters.beside import beside
-from mixbct.adapters.moments import moments
+from mixbct.adapters.moments import Pairs, beside, moments
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
@@ -27,7 +26,7 @@ from mixbct.files import write_atomically
 from mixbct.schemas.bridge import IDENTITY, Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.workflows.choose import Pairs, choose, fit_maps, told_apart
+from mixbct.workflows.choose import choose, fit_maps, told_apart
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, rows_of
 
@@ -138,7 +137,7 @@ def beside_own(own: Bridge | None, fitted: Bridge, items: PairedItems) -> Bridge
         fitted: between the same models, to be compared with beside it.
         items: that it was fitted on.
     """
-    found = moments(items.pairs.source, items.pairs.target)
+    found = moments(items.pairs)
     ways = (own.query, own.gallery) if own else (None, None)
     same = (LinearMap.of(np.eye(model.dim)) for model in items.models)
     query, gallery = (way or one for way, one in zip(ways, same, strict=True))

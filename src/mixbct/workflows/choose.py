@@ -9,7 +9,6 @@ tell kinds apart.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
@@ -18,15 +17,13 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mixbct.adapters import ADAPTERS, SHRUNK
-from mixbct.adapters.moments import Labels
-from mixbct.data.bank import normalise
+from mixbct.adapters.moments import Labels, Maps, Pairs
 from mixbct.distributed import row_rng
 from mixbct.errors import FeatureError
 from mixbct.evaluation.comparison import compare
 from mixbct.evaluation.scores import Embeddings
-from mixbct.features.bridged import Vectors, both_queries, through
+from mixbct.features.bridged import both_queries, through
 from mixbct.schemas.bridge import IDENTITY, Candidate
-from mixbct.schemas.linear_map import LinearMap
 
 FOLDS = 3
 MOST = 15_000
@@ -48,23 +45,6 @@ TRIED: tuple[tuple[str, float | None], ...] = (
 )
 """Kinds with their shrinkage; of two that are level the first is taken."""
 
-Maps = tuple[LinearMap | None, LinearMap | None]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The same items' vectors by a new and an old model, and their classes where known."""
-
-    source: Vectors
-    target: Vectors
-    labels: Labels | None
-
-    def take(self, rows: np.ndarray) -> "Pairs":
-        """Return some of the items, by numbers or by a mask: normalised, in memory."""
-        labels = None if self.labels is None else self.labels[rows]
-        return Pairs(normalise(self.source[rows]), normalise(self.target[rows]), labels)
-
-
 Sides = tuple[Float32[np.ndarray, "q k"], Float32[np.ndarray, "g k"]]
 Trial = Callable[[Pairs, Pairs, Pairs], Sides]
 """From the items to fit on, those that are queries and those of the gallery, to both sides."""
@@ -77,10 +57,9 @@ def fit_maps(kind: str, pairs: Pairs, shrinkage: float | None = None) -> Maps:
         FeatureError: the kind cannot be fitted on these vectors, or takes no shrinkage.
     """
     if kind == IDENTITY:
-        dims = pairs.source.shape[1], pairs.target.shape[1]
-        if dims[0] != dims[1]:
+        if pairs.dims[0] != pairs.dims[1]:
             raise FeatureError(
-                f"vectors of {dims[0]} and {dims[1]} dimensions cannot be compared as they are"
+                "vectors of {} and {} dimensions cannot be compared as they are".format(*pairs.dims)
             )
         return None, None
     if shrinkage is not None and kind not in SHRUNK:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.adapters.whiten import SHRINKAGE
+from mixbct.adapters import SHRUNK
+from mixbct.adapters.moments import Pairs
 from mixbct.backbones.model import load_model
 from mixbct.data import open_source as open_images
 from mixbct.data.bank import normalise
@@ -23,7 +24,7 @@ from mixbct.gallery.store import Snapshot, Store
 from mixbct.gallery.stores import open_store
 from mixbct.schemas.bridge import IDENTITY, Candidate
 from mixbct.schemas.checkup import Checkup, CheckupReport
-from mixbct.workflows.choose import MOST, Pairs, choose
+from mixbct.workflows.choose import MOST, choose
 from mixbct.workflows.progress import Stage, silent
 
 _BLOCK = 8192
@@ -139,7 +140,7 @@ def _whitened(
         parts.append(batch.vectors[picked[start : start + len(batch.vectors)]])
         start += len(batch.vectors)
     vectors = normalise(np.concatenate(parts))
-    kinds = ((IDENTITY, None), ("whiten", SHRINKAGE))
+    kinds = ((IDENTITY, None), ("whiten", SHRUNK["whiten"]))
     try:
         return choose(Pairs(vectors, vectors, of[picked]), kinds=kinds)[1][:2]
     except FeatureError:

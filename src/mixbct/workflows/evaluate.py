@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import mixbct
+from mixbct.adapters.moments import Pairs
 from mixbct.data import holds_vectors, open_source
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.bank_source import encoder_of
@@ -29,7 +30,7 @@ from mixbct.schemas.record import record_there
 from mixbct.schemas.result import ModelCost, Result, Standing
 from mixbct.workflows.across import across, bridge_between
 from mixbct.workflows.adapt import PairedItems
-from mixbct.workflows.choose import Pairs, told_apart
+from mixbct.workflows.choose import told_apart
 from mixbct.workflows.examples import choose_examples
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rivals import find_rivals, rivals_of

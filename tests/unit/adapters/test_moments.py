@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mixbct.adapters import moments as module
-from mixbct.adapters.moments import inverse_root, moments, within_classes
+from mixbct.adapters.moments import Pairs, inverse_root, moments, within_classes
 from mixbct.data.bank import normalise
 
 
@@ -18,7 +18,7 @@ def vectors(n: int, d: int, seed: int) -> np.ndarray:
 
 def test_moments_are_numpys() -> None:
     x, y = vectors(45, 5, 0), vectors(45, 3, 1)
-    found = moments(x, y)
+    found = moments(Pairs(x, y))
     both = np.hstack([normalise(x), normalise(y)]).astype(np.float64)
     mean, covariance = both.mean(axis=0), np.cov(both.T, bias=True)
     np.testing.assert_allclose(np.r_[found.source_mean, found.target_mean], mean, atol=1e-12)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from mixbct.adapters import whiten
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.evaluation.scores import Embeddings
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.across import across
 from mixbct.workflows.adapt import PairedItems, beside_own, fit_bridge
-from mixbct.workflows.choose import Pairs
 
 LABELS = np.repeat(np.arange(30), 10)
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.workflows import choose as module
-from mixbct.workflows.choose import DEPLOYED, Pairs, choose, choose_share, told_apart
+from mixbct.workflows.choose import DEPLOYED, choose, choose_share, told_apart
 
 CLASSES, EACH = 60, 6
 LABELS = np.arange(CLASSES * EACH) % CLASSES

@@ -7,9 +7,9 @@ rows with the old vector and the new rows with the new one, and merge the two li
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.adapters.rank_merge import ABSENT, merge_ranks, ranks_of
+from mixbct.adapters.rank_merge import ABSENT, merge_ranks
 from mixbct.evaluation.bootstrap import Replicates, class_weights, estimate, mean_replicates
-from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.scores import Pair
 from mixbct.evaluation.upgrade import mixed_rows
 from mixbct.schemas.result import Estimate
 
@@ -50,18 +50,10 @@ def rank_merged(
 
 def _block(old: Pair, new: Pair, again: np.ndarray, rows: slice) -> list[Int64[np.ndarray, " p"]]:
     """Return the places of each query's correct items in its merged list, ascending, from 0."""
-    lists = [
-        _search(one.query, one.gallery, which, rows) for one, which in ((old, ~again), (new, again))
-    ]
-    merged = merge_ranks(*lists)
-    labels = old.query.labels[rows]
-    correct = (old.gallery.labels == labels[:, None]) & (merged != ABSENT)
+    lists = []
+    for one, which in ((old, ~again), (new, again)):
+        scores = one.query.features[rows] @ one.gallery.features[which].T
+        lists.append(np.flatnonzero(which)[np.argsort(-scores, axis=1, kind="stable")])
+    merged = merge_ranks(lists[0], lists[1], len(again))
+    correct = (old.gallery.labels == old.query.labels[rows, None]) & (merged != ABSENT)
     return [np.sort(places[right]) for places, right in zip(merged, correct, strict=True)]
-
-
-def _search(
-    query: Embeddings, gallery: Embeddings, which: np.ndarray, rows: slice
-) -> Int64[np.ndarray, "q items"]:
-    scores = query.features[rows] @ gallery.features[which].T
-    found = np.flatnonzero(which)[np.argsort(-scores, axis=1, kind="stable")]
-    return ranks_of(found, len(gallery))
