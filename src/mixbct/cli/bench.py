@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Fonts, Overrides, default_font_cache
+from mixbct.cli.options import AsJson, Fonts, Overrides
 from mixbct.cli.output import progress_bar, say, tell
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
@@ -47,7 +47,6 @@ def bench(
         only=only or "*",
         replicates=replicates,
         fonts=fonts,
-        cache=default_font_cache(),
         command=shlex.join(["mixbct", *words]),
         stage=progress_bar,
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, FontCache, Fonts, Out, SkipBad
+from mixbct.cli.options import AsJson, Fonts, Out, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import foreign_bank, open_source
@@ -34,14 +34,11 @@ def glyphs(
     classes: int | None = Option(None, help="How many kanji [all 2,965]."),
     seed: int = Option(0, help="Of the choice of kanji."),
     fonts: Fonts = None,
-    cache: Path = FontCache,
     as_json: AsJson = False,
 ) -> None:
     """Render kanji in every typeface: one class a character, one image a typeface."""
     with progress_bar("render the kanji glyphs") as tick:
-        manifest = build_glyphs(
-            out, classes=classes, seed=seed, fonts=fonts, cache=cache, progress=tick
-        )
+        manifest = build_glyphs(out, classes, seed, fonts, tick)
     drawn = f"{manifest.images:,} images of {len(manifest.classes):,} kanji"
     said = f"{drawn} in {len(manifest.groups)} families of typefaces, in {out}"
     tell(manifest, as_json, said, then=("data", "split", out, "--out", f"{out}-split"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from typer import Option
 
-from mixbct.cli.options import AsJson, FontCache, Fonts, Out, Overrides, Resume, SkipBad
+from mixbct.cli.options import AsJson, Fonts, Out, Overrides, Resume, SkipBad
 from mixbct.cli.output import progress_bar, tell
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
@@ -15,7 +15,6 @@ def demo(
     out: Out = Path("runs/demo"),
     data: Path | None = Option(None, help="A folder of class folders to use, not the glyphs."),
     fonts: Fonts = None,
-    cache: Path = FontCache,
     seed: int = Option(1, help="Of everything that is random."),
     overrides: Overrides = None,
     skip_bad: SkipBad = False,
@@ -32,7 +31,6 @@ def demo(
         out,
         data=data,
         fonts=fonts,
-        cache=cache,
         seed=seed,
         overrides=overrides,
         skip_bad=skip_bad,

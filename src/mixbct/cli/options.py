@@ -1,16 +1,18 @@
 """Options that several verbs have, each described once."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
 from mixbct.backbones.trust import TRUSTED
-from mixbct.files import user_cache
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
-Fonts = Annotated[Path | None, Option(help="A folder of fonts for the glyphs [fetch Debian's].")]
+Fonts = Annotated[
+    Path | None,
+    Option(help="A folder of fonts for the glyphs [fetch Debian's, kept in ~/.cache/mixbct]."),
+]
 Device = Annotated[str, Option(help="Where to embed, and to compare.")]
 Out = Annotated[Path, Option("--out", help="Where to write.")]
 SkipBad = Annotated[
@@ -46,14 +48,3 @@ Overrides = Annotated[
         "takes out the settings that mean nothing to it.",
     ),
 ]
-
-
-def default_font_cache() -> Path:
-    """Return where fetched fonts are kept unless the person says otherwise."""
-    return user_cache() / "fonts"
-
-
-FontCache: Any = Option(
-    default_font_cache, show_default=False, help="Where fetched fonts go [~/.cache/mixbct/fonts]."
-)
-"""A default, since what it is follows from the environment."""

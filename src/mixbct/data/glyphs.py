@@ -19,7 +19,7 @@ from mixbct.data.array import ArraySource, write_array
 from mixbct.data.fonts import own_typefaces, packaged_typefaces
 from mixbct.data.source import Progress
 from mixbct.errors import DataError
-from mixbct.files import sha256_file
+from mixbct.files import sha256_file, user_cache
 from mixbct.schemas.data import ArrayManifest
 
 SIZE = 32
@@ -58,7 +58,7 @@ def kanji() -> tuple[str, ...]:
 
 
 def build_glyphs(
-    out: Path, classes: int | None, seed: int, fonts: Path | None, cache: Path, progress: Progress
+    out: Path, classes: int | None, seed: int, fonts: Path | None, progress: Progress
 ) -> ArrayManifest:
     """Draw the kanji in every typeface and write them as an image array.
 
@@ -70,7 +70,6 @@ def build_glyphs(
         classes: how many kanji, in a seeded choice; None: all.
         seed: of that choice.
         fonts: a folder with fonts to use; None: those of the Debian packages.
-        cache: where fetched packages are kept.
         progress: called with (done, in all): packages fetched, then typefaces drawn.
 
     Raises:
@@ -78,7 +77,11 @@ def build_glyphs(
             between 2 and 2,965.
     """
     chosen = _choose(classes, seed)
-    typefaces = packaged_typefaces(cache, progress) if fonts is None else own_typefaces(fonts)
+    typefaces = (
+        packaged_typefaces(user_cache() / "fonts", progress)
+        if fonts is None
+        else own_typefaces(fonts)
+    )
     origin = {
         "classes": f"{len(chosen)} kanji of JIS X 0208 level 1, seed {seed}",
         "rendering": f"{_RENDERING}; Pillow {PIL.__version__}, "

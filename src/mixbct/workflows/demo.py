@@ -38,7 +38,6 @@ def run_demo(
     *,
     data: Path | None = None,
     fonts: Path | None = None,
-    cache: Path,
     seed: int = 1,
     overrides: list[str] | None = None,
     skip_bad: bool = False,
@@ -51,7 +50,6 @@ def run_demo(
         out: the folder that everything lands in.
         data: a folder of class folders to use in place of the glyphs.
         fonts: a folder of fonts to render the glyphs from; none: fetch Debian's.
-        cache: where fetched fonts are kept.
         seed: of the choice of kanji, the split, the training and the bootstrap.
         overrides: `key=value` settings for all three recipes.
         skip_bad: leave images that cannot be read out of every part of the split.
@@ -70,9 +68,7 @@ def run_demo(
     if data is None and not (source_path / "manifest.json").exists():
         count = TRAIN_CLASSES + TEST_CLASSES
         with stage("render the kanji glyphs") as tick:
-            build_glyphs(
-                source_path, classes=count, seed=seed, fonts=fonts, cache=cache, progress=tick
-            )
+            build_glyphs(source_path, count, seed, fonts, tick)
     if not (split / "manifest.json").exists():
         source = open_source(source_path, skip_bad=skip_bad)
         make_split(

@@ -38,7 +38,6 @@ def build(out: Path, fonts: Path, classes: int | None = None, seed: int = 0) -> 
         classes=classes,
         seed=seed,
         fonts=fonts,
-        cache=out.parent / "cache",
         progress=lambda done, total: None,
     )
 

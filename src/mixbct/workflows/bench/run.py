@@ -45,7 +45,6 @@ def run_bench(
     only: str = "*",
     replicates: bool = False,
     fonts: Path | None = None,
-    cache: Path,
     command: str,
     stage: Stage = silent,
 ) -> BenchSummary:
@@ -61,7 +60,6 @@ def run_bench(
         replicates: run the cells again whose bootstrap replicates are not here: those of earlier
             versions, which have no figures behind bridges either.
         fonts: a folder of fonts to draw glyphs from; None: fetch Debian's.
-        cache: where fetched fonts are kept.
         command: to be written into the summary.
         stage: opens a stage of the progress display.
 
@@ -72,7 +70,7 @@ def run_bench(
     """
     open_device(recipe.device)
     planner = Planner(recipe, out, work)
-    data = _prepare_data(planner, fonts, cache, stage)
+    data = _prepare_data(planner, fonts, stage)
     named = [spec for spec in _test_cells(planner) if fnmatch(spec.cell.id, only)]
     if not named:
         raise ResultError(f"no cell of {recipe.name} is called {only!r}")
@@ -90,21 +88,12 @@ def run_bench(
     return summary
 
 
-def _prepare_data(
-    planner: Planner, fonts: Path | None, cache: Path, stage: Stage
-) -> dict[str, str | int]:
+def _prepare_data(planner: Planner, fonts: Path | None, stage: Stage) -> dict[str, str | int]:
     """Draw the glyphs where they are wanted, and split; return what a summary says of the data."""
     data = planner.recipe.data
     if data.kanji is not None and not data.path.exists():
         with stage("render the kanji glyphs") as tick:
-            build_glyphs(
-                data.path,
-                classes=data.kanji,
-                seed=data.seed,
-                fonts=fonts,
-                cache=cache,
-                progress=tick,
-            )
+            build_glyphs(data.path, data.kanji, data.seed, fonts, tick)
     source = open_source(data.path)
     settings = data.model_dump(include=_DIVISION)
     for scenario in get_args(Scenario):
