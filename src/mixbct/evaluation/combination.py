@@ -54,7 +54,8 @@ def judge_all(
 
     Args:
         sides: by query/gallery, the roles of the query model and of the gallery: the gallery's
-            parts with what searches each. Galleries that share a part are compared in one walk.
+            parts with what searches each. Those of several parts share them, and are compared in
+            one walk.
         weights: how often each query class is drawn, for the intervals; with a half, its row last.
         fars: false-accept rates.
         half: which query classes calibrations are set on.
@@ -63,24 +64,13 @@ def judge_all(
         progress: called with (comparisons done, comparisons in all).
     """
     judged: dict[str, Judged] = {}
-    for names in _sharing(sides):
-        some = {name: sides[name] for name in names}
+    alone = [{name: parts} for name, parts in sides.items() if len(parts) == 1]
+    together = {name: parts for name, parts in sides.items() if len(parts) > 1}
+    for some in [*alone, together] if together else alone:
         for name, found in compare_all(some, fars=fars, weights=weights, device=device).items():
             judged[name] = _judge(name, found, half, name in calibrated)
             progress(len(judged), len(sides))
     return {name: judged[name] for name in sides}
-
-
-def _sharing(sides: Mapping[str, Sequence[Pair]]) -> list[list[str]]:
-    """Return the names in groups, of which no two share a part."""
-    groups: list[tuple[list[str], set[int]]] = []
-    for name, parts in sides.items():
-        here = [name], set(map(id, parts))
-        apart = [group for group in groups if not group[1] & here[1]]
-        for names, known in (group for group in groups if group[1] & here[1]):
-            here = names + here[0], known | here[1]
-        groups = [*apart, here]
-    return [names for names, _ in groups]
 
 
 def _judge(

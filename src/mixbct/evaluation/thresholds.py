@@ -14,10 +14,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.scores import (
-    Pair,
-    sampled_scores,
-)
+from mixbct.evaluation.scores import Pair, sampled_scores
 
 Brackets = Float32[np.ndarray, "f 2"]
 """For each rate a score below its threshold, and one at or above it."""

@@ -28,15 +28,7 @@ from torch import Tensor, nn
 from mixbct.distributed import OLD_ROWS, row_rng
 from mixbct.heads.classifier import Head
 from mixbct.methods.independent import classification
-from mixbct.methods.method import (
-    Features,
-    Losses,
-    Method,
-    Progress,
-    StepPlan,
-    Task,
-    given,
-)
+from mixbct.methods.method import Features, Losses, Method, Progress, StepPlan, Task, given
 from mixbct.recipe import AdvBCTSettings
 
 HIDDEN = 100

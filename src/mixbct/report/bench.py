@@ -156,8 +156,8 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
         height=380,
     )
     layers = [
-        plot.across(level, f"old/old {percent(level)}"),
-        plot.upright(free, f"independent {percent(free)}"),
+        plot.draw("across", level, f"old/old {percent(level)}"),
+        plot.draw("upright", free, f"independent {percent(free)}"),
     ]
     named: list[tuple[float, float, float]] = []
     for row, own, cross in shown:
@@ -168,11 +168,13 @@ def scatter(summary: BenchSummary, table: BenchTable) -> Figure | None:
         named.append((x, y, end))
         title = f"{row.method}: self {percent(own.value)}, cross {percent(cross.value)}"
         tint = colour(summary, table, row)
-        layers.append(plot.dot(tint, own, cross, row.method, title, to_the_left=crowded))
+        layers.append(plot.draw("dot", tint, own, cross, row.method, title, crowded))
     says = "Right and up is better. Dashed: old/old and the independent model."
     if below:
         says += f" Below the axis: {', '.join(below)}."
-    return Figure(plot.svg(f"Cross-test over self-test mAP, {table.scenario}", *layers), says)
+    return Figure(
+        plot.draw("chart", f"Cross-test over self-test mAP, {table.scenario}", layers), says
+    )
 
 
 def colour(summary: BenchSummary, table: BenchTable, row: BenchRow) -> str:

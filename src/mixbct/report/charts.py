@@ -1,18 +1,16 @@
-"""Charts as inline SVG that the page's style sheet colours: where everything lies.
+"""Charts as inline SVG that the page's style sheet colours: axes, and where values lie on them.
 
-The shapes themselves are in `shapes.svg.j2`. Nothing depends on a clock, a font file or a hash,
+The shapes are in `shapes.svg.j2`. Nothing depends on a clock, a font file or a hash,
 so that equal results give equal bytes.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 from markupsafe import Markup
 
 from mixbct.report.templates import environment
-from mixbct.schemas.result import Estimate
 
 Tick = tuple[float, str]
 
@@ -95,44 +93,7 @@ class Plot:
         """Return the vertical pixel of a value."""
         return self.floor - self.y.place(value) * (self.floor - self.top)
 
-    def svg(self, title: str, *layers: Markup) -> Markup:
-        """Return the chart: axes below, then `layers` in order. `title` is read aloud."""
-        return _draw("chart", self, title, layers)
-
-    def line(self, colour: str, points: Iterable[tuple[float, float]], title: str) -> Markup:
-        """Draw a line through (x, y)."""
-        return _draw("line", colour, [(self.px(x), self.py(y)) for x, y in points], title)
-
-    def steps(self, colour: str, edges: Sequence[float], heights: Sequence[float]) -> Markup:
-        """Draw a filled histogram of `len(edges) - 1` bars, down to the axis' low end."""
-        tops = zip(pairwise(edges), heights, strict=True)
-        corners = [(x, height) for sides, height in tops for x in sides]
-        ring = [(edges[0], self.y.low), *corners, (edges[-1], self.y.low)]
-        return _draw("steps", colour, [(self.px(x), self.py(y)) for x, y in ring])
-
-    def whisker(self, colour: str, x: float, y: Estimate, title: str) -> Markup:
-        """Draw a dot at (x, y) and its interval."""
-        down = map(self.py, (y.value, y.low, y.high))
-        return _draw("whisker", colour, self.px(x), *down, title)
-
-    def dot(
-        self, colour: str, x: Estimate, y: Estimate, text: str, title: str, to_the_left: bool
-    ) -> Markup:
-        """Draw a dot and both its intervals, with its name beside it."""
-        across = [self.px(value) for value in (x.value, x.low, x.high)]
-        down = [self.py(value) for value in (y.value, y.low, y.high)]
-        left = to_the_left or across[0] > self.width * 0.8
-        return _draw("dot", colour, across, down, text, title, left)
-
-    def across(self, y: float, text: str) -> Markup:
-        """Draw a level from side to side with its name above the right end."""
-        return _draw("across", self, self.py(y), text)
-
-    def upright(self, x: float, text: str = "") -> Markup:
-        """Draw a vertical mark over the whole height, with its name at the foot."""
-        return _draw("upright", self, self.px(x), text)
-
-
-def _draw(shape: str, *content: object) -> Markup:
-    shapes = environment().get_template("shapes.svg.j2").module
-    return Markup(getattr(shapes, shape)(*content))
+    def draw(self, shape: str, *content: object) -> Markup:
+        """Return a shape of `shapes.svg.j2`; `chart` is the whole, with its layers in order."""
+        shapes = environment().get_template("shapes.svg.j2").module
+        return Markup(getattr(shapes, shape)(self, *content))

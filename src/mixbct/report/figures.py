@@ -38,9 +38,11 @@ def roc(named: Sequence[Named]) -> Figure:
         left = sum(x <= plot.x.low for x, _ in found)
         return found[max(left - 1, 0) :]
 
-    lines = [plot.line(one.colour, points(one), one.short) for one in reversed(curves(named))]
+    lines = [
+        plot.draw("line", one.colour, points(one), one.short) for one in reversed(curves(named))
+    ]
     return Figure(
-        plot.svg("ROC: true-accept rate over false-accept rate", *lines),
+        plot.draw("chart", "ROC: true-accept rate over false-accept rate", lines),
         "ROC. How many genuine pairs pass, at each rate of impostors let through.",
     )
 
@@ -59,12 +61,14 @@ def cmc(named: Sequence[Named]) -> Figure:
     ticks = tuple((float(rank), str(rank)) for rank in (1, 5, 10, 15, 20))
     ranks = Axis(1.0, float(_CMC_RANKS), ticks, "rank")
     plot = Plot(ranks, percent_axis(shares or [0.0, 1.0], "right hit within, %"))
-    lines = [plot.line(one.colour, shown[one.name], one.short) for one in reversed(kept)]
+    lines = [plot.draw("line", one.colour, shown[one.name], one.short) for one in reversed(kept)]
     caption = "CMC. How many queries have a right item among the first hits."
     if off:
         below = (f"{one.short} ({percent(one.data.rank1.value)} % at rank 1)" for one in off)
         caption += f" Below the axis: {', '.join(below)}."
-    return Figure(plot.svg("CMC: share of queries with a right hit, by rank", *lines), caption)
+    return Figure(
+        plot.draw("chart", "CMC: share of queries with a right hit, by rank", lines), caption
+    )
 
 
 def _curve(curve: Curve) -> list[tuple[float, float]]:
@@ -96,14 +100,16 @@ def _life(metric: str, level: float, stations: Sequence[tuple[float, Named]]) ->
     across = Axis(-0.04, 1.04, ticks, "gallery enrolled by new, %")
     plot = Plot(across, percent_axis([level, *ends], f"{metric}, %"), height=280)
     layers = [
-        plot.across(level, f"{BASELINE} {percent(level)}"),
-        plot.line("trail", ((share, figure.value) for share, _, figure in found), metric),
+        plot.draw("across", level, f"{BASELINE} {percent(level)}"),
+        plot.draw("line", "trail", ((share, figure.value) for share, _, figure in found), metric),
     ]
     for share, one, figure in found:
         title = f"{one.name}: {percent(figure.value)} % [{interval(figure)}]"
-        layers.append(plot.whisker(one.colour, share, figure, title))
+        layers.append(plot.draw("whisker", one.colour, share, figure, title))
     return Figure(
-        plot.svg(f"{metric} by the share of the gallery that the new model enrolled", *layers),
+        plot.draw(
+            "chart", f"{metric} by the share of the gallery that the new model enrolled", layers
+        ),
         f"{metric} of new queries, as the gallery fills with vectors of the new model.",
     )
 
@@ -130,10 +136,10 @@ def _histogram(one: Named, scores: Axis) -> Figure:
     place = {"width": 320, "height": 150, "left": 10, "right": 10, "top": 8, "bottom": 22}
     plot = Plot(scores, Axis(0.0, top, ()), **place)
     bars = {"impostor": shown.impostor, f"genuine {one.colour}": shown.genuine}
-    layers = [plot.steps(colour, shown.edges, heights) for colour, heights in bars.items()]
+    layers = [plot.draw("steps", colour, shown.edges, heights) for colour, heights in bars.items()]
     caption = ""
     if point := next((p for p in one.data.operating_points if p.far == MAIN_FAR), None):
-        layers.append(plot.upright(point.threshold))
+        layers.append(plot.draw("upright", point.threshold))
         caption = f"{percent(point.tar.value)} % of genuine pairs above {point.threshold:.3f}"
-    drawing = plot.svg(f"Scores of genuine and impostor pairs, {one.name}", *layers)
+    drawing = plot.draw("chart", f"Scores of genuine and impostor pairs, {one.name}", layers)
     return Figure(drawing, caption, one)

@@ -58,12 +58,12 @@ def test_a_percent_axis_holds_its_values_with_a_few_round_ticks(values, texts):
 
 def test_a_line_goes_through_its_points(square):
     points = [(0.0, 0.0), (0.5, 0.25), (1.0, 1.0)]
-    assert pixels(square.line("k", points, "t")) == [(0, 100), (50, 75), (100, 0)]
+    assert pixels(square.draw("line", "k", points, "t")) == [(0, 100), (50, 75), (100, 0)]
 
 
 def test_bars_have_the_area_of_their_histogram(square):
     edges, heights = [0.0, 0.25, 0.5, 1.0], [0.2, 1.0, 0.4]
-    corners = pixels(square.steps("k", edges, heights))
+    corners = pixels(square.draw("steps", "k", edges, heights))
     ring = [*corners, corners[0]]
     # shoelace formula
     area = abs(sum(a * d - b * c for (a, b), (c, d) in itertools.pairwise(ring))) / 2
@@ -72,7 +72,9 @@ def test_bars_have_the_area_of_their_histogram(square):
 
 
 def test_text_in_a_drawing_is_escaped(square):
-    drawing = square.svg("<a> & b", square.line("k", [(0.0, 0.0), (1.0, 1.0)], "<title>"))
+    drawing = square.draw(
+        "chart", "<a> & b", [square.draw("line", "k", [(0.0, 0.0), (1.0, 1.0)], "<title>")]
+    )
     assert "&lt;a&gt; &amp; b" in drawing
     assert "<title>&lt;title&gt;</title>" in drawing
 

@@ -14,14 +14,7 @@ import numpy as np
 
 from mixbct.errors import ResultError
 from mixbct.evaluation.bootstrap import estimate
-from mixbct.evaluation.gate import (
-    CARRIED,
-    FEW,
-    LEAST_CLASSES,
-    GateSettings,
-    gain_check,
-    loss_check,
-)
+from mixbct.evaluation.gate import CARRIED, FEW, LEAST_CLASSES, GateSettings, gain_check, loss_check
 from mixbct.report.names import BASELINE, CROSS, INDEPENDENT, SELF
 from mixbct.schemas.bench import (
     METRICS,
