@@ -70,6 +70,8 @@ def summarise(
     for cell in cells:
         for row in (cell, *_behind_bridges(cell)):
             places[cell.old, cell.scenario][row.method, row.seed] = row
+    known = {p: BenchTable(old=p[0], scenario=p[1], base={}, rows=()) for p in places}
+    known |= {(table.old, table.scenario): table for table in (earlier.tables if earlier else ())}
     methods = [method for method in recipe.methods if any(c.method == method for c in cells)]
     return BenchSummary(
         name=recipe.name,
@@ -89,9 +91,7 @@ def summarise(
         cpu_hours=sum(cell.cost.cpu_seconds for cell in cells if cell.cost) / 3600,
         choices=choices,
         tables=tuple(
-            _table(recipe, here, *place, methods, earlier.tables if earlier else ())
-            for place, here in places.items()
-            if here
+            _table(recipe, here, known[place], methods) for place, here in places.items() if here
         ),
     )
 
@@ -133,16 +133,12 @@ def _devices(cells: Iterable[BenchCell]) -> str:
 
 
 def _table(
-    recipe: BenchRecipe,
-    here: _Here,
-    old: str,
-    scenario: str,
-    methods: Sequence[str],
-    earlier: Sequence[BenchTable],
+    recipe: BenchRecipe, here: _Here, known: BenchTable, methods: Sequence[str]
 ) -> BenchTable:
-    before = next((t for t in earlier if (t.old, t.scenario) == (old, scenario)), None)
-    known = {row.method: row for row in before.rows} if before else {}
+    """Return a table; `known` is that of an earlier summary, or an empty one of the same place."""
+    rows_known = {row.method: row for row in known.rows}
     free = {s: e for (r, s), e in here.items() if r == INDEPENDENT and not e.error}
+    enough = recipe.data.test_classes >= LEAST_CLASSES
     order = {method: number for number, method in enumerate(methods)}
     rows = []
     for name in sorted(dict.fromkeys(r for r, _ in here), key=lambda r: order[r.split(", ")[0]]):
@@ -153,23 +149,24 @@ def _table(
             if cell.error or seed not in free
         }
         good = [cell for seed, cell in cells.items() if seed not in failed]
-        found: dict[str, Any] = {}
+        row = BenchRow(method=name, seeds=tuple(cell.seed for cell in good), failed=failed)
         if good:
             passed = [_passes_gate(c, free[c.seed].figures[BASELINE]) for c in good]
-            enough = recipe.data.test_classes >= LEAST_CLASSES
-            found = {"gates_passed": sum(passed) * enough, "device": _devices(good)}
-            found |= _scores(good, free, here, recipe.ours, known.get(name))
-            found |= _costs(good)
-        seeds = tuple(cell.seed for cell in good)
-        rows.append(BenchRow(method=name, seeds=seeds, failed=failed, **found))
-    base, whitened = (
-        _score([[(1, entry, side)] for entry in free.values()], there) if free else {}
-        for side, there in (
-            (BASELINE, before.base if before else {}),
-            (f"{FREE}/old", before.whitened if before else {}),
-        )
-    )
-    return BenchTable(old=old, scenario=scenario, base=base, whitened=whitened, rows=tuple(rows))
+            costs = [cell.cost for cell in good if cell.cost is not None]
+            found = {
+                "gates_passed": sum(passed) * enough,
+                "device": _devices(good),
+                "cost": _mean_cost(costs) if costs else None,
+                **_scores(good, free, here, recipe.ours, rows_known.get(name, row)),
+            }
+            row = row.model_copy(update=found)
+        rows.append(row)
+    found = {
+        field: _score([[(1, entry, side)] for entry in free.values()], getattr(known, field))
+        for field, side in (("base", BASELINE), ("whitened", f"{FREE}/old"))
+        if free
+    }
+    return known.model_copy(update={"base": {}, "whitened": {}, **found, "rows": tuple(rows)})
 
 
 def _scores(
@@ -177,35 +174,31 @@ def _scores(
     free: Mapping[int, BenchCell],
     here: _Here,
     ours: str,
-    known: BenchRow | None,
+    known: BenchRow,
 ) -> dict[str, Any]:
     """Return a row's figures; `known` is the same row of an earlier summary."""
-    both = [(cell, free[cell.seed]) for cell in cells]
-    scores = {
-        field: _score(
-            [[(1, e, side), *([(-1, f, minus)] if minus else [])] for e, f in both],
-            getattr(known, field) if known else {},
-            METRICS if side == CROSS else METRICS[:1],
+    scores: dict[str, Any] = {}
+    for field, side, minus in (
+        ("cross", CROSS, ""),
+        ("own", SELF, ""),
+        ("mixed", HALF, ""),
+        ("cross_gain", CROSS, BASELINE),
+        ("own_gain", SELF, SELF),
+    ):
+        taken = [[(-1, free[cell.seed], minus)] if minus else [] for cell in cells]
+        sums = [[(1, cell, side), *less] for cell, less in zip(cells, taken, strict=True)]
+        scores[field] = _score(
+            sums, getattr(known, field), METRICS if side == CROSS else METRICS[:1]
         )
-        for field, side, minus in (
-            ("cross", CROSS, ""),
-            ("own", SELF, ""),
-            ("mixed", HALF, ""),
-            ("cross_gain", CROSS, BASELINE),
-            ("own_gain", SELF, SELF),
-        )
-    }
     us = [here.get((ours, cell.seed)) for cell in cells]
     pairs = [(one, e) for one, e in zip(us, cells, strict=True) if one and one is not e]
     # rank merging has no cross-test
     if scores["cross"] and len(pairs) == len(cells):
         scores["behind"] = {
             f"{what} {metric}": score
-            for what, side in (("cross", CROSS), ("self", SELF))
+            for what, side, metrics in (("cross", CROSS, METRICS), ("self", SELF, METRICS[:1]))
             for metric, score in _score(
-                [[(1, one, side), (-1, e, side)] for one, e in pairs],
-                None,
-                METRICS if side == CROSS else METRICS[:1],
+                [[(1, one, side), (-1, e, side)] for one, e in pairs], None, metrics
             ).items()
         }
     return scores
@@ -257,15 +250,9 @@ def _score(
     return scores
 
 
-def _costs(cells: Sequence[BenchCell]) -> dict[str, Any]:
-    costs = [cell.cost for cell in cells if cell.cost is not None]
-    if not costs:
-        return {}
-    mean = CellCost(
-        seconds=float(np.mean([cost.seconds for cost in costs])),
-        cpu_seconds=float(np.mean([cost.cpu_seconds for cost in costs])),
-        images=round(np.mean([cost.images for cost in costs])),
-        steps=round(np.mean([cost.steps for cost in costs])),
-        peak_memory=max(cost.peak_memory for cost in costs),
-    )
-    return {"cost": mean}
+def _mean_cost(costs: Sequence[CellCost]) -> CellCost:
+    mean = {
+        name: float(np.mean([getattr(c, name) for c in costs])) for name in CellCost.model_fields
+    }
+    whole = {name: round(mean[name]) for name in ("images", "steps")}
+    return CellCost(**mean | whole | {"peak_memory": max(cost.peak_memory for cost in costs)})
