@@ -18,7 +18,7 @@ from benchmarks.npm import fetch
 from mixbct.backbones.foreign import import_onnx
 from mixbct.backbones.model import load_model
 from mixbct.schemas.model import Preprocessing
-from mixbct.workflows.protocols import evaluate_pairs
+from mixbct.workflows.protocols import Sides, evaluate_pairs
 
 PACKAGE = "faceplugin-face-recognition-js"
 VERSION = "0.0.1"
@@ -39,7 +39,7 @@ def run(folder: Path) -> list[Figure]:
     with tarfile.open(images) as tar:
         tar.extractall(folder, filter="data")
     import_onnx(encoder, folder / "model", name="faceplugin", preprocessing=PREPROCESSING)
-    found = evaluate_pairs(pairs, load_model(folder / "model"), data=folder / "data")
+    found = evaluate_pairs(pairs, Sides(load_model(folder / "model")), folder / "data")
     return [Figure("lfw", found.accuracy, "accuracy", EXPECTED, found.accuracy / EXPECTED)]
 
 

@@ -40,19 +40,8 @@ def adapt(
     Labels help, and are not needed. Stored vectors are never changed. `eval`, `eval-pairs`,
     `eval-ijb` and `generations` take the file as --bridge, and the gate puts it on the edge.
     """
-    found = fit_bridge(
-        source,
-        target,
-        out,
-        kind=kind,
-        data=data,
-        split=split,
-        part=part,
-        shrinkage=shrinkage,
-        model_out=model_out,
-        device=device,
-        stage=progress_bar,
-    )
+    items = data, split, part
+    found = fit_bridge(source, target, out, kind, shrinkage, items, model_out, device, progress_bar)
     bridge = () if model_out else ("--bridge", out)
     models = ("--old", target, "--new", model_out or source, *bridge)
     then = ("eval", *models, *(("--data", data) if data else ()), "--split", split or "SPLIT")

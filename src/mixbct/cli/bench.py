@@ -1,6 +1,7 @@
 """`mixbct bench RECIPE`."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from mixbct.cli.output import progress_bar, say, tell
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
 from mixbct.workflows.bench.run import run_bench
+from mixbct.workflows.bench.specs import Planner
 
 
 def bench(
@@ -35,21 +37,12 @@ def bench(
     settings = load_bench(recipe, asked)
     folder = Path("runs/bench") / settings.name
     target = out or folder / "results"
-    words = ["bench", str(recipe), *(f"--set={text}" for text in asked)]
-    for option, value in {"out": out, "work": work, "only": only, "fonts": fonts}.items():
-        words += [f"--{option}", str(value)] if value is not None else []
-    words += ["--jobs", str(jobs)]
-    summary = run_bench(
-        settings,
-        target,
-        work or folder / "work",
-        jobs=jobs,
-        only=only or "*",
-        replicates=replicates,
-        fonts=fonts,
-        command=shlex.join(["mixbct", *words]),
-        stage=progress_bar,
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    command, planner = (
+        shlex.join(["mixbct", *words]),
+        Planner(settings, target, work or folder / "work"),
     )
+    summary = run_bench(planner, command, jobs, only or "*", replicates, fonts, progress_bar)
     write_bench(target, summary)
     tell(
         summary,

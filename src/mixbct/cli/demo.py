@@ -27,16 +27,7 @@ def demo(
     otherwise. Everything lands in --out: report.html, result.json, the models, the old model's
     feature bank, and a gallery that the old model indexed and the new one searches.
     """
-    upgrade = run_demo(
-        out,
-        data=data,
-        fonts=fonts,
-        seed=seed,
-        overrides=overrides,
-        skip_bad=skip_bad,
-        resume=resume,
-        stage=progress_bar,
-    )
+    upgrade = run_demo(out, data, fonts, seed, overrides, skip_bad, resume, progress_bar)
     said = [verdict_line(upgrade.gate, upgrade.result), *remedies(upgrade.gate)]
     if (switch := upgrade.switch) is not None:
         untouched = "untouched" if switch.vectors_unchanged else "CHANGED"

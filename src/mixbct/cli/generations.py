@@ -40,14 +40,9 @@ def generations(
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
     versions = [load_model(path, device) for path in models]
     bridges = [load_bridge(path) for path in bridge or []]
+    device_of_scores = open_device(device)
     found = compare_generations(
-        held_out,
-        versions,
-        bridges,
-        seed=seed,
-        replicates=replicates,
-        device=open_device(device),
-        stage=progress_bar,
+        held_out, versions, bridges, seed, replicates, device_of_scores, progress_bar
     )
     write_atomically(out, found.to_json())
     name_skipped(sorted(held_out.left_out))

@@ -7,7 +7,7 @@ from typing import Annotated
 from rich.table import Table
 from typer import Argument, Option
 
-from mixbct.backbones.model import EmbeddingModel, load_model
+from mixbct.backbones.model import load_model
 from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.folder import FolderSource
@@ -16,7 +16,7 @@ from mixbct.files import write_atomically
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.protocols import ProtocolResult
 from mixbct.schemas.result import tar_name
-from mixbct.workflows.protocols import evaluate_ijb, evaluate_pairs
+from mixbct.workflows.protocols import Sides, evaluate_ijb, evaluate_pairs
 
 Model = Annotated[Path, Option(help="The model's folder or run; in a cross-test the new one.")]
 GalleryModel = Annotated[Path | None, Option(help="The gallery's model in a cross-test: the old.")]
@@ -41,8 +41,8 @@ def eval_pairs(
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
-    sides = _load(model, gallery_model, device)
-    found = evaluate_pairs(pairs, *sides, data=data, bridge=bridge, flip=flip, stage=progress_bar)
+    sides = _sides(model, gallery_model, bridge, flip, device)
+    found = evaluate_pairs(pairs, sides, data)
     head = (
         f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
         f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
@@ -64,26 +64,19 @@ def eval_ijb(
     as_json: AsJson = False,
 ) -> None:
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""
-    sides = _load(model, gallery_model, device)
-    found = evaluate_ijb(
-        data,
-        *sides,
-        bridge=bridge,
-        flip=flip,
-        skip_bad=skip_bad,
-        stage=progress_bar,
-        tell=name_skipped,
-    )
+    sides = _sides(model, gallery_model, bridge, flip, device)
+    found = evaluate_ijb(data, sides, skip_bad, name_skipped)
     searched = found.identification
     head = f"{found.data['templates']:,} templates of {found.data['images']:,} images"
     table = _written(found, out, searched.tpir | searched.ranks)
     tell(found, as_json, head, table, then=("eval-ijb", *_CROSS_TEST, "--data", data))
 
 
-def _load(
-    model: Path, gallery_model: Path | None, device: str
-) -> tuple[EmbeddingModel, EmbeddingModel | None]:
-    return load_model(model, device), load_model(gallery_model, device) if gallery_model else None
+def _sides(
+    model: Path, gallery_model: Path | None, bridge: Path | None, flip: bool, device: str
+) -> Sides:
+    gallery = load_model(gallery_model, device) if gallery_model else None
+    return Sides(load_model(model, device), gallery, bridge, flip, progress_bar)
 
 
 def _written(found: ProtocolResult, out: Path | None, more: Mapping[str, float]) -> Table:

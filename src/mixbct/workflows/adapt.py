@@ -45,16 +45,17 @@ class PairedItems:
     digest: str
 
 
+Where = tuple[Path | None, Path | None, str | None]
+"""Images, or a bank, that both models embed; a split of it; its part, by itself `new_train`."""
+
+
 def adapt(
     source: Path,
     target: Path,
     out: Path,
-    *,
     kind: str = CHOOSE,
-    data: Path | None = None,
-    split: Path | None = None,
-    part: str | None = None,
     shrinkage: float | None = None,
+    where: Where = (None, None, None),
     model_out: Path | None = None,
     device: str = "cpu",
     stage: Stage = silent,
@@ -66,11 +67,9 @@ def adapt(
         target: the same of the old model, whose vectors are stored.
         out: the bridge's file; one that is there already is replaced.
         kind: a name of `mixbct.adapters.ADAPTERS`, or `choose`: the best by cross-validation.
-        data: images, or a bank, whose items both embed; needed unless both are banks, which by
-            themselves give all items that they share.
-        split: use only a part of the items.
-        part: that part; None: `new_train`.
         shrinkage: of cca and whiten; None: their own.
+        where: the items are; needed unless both are banks, which by themselves give all items that
+            they share.
         model_out: also write a copy of the new model's folder that carries the bridge.
         device: where to embed.
         stage: opens a stage of the progress display.
@@ -87,10 +86,10 @@ def adapt(
         )
     if model_out is not None and model_out.exists():
         raise ModelError(f"{model_out} is already there; choose another folder, or delete it")
-    if data is not None:
-        items = items_of_data(source, target, data, split, part, device, stage)
+    if where[0] is not None:
+        items = items_of_data(source, target, where[0], *where[1:], device, stage)
     elif all(banks):
-        items = items_of_banks(FeatureBank(source), FeatureBank(target), split, part)
+        items = items_of_banks(FeatureBank(source), FeatureBank(target), *where[1:])
     else:
         raise ModelError(
             f"{target if banks[0] else source} is a model: name the images that it is to embed "

@@ -35,7 +35,6 @@ OF_ITS_OWN = {"old": ("model.options.width=8",), "new": ("method.whiten=0.3",), 
 
 def run_demo(
     out: Path,
-    *,
     data: Path | None = None,
     fonts: Path | None = None,
     seed: int = 1,

@@ -20,7 +20,6 @@ def compare_generations(
     data: HeldOutSet,
     models: Sequence[EmbeddingModel],
     bridges: Sequence[Bridge] = (),
-    *,
     seed: int = 0,
     replicates: int = REPLICATES,
     device: torch.device = CPU,

@@ -7,6 +7,8 @@ the one that the model carries.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,56 +35,103 @@ from mixbct.workflows.across import bridge_between
 from mixbct.workflows.evaluate import versions
 from mixbct.workflows.progress import Stage, silent
 
+Vectors = Float32[np.ndarray, "_ _"]
+
 PAIR_FARS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
-def evaluate_pairs(
-    pairs: Path,
-    model: EmbeddingModel,
-    gallery_model: EmbeddingModel | None = None,
-    *,
-    data: Path | None = None,
-    bridge: Path | None = None,
-    flip: bool = False,
-    stage: Stage = silent,
-) -> PairsResult:
+@dataclass(frozen=True)
+class Sides:
+    """The models of a protocol's two sides, and how their vectors come to meet.
+
+    Args:
+        model: of queries: the second image of each pair, or the probes; where there is no other,
+            of both sides.
+        gallery_model: of the first image, or template, of each pair, and of the galleries.
+        file: of a bridge from the model to the gallery model; None: the model's own.
+        flip: sum features with those of the flipped image.
+        stage: opens a stage of the progress display.
+    """
+
+    model: EmbeddingModel
+    gallery_model: EmbeddingModel | None = None
+    file: Path | None = None
+    flip: bool = False
+    stage: Stage = silent
+
+    @cached_property
+    def bridge(self) -> Bridge | None:
+        """Return the bridge between both; None: they meet as they are.
+
+        Raises:
+            ContractError: the bridge does not lead from the model to the gallery model.
+            FeatureError: the models differ in dimension, and there is no bridge.
+            ModelError: the bridge cannot be read.
+        """
+        if self.gallery_model is None:
+            if self.file is not None:
+                raise FeatureError(
+                    f"the bridge {self.file} leads to a gallery model: name that with "
+                    "--gallery-model"
+                )
+            return None
+        given = load_bridge(self.file) if self.file else None
+        if (found := bridge_between(self.model, self.gallery_model, given=given)) is None:
+            dims = self.model.contract.dim, self.gallery_model.contract.dim
+            check_dimensions(*dims, "the model's vectors", "the gallery model's")
+        return found
+
+    def embed(self, one: Callable[[EmbeddingModel], Vectors]) -> tuple[Vectors, Vectors]:
+        """Return the gallery's vectors and the queries' as they meet; `one` gives a model's."""
+        query = one(self.model)
+        gallery = query if self.gallery_model is None else one(self.gallery_model)
+        if self.bridge is None:
+            return gallery, query
+        sides = (self.bridge.gallery, gallery), (self.bridge.query, query)
+        gallery, query = (through(side, normalise(vectors)) for side, vectors in sides)
+        return gallery, query
+
+    def images(self, model: EmbeddingModel, images: Source) -> Vectors:
+        """Return what a model makes of images, raw."""
+        with self.stage(f"embed images ({model.contract.name})") as tick:
+            return embed_source(model, images, progress=tick, flip=self.flip)
+
+    def said(self) -> dict[str, Any]:
+        """Return what every protocol's result says of the models."""
+        gallery = (self.gallery_model or self.model).contract
+        return {
+            "versions": versions(),
+            "models": {"gallery": gallery, "query": self.model.contract},
+            "flip": self.flip,
+            "bridge": self.bridge and self.bridge.digest(),
+        }
+
+
+def evaluate_pairs(pairs: Path, sides: Sides, data: Path | None = None) -> PairsResult:
     """Return the 1:1 figures of a verification set.
 
     Args:
         pairs: a `.bin` set, or a list of pairs such as LFW's `pairs.txt`.
-        model: of the second image of each pair, and of the first where there is no other.
-        gallery_model: of the first image of each pair.
+        sides: the models.
         data: the folder that a list of pairs names images of.
-        bridge: the file of one from the model to the gallery model; None: the model's own.
-        flip: sum features with those of the flipped image.
-        stage: opens a stage of the progress display.
 
     Raises:
         DataError: the set cannot be read, or has only genuine or only impostor pairs.
-        ContractError: the bridge does not lead from the model to the gallery model.
-        FeatureError: the models differ in dimension, and there is no bridge.
-        ModelError: the bridge cannot be read.
+        MixbctError: see `Sides.bridge`.
     """
-    between = _open_bridge(bridge, model, gallery_model)
-    found = open_pairs(pairs, data, model.preprocessing)
+    said = sides.said()
+    found = open_pairs(pairs, data, sides.model.preprocessing)
     used, places = np.unique(found.pairs, return_inverse=True)
 
-    def side(of: EmbeddingModel, images: Source, what: str) -> Float32[np.ndarray, "n d"]:
-        with stage(f"embed {what}") as tick:
-            return embed_source(of, Selection(images, used), progress=tick, flip=flip)
+    def images(model: EmbeddingModel) -> Vectors:
+        opened = open_pairs(pairs, data, model.preprocessing).images
+        return sides.images(model, Selection(opened, used))
 
-    first = second = side(model, found.images, "images")
-    if gallery_model is not None:
-        images = open_pairs(pairs, data, gallery_model.preprocessing).images
-        first = side(gallery_model, images, "images (gallery)")
-    if between is not None:
-        first = through(between.gallery, normalise(first))
-        second = through(between.query, normalise(second))
-    scores = pair_similarities(first, second, places.reshape(-1, 2))
+    scores = pair_similarities(*sides.embed(images), places.reshape(-1, 2))
     folds = fold_accuracies(scores, found.same, found.folds)
     accuracies = [fold.accuracy for fold in folds]
     return PairsResult(
-        **_said(model, gallery_model, between, flip),
+        **said,
         data={"pairs": str(pairs), "images": len(used), "digest": found.images.digest()},
         accuracy=float(np.mean(accuracies)),
         accuracy_deviation=float(np.std(accuracies)),
@@ -106,100 +155,54 @@ def open_pairs(pairs: Path, data: Path | None, preprocessing: Preprocessing) -> 
 
 def evaluate_ijb(
     data: Path,
-    model: EmbeddingModel,
-    gallery_model: EmbeddingModel | None = None,
-    *,
-    bridge: Path | None = None,
-    flip: bool = False,
+    sides: Sides,
     skip_bad: bool = False,
-    stage: Stage = silent,
     tell: Callable[[Sequence[object], str], object] = lambda names, what: None,
 ) -> IjbResult:
     """Return the 1:1 and 1:N figures of a set in the layout of IJB-B or IJB-C.
 
     Args:
         data: the folder with `loose_crop` and `meta`.
-        model: of the probes, and of the galleries where there is no other.
-        gallery_model: of the galleries and of the first template of each pair.
-        bridge: the file of one from the model to the gallery model; None: the model's own.
-        flip: sum features with those of the flipped image.
+        sides: the models.
         skip_bad: leave out images without a face or that cannot be read, and templates that lose
             all of theirs; the result counts them.
-        stage: opens a stage of the progress display.
         tell: is told what was left out, and what it is.
 
     Raises:
         DataError: the layout cannot be read or lacks genuine, impostor, mated or non-mated trials.
         BadImageError: an image cannot be read.
-        ContractError: the bridge does not lead from the model to the gallery model.
-        FeatureError: the models differ in dimension, and there is no bridge.
-        ModelError: the bridge cannot be read.
+        MixbctError: see `Sides.bridge`.
     """
-    between = _open_bridge(bridge, model, gallery_model)
-    with stage("read the layout"):
+    said = sides.said()
+    with sides.stage("read the layout"):
         layout = read_layout(data, skip_bad)
     if skip_bad:
-        with stage("decode") as tick:
-            images = IjbImages(layout, model.preprocessing)
+        with sides.stage("decode") as tick:
+            images = IjbImages(layout, sides.model.preprocessing)
             layout = layout.keep(readable_rows(images, progress=tick)[0])
         tell(layout.skipped, "images without a face or that cannot be read")
         lost = "templates, with their pairs and searches, since no image is left of them"
         tell(layout.lost, lost)
 
-    def side(of: EmbeddingModel, what: str) -> Templates:
-        images = IjbImages(layout, of.preprocessing)
-        with stage(f"embed images ({what} model)") as tick:
-            features = embed_source(of, images, progress=tick, flip=flip)
-        return pool_templates(features, layout.templates, layout.media, layout.scores)
+    def templates(model: EmbeddingModel) -> Vectors:
+        features = sides.images(model, IjbImages(layout, model.preprocessing))
+        return pool_templates(features, layout.templates, layout.media, layout.scores).features
 
-    probe = gallery = side(model, "probe")
-    if gallery_model is not None:
-        gallery = side(gallery_model, "gallery")
-    if between is not None:
-        probe = Templates(probe.ids, through(between.query, probe.features))
-        gallery = Templates(gallery.ids, through(between.gallery, gallery.features))
-    with stage("compare templates"):
+    ids = np.unique(layout.templates)
+    gallery, probe = (Templates(ids, vectors) for vectors in sides.embed(templates))
+    with sides.stage("compare templates"):
         scores = template_scores(gallery, probe, layout.pairs)
         galleries = {name: gallery.of(each) for name, each in layout.galleries.items()}
         return IjbResult(
-            **_said(model, gallery_model, between, flip),
+            **said,
             data={
                 "layout": str(data),
                 "images": len(layout.names),
-                "templates": len(probe.ids),
-                "digest": IjbImages(layout, model.preprocessing).digest(),
+                "templates": len(ids),
+                "digest": IjbImages(layout, sides.model.preprocessing).digest(),
                 "images_left_out": len(layout.skipped),
                 "templates_left_out": len(layout.lost),
             },
             verification=verification(scores[layout.same], scores[~layout.same]),
-            identification=identify(probe.of(layout.probes), galleries, device=model.device),
+            identification=identify(probe.of(layout.probes), galleries, device=sides.model.device),
         )
-
-
-def _open_bridge(
-    path: Path | None, model: EmbeddingModel, gallery_model: EmbeddingModel | None
-) -> Bridge | None:
-    """Return the bridge at `path`, or the model's own; refuse models that do not meet."""
-    if gallery_model is None:
-        if path is not None:
-            raise FeatureError(
-                f"the bridge {path} leads to a gallery model: name that with --gallery-model"
-            )
-        return None
-    found = bridge_between(model, gallery_model, given=load_bridge(path) if path else None)
-    if found is None:
-        dims = model.contract.dim, gallery_model.contract.dim
-        check_dimensions(*dims, "the model's vectors", "the gallery model's")
-    return found
-
-
-def _said(
-    model: EmbeddingModel, gallery_model: EmbeddingModel | None, bridge: Bridge | None, flip: bool
-) -> dict[str, Any]:
-    """Return what every protocol's result says of the models."""
-    return {
-        "versions": versions(),
-        "models": {"gallery": (gallery_model or model).contract, "query": model.contract},
-        "flip": flip,
-        "bridge": bridge and bridge.digest(),
-    }

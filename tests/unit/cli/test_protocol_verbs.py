@@ -37,7 +37,7 @@ from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import ModelManifest, Preprocessing
 from mixbct.schemas.protocols import IjbResult, LayoutCounts, PairsResult
 from mixbct.workflows.adapt import CHOOSE, adapt
-from mixbct.workflows.protocols import PAIR_FARS, evaluate_ijb, evaluate_pairs, open_pairs
+from mixbct.workflows.protocols import PAIR_FARS, Sides, evaluate_ijb, evaluate_pairs, open_pairs
 
 PERSONS, IMAGES = 8, 5
 
@@ -116,7 +116,9 @@ def test_ijb_self_and_cross(made: Path, layout: Path) -> None:
     assert cross.models["gallery"] == load_model(made / "old").contract
     # two random networks share no space
     assert cross.verification.auc < ours.verification.auc - 0.1
-    swapped = evaluate_ijb(layout, load_model(made / "old"), load_model(made / "new"), flip=True)
+    swapped = evaluate_ijb(
+        layout, Sides(load_model(made / "old"), load_model(made / "new"), flip=True)
+    )
     assert swapped.verification != cross.verification
 
 
@@ -160,7 +162,9 @@ def test_one_cross_pair_score_by_hand(made: Path, layout: Path) -> None:
         sides.append({t: s / np.linalg.norm(s) for t, s in sums.items()})
     scores = np.array([sides[0][a] @ sides[1][b] for a, b in found.pairs.tolist()])
     expected = verification(scores[found.same], scores[~found.same])
-    got = evaluate_ijb(layout, load_model(made / "new"), load_model(made / "old")).verification
+    got = evaluate_ijb(
+        layout, Sides(load_model(made / "new"), load_model(made / "old"))
+    ).verification
     assert got.auc == pytest.approx(expected.auc, abs=1e-3)
     for ours, theirs in zip(got.points, expected.points, strict=True):
         assert ours.threshold == pytest.approx(theirs.threshold, abs=1e-4)
@@ -225,7 +229,7 @@ def test_pairs_from_a_bin(made: Path, tmp_path: Path) -> None:
 
 def test_models_of_two_dimensions_need_a_map(made: Path, layout: Path) -> None:
     with pytest.raises(FeatureError, match=r"dimension 8 .* model's of dimension 12.*--bridge"):
-        evaluate_ijb(layout, load_model(made / "new"), load_model(made / "wide"))
+        evaluate_ijb(layout, Sides(load_model(made / "new"), load_model(made / "wide")))
 
 
 @pytest.fixture(scope="module")
@@ -319,10 +323,10 @@ def test_a_bridge_must_lie_between_the_models(banks: Path, layout: Path, tmp_pat
     # old and new have one dimension: only the contracts tell
     adapt(banks / "old-bank", banks / "new-bank", file, kind="ridge")
     with pytest.raises(FeatureError, match="name that with --gallery-model"):
-        evaluate_ijb(layout, new, bridge=file)
+        evaluate_ijb(layout, Sides(new, file=file))
     for judge in (
-        lambda *models: evaluate_ijb(layout, *models, bridge=file),
-        lambda *models: evaluate_pairs(write, *models, data=banks / "faces", bridge=file),
+        lambda *models: evaluate_ijb(layout, Sides(*models, file=file)),
+        lambda *models: evaluate_pairs(write, Sides(*models, file=file), banks / "faces"),
     ):
         with pytest.raises(ContractError, match=r"wrong way round: it takes queries by old"):
             judge(new, old)
@@ -341,7 +345,7 @@ def test_a_bridge_must_lie_between_the_models(banks: Path, layout: Path, tmp_pat
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(ModelError, match=says) as caught:
-            evaluate_ijb(layout, new, wide, bridge=file)
+            evaluate_ijb(layout, Sides(new, wide, file=file))
         assert "\n" not in str(caught.value)
 
 

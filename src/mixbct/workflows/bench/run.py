@@ -24,7 +24,6 @@ from mixbct.files import write_atomically
 from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
 from mixbct.schemas.record import record_there
 from mixbct.workflows.bench.draws import read_draws
-from mixbct.workflows.bench.recipe import BenchRecipe
 from mixbct.workflows.bench.specs import CellSpec, Planner
 from mixbct.workflows.bench.summary import summarise
 from mixbct.workflows.bench.trials import choose
@@ -37,30 +36,25 @@ _DIVISION = {
 
 
 def run_bench(
-    recipe: BenchRecipe,
-    out: Path,
-    work: Path,
-    *,
+    planner: Planner,
+    command: str,
     jobs: int = 1,
     only: str = "*",
     replicates: bool = False,
     fonts: Path | None = None,
-    command: str,
     stage: Stage = silent,
 ) -> BenchSummary:
     """Run what of a bench is not there yet, and sum it up.
 
     Args:
-        recipe: the bench.
-        out: where cells, choices and summary go: what is worth keeping.
-        work: where models, banks and splits go.
+        planner: of the bench.
+        command: to be written into the summary.
         jobs: processes at a time.
         only: run none but the cells whose id this pattern (`*`, `?`) fits, and what they need;
             the summary has every cell that is there.
         replicates: run the cells again whose bootstrap replicates are not here: those of earlier
             versions, which have no figures behind bridges either.
         fonts: a folder of fonts to draw glyphs from; None: fetch Debian's.
-        command: to be written into the summary.
         stage: opens a stage of the progress display.
 
     Raises:
@@ -68,8 +62,8 @@ def run_bench(
         ModelError: there is no such device.
         StoppedError: Ctrl-C or SIGTERM; what is finished is kept.
     """
+    recipe = planner.recipe
     open_device(recipe.device)
-    planner = Planner(recipe, out, work)
     data = _prepare_data(planner, fonts, stage)
     named = [spec for spec in _test_cells(planner) if fnmatch(spec.cell.id, only)]
     if not named:
@@ -81,7 +75,7 @@ def run_bench(
     wanted = [spec for spec in planned if fnmatch(spec.cell.id, only)]
     run(wanted, partial(_finished, whole=replicates))
     cells = [cell for spec in planned if (cell := read_cell(spec)) is not None]
-    path = out / "summary.json"
+    path = planner.out / "summary.json"
     earlier = record_there(path, BenchSummary, ResultError, "summary")
     summary = summarise(recipe, cells, choices, command, data, earlier)
     write_atomically(path, summary.to_json())

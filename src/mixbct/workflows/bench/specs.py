@@ -71,6 +71,11 @@ class Planner:
     """Makes the specs of a bench, once its splits are there.
 
     Where everything lies is decided here alone.
+
+    Args:
+        recipe: the bench.
+        out: where cells, choices and summary go: what is worth keeping.
+        work: where models, banks and splits go.
     """
 
     def __init__(self, recipe: BenchRecipe, out: Path, work: Path) -> None:
