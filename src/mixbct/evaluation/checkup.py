@@ -83,26 +83,20 @@ class Readings:
         return np.asarray(self.products / n - np.outer(mean, mean))
 
 
-def read(blocks: Iterable[Block], rows: int) -> Readings:
+def read(blocks: Iterable[Block], rows: int, dim: int) -> Readings:
     """Read all rows once.
 
     Args:
-        blocks: keys and raw vectors [n, d], all of one dimension.
+        blocks: keys and raw vectors [n, dim].
         rows: how many there will be, at least, for an even sample.
+        dim: of the vectors.
     """
     step, count = max(1, -(-rows // SAMPLE)), 0
-    total, products = np.zeros(0), np.zeros((0, 0))
-    hashes, norms, faulty = [np.zeros(0, np.uint64)], [np.zeros(0)], list[str]()
-    sample, sampled = [np.zeros((0, 0), np.float32)], [np.zeros(0, np.int64)]
+    total, products = np.zeros(dim), np.zeros((dim, dim))
+    hashes, norms, faulty = set[int](), [np.zeros(0)], list[str]()
+    sample, sampled = [np.zeros((0, dim), np.float32)], [np.zeros(0, np.int64)]
     for keys, vectors in blocks:
-        if not count:
-            dim = vectors.shape[1]
-            total, products = np.zeros(dim), np.zeros((dim, dim))
-            sample = [np.zeros((0, dim), np.float32)]
-            odd = np.random.default_rng(0).integers(2**63, size=dim, dtype=np.uint64)
-            multiplier = odd * np.uint64(2) + np.uint64(1)
-        bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32).astype(np.uint64)
-        hashes.append(((bits ^ (bits << np.uint64(29))) * multiplier).sum(axis=1, dtype=np.uint64))
+        hashes.update(hash(row.tobytes()) for row in vectors)
         exact = vectors.astype(np.float64)
         with np.errstate(invalid="ignore"):
             norms.append(np.sqrt(np.einsum("nd,nd->n", exact, exact)))
@@ -122,7 +116,7 @@ def read(blocks: Iterable[Block], rows: int) -> Readings:
         products=products,
         sample=np.concatenate(sample),
         sampled=np.concatenate(sampled),
-        exact_duplicates=count - len(np.unique(np.concatenate(hashes))),
+        exact_duplicates=count - len(hashes),
     )
 
 

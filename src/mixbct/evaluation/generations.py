@@ -32,8 +32,7 @@ class GenerationFigures(NamedTuple):
 
 
 def evaluate_generations(
-    versions: Sequence[Pair],
-    behind: Callable[[int, int], Pair],
+    sides: Mapping[tuple[int, int], Pair],
     *,
     seed: int,
     replicates: int = REPLICATES,
@@ -43,9 +42,9 @@ def evaluate_generations(
     """Evaluate every version's queries against its own gallery and those of all before it.
 
     Args:
-        versions: what each made of the same items, version 1 first; at least two.
-        behind: gives the queries of one version and the gallery of an earlier one, both counted
-            from 0, as they are compared: behind a bridge where there is one.
+        sides: the queries of one version and the gallery of the same or an earlier one, both
+            counted from 0, of the same items, as they are compared: behind a bridge where there is
+            one.
         seed: of the bootstrap; the same draw of classes serves every pair.
         replicates: of the bootstrap.
         device: where scores are computed.
@@ -55,22 +54,16 @@ def evaluate_generations(
         DataError: there are fewer than two versions, or they were given different items.
         FeatureError: two versions do not meet in one dimension.
     """
-    if len(versions) < 2:
-        raise DataError(f"generations need at least 2 versions to compare, not {len(versions)}")
-    for number, one in enumerate(versions[1:], 2):
-        check_same_items(f"version {number}", one, versions[0])
-    weights = class_weights(len(versions[0].query.classes), replicates, seed)
-    places = [
-        (query, gallery) for query in range(len(versions)) for gallery in range(query, -1, -1)
-    ]
-    sides = {}
-    for query, gallery in places:
-        both = versions[query] if gallery == query else behind(query, gallery)
+    if len(sides) < 3:
+        raise DataError(f"generations need at least 2 versions to compare, not {len(sides)}")
+    for (query, gallery), both in sides.items():
+        check_same_items(f"version {query + 1}", both, sides[0, 0])
         ends = f"queries of version {query + 1}", f"vectors of version {gallery + 1}"
         check_dimensions(both.query.dim, both.gallery.dim, *ends)
-        sides[f"v{query + 1}/v{gallery + 1}"] = [both]
-    found = judge_all(sides, weights, (FAR,), device=device, progress=progress)
-    judged = dict(zip(places, found.values(), strict=True))
+    weights = class_weights(len(sides[0, 0].query.classes), replicates, seed)
+    named = {f"v{query + 1}/v{gallery + 1}": [sides[query, gallery]] for query, gallery in sides}
+    found = judge_all(named, weights, (FAR,), device=device, progress=progress)
+    judged = dict(zip(sides, found.values(), strict=True))
 
     def pair(query: int, gallery: int) -> VersionPair:
         found, own = judged[query, gallery], judged[gallery, gallery]

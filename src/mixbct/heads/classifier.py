@@ -81,7 +81,6 @@ class CosineHead(nn.Module):
         if owned is not None:
             labels = labels.where(owned, 0)
         margin, scale = self.settings.margin, self.settings.scale
-        margin, scale = self.settings.margin, self.settings.scale
         losses: Tensor = margin_softmax(
             values, self.present, labels, self.margin_function, margin, scale, world, owned
         )

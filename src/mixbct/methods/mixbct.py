@@ -50,6 +50,7 @@ from mixbct.methods.method import (
     Task,
     given,
 )
+from mixbct.methods.nccl import contrastive_loss
 from mixbct.recipe import MixBCTSettings
 
 
@@ -162,7 +163,6 @@ class MixBCT(Method):
             old = old.everywhere()
             similarities = F.normalize(new.values) @ old.values.t() / self.settings.temperature
             positive = new.labels[:, None] == old.labels
-            shares = similarities.log_softmax(dim=1) * positive
-            apart = -shares.sum(1) / positive.sum(1).clamp_min(1)
+            apart = contrastive_loss(similarities, positive)
             losses["contrast"] = self.settings.contrast * apart.sum() / new.total
         return losses

@@ -51,18 +51,19 @@ def posterior_entropy(
 
 
 def contrastive_loss(
-    similarities: Float[Tensor, "n q"], weights: Float[Tensor, "n q"], positive: Bool[Tensor, "n q"]
+    similarities: Float[Tensor, "n q"],
+    positive: Bool[Tensor, "n q"],
+    weights: Float[Tensor, "n q"] | float = 1.0,
 ) -> Float[Tensor, " n"]:
     """Return −Σ w·log softmax over the positives of each row, by their number; 0 without any.
 
     Args:
-        similarities: of each row with each item of the queue, divided by the temperature.
+        similarities: of each row with each old feature, divided by the temperature.
+        positive: which of them have the row's label.
         weights: w, in [0, 1].
-        positive: which items have the row's label.
     """
-    log_shares = similarities.log_softmax(dim=1)
-    total = (weights * log_shares * positive).sum(1)
-    return -total / positive.sum(1).clamp_min(1)
+    shares: Tensor = weights * similarities.log_softmax(dim=1) * positive
+    return -shares.sum(1) / positive.sum(1).clamp_min(1)
 
 
 class NCCL(Method):
@@ -126,8 +127,8 @@ class NCCL(Method):
         # the classes of each process
         between = new.world.sum(classes.t() @ classes.detach())
         scaled = queue.t() / self.settings.temperature
-        of_features = contrastive_loss(features @ scaled, weights, positive)
-        of_logits = contrastive_loss(features @ between @ scaled, weights, positive)
+        of_features = contrastive_loss(features @ scaled, positive, weights)
+        of_logits = contrastive_loss(features @ between @ scaled, positive, weights)
         return {
             "classification": classification(new, head),
             "features": self.settings.weight * of_features.sum() / new.total,

@@ -103,12 +103,12 @@ class State:
                 row = torch.tensor([list(digest)])
                 every = self.world.gather(row, self.world.counts(self.world.size)).tolist()
                 if first:
-                    files = dict(zip(self.spans, map(bytes, every), strict=True))
-                    digests = {_HEAD.format(*s): files[s].hex() for s in files if s[0] < s[1]}
+                    files = zip(self.spans, map(bytes, every), strict=True)
+                    held = {span: digest for span, digest in files if span[0] < span[1]}
+                    digests = {_HEAD.format(*span): held[span].hex() for span in held}
                     digests[SHARED] = _write(path / SHARED, rest).hex()
-                    signed = manifest.model_copy(
-                        update={"spans": tuple(s for s in files if s[0] < s[1]), "digests": digests}
-                    )
+                    update = {"spans": tuple(held), "digests": digests}
+                    signed = manifest.model_copy(update=update)
                     write_atomically(path / "manifest.json", signed.to_json())
                     kept = finished_checkpoints(folder)[-KEPT:]
                     for other in folder.iterdir():

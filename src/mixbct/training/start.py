@@ -12,13 +12,13 @@ Larger ones lost the cone: on two face encoders (m = 0.91) a rate of 0.01 took T
 17, 0.001 to 79, and 0.0003 left it where it was.
 """
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from mixbct.adapters import ADAPTERS
 from mixbct.data.foreign_bank import mean_norm
@@ -69,21 +69,13 @@ class HeadStart(Document):
         )
 
 
-@runtime_checkable
-class Startable(Protocol):
-    """A backbone over vectors that can begin as a given linear map."""
-
-    def start_at(self, matrix: Float[Tensor, "inputs dim"], offset: Float[Tensor, " dim"]) -> None:
-        """Begin as x ↦ x · matrix + offset."""
-        ...
-
-
 def start_at_adapter(
     name: Start | Literal["auto"], backbone: nn.Module, source: Source, old: OldRows
 ) -> HeadStart | None:
     """Let a backbone over vectors begin at an adapter's map from its inputs to the old space.
 
-    A pure function of the two banks. A backbone that is not `Startable` begins where it is.
+    A pure function of the two banks. A backbone begins as x ↦ x · matrix + offset where it has
+    `start_at(matrix, offset)`, as heads do, and else where it is.
 
     Returns:
         What was chosen, where `name` is "auto".
@@ -91,7 +83,7 @@ def start_at_adapter(
     Raises:
         RecipeError: too few rows (or classes) are known on both sides to settle a map.
     """
-    if not isinstance(backbone, Startable):
+    if (start_at := getattr(backbone, "start_at", None)) is None:
         return None
     new_side, old_side = paired_rows(source, old) if old.paired else paired_means(source, old)
     chosen = None
@@ -111,7 +103,7 @@ def start_at_adapter(
     if offset is None:
         offset = np.zeros(matrix.shape[1], dtype=np.float32)
     # copies, since the record's numbers are read-only
-    backbone.start_at(torch.tensor(matrix), torch.tensor(offset))
+    start_at(torch.tensor(matrix), torch.tensor(offset))
     return chosen
 
 

@@ -102,7 +102,7 @@ def _one(source: VectorSource, wanted: frozenset[str] | None, stage: Stage) -> C
                 yield batch.keys, batch.vectors
                 tick(min(len(labels), source.rows), source.rows)
 
-        readings = checkup.read(blocks(), source.rows)
+        readings = checkup.read(blocks(), source.rows, source.contract.dim)
     near = checkup.nearest(readings)
     return Checkup(
         contract=source.contract,

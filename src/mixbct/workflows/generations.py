@@ -50,8 +50,7 @@ def compare_generations(
     pairs = [embed_pair(data, model, f"version {n}", stage) for n, model in enumerate(models, 1)]
     with stage("compare every pair of versions") as tick:
         figures = evaluate_generations(
-            pairs,
-            lambda i, j: across(ways[i, j], pairs[i].query, pairs[j].gallery),
+            {(i, j): across(way, pairs[i].query, pairs[j].gallery) for (i, j), way in ways.items()},
             seed=seed,
             replicates=replicates,
             device=device,
@@ -71,7 +70,7 @@ def compare_generations(
 def _ways(
     models: Sequence[EmbeddingModel], bridges: Sequence[Bridge]
 ) -> dict[tuple[int, int], list[Bridge]]:
-    """Return the bridges from each version's queries to every earlier gallery, counted from 0."""
+    """Return the bridges from each version's queries to every gallery up to its own, from 0."""
     place = {model.contract.id: number for number, model in enumerate(models)}
     for each in bridges:
         i, j = place.get(each.source.id, -1), place.get(each.target.id, -1)
@@ -81,6 +80,8 @@ def _ways(
             each.check(models[newer].contract, models[older].contract)
     return {
         (i, j): bridges_between(models[i], models[j], models[i - 1 : j : -1], bridges)
+        if i > j
+        else []
         for i in range(len(models))
-        for j in range(i)
+        for j in range(i, -1, -1)
     }

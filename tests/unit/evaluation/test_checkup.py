@@ -23,7 +23,7 @@ def readings(vectors: np.ndarray, block: int = 100) -> Readings:
     keys = [f"k{i}" for i in range(len(vectors))]
     starts = range(0, len(vectors), block)
     blocks = ((keys[i : i + block], vectors[i : i + block].astype(np.float32)) for i in starts)
-    return read(blocks, len(vectors))
+    return read(blocks, *vectors.shape)
 
 
 def test_figures_agree_with_slow_loops() -> None:

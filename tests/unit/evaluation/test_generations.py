@@ -1,5 +1,7 @@
 """The matrix of generations against figures that are computed one by one, with scikit-learn."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -45,9 +47,14 @@ def behind(query: int, gallery: int) -> Pair:
     return Pair(Embeddings(queries, VERSIONS[query].query.labels), VERSIONS[gallery].gallery)
 
 
+def sides(versions: list[Pair], behind: Callable[[int, int], Pair]) -> dict[tuple[int, int], Pair]:
+    places = [(i, j) for i in range(len(versions)) for j in range(i, -1, -1)]
+    return {(i, j): behind(i, j) if i > j else versions[i] for i, j in places}
+
+
 @pytest.fixture(scope="module")
 def figures() -> GenerationFigures:
-    return evaluate_generations(VERSIONS, behind, seed=5, replicates=60)
+    return evaluate_generations(sides(VERSIONS, behind), seed=5, replicates=60)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -121,7 +128,7 @@ def test_differences_are_paired(figures: GenerationFigures) -> None:
 def test_versions_of_one_dimension_need_no_map() -> None:
     same = [embed(16, noise, 7) for noise in (1.5, 0.5)]
     found = evaluate_generations(
-        same, lambda i, j: Pair(same[i].query, same[j].gallery), seed=0, replicates=20
+        sides(same, lambda i, j: Pair(same[i].query, same[j].gallery)), seed=0, replicates=20
     )
     assert found.pairs[1].gains["mAP"].low > 0
     assert found.summary["mAP"].compatible == 1
@@ -129,13 +136,13 @@ def test_versions_of_one_dimension_need_no_map() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(DataError, match="at least 2 versions to compare, not 1"):
-        evaluate_generations(VERSIONS[:1], behind, seed=0)
+        evaluate_generations(sides(VERSIONS[:1], behind), seed=0)
     with pytest.raises(
         FeatureError, match=r"version 2 of dimension 16 .* version 1 of dimension 6:"
     ):
         evaluate_generations(
-            VERSIONS, lambda i, j: Pair(VERSIONS[i].query, VERSIONS[j].gallery), seed=0
+            sides(VERSIONS, lambda i, j: Pair(VERSIONS[i].query, VERSIONS[j].gallery)), seed=0
         )
     fewer = Pair(VERSIONS[1].query.take(np.arange(9)), VERSIONS[1].gallery)
     with pytest.raises(DataError, match=r"query items of version 2 \(9 rows\) are not those"):
-        evaluate_generations([VERSIONS[0], fewer], behind, seed=0)
+        evaluate_generations(sides([VERSIONS[0], fewer], behind), seed=0)

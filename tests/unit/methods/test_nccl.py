@@ -92,8 +92,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
     weights = torch.rand(4, 9, dtype=torch.float64)
     positive = torch.rand(4, 9) < 0.4
     positive[2] = False
-    assert torch.autograd.gradcheck(lambda a: contrastive_loss(a, weights, positive), alikeness)
-    assert contrastive_loss(alikeness, weights, positive)[2] == 0
+    assert torch.autograd.gradcheck(lambda a: contrastive_loss(a, positive, weights), alikeness)
+    assert contrastive_loss(alikeness, positive, weights)[2] == 0
 
 
 def test_the_whole_losss_gradient_is_that_of_finite_differences() -> None:
