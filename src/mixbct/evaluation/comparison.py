@@ -8,6 +8,7 @@ not with classes.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,18 +87,9 @@ class Comparison:
         return threshold.genuine / self.genuine_pairs
 
 
-def compare(
-    query: Embeddings,
-    gallery: Embeddings,
-    *,
-    fars: tuple[float, ...] = FARS,
-    weights: Weights | None = None,
-    budget: int = 0,
-    device: torch.device = CPU,
-) -> Comparison:
-    """Score every query against every item of one gallery and count; see `compare_all`."""
-    sides = {"": [Pair(query, gallery)]}
-    return compare_all(sides, fars=fars, weights=weights, budget=budget, device=device)[""]
+def compare(query: Embeddings, gallery: Embeddings, **how: Any) -> Comparison:
+    """Score every query against every item of one gallery and count; `how`: see `compare_all`."""
+    return compare_all({"": [Pair(query, gallery)]}, **how)[""]
 
 
 def compare_all(

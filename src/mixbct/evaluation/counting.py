@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixbct.evaluation.grid import Grid
 from mixbct.evaluation.scores import Pair, PairBlock, genuine_counts
-from mixbct.evaluation.thresholds import Bracket, Brackets, Threshold, narrow
+from mixbct.evaluation.thresholds import Brackets, Threshold, Trials, allowed_impostors, narrow
 
 Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
 """How often each query class is drawn in each replicate."""
@@ -94,21 +94,27 @@ class Counter:
                 # whole numbers below 2⁵³, so that no order of the sums changes a bit
                 self._drawn[side] += drawn @ by_class.double().numpy()
 
-    def _bracket(self, i: int) -> Bracket:
-        high = self._at[2] + i
-        genuine, impostor = (np.sort(np.concatenate(some)) for some in self._inside[i])
-        return Bracket(
-            high=float(self._marks[high]),
-            above=(int(self._above[0, high]), int(self._above[1, high])),
-            at_least=(int(self._at_least[0, i]), int(self._at_least[1, i])),
-            genuine=genuine,
-            impostor=impostor,
-        )
-
     def thresholds(self, fars: tuple[float, ...]) -> list[Threshold | None]:
         """Return the exact threshold at each rate; None where it lies outside its bracket."""
-        pairs = int(self._above[1, 0])
-        return [self._bracket(i).threshold(far, pairs) for i, far in enumerate(fars)]
+        return [self._threshold(i, far) for i, far in enumerate(fars)]
+
+    def _threshold(self, i: int, far: float) -> Threshold | None:
+        pairs, high = int(self._above[1, 0]), self._at[2] + i
+        value, (genuine, impostors) = float(self._marks[high]), self._above[:, high].tolist()
+        # ties at the upper end may be most of the pairs
+        at_least = self._at_least[:, i].tolist()
+        place = allowed_impostors(far, pairs)
+        if place >= at_least[1]:
+            inside = Trials(*(np.sort(np.concatenate(some)) for some in self._inside[i]))
+            place -= at_least[1]
+            if place >= len(inside.impostor):
+                return None
+            value = float(inside.impostor[-1 - place])
+            own, others = inside.accepted(value)
+            genuine, impostors = at_least[0] + own, at_least[1] + others
+        elif place < impostors:
+            return None
+        return Threshold(far, value, genuine, impostors, far * pairs >= 1)
 
     def narrowed(self, fars: tuple[float, ...]) -> Brackets:
         """Return the brackets that are sure to hold each threshold."""

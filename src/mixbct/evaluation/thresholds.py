@@ -98,40 +98,6 @@ def allowed_impostors(far: float, pairs: int) -> int:
     return allowed
 
 
-@dataclass(frozen=True)
-class Bracket:
-    """What a walk found around one threshold.
-
-    Args:
-        high: the upper end.
-        above: how many genuine and how many impostor scores lie above it.
-        at_least: at or above it; ties there may be most of the pairs.
-        genuine: scores strictly inside, ascending.
-        impostor: scores strictly inside, ascending.
-    """
-
-    high: float
-    above: tuple[int, int]
-    at_least: tuple[int, int]
-    genuine: Float32[np.ndarray, " g"]
-    impostor: Float32[np.ndarray, " i"]
-
-    def threshold(self, far: float, pairs: int) -> Threshold | None:
-        """Return the exact threshold, of so many impostor pairs; None: it lies outside."""
-        place = allowed_impostors(far, pairs)
-        value, (genuine, impostors) = self.high, self.above
-        if place >= self.at_least[1]:
-            place -= self.at_least[1]
-            if place >= len(self.impostor):
-                return None
-            value = float(self.impostor[-1 - place])
-            own, others = Trials(self.genuine, self.impostor).accepted(value)
-            genuine, impostors = self.at_least[0] + own, self.at_least[1] + others
-        elif place < self.above[1]:
-            return None
-        return Threshold(far, value, genuine, impostors, far * pairs >= 1)
-
-
 def guess_brackets(
     parts: Sequence[Pair], fars: tuple[float, ...], device: torch.device
 ) -> Brackets:

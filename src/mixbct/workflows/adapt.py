@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
 from mixbct.adapters import SHRUNK
 from mixbct.adapters.moments import Pairs, beside, moments
@@ -18,6 +17,7 @@ from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.bank_source import BankSource
+from mixbct.data.source import Rows
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
 from mixbct.features.extract import embed_source
@@ -197,9 +197,7 @@ def items_of_banks(
     return PairedItems(models, pairs, classes, str(source.path), source.manifest.data_digest)
 
 
-def shared_rows(
-    first: FeatureBank, second: FeatureBank, chosen: Int64[np.ndarray, " k"]
-) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+def shared_rows(first: FeatureBank, second: FeatureBank, chosen: Rows) -> tuple[Rows, Rows]:
     """Return, of `chosen` rows of a bank, those whose keys another has, and its rows of them.
 
     Raises:

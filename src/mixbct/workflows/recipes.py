@@ -28,16 +28,14 @@ def recipe_names() -> dict[str, str]:
 
 
 def _purpose(text: str) -> str:
-    """Return a recipe's first sentence, or else what it extends."""
+    """Return a recipe's first sentence."""
     said = []
     for line in text.splitlines():
         if not line.startswith("#"):
             break
         said.append(line.removeprefix("#").strip())
     sentence, *_ = " ".join(said).partition(". ")
-    content = tomllib.loads(text)
-    method = content.get("method", {}).get("name")
-    return sentence.rstrip(".:") or f"{method or content['name']}, over {content['extends']}"
+    return sentence.rstrip(".:")
 
 
 def recipe_text(name: str) -> str:

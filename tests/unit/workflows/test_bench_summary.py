@@ -15,8 +15,8 @@ from mixbct.schemas.record import read_record
 from mixbct.schemas.result import Estimate
 from mixbct.workflows.bench.draws import read_draws, write_draws
 from mixbct.workflows.bench.recipe import load_bench
+from mixbct.workflows.bench.run import choose
 from mixbct.workflows.bench.summary import summarise
-from mixbct.workflows.bench.trials import choose
 
 MINI = Path(__file__).parents[3] / "recipes/bench/mini.toml"
 

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import build_glyphs
@@ -21,12 +21,12 @@ from mixbct.data.split import Scenario, make_split
 from mixbct.distributed import open_device
 from mixbct.errors import ResultError, StoppedError
 from mixbct.files import write_atomically
-from mixbct.schemas.bench import BenchCell, BenchSummary, Choice
+from mixbct.report.names import CROSS, SELF
+from mixbct.schemas.bench import BenchCell, BenchSummary, Choice, Trial
 from mixbct.schemas.record import record_there
 from mixbct.workflows.bench.draws import read_draws
 from mixbct.workflows.bench.specs import CellSpec, Planner
 from mixbct.workflows.bench.summary import summarise
-from mixbct.workflows.bench.trials import choose
 from mixbct.workflows.bench.worker import failed_cell
 from mixbct.workflows.progress import Stage, silent
 
@@ -125,6 +125,29 @@ def _choices(
         for name, cells in found.items()
         if None not in cells
     )
+
+
+def choose(method: str, settings: Sequence[dict[str, Any]], cells: Sequence[BenchCell]) -> Choice:
+    """Return the trial with the highest sum of cross-test and self-test mAP on validation.
+
+    Both count alike, since a method that pays for one with the other has only moved along a line
+    that any weight of its loss moves along. The earlier of two equal ones is chosen, and the
+    first where all failed: its cells then say why.
+    """
+    trials = tuple(
+        Trial(settings=one, cross=_map(cell, CROSS), own=_map(cell, SELF))
+        for one, cell in zip(settings, cells, strict=True)
+    )
+    sums = [
+        -1.0 if trial.cross is None or trial.own is None else trial.cross + trial.own
+        for trial in trials
+    ]
+    best = max(range(len(sums)), key=lambda i: sums[i])
+    return Choice(method=method, trial=best, trials=trials)
+
+
+def _map(cell: BenchCell, combination: str) -> float | None:
+    return None if cell.error else cell.figures[combination]["mAP"].value
 
 
 def _test_cells(planner: Planner, choices: Sequence[Choice] = ()) -> list[CellSpec]:

@@ -21,8 +21,7 @@ from mixbct.errors import FeatureError, MixbctError, RecipeError
 from mixbct.evaluation.bootstrap import Replicates
 from mixbct.evaluation.gate import CARRIED, FEW, GateSettings
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.thresholds import Threshold
-from mixbct.evaluation.upgrade import CALIBRATED, carry_threshold, evaluate_upgrade
+from mixbct.evaluation.upgrade import CALIBRATED, CARRIED_FAR, evaluate_upgrade
 from mixbct.features.denoise import denoise
 from mixbct.features.extract import extract
 from mixbct.files import write_atomically
@@ -92,14 +91,13 @@ def run_cell(spec: CellSpec) -> BenchCell:
         mixed=(0.5,),
         calibrated=(*CALIBRATED, *behind),
     )
-    carried = found.carried_threshold
-    most = GateSettings().far_tolerance * carried.far
-    before = Threshold(carried.far, carried.old_threshold, 0, 0, True)
-    reached = {"": carried.measured_far}
-    for name in mapped:
-        there = carry_threshold(before, found.calibrations[f"{name}/old"])
-        reached[name.removesuffix("new")] = there.measured_far
-    failed = [f"{start}{CARRIED}" for start, far in reached.items() if far > most]
+    crossed = {CROSS: "", **{f"{name}/old": name.removesuffix("new") for name in mapped}}
+    failed = []
+    for name, start in crossed.items():
+        halves = found.calibrations[name]
+        reached = halves.unseen.rate_above(halves.set_on.threshold(CARRIED_FAR))
+        if reached > GateSettings().far_tolerance * CARRIED_FAR:
+            failed.append(f"{start}{CARRIED}")
     if not all(point.resolved for point in found.combinations[CROSS].operating_points):
         failed.append(FEW)
     # what is not the new model's is the independent cell's to keep
