@@ -1,8 +1,8 @@
 """What the bench's processes are told: one file a cell, with the models that it is made from.
 
 WORK/splits/SCENARIO              the division of the classes
-WORK/old/NAME-KIND-sSEED/         an old model: its run, and a bank a scenario and denoising
-WORK/cells/ID/                    a cell: its run
+WORK/old/NAME-KIND-sSEED-PLAN/    an old model: its run, and a bank a scenario and denoising
+WORK/cells/ID-PLAN/               a cell: its run
 OUT/cells/ID.json                 what is kept of a cell (`BenchCell`)
 OUT/draws/ID                      its bootstrap replicates
 """
@@ -101,7 +101,7 @@ class Planner:
             recipe=_deciding(recipe),
             division=self._division(f"extended-{kind}"),
         )
-        folder = self.work / "old" / f"{old}-{kind}-s{seed}"
+        folder = self.work / "old" / f"{old}-{kind}-s{seed}-{plan[:12]}"
         return Trained(recipe=recipe, folder=folder, plan=plan)
 
     def cell(
@@ -142,7 +142,7 @@ class Planner:
             independent_plan=free.cell.plan if free else "",
             **({"recipe": _deciding(recipe)} if recipe else {}),
         )
-        folder = self.work / "cells" / name
+        folder = self.work / "cells" / f"{name}-{plan[:12]}"
         return CellSpec(
             cell=BenchCell(
                 id=name,

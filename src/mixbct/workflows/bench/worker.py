@@ -8,7 +8,6 @@ needs it, under a lock. Everything is resumed that an earlier process left.
 import contextlib
 import fcntl
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -200,15 +199,11 @@ def _adapt(name: str, items: PairedItems, sides: Pair) -> tuple[Pair, CellCost]:
 
 @contextlib.contextmanager
 def _claimed(model: Trained) -> Iterator[None]:
-    """Keep others out of a model's folder, and throw away what was made by another plan."""
-    model.folder.parent.mkdir(parents=True, exist_ok=True)
-    with model.folder.with_name(f"{model.folder.name}.lock").open("wb") as lock:
+    """Keep others out of a model's folder."""
+    model.folder.mkdir(parents=True, exist_ok=True)
+    with (model.folder / "lock").open("wb") as lock:
         # a bench that was killed leaves its processes running: wait for them, do not join in
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made_by = model.folder / "plan.txt"
-        if made_by.exists() and made_by.read_text(encoding="utf-8") != model.plan:
-            shutil.rmtree(model.folder)
-        write_atomically(made_by, model.plan)
         yield
 
 
