@@ -56,24 +56,9 @@ class Readings:
     exact_duplicates: int
 
     @property
-    def rows(self) -> int:
-        """How many were read."""
-        return len(self.norms)
-
-    @property
     def fine(self) -> Bool[np.ndarray, " n"]:
         """Which rows have a direction."""
         return np.asarray(np.isfinite(self.norms) & (self.norms > 0))
-
-    @property
-    def not_finite(self) -> int:
-        """How many rows hold NaN or infinity."""
-        return int((~np.isfinite(self.norms)).sum())
-
-    @property
-    def zero(self) -> int:
-        """How many rows are of zeros."""
-        return int((self.norms == 0).sum())
 
     @property
     def covariance(self) -> Float64[np.ndarray, "d d"]:

@@ -106,10 +106,10 @@ def _one(source: VectorSource, wanted: frozenset[str] | None, stage: Stage) -> C
     near = checkup.nearest(readings)
     return Checkup(
         contract=source.contract,
-        rows=readings.rows,
+        rows=len(readings.norms),
         unreadable=dict(wrong),
-        not_finite=readings.not_finite,
-        zero=readings.zero,
+        not_finite=int((~np.isfinite(readings.norms)).sum()),
+        zero=int((readings.norms == 0).sum()),
         faulty=readings.faulty,
         exact_duplicates=readings.exact_duplicates,
         norms=checkup.norms_of(readings),
