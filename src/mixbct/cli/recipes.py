@@ -1,5 +1,6 @@
 """`mixbct recipes`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,6 @@ from typer import Argument, Option
 
 from mixbct.cli.options import AsJson
 from mixbct.cli.output import tell
-from mixbct.schemas.recipes import RecipeCopy, RecipeList
 from mixbct.workflows.recipes import copy_recipe, recipe_names, recipe_text
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -24,7 +24,7 @@ def list_recipes(as_json: AsJson = False) -> None:
     table = Table("recipe", "what it is", box=None)
     for name, purpose in names.items():
         table.add_row(name, purpose)
-    tell(RecipeList(recipes=names), as_json, table, then=("recipes", "copy", "NAME"))
+    tell(json.dumps({"recipes": names}), as_json, table, then=("recipes", "copy", "NAME"))
 
 
 @app.command()
@@ -46,4 +46,5 @@ def copy(
     file = copy_recipe(name, out, data=data, split=split, bank=bank)
     verb = "bench" if name.startswith("bench/") else "train"
     words = ("--out", f"runs/{file.stem}") if verb == "train" else ()
-    tell(RecipeCopy(name=name, file=str(file)), as_json, str(file), then=(verb, file, *words))
+    made = json.dumps({"name": name, "file": str(file)})
+    tell(made, as_json, str(file), then=(verb, file, *words))
