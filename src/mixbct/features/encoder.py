@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mixbct.backbones.model import import_factory
+from mixbct.backbones.onnx import line
 from mixbct.backbones.weights import weights_digest
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Texts
@@ -72,7 +73,9 @@ class TextEncoder:
         try:
             found = np.asarray(self._encode(texts), dtype=np.float32)
         except Exception as error:  # what is not ours can fail in any way
-            raise ModelError(f"the encoder {self._name} fails: {_line(error)}") from error
+            raise ModelError(
+                f"the encoder {self._name} fails: {type(error).__name__}: {line(error)}"
+            ) from error
         if found.ndim != 2 or found.shape != (len(texts), dim or found.shape[1]) or not found.size:
             raise ModelError(
                 f"the encoder {self._name} gave {list(found.shape)} for {len(texts)} texts, "
@@ -90,7 +93,9 @@ def _made(name: str, module: str) -> tuple[Encode, str | None]:
     try:
         encode: Encode = factory()
     except Exception as error:
-        raise ModelError(f"the encoder factory {name!r} fails: {_line(error)}") from error
+        raise ModelError(
+            f"the encoder factory {name!r} fails: {type(error).__name__}: {line(error)}"
+        ) from error
     if not callable(encode):
         raise ModelError(
             f"the encoder factory {name!r} gave {encode!r:.80}, no list[str] → vectors"
@@ -116,10 +121,8 @@ def _sentences(model: str, device: str) -> tuple[Encode, str]:
         words = sorted(loaded.tokenizer.get_vocab().items())
         decides = weights_digest(weights), pooling, words, loaded.max_seq_length
     except Exception as error:
-        raise ModelError(f"{SENTENCES} cannot load {model!r}: {_line(error)}") from error
+        raise ModelError(
+            f"{SENTENCES} cannot load {model!r}: {type(error).__name__}: {line(error)}"
+        ) from error
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return partial(loaded.encode, show_progress_bar=False), digest[:16]
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
