@@ -1,20 +1,21 @@
 """Kills at random moments of enrolments, switches, rollbacks: what is there was asked for.
 
-A process that has imported everything forks once a kill. What a child does follows from a number
-alone, and a slow double in plain Python says what must be there after each.
+What a child does follows from a number alone, and a slow double in plain Python says what must be
+there after each.
 """
 
 import copy
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
+import pytest
 
 from mixbct.features.bridged import through
 from mixbct.gallery import Gallery
@@ -25,26 +26,12 @@ from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 
-KILLS = 50
+KILLS = {"sqlite": 50, "postgres": 30}
 DIM = 8
 UNIVERSE = 60
 MODELS = {
     name: Contract(name=name, weights=name, preprocessing=None, dim=DIM) for name in ("old", "new")
 }
-
-NURSERY = """
-import os, sys
-sys.path.insert(0, {here!r})
-from pathlib import Path
-from test_gallery_kills import go_on
-print("ready", flush=True)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        go_on(Path({folder!r}), int(line))
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 Row = tuple[str | None, str, np.ndarray]
 """Label, contract's name, vector."""
@@ -109,11 +96,11 @@ def take(gallery: Gallery, number: int) -> None:
         gallery.prune()
 
 
-def go_on(folder: Path, number: int) -> None:
+def go_on(folder: Path, place: str, number: int) -> None:
     """Take one step after the other, and say before each which it is."""
     indexes._STALE_ROWS = 1  # small indexes have files, too
     said = os.open(folder / "step", os.O_WRONLY | os.O_CREAT)
-    with Gallery.open(folder / "gallery") as gallery:
+    with Gallery.open(place) as gallery:
         while True:
             os.pwrite(said, b"%08d" % number, 0)
             take(gallery, number)
@@ -194,37 +181,50 @@ class Double:
         return True
 
 
-def test_what_is_there_after_a_kill_was_asked_for(tmp_path: Path) -> None:
-    Gallery.create(tmp_path / "gallery", MODELS["old"]).close()
-    program = NURSERY.format(here=str(Path(__file__).parent), folder=str(tmp_path))
-    nursery = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+def forgotten(place: str) -> None:
+    """Wait until a server has noticed that its client is gone: until then it may yet commit."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE application_name = 'mixbct' AND datname = current_database()"
     )
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
-    assert nursery.stdout.readline() == "ready\n"
+    with psycopg.connect(place, autocommit=True) as connection:
+        while connection.execute(query).fetchone() != (0,):
+            time.sleep(0.002)
+
+
+@pytest.mark.parametrize("kind", KILLS)
+def test_what_is_there_after_a_kill_was_asked_for(
+    kind: str,
+    tmp_path: Path,
+    nursery: Callable[[str, str], Any],
+    request: pytest.FixtureRequest,
+) -> None:
+    server = kind == "postgres"
+    place = request.getfixturevalue("postgres_url") if server else str(tmp_path / "gallery")
+    Gallery.create(place, MODELS["old"]).close()
+    born = nursery(
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_gallery_kills import go_on",
+        f"go_on(Path({str(tmp_path)!r}), {place!r}, int(line))",
+    )
     step, double, taken = tmp_path / "step", Double(), 0  # steps that the double has taken
     rng = random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(KILLS[kind]):
         step.write_text(f"{taken + 1:08}")
-        nursery.stdin.write(f"{taken + 1}\n")
-        nursery.stdin.flush()
-        child = int(nursery.stdout.readline())
+        child = born.fork(str(taken + 1))
         last = taken + 1 + rng.randrange(6)
         while int(step.read_text()) < last and Path(f"/proc/{child}/stat").exists():
             time.sleep(0.001)
         time.sleep(rng.choice([0, rng.uniform(0, 0.004), rng.uniform(0, 0.02)]))
         os.kill(child, signal.SIGKILL)
-        assert int(nursery.stdout.readline()) == -signal.SIGKILL
+        assert born.code() == -signal.SIGKILL
+        if server:
+            forgotten(place)
         in_flight = int(step.read_text())
         for number in range(taken + 1, in_flight):
             double.take(number)
         taken = in_flight - 1
-        with Gallery.open(tmp_path / "gallery") as gallery:
+        with Gallery.open(place) as gallery:
             half = copy.deepcopy(double)
             half.take(in_flight, half=True)
             if not double.is_of(gallery) and not (
@@ -233,7 +233,4 @@ def test_what_is_there_after_a_kill_was_asked_for(tmp_path: Path) -> None:
                 double.take(in_flight)
                 assert double.is_of(gallery), f"step {in_flight}, {plan(in_flight)}"
                 taken = in_flight
-    nursery.stdin.close()
-    nursery.stdout.close()
-    nursery.wait(timeout=60)
-    assert taken > 2 * KILLS
+    assert taken > 2 * KILLS[kind]

@@ -1,19 +1,14 @@
-"""A signal at any moment of any verb: exit 3, one line, and the same command then finishes.
-
-A process that has imported everything forks once a command, since importing takes longer than what
-is tested here.
-"""
+"""A signal at any moment of any verb: exit 3, one line, and the same command then finishes."""
 
 import contextlib
 import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,28 +18,24 @@ from mixbct.gallery import Gallery
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 
-NURSERY = """
-import json, os, signal, sys
+BEFORE = """
+import json, signal
 import mixbct.cli.verbs as verbs
 from mixbct import cli
 from importlib import import_module
 for place, _ in verbs.VERBS.values():
     import_module("mixbct.cli." + place.partition(":")[0])
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
-print("ready", flush=True)
-for line in sys.stdin:
-    words, folder = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.chdir(folder)
-        sys.argv = ["mixbct", *words]
-        os.dup2(os.open("stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        cli._on_stop(cli._leave)  # as the first line of main does, before a signal may come
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
-        cli.main()
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+FORKED = """
+words, folder = json.loads(line)
+os.chdir(folder)
+sys.argv = ["mixbct", *words]
+os.dup2(os.open("stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+cli._on_stop(cli._leave)  # as the first line of main does, before a signal may come
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
+cli.main()
 """
 
 Run = Callable[..., tuple[int, str]]
@@ -52,22 +43,12 @@ MOMENTS = (0.0, 0.03, 0.1, 0.4)
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
+def run(nursery: Callable[..., Any]) -> Run:
     """Run a command, with a signal after so many seconds and `once` something holds.
 
     Return its exit code and its errors.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", NURSERY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    send, receive = process.stdin, process.stdout
-    assert receive.readline() == "ready\n"
+    born = nursery(BEFORE, FORKED)
 
     def run(
         folder: Path,
@@ -76,9 +57,7 @@ def run() -> Iterator[Run]:
         after: float = 0.0,
         once: Callable[[], bool] = lambda: True,
     ) -> tuple[int, str]:
-        send.write(json.dumps([words, str(folder)]) + "\n")
-        send.flush()
-        child = int(receive.readline())
+        child = born.fork(json.dumps([words, str(folder)]))
         if number is not None:
             time.sleep(after)
             with contextlib.suppress(ProcessLookupError):  # it has ended, and was waited for
@@ -86,13 +65,9 @@ def run() -> Iterator[Run]:
                     os.kill(child, 0)
                     time.sleep(0.005)
                 os.kill(child, number)
-        code = int(receive.readline())
-        return code, (folder / "stderr").read_text(encoding="utf-8")
+        return born.code(), (folder / "stderr").read_text(encoding="utf-8")
 
-    yield run
-    send.close()
-    receive.close()
-    process.wait(timeout=60)
+    return run
 
 
 @pytest.fixture(scope="module")
