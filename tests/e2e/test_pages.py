@@ -200,7 +200,7 @@ def test_every_block_runs_or_says_why_not(record_property) -> None:
     assert {block.page for block in run} - set(OWN_TEST) == set(RUN)
     for test in (OWN_TEST[block.page] for block in run if block.page in OWN_TEST):
         assert (Path(__file__).parent / test).exists()
-    assert len(run) > 5 * len(marked)
+    assert len(run) > 4 * len(marked)
     record_property("marked", len(marked))
     print("\n".join(f"not run, {b.page}:{b.line}: {b.why_not}" for b in marked))
 
