@@ -74,11 +74,13 @@ def postgres_url(postgres_server) -> Iterator[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many blocks of the documentation were run, by whichever process ran them."""
-    ran = [
-        number
-        for report in terminalreporter.getreports("passed")
-        for name, number in report.user_properties
-        if report.when == "call" and name == "blocks"
-    ]
-    if ran:
-        terminalreporter.write_line(f"documentation: {sum(ran)} blocks were run as they stand")
+    found = {"blocks": 0, "marked": 0}
+    for report in terminalreporter.getreports("passed"):
+        for name, number in report.user_properties if report.when == "call" else ():
+            if name in found:
+                found[name] += number
+    if found["blocks"]:
+        terminalreporter.write_line(
+            f"documentation: {found['blocks']} blocks were run as they stand, "
+            f"{found['marked']} are marked as not run"
+        )

@@ -177,19 +177,6 @@ def test_pages_on_photographs(mixbct, photos, in_process_qdrant, record_property
     record_property("blocks", len(walk.ran))
 
 
-def test_every_block_runs_or_says_why_not() -> None:
-    every = [block for page in pages() for block in blocks(page)]
-    strange = [f"{b.page}:{b.line}" for b in every if not b.runs and b.language not in SHOWN]
-    assert strange == [], "a fence says its language"
-    marked = Counter(block.page for block in every if block.why_not)
-    assert marked == NOT_RUN
-    reasons = [block.why_not for block in every if block.why_not]
-    assert all(len(why.split()) > 2 for why in reasons)
-    told = {block.page for block in every if block.runs and not block.why_not}
-    assert told == set(RUN)
-    print("\n".join(f"not run, {b.page}:{b.line}: {b.why_not}" for b in every if b.why_not))
-
-
 NOT_RUN = {
     "start.md": 3,
     "many-gpus.md": 1,
@@ -198,6 +185,24 @@ NOT_RUN = {
     "other-engines.md": 1,
 }
 """Page → blocks that are marked as not run."""
+OWN_TEST = {"text.md": "test_text.py", "data-protection.md": "test_data_protection.py"}
+"""Page → the test, beside this one, that runs its blocks."""
+
+
+def test_every_block_runs_or_says_why_not(record_property) -> None:
+    every = [block for page in pages() for block in blocks(page)]
+    strange = [f"{b.page}:{b.line}" for b in every if not b.runs and b.language not in SHOWN]
+    assert strange == [], "a fence says its language"
+    marked = [block for block in every if block.why_not]
+    assert Counter(block.page for block in marked) == NOT_RUN
+    assert all(len(block.why_not.split()) > 2 for block in marked)
+    run = [block for block in every if block.runs and not block.why_not]
+    assert {block.page for block in run} - set(OWN_TEST) == set(RUN)
+    for test in (OWN_TEST[block.page] for block in run if block.page in OWN_TEST):
+        assert (Path(__file__).parent / test).exists()
+    assert len(run) > 4 * len(marked)
+    record_property("marked", len(marked))
+    print("\n".join(f"not run, {b.page}:{b.line}: {b.why_not}" for b in marked))
 
 
 def known(words: list[str]) -> bool:
