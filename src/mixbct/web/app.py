@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from urllib.parse import unquote_plus
 
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
@@ -17,7 +16,6 @@ from mixbct.errors import MixbctError, ServeError
 from mixbct.schemas.record import one_line
 from mixbct.web import api
 from mixbct.web.guard import Guard
-from mixbct.web.observed import LOG
 from mixbct.web.pages import login_page, problem, render
 from mixbct.web.serving import Serving
 from mixbct.web.sessions import COOKIE, Sessions
@@ -61,21 +59,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Hand counted hits on every few seconds, and at the end."""
     hits = app.state.serving.hits
 
-    async def flush() -> None:
-        try:
-            await run_in_threadpool(hits.flush)
-        except MixbctError as error:
-            LOG.warning("hits were not stored: %s", one_line(str(error)))
-
-    async def go_on() -> None:
+    async def now_and_then() -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await flush()
+            await hits.flush()
 
-    task = asyncio.create_task(go_on())
+    task = asyncio.create_task(now_and_then())
     yield
     task.cancel()
-    await flush()
+    await hits.flush()
 
 
 def page(request: Request) -> Response:

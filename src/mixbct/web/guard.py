@@ -6,6 +6,7 @@ on the time that it takes; nothing further on reads from the network.
 
 import asyncio
 import time
+import traceback
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mixbct.errors import MixbctError, ServeError
-from mixbct.web.observed import LOG, Observed
+from mixbct.web.observed import Observed
 from mixbct.web.pages import login_page, problem
 from mixbct.web.sessions import COOKIE, Sessions
 
@@ -77,9 +78,9 @@ class Guard:
                 await self._app(scope, _told(body, receive), answer)
         except Exception as error:
             if not isinstance(error, MixbctError):
-                LOG.exception("a fault of mixbct") if LOG.isEnabledFor(10) else None
-                fault = type(error).__name__
-                error = ServeError(f"a fault of mixbct ({fault}); its log has more", 500)
+                name, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+                fault = f"{name} at {place.filename}:{place.lineno}"
+                error = ServeError(f"a fault of mixbct ({name}); its log has more", 500)
             if status:
                 raise
             page = login_page if getattr(error, "status", 0) == 401 else problem

@@ -6,14 +6,17 @@ A line has no query string, body, header or cookie: no vector, key or token is e
 import json
 import logging
 from collections import Counter as Counts
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from mixbct.errors import MixbctError, without_passwords
 from mixbct.gallery.records import GalleryStatus
-from mixbct.schemas.record import now
+from mixbct.schemas.record import now, one_line
 
 LOG = logging.getLogger("mixbct.web")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -41,7 +44,8 @@ class Observed:
     def answered(
         self, method: str, route: str, status: int, seconds: float, client: str, fault: str | None
     ) -> None:
-        """Count a request and log it; `fault` is the kind of what went wrong here."""
+        """Count a request and log it; `fault` is what went wrong here, and where."""
+        method = method if method in _METHODS else "other"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
         line = {
@@ -64,7 +68,7 @@ class Observed:
 
 
 class HitCounts:
-    """Counts how often each row was a hit, and hands the counts on now and then.
+    """Counts how often each row was a hit, and hands the counts on now and then; for one loop.
 
     Args:
         hand_on: takes the counts by key; None: nothing is counted.
@@ -75,17 +79,19 @@ class HitCounts:
         self._hand_on = hand_on
         self._counts: Counts[str] = Counts()
 
-    def add(self, keys: list[str]) -> None:
+    def add(self, keys: Iterable[str]) -> None:
         """Count hits, where that is asked for."""
         if self.on:
             self._counts.update(keys)
 
-    def flush(self) -> None:
-        """Hand on what was counted; on an error it is kept for the next time."""
+    async def flush(self) -> None:
+        """Hand on what was counted; what cannot be stored now is kept for the next time."""
         counts, self._counts = self._counts, Counts()
         if self._hand_on is not None and counts:
             try:
-                self._hand_on(counts)
-            except BaseException:
+                await run_in_threadpool(self._hand_on, counts)
+            except MixbctError as error:
                 self._counts.update(counts)
-                raise
+                LOG.warning(
+                    json.dumps({"time": now(), "hits": without_passwords(one_line(str(error)))})
+                )

@@ -97,7 +97,7 @@ class Serving:
             raise ServeError(queries.old_missing or 'both queries need "old_vectors" too', 422)
         hits, start = await self._batches.search(given, query, asked.k, asked.far, mixed)
         found, missing = self._report(query, queries.names, hits, start), queries.old_missing
-        self.hits.add([hit.key for each in found.queries for hit in each.hits])
+        self.hits.add(hit.key for each in found.queries for hit in each.hits)
         beside = None
         if asked.beside and old is not None and given.old is not None:
             by_old = partial(self.gallery.search_as, given.old, old, asked.k, asked.far)

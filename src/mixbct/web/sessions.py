@@ -78,6 +78,8 @@ class Sessions:
         if _name_of(f"//{host}") not in _LOOPBACK:
             raise ServeError(f"{host[:100]!r} is no name of this machine's loopback", 403)
         origin = headers.get("origin")
+        if "x-forwarded-for" in headers or "forwarded" in headers:
+            raise ServeError("behind a proxy the server needs a token (--token-file)", 403)
         strange = origin is not None and origin.partition("://")[2] != host
         site = headers.get("sec-fetch-site", "none")
         if strange or (method not in SAFE and site not in ("none", "same-origin")):

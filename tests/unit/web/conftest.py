@@ -1,8 +1,13 @@
 """A gallery of images, two models and an edge between them, behind the application."""
 
+import contextlib
+import socket
+import threading
+
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -130,3 +135,22 @@ def upgrade(made):
         return client.post("/v1/upgrade/apply", json=asked, **more)
 
     return switch
+
+
+@pytest.fixture
+def serve(serving_of):
+    """Serve a gallery on a port of its own, in a thread; return the address."""
+    with contextlib.ExitStack() as stack:
+
+        def start(gallery, token=None, **settings):
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            app = make_app(serving_of(gallery, **settings), token)
+            config = uvicorn.Config(app, log_config=None, access_log=False, ws="none")
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        yield start

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from mixbct.errors import DiskFullError
 from mixbct.gallery import Gallery
 from mixbct.web.app import make_app
 
@@ -211,14 +212,28 @@ def test_searches_that_meet_go_together_and_fail_alone(client, made, monkeypatch
     assert max(sizes) > 1
 
 
-def test_hits_are_counted_on_request_alone(client_of, serving_of, gallery, made):
-    counted = []
-    app = make_app(serving_of(gallery, lambda counts: counted.append(dict(counts))))
+def test_hits_are_counted_on_request_alone(client_of, serving_of, gallery, monkeypatch):
+    counted, full = [], [True]
+
+    def store(counts):
+        if full[0]:
+            raise DiskFullError("no space")
+        counted.append(dict(counts))
+
+    monkeypatch.setattr("mixbct.web.app.FLUSH_SECONDS", 0.02)
+    app = make_app(serving_of(gallery, store))
     with TestClient(app, base_url="http://127.0.0.1") as client:
         for _ in range(3):
             client.get("/v1/search", params={"key": KEY, "k": 1})
         assert client.get("/v1/status").json()["counts_hits"] is True
-    assert counted == [{KEY: 3}]  # at the stop, at the latest
+        time.sleep(0.2)
+        full[0] = False  # what could not be stored is, later
+        while not counted:
+            time.sleep(0.01)
+        monkeypatch.setattr("mixbct.web.app.FLUSH_SECONDS", 60)
+        time.sleep(0.1)
+        client.get("/v1/search", params={"key": KEY, "k": 1})
+    assert counted == [{KEY: 3}, {KEY: 1}]  # the rest at the stop
     client = client_of(gallery)
     client.get("/v1/search", params={"key": KEY})
     assert client.get("/v1/status").json()["counts_hits"] is False

@@ -1,5 +1,6 @@
 """Who is let in: nobody without the token, no page of another site, and nothing of it is logged."""
 
+import asyncio
 import logging
 import re
 import subprocess
@@ -10,7 +11,10 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Mount
 
+from mixbct.cli.gallery_serve import serve
 from mixbct.errors import ServeError
+from mixbct.web import guard
+from mixbct.web.app import make_app
 from mixbct.web.server import check_address, read_token
 from mixbct.web.sessions import Sessions
 
@@ -132,6 +136,7 @@ def test_a_longer_cookie_of_ones_own_making_is_none():
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:9000"}, 403),
         ({"origin": "null"}, 403),
+        ({"x-forwarded-for": "203.0.113.9"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-site"}, 403),
     ],
@@ -175,6 +180,36 @@ def test_addresses_and_tokens(tmp_path, monkeypatch):
     for weak in ("", "short", "ümläut" * 4):
         with pytest.raises(ServeError, match="16 or more"):
             Sessions(weak)
+
+
+def test_a_body_that_does_not_come_ends(serving_of, gallery, monkeypatch):
+    monkeypatch.setattr(guard, "SECONDS", 0.05)
+    app = make_app(serving_of(gallery))
+    headers = [(b"host", b"localhost"), (b"content-type", b"image/png")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/search", "headers": headers}
+    sent = []
+
+    async def ask():
+        given = iter([{"type": "http.request", "body": b"x", "more_body": True}])
+
+        async def receive():
+            if (message := next(given, None)) is not None:
+                return message
+            return await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        await app({**scope, "query_string": b"", "app": app}, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
+
+
+def test_without_its_packages_the_verb_names_them(gallery, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mixbct.web.app", None)
+    with pytest.raises(ServeError, match=r"pip install 'mixbct\[serve\]'"):
+        serve(gallery.place)
 
 
 def test_a_server_of_its_own_lets_searches_finish(gallery, made, tmp_path):

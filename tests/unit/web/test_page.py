@@ -1,17 +1,11 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright; skipped without it."""
 
-import contextlib
 import os
 import re
 import shutil
-import socket
-import threading
 import warnings
 
 import pytest
-import uvicorn
-
-from mixbct.web.app import make_app
 
 BROWSER = os.environ.get("MIXBCT_BROWSER") or shutil.which("chromium")
 TOKEN = "a token of the tests alone"
@@ -31,25 +25,6 @@ def browser():
             opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
             yield opened
             opened.close()
-
-
-@pytest.fixture
-def serve(serving_of):
-    """Serve a gallery on a port of its own, in a thread; return the address."""
-    with contextlib.ExitStack() as stack:
-
-        def start(gallery, token=None, **settings):
-            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            app = make_app(serving_of(gallery, **settings), token)
-            config = uvicorn.Config(app, log_config=None, access_log=False, ws="none")
-            server = uvicorn.Server(config)
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(setattr, server, "should_exit", True)
-            return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-        yield start
 
 
 @pytest.fixture
