@@ -98,9 +98,11 @@ def _ways(result: Result) -> dict[str, tuple[Choice, str, str]]:
 
 
 def _gain(result: Result, name: str) -> str:
-    before, after = (result.combinations[n].mean_average_precision.value for n in (_BASE, name))
+    before, after = (
+        f"{100 * result.combinations[n].mean_average_precision.value:.1f} %" for n in (_BASE, name)
+    )
     change = _change(result, name)
-    return f"mAP goes from {before:.1%} to {after:.1%}{f', {signed(change)}' if change else ''}"
+    return f"mAP goes from {before} to {after}{f', {signed(change)}' if change else ''}"
 
 
 def _better(result: Result, of: str, minus: str) -> bool:

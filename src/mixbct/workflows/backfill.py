@@ -24,8 +24,8 @@ from mixbct.gallery.store import Snapshot, Tick
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Count, Record
 
-AT_ONCE = 256
-"""Rows a transaction: more would keep others from writing, fewer would wait for the disk."""
+AT_ONCE = 512
+"""Rows a transaction, and images that are embedded at once: of fewer, each takes longer."""
 
 
 class BackfillReport(Record):

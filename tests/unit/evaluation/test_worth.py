@@ -67,7 +67,7 @@ ALL = {"whiten/old": 0.0, "chosen/old": 0.0, "new/old": 0.0, "new/new": 0.0}
         # a dearer way must surely gain on the cheaper one
         ({**ALL, "whiten/old": 0.04, "new/old": 0.045}, "whiten", "+4.0 points"),
         ({**ALL, "whiten/old": 0.04, "chosen/old": 0.07}, "bridge", "one fitted map"),
-        ({**ALL, "chosen/old": 0.07, "new/old": 0.075}, "bridge", "57.0%"),
+        ({**ALL, "chosen/old": 0.07, "new/old": 0.075}, "bridge", "57.0 %"),
         ({**ALL, "whiten/old": 0.04, "new/old": 0.09}, "train", "the training of a new model"),
         (
             {"whiten/old": 0.04, "new/old": 0.09, "new/new": 0.2},

@@ -85,6 +85,45 @@ def test_mutations_of_a_result_end_in_named_errors(make_result, tmp_path, capsys
     assert 150 < refused < 300
 
 
+def test_mutations_of_what_came_later_end_in_named_errors(make_result, tmp_path, capsys):
+    rng = random.Random(3)
+    path = tmp_path / "result.json"
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    points = {"mAP": [share] * 3, "TAR@1e-3": [share] * 3}
+    later = {
+        "flips": {
+            "negative": share,
+            "positive": share,
+            "classes": 1,
+            "worst": [{"name": "a", "queries": 3, "lost": 2, "gained": 1}],
+        },
+        "backfill": {
+            "shares": [0, 0.5, 1],
+            "curves": [
+                {"order": order, "metrics": points, "areas": dict.fromkeys(points, share)}
+                for order in ("random", "credible")
+            ],
+            "differences": [
+                {"of": "credible", "minus": "random", "metrics": dict.fromkeys(points, share)}
+            ],
+            "take": "credible",
+        },
+        "worth": {"choice": "stay", "says": "x"},
+    }
+    content = json.loads(make_result(names=("old/old", "new/old")).to_json())
+    path.write_text(json.dumps(content | later))
+    assert [tried("gate", path), tried("report", path)] == [None, None]
+    assert "take --order credible" in (tmp_path / "report.html").read_text()
+    # the limit is below what is sure
+    assert app(["gate", str(path), "--max-flips=0.5"], standalone_mode=False) == 1
+    assert "negative flips: search with both queries" in capsys.readouterr().out
+    refused = 0
+    for _ in range(80):
+        path.write_text(json.dumps(content | mutated(later, rng)))
+        refused += bool(tried("report", path))
+    assert 20 < refused < 80
+
+
 def test_damaged_bytes_end_in_named_errors(make_result, tmp_path, capsys):
     rng = random.Random(1)
     path = tmp_path / "result.json"
@@ -137,6 +176,8 @@ def test_mutations_of_a_verdict_end_in_named_errors(make_result, make_outcome, t
         (["--self-test-loss=nan"], "self_test_loss: Input should be a finite number"),
         (["--far-tolerance=0"], "far_tolerance: Input should be greater than 0"),
         (["--far-tolerance=inf"], "far_tolerance: Input should be a finite number"),
+        (["--max-flips=2"], "max_flips: Input should be less than or equal to 1"),
+        (["--max-flips=nan"], "max_flips: Input should be a finite number"),
         (["--gain=mAPP"], "no metric 'mAPP'; it has mAP, rank-1"),
     ],
 )

@@ -410,7 +410,7 @@ def test_regressions_are_named(make_result, make_outcome):
 def test_the_page_opens_with_what_to_do(result, make_outcome):
     words = Page(render_report(result, make_outcome(result))).words
     says = worth(result).says
-    assert says.startswith("Train compatibly: mAP goes from 67.8% to 75.4%, +7.6 points")
+    assert says.startswith("Train compatibly: mAP goes from 67.8 % to 75.4 %, +7.6 points")
     assert words.index(says) < words.index("✓ Compatible")
 
 
