@@ -244,14 +244,17 @@ def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[Non
     Args:
         error: what is raised.
         said: what failed, for the message.
-        kinds: of what goes wrong; none: whatever is no named error yet, told on one line.
+        kinds: of what goes wrong; none: whatever is no named error yet, told on one line by its
+            name and its text.
     """
     try:
         yield
     except Exception as problem:
         if isinstance(problem, kinds or MixbctError) != bool(kinds):
             raise
-        why = reason(problem) if kinds else " ".join(reason(problem).split())[:400]
+        why = reason(problem)
+        if not kinds:
+            why = f"{type(problem).__name__}: {' '.join(why.split())}"[:400]
         raise error(f"{said}: {why}") from problem
 
 

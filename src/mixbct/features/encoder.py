@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from mixbct.backbones.model import import_factory
-from mixbct.backbones.onnx import line
 from mixbct.backbones.weights import weights_digest
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Texts
 from mixbct.errors import ModelError
+from mixbct.reading import failing_as
 
 SENTENCES = "sentence-transformers"
 Encode = Callable[[list[str]], Any]
@@ -70,12 +70,8 @@ class TextEncoder:
         return self._vectors(texts.tolist(), self.contract.dim)
 
     def _vectors(self, texts: list[str], dim: int | None = None) -> Float32[np.ndarray, "n d"]:
-        try:
+        with failing_as(ModelError, f"the encoder {self._name} fails"):
             found = np.asarray(self._encode(texts), dtype=np.float32)
-        except Exception as error:  # what is not ours can fail in any way
-            raise ModelError(
-                f"the encoder {self._name} fails: {type(error).__name__}: {line(error)}"
-            ) from error
         if found.ndim != 2 or found.shape != (len(texts), dim or found.shape[1]) or not found.size:
             raise ModelError(
                 f"the encoder {self._name} gave {list(found.shape)} for {len(texts)} texts, "
@@ -90,12 +86,8 @@ def _made(name: str, module: str) -> tuple[Encode, str | None]:
     if importlib.util.find_spec(package) is None:
         sys.path.append(str(Path.cwd()))  # a module of the person's own that is not installed
     factory = import_factory(name, "encoder")
-    try:
+    with failing_as(ModelError, f"the encoder factory {name!r} fails"):
         encode: Encode = factory()
-    except Exception as error:
-        raise ModelError(
-            f"the encoder factory {name!r} fails: {type(error).__name__}: {line(error)}"
-        ) from error
     if not callable(encode):
         raise ModelError(
             f"the encoder factory {name!r} gave {encode!r:.80}, no list[str] → vectors"
@@ -108,21 +100,15 @@ def _made(name: str, module: str) -> tuple[Encode, str | None]:
 
 def _sentences(model: str, device: str) -> tuple[Encode, str]:
     """Return a sentence-transformers model's encoding, and a digest of what decides its vectors."""
-    try:
+    with failing_as(
+        ModelError, f"{SENTENCES} is not there (pip install 'mixbct[text]')", ImportError
+    ):
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ModelError(
-            f"{SENTENCES} is not installed (`pip install 'mixbct[text]'`): {error}"
-        ) from error
-    try:
+    with failing_as(ModelError, f"{SENTENCES} cannot load {model!r}"):
         loaded = SentenceTransformer(model, device=device)
         weights = {f"{number:06}": each for number, each in enumerate(loaded.parameters())}
         pooling = [str(each.pooling_mode) for each in loaded if hasattr(each, "pooling_mode")]
         words = sorted(loaded.tokenizer.get_vocab().items())
         decides = weights_digest(weights), pooling, words, loaded.max_seq_length
-    except Exception as error:
-        raise ModelError(
-            f"{SENTENCES} cannot load {model!r}: {type(error).__name__}: {line(error)}"
-        ) from error
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return partial(loaded.encode, show_progress_bar=False), digest[:16]

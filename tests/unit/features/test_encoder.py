@@ -111,7 +111,7 @@ def test_extraction_goes_on_where_it_was_stopped(
     assert bank.manifest.data_digest == source.digest()
     # other texts under the same keys are other data
     table.write_text(table.read_text().replace("of 3", "of three"))
-    with pytest.raises(BankError, match="already there"):
+    with pytest.raises(BankError, match="there already"):
         extract(encoder, TextSource(table), tmp_path / "bank", dtype="float32", resume=True)
 
 
