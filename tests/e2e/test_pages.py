@@ -26,7 +26,7 @@ AFTER_START = """convert-and-compare without-re-enrolment strangers millions thr
 which-model swap-and-roll-back"""
 ON_VECTORS = ["start.md", *(f"how-to/{name}.md" for name in AFTER_START.split())]
 ON_BANKS = ["stored-vectors.md", "thresholds.md"]
-ON_PHOTOS = """own-images onnx other-engines faces how-to/nan how-to/own-folders how-to/no-mxnet
+ON_PHOTOS = """own-images backfill onnx other-engines faces how-to/nan how-to/own-folders how-to/no-mxnet
 how-to/onnx-dynamic-batch concepts/denoising"""
 SHARED = ["many-gpus.md", "how-to/other-number-of-gpus.md"]
 RUN = [*ON_VECTORS, *ON_BANKS, "take-over.md", *SHARED]
@@ -185,7 +185,11 @@ NOT_RUN = {
     "other-engines.md": 1,
 }
 """Page → blocks that are marked as not run."""
-OWN_TEST = {"text.md": "test_text.py", "data-protection.md": "test_data_protection.py"}
+OWN_TEST = {
+    "text.md": "test_text.py",
+    "data-protection.md": "test_data_protection.py",
+    "serving.md": "../unit/web/test_docs.py",
+}
 """Page → the test, beside this one, that runs its blocks."""
 
 
@@ -215,7 +219,7 @@ def known(words: list[str]) -> bool:
         command = command.get_command(context, words[0])
         context = command.make_context(words.pop(0), [], parent=context, resilient_parsing=True)
     if hasattr(command, "list_commands"):
-        return not words or words == ["--help"]
+        return not words or words in (["--help"], ["--version"])
     options = {option for each in command.get_params(context) for option in each.opts}
     return all(word in options for word in words if re.match(r"--?[a-z]", word))
 
