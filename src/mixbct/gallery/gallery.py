@@ -234,22 +234,6 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             require_tied(snapshot, contract)
             return search(snapshot, queries, contract, k, far, (older, old[1]) if old else None)
 
-    def search_as(
-        self,
-        vectors: Float[np.ndarray, "q d"],
-        contract: Contract,
-        k: int = 5,
-        far: float | None = None,
-    ) -> Hits:
-        """Return what another model than the query model finds, for a look at both side by side.
-
-        Only rows of its own and those that a recorded edge leads to from it are searched. What it
-        raises is what `search` does, but for the switch.
-        """
-        check_dimension(vectors, contract)
-        with self._store.read() as snapshot:
-            return search(snapshot, normalise(vectors), contract, k, far, None)
-
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
         """Change which model queries and enrols, in one transaction. No stored vector is touched.
 

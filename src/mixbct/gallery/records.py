@@ -228,7 +228,7 @@ class Hits:
 
     def of(self, query: int) -> tuple[Hit, ...]:
         """Return what one query found."""
-        hits = []
+        hits, names = [], {id: str(each) for id, each in self.contracts.items()}
         found = zip(
             *(each[query].tolist() for each in (self.ids, self.scores, self.rates)), strict=True
         )
@@ -242,7 +242,7 @@ class Hits:
                     label=label,
                     score=score,
                     far=None if np.isnan(rate) else rate,
-                    contract=str(self.contracts[contract_id]),
+                    contract=names[contract_id],
                     accepted=None if threshold is None else score > threshold,
                 )
             )

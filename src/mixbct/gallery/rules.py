@@ -2,7 +2,7 @@
 
 Two hold at every commit, so that every score that a search returns was allowed by a gate: each
 row's contract is the query model's or is reached by a recorded edge from it; and vectors are
-compared under no other model than the query model (but for `Gallery.search_as`, beside it).
+compared under no other model than the query model (but beside it, for people to look at).
 """
 
 from collections.abc import Sequence

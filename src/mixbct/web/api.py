@@ -19,12 +19,13 @@ MOST_KEYS = 100
 MOST_HITS = 1000
 
 
-def _serving(request: Request) -> Serving:
+# not `def`: that would be a thread's work
+async def _serving(request: Request) -> Serving:
     found: Serving = request.app.state.serving
     return found
 
 
-def _asked(
+async def _asked(
     k: Annotated[int, Query(ge=1, le=MOST_HITS, description="Hits a query.")] = 5,
     far: Annotated[
         float | None, Query(gt=0, lt=1, description="False-accept rate [the edge's].")

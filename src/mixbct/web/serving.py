@@ -21,6 +21,7 @@ from mixbct.web.encoders import Encoders
 from mixbct.web.observed import HitCounts, Observed
 from mixbct.web.pictures import Pictures
 from mixbct.web.records import Answer, BothQueries, Status
+from mixbct.workflows.service import search_as
 
 MOST_PIXELS = 32_000_000
 """Of an image that came with a request."""
@@ -100,7 +101,7 @@ class Serving:
         self.hits.add(hit.key for each in found.queries for hit in each.hits)
         beside = None
         if asked.beside and old is not None and given.old is not None:
-            by_old = partial(self.gallery.search_as, given.old, old, asked.k, asked.far)
+            by_old = partial(search_as, self.gallery, given.old, old, asked.k, asked.far)
             try:
                 beside = self._report(old, queries.names, await run_in_threadpool(by_old), 0)
             except MixbctError as problem:

@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from mixbct.backbones.model import EmbeddingModel, load_model, read_manifest
 from mixbct.data import holds_vectors
-from mixbct.data.bank import FeatureBank
+from mixbct.data.bank import FeatureBank, normalise
 from mixbct.errors import ContractError, GalleryError
-from mixbct.gallery import Gallery
+from mixbct.gallery import Gallery, Hits
 from mixbct.gallery.plan import UpgradePlan
 from mixbct.gallery.records import QueryModel
+from mixbct.gallery.rules import check_dimension
+from mixbct.gallery.search import search
 from mixbct.gallery.store import Tick
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
@@ -82,3 +87,20 @@ def apply_upgrade(
     gallery.prepare(contract, *edges, progress=progress)
     gallery.switch(contract, *edges, model=folder)
     return plan
+
+
+def search_as(
+    gallery: Gallery,
+    vectors: Float[np.ndarray, "q d"],
+    contract: Contract,
+    k: int,
+    far: float | None,
+) -> Hits:
+    """Return what another model than the query model finds, for a look at both side by side.
+
+    Only rows of its own and those that a recorded edge leads to from it are searched. What it
+    raises is what `Gallery.search` does, but for the switch.
+    """
+    check_dimension(vectors, contract)
+    with gallery.read() as snapshot:
+        return search(snapshot, normalise(vectors), contract, k, far, None)
