@@ -193,7 +193,7 @@ class Snapshot:
             ),
             "<f4",
         )
-        vectors = vectors.reshape(-1, dim).astype(np.float32)
+        vectors = vectors.reshape(-1, dim).astype(np.float32, copy=False)
         squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
         fine = abs(squares - 1) < 1e-3
         if not fine.all():
@@ -212,17 +212,14 @@ class Snapshot:
         ids = np.array([row[0] for row in rows], np.int64)
         return RowBlock(ids, [row[1] for row in rows], [row[2] for row in rows], vectors)
 
-    def blocks(self, contract: Contract, after: int = 0) -> Iterator[RowBlock]:
-        """Yield a contract's present rows with an id above `after`, by id, some thousand at a time.
-
-        It streams: no more than a block is held in memory.
-        """
-        return self.some_blocks(contract, after)
-
-    def some_blocks(
+    def blocks(
         self, contract: Contract, after: int = 0, last: int = 2**62, wrong: list[str] | None = None
     ) -> Iterator[RowBlock]:
-        """Yield blocks up to an id, without rows that are not as they were: see `checked`."""
+        """Yield a contract's present rows with an id above `after`, by id, some thousand at a time.
+
+        It streams: no more than a block is held in memory. It ends with the id `last`; for `wrong`
+        see `checked`.
+        """
         if (known := self.facts.contracts.get(contract.id)) is None:
             return
         vectors = f"SELECT id, vector FROM {known.table} WHERE id > %s AND id <= %s"
@@ -306,7 +303,7 @@ class Snapshot:
         )
         for known in contracts:
             before = done + len(wrong)
-            for block in self.some_blocks(known.contract, wrong=wrong):
+            for block in self.blocks(known.contract, wrong=wrong):
                 done += len(block.ids)
                 if progress:
                     progress(done, total)

@@ -66,8 +66,8 @@ def read_rows(monkeypatch):
     seen = []
     blocks = Snapshot.blocks
 
-    def collecting(self, contract, after=0):
-        for block in blocks(self, contract, after):
+    def collecting(self, contract, after=0, **more):
+        for block in blocks(self, contract, after, **more):
             seen.extend(block.ids)
             yield block
 

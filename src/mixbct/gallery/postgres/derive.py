@@ -56,7 +56,7 @@ def derive(
             return True
         forget(postgres, to, made)
         return False
-    block = next(to.some_blocks(contract, made.filled, last), None)
+    block = next(to.blocks(contract, made.filled, last), None)
     filled, count = last, 0
     if block:
         mapped, count = through(side, block.vectors, block.keys), len(block.ids)
