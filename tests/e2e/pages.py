@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMANDS, CODE, SHOWN = ("bash", "sh", "console"), ("python",), ("text", "toml", "json", "yaml", "nginx")
+COMMANDS, CODE, SHOWN = (
+    ("bash", "sh", "console"),
+    ("python",),
+    ("text", "toml", "json", "yaml", "nginx"),
+)
 _MARK = re.compile(r"<!-- (not run: (?P<why>.+)|exits (?P<code>\d)) -->")
 
 

@@ -266,6 +266,7 @@ class Transaction(Snapshot):
         self.do("DELETE FROM edges WHERE until IS NOT NULL")
         self.do("DELETE FROM switches WHERE number < (SELECT max(number) FROM switches)")
         self.do("UPDATE switches SET before = NULL, restores = NULL")
+        self.database.erase(self, before)
         self._facts = None
         return int(versions)
 

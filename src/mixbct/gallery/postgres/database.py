@@ -146,6 +146,9 @@ class Postgres:
             if (contracts[number], side) not in needed:
                 forget(self, to, made)
 
+    def erase(self, to: Transaction, revision: int) -> None:
+        """Leave what is derived: mapped rows went with those that they were made of."""
+
     def search(self, snapshot: Snapshot, asked: Asked) -> Found:
         """Return the nearest rows of one contract."""
         return search(self, snapshot, asked)

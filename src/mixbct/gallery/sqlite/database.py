@@ -207,6 +207,11 @@ class Sqlite:
             if tuple(key) not in needed:
                 to.do("DELETE FROM caches WHERE contract = %s AND side = %s", number, key[1])
 
+    def erase(self, to: Snapshot, revision: int) -> None:
+        """Delete index files of earlier states: rows that are gone may lie in them."""
+        to.do("DELETE FROM caches WHERE revision < %s", revision)
+        indexes.delete_unused(self, to)
+
     def search(self, snapshot: Snapshot, asked: Asked) -> Found:
         """Return the nearest rows of one contract, by an exact search."""
         index = indexes.index(self, snapshot, asked.known, asked.side)

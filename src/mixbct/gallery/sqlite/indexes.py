@@ -143,17 +143,22 @@ def save(store: "Store", database: "Sqlite", wait: bool) -> None:
                 rows = len(held.index)
                 if rows and held.unsaved >= max(_STALE_ROWS, _STALE_PART * rows):
                     _save_index(store, database, key, held, wait)
-            if paths := list(folder.glob("index-*")):
+            if any(folder.glob("index-*")):
                 with store.write(wait) as transaction:
                     empty = "SELECT number FROM contracts WHERE rows = 0"
                     transaction.do(f"DELETE FROM caches WHERE contract IN ({empty})")
-                    told = "SELECT id, side FROM caches JOIN contracts ON number = contract"
-                    used = {file_name((id, side)) for id, side in transaction.do(told)}
-                    for path in paths:
-                        if path.name not in used:
-                            path.unlink()
+                    delete_unused(database, transaction)
     finally:
         shared.saving.release()
+
+
+def delete_unused(database: "Sqlite", snapshot: Snapshot) -> None:
+    """Delete the index files that nothing is told of."""
+    told = "SELECT id, side FROM caches JOIN contracts ON number = contract"
+    used = {file_name((id, side)) for id, side in snapshot.do(told)}
+    for path in database.file.parent.glob("index-*"):
+        if path.name not in used:
+            path.unlink(missing_ok=True)
 
 
 def _save_index(store: "Store", database: "Sqlite", key: Key, held: Held, wait: bool) -> None:
