@@ -99,12 +99,10 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.read() as snapshot:
             return named_contract(snapshot, name)
 
-    def vectors(
-        self, keys: Sequence[str], contract: Contract | None = None
-    ) -> Float32[np.ndarray, "n d"]:
-        """Return the vectors of a model's own items, to search with; see `own_vectors`."""
+    def vectors(self, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+        """Return the vectors of the query model's own items, to search with; see `own_vectors`."""
         with self._store.read() as snapshot:
-            return own_vectors(snapshot, keys, contract)
+            return own_vectors(snapshot, keys)
 
     def enrol(
         self,
@@ -137,12 +135,9 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         with self._store.write() as transaction:
             replaced = put_batch(transaction, batch, replace, progress)
             rows = rows_in(transaction)
+        added = len(keys) - replaced
         return EnrolReport(
-            gallery=self.place,
-            contract=contract,
-            added=len(keys) - replaced,
-            replaced=replaced,
-            rows=rows,
+            gallery=self.place, contract=contract, added=added, replaced=replaced, rows=rows
         )
 
     def import_rows(self, batches: Iterable[Batch], replace: bool = False) -> ImportReport:

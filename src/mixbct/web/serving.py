@@ -14,6 +14,7 @@ from mixbct.errors import ContractError, MixbctError, ServeError, SwitchedError
 from mixbct.gallery import Gallery, Hits
 from mixbct.gallery.records import QueryHits, QueryModel, SearchReport
 from mixbct.gallery.rules import edges_from
+from mixbct.gallery.search import own_vectors
 from mixbct.schemas.contract import Contract
 from mixbct.web.batches import Batches
 from mixbct.web.bodies import Given
@@ -113,7 +114,8 @@ class Serving:
         if isinstance(thing, bytes):
             return self.encoders.embed(model, lambda p: decode_bytes(thing, p, "it", MOST_PIXELS))
         try:
-            return self.gallery.vectors([thing], model.contract)
+            with self.gallery.read() as snapshot:
+                return own_vectors(snapshot, [thing], model.contract)
         except ContractError:
             if thing not in self.pictures:
                 raise
