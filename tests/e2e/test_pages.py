@@ -26,8 +26,8 @@ AFTER_START = """convert-and-compare without-re-enrolment strangers millions thr
 which-model swap-and-roll-back"""
 ON_VECTORS = ["start.md", *(f"how-to/{name}.md" for name in AFTER_START.split())]
 ON_BANKS = ["stored-vectors.md", "thresholds.md"]
-ON_PHOTOS = """own-images backfill onnx other-engines faces how-to/nan how-to/own-folders how-to/no-mxnet
-how-to/onnx-dynamic-batch concepts/denoising"""
+ON_PHOTOS = """own-images backfill onnx other-engines faces how-to/nan how-to/own-folders
+how-to/no-mxnet how-to/onnx-dynamic-batch concepts/denoising"""
 SHARED = ["many-gpus.md", "how-to/other-number-of-gpus.md"]
 RUN = [*ON_VECTORS, *ON_BANKS, "take-over.md", *SHARED]
 RUN += [f"{name}.md" for name in ON_PHOTOS.split()]
