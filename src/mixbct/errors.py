@@ -75,6 +75,10 @@ class NoGalleryError(GalleryError):
     """There is no gallery where one was named."""
 
 
+class UnavailableError(GalleryError):
+    """The gallery's database is busy, or cannot be reached: the same again may do."""
+
+
 class ServeError(MixbctError):
     """A server cannot start as asked, or a request is not one that it takes."""
 

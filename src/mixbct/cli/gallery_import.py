@@ -73,7 +73,7 @@ def import_(
         left_out=screening.left_out(),
         stored=stored,
     )
-    tell(report, as_json, *_lines(report), then=("gallery", "status", gallery))
+    tell(report, as_json, *_lines(report), then=("gallery", "status", stored.gallery))
 
 
 def _opened(place: str, contract: Contract) -> Gallery:

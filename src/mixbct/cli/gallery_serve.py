@@ -72,6 +72,11 @@ def serve(
 
         def ready(url: str) -> None:
             served = Served(gallery=opened.place, url=url, token=token is not None)
-            tell(served, as_json, f"{opened.place} at {url}", then=("gallery", "status", gallery))
+            tell(
+                served,
+                as_json,
+                f"{opened.place} at {url}",
+                then=("gallery", "status", opened.place),
+            )
 
         run(app, host, port, ready)

@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlencode
 
-from mixbct.errors import DiskFullError, GalleryError, MixbctError, without_passwords
+from mixbct.errors import (
+    DiskFullError,
+    GalleryError,
+    MixbctError,
+    UnavailableError,
+    without_passwords,
+)
 from mixbct.reading import failing_as
 
 if TYPE_CHECKING:
@@ -145,7 +151,7 @@ class Server:
         if state in _SAYS:
             return GalleryError(f"{self.place}: {_SAYS[state]} ({says})")
         if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("57", "08")):
-            return GalleryError(
+            return UnavailableError(
                 f"{self.place} cannot be reached, or went away; nothing that was not finished is "
                 f"stored. Run the same command again once the server is there ({says})"
             )

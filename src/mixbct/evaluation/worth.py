@@ -49,7 +49,7 @@ def worth(result: Result) -> Worth:
     if surely := [name for name in whole if _better(result, name, _BASE)]:
         name = max(surely, key=lambda one: result.combinations[one].mean_average_precision.value)
         says = (
-            f"Re-embed: nothing cheaper surely gains {100 * MATTERS:g} point of mAP, but all rows "
+            f"Re-embed: nothing cheaper surely gains without losing elsewhere, but all rows "
             f"embedded again by the {name.partition('/')[0]} model do: {_gain(result, name)}; it "
             "costs an embedding of every image (`mixbct doctor` measures how long), and a rollback "
             "brings the old vectors back until `mixbct gallery prune`."

@@ -83,7 +83,9 @@ class TextEncoder:
 def _made(name: str, module: str) -> tuple[Encode, str | None]:
     """Return what a factory makes, and its version where something tells it."""
     package = module.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
+    with failing_as(ModelError, f"the encoder factory {name!r} cannot be imported"):
+        there = importlib.util.find_spec(package)
+    if there is None:
         sys.path.append(str(Path.cwd()))  # a module of the person's own that is not installed
     factory = import_factory(name, "encoder")
     with failing_as(ModelError, f"the encoder factory {name!r} fails"):
@@ -108,7 +110,10 @@ def _sentences(model: str, device: str) -> tuple[Encode, str]:
         loaded = SentenceTransformer(model, device=device)
         weights = {f"{number:06}": each for number, each in enumerate(loaded.parameters())}
         pooling = [str(each.pooling_mode) for each in loaded if hasattr(each, "pooling_mode")]
-        words = sorted(loaded.tokenizer.get_vocab().items())
-        decides = weights_digest(weights), pooling, words, loaded.max_seq_length
+        tokenizer = getattr(loaded.tokenizer, "backend_tokenizer", None)
+        words = tokenizer.to_str() if tokenizer else sorted(loaded.tokenizer.get_vocab().items())
+        modules = [type(each).__name__ for each in loaded]
+        prompts = loaded.prompts, loaded.default_prompt_name
+        decides = weights_digest(weights), pooling, modules, words, loaded.max_seq_length, prompts
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return partial(loaded.encode, show_progress_bar=False), digest[:16]

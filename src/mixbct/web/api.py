@@ -6,7 +6,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from mixbct.errors import ServeError
 from mixbct.gallery.plan import UpgradePlan
 from mixbct.gallery.records import EnrolReport, Rollback
 from mixbct.web.bodies import Image, given
@@ -84,8 +83,6 @@ async def search(request: Request, at: At, how: How, contract: ContractName = No
     names = (
         ["vector"] if len(body.vectors) == 1 else [f"vector {i}" for i in range(len(body.vectors))]
     )
-    if len(names) * how.k > 100 * MOST_HITS:
-        raise ServeError(f"{len(names)} vectors × {how.k} hits; ask for less at once", 413)
     found = await at.search(Queries(names, body, named), how)
     return answered(request, found, "found.html.j2", at=at)
 
@@ -110,7 +107,7 @@ async def enrol(
     body = await given(request, named.dim if named else None)
     if isinstance(body, Image):
         model = await run_in_threadpool(at.gallery.query_model)
-        vectors = await run_in_threadpool(at.vector_of, model, body.content)
+        vectors = await at.embedding(at.vector_of, model, body.content)
         of = model.contract
     else:
         assert named is not None

@@ -112,7 +112,10 @@ def logout() -> Response:
 
 def health(request: Request) -> Response:
     """Whether the gallery can be read; answers without a token."""
-    request.app.state.serving.gallery.query_model()
+    try:
+        request.app.state.serving.gallery.query_model()
+    except MixbctError as error:  # whoever asks need not know why
+        raise ServeError("the gallery cannot be read", 503) from error
     return Response('{"status":"ok"}', media_type="application/json")
 
 

@@ -62,6 +62,8 @@ async def given(request: Request, dim: int | None) -> Image | Given:
                 f"{len(body):,} bytes are no rows of {dim} float32 ({4 * dim} bytes each)", 422
             )
         return Given(_few(np.frombuffer(body, "<f4").astype(np.float32).reshape(-1, dim)))
+    if body.count(b"[") > 2 * MOST_ROWS + 4:  # before it is parsed: no number has one
+        raise ServeError(f"too many lists; send {MOST_ROWS:,} vectors at most", 413)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as problem:
@@ -71,8 +73,11 @@ async def given(request: Request, dim: int | None) -> Image | Given:
         "old_vectors",
     }:
         raise ServeError('expected {"vectors": […]}, and "old_vectors" for both queries', 422)
-    older = content.get("old_vectors")
-    return Given(_array(content["vectors"]), None if older is None else _array(older))
+    vectors = _array(content["vectors"])
+    older = None if content.get("old_vectors") is None else _array(content["old_vectors"])
+    if older is not None and len(older) != len(vectors):
+        raise ServeError(f"{len(vectors):,} vectors, but {len(older):,} old_vectors", 422)
+    return Given(vectors, older)
 
 
 def _array(content: Any) -> Float32[np.ndarray, "n d"]:

@@ -102,6 +102,7 @@ class Guard:
         if not told.isdecimal() or int(told) > most:
             raise ServeError(f"a body has at most {most:,} bytes", 413)
         parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(SECONDS):
                 while True:
@@ -111,18 +112,18 @@ class Guard:
                     part = message.get("body", b"")
                     parts.append(part)
                     self._held += len(part)
-                    if sum(map(len, parts)) > most:
+                    size += len(part)
+                    if size > most:
                         raise ServeError(f"a body has at most {most:,} bytes", 413)
                     if self._held > MOST_AT_ONCE:
                         raise ServeError("too much is being sent at once; try again soon", 503)
                     if not message.get("more_body", False):
-                        body = b"".join(parts)
-                        parts = []
-                        return body
+                        size = 0  # from here on, what the caller holds
+                        return b"".join(parts)
         except TimeoutError:
             raise ServeError("the body did not come in time", 408) from None
         finally:
-            self._held -= sum(map(len, parts))
+            self._held -= size
         return None
 
 

@@ -16,6 +16,19 @@ from mixbct.gallery.records import GalleryStatus
 from mixbct.schemas.record import now, one_line
 
 LOG = logging.getLogger("mixbct.web")
+
+
+class Told(logging.Formatter):
+    """A line of JSON for whatever is logged, by the HTTP library as well; no tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        told = record.getMessage()
+        if record.name == LOG.name:
+            return told
+        return json.dumps({"time": now(), "level": record.levelname, "says": one_line(told)})
+
+
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 

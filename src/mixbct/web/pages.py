@@ -15,12 +15,13 @@ from mixbct.errors import (
     ContractError,
     DiskFullError,
     NoGalleryError,
+    UnavailableError,
     without_passwords,
 )
 from mixbct.report.tables import visible
 from mixbct.web.records import Problem
 
-_STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503}
+_STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503, UnavailableError: 503}
 """Of errors whose cause is not what was asked; 422 is that of the others."""
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data import open_source
+from mixbct.data.bank_source import BankSource
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import Pixels, decode_bytes, image_of, png_of, thumbnail
-from mixbct.errors import GalleryError, ServeError
+from mixbct.errors import DataError, GalleryError, ServeError
 from mixbct.schemas.contract import Preprocessing
 
 SIDE = 240
@@ -26,6 +27,8 @@ class Pictures:
 
     def __init__(self, path: Path | None) -> None:
         self._source = open_source(path) if path else None
+        if isinstance(self._source, BankSource):
+            raise DataError(f"{path} holds vectors: name the images that the keys come from")
         self._rows = {key: i for i, key in enumerate(self._source.keys() if self._source else [])}
 
     def __contains__(self, key: str) -> bool:

@@ -1,21 +1,26 @@
 """A server from its start to its end: which address, which token, and a stop that lets finish."""
 
-import ipaddress
+import asyncio
 import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mixbct.errors import ServeError
-from mixbct.reading import read_bytes
-from mixbct.web.observed import LOG
+from mixbct.reading import failing_as, read_bytes
+from mixbct.web.observed import LOG, Told
+from mixbct.web.sessions import is_loopback
 
 STOP_SECONDS = 30
+HEAD_SECONDS = 10.0
+HEAD_BYTES = 65_536
 TOKEN = "MIXBCT_TOKEN"
 """The environment's variable; a token on the command line would be seen by everybody."""
 
@@ -27,7 +32,8 @@ def read_token(file: Path | None) -> str | None:
         ServeError: the file cannot be read.
     """
     if file is None:
-        return os.environ.get(TOKEN) or None
+        told = os.environ.get(TOKEN)
+        return None if told is None else told.strip()
     content = read_bytes(file, "token", ServeError, most=4096)
     return content.decode("utf-8", "replace").strip()
 
@@ -38,11 +44,7 @@ def check_address(host: str, token: str | None) -> None:
     Raises:
         ServeError: it names the remedy.
     """
-    try:
-        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = False
-    if not here and token is None:
+    if not is_loopback(host) and token is None:
         raise ServeError(
             f"{host} can be reached from elsewhere, and there is no token: write one into a file "
             f"(`openssl rand -hex 32 > token`) and give --token-file, or set {TOKEN}"
@@ -59,15 +61,22 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
 
     Raises:
         OSError: the address is taken, or not one of this machine's.
+        ServeError: there can be no such address.
     """
     LOG.setLevel(logging.INFO)
-    LOG.addHandler(logging.StreamHandler(sys.stderr))
+    told = logging.StreamHandler(sys.stderr)
+    told.setFormatter(Told())
+    for log in (LOG, logging.getLogger("uvicorn")):
+        log.addHandler(told)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=1024) as listening:
+    with failing_as(ServeError, f"{host[:100]!r} is no address", TypeError, UnicodeError):
+        opened = socket.create_server((host, port), family=family, backlog=1024)
+    with opened as listening:
         name = f"[{host}]" if ":" in host else host
         ready(f"http://{name}:{listening.getsockname()[1]}")
         config = uvicorn.Config(
             app,
+            http=Bounded,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -76,3 +85,41 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
             limit_concurrency=512,
         )
         uvicorn.Server(config).run(sockets=[listening])
+
+
+class Bounded(HttpToolsProtocol):
+    """A connection whose request's head is bounded in bytes, and in the time until it is there."""
+
+    _head = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:  # of uvloop or asyncio
+        super().connection_made(transport)
+        self._expect()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._late is None:  # the connection is used again
+            self._expect()
+
+    def on_headers_complete(self) -> None:
+        self._done()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data)
+        super().data_received(data)
+        if self._late and self._head > HEAD_BYTES:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        self._head, self._late = 0, self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _done(self) -> None:
+        if self._late:
+            self._late.cancel()
+        self._late = None

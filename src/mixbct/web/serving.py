@@ -1,11 +1,14 @@
 """What requests are answered from: one gallery, with its models and pictures at hand."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import anyio
 import numpy as np
 from fastapi.concurrency import run_in_threadpool
 
@@ -24,8 +27,12 @@ from mixbct.web.pictures import Pictures
 from mixbct.web.records import Answer, BothQueries, Status
 from mixbct.workflows.service import search_as
 
+T = TypeVar("T")
 MOST_PIXELS = 32_000_000
 """Of an image that came with a request."""
+
+MOST_HITS = 10_000
+"""Of all queries of a request."""
 
 
 class Asked(NamedTuple):
@@ -70,6 +77,8 @@ class Serving:
 
     def __post_init__(self) -> None:
         self._batches = Batches(self.gallery)
+        # a model embeds for one thread at a time: whoever waits for it takes no thread from others
+        self._few = anyio.CapacityLimiter(4)
 
     async def contract(self, name: str) -> Contract:
         """Return the contract that a request names; an id always means the same."""
@@ -84,13 +93,19 @@ class Serving:
 
         A switch in between is followed, once.
         """
-        try:
-            return await self.search(await run_in_threadpool(self._embed, things, asked), asked)
-        except SwitchedError:
-            return await self.search(await run_in_threadpool(self._embed, things, asked), asked)
+        with contextlib.suppress(SwitchedError):
+            return await self.search(await self.embedding(self._embed, things, asked), asked)
+        return await self.search(await self.embedding(self._embed, things, asked), asked)
+
+    async def embedding(self, call: Callable[..., T], *args: Any) -> T:
+        """Return what a call gives that may wait for a model."""
+        return await anyio.to_thread.run_sync(call, *args, limiter=self._few)
 
     async def search(self, queries: Queries, asked: Asked) -> Answer:
         """Search with vectors, those of the old model mixed in where that is wanted."""
+        if len(queries.names) * asked.k > MOST_HITS:
+            told = f"{len(queries.names)} queries × {asked.k} hits are more than {MOST_HITS:,}"
+            raise ServeError(f"{told}; ask for less at once", 413)
         given, query, old, mixed = queries.given, queries.contract, queries.old, None
         if given.old is not None:
             old = old or (await run_in_threadpool(self.encoders.old_model)).contract
@@ -124,15 +139,15 @@ class Serving:
     def status(self) -> Status:
         """Return how everything is."""
         status = self.gallery.status()
-        try:
-            old = self.encoders.old_model().contract
-        except MixbctError:
-            old = None
+        old, there = None, False
+        with contextlib.suppress(MixbctError, OSError):
+            model = self.encoders.old_model()
+            old, there = model.contract, bool(model.folder and model.folder.is_dir())
         query = status.query_model
         return Status(
             gallery=status,
             both=BothQueries(
-                on=old is not None and self._mixes(query, old, None),
+                on=there and old is not None and self._mixes(query, old, None),
                 old_model=old,
                 query_seconds=self.encoders.seconds(query),
                 old_seconds=self.encoders.seconds(old) if old else None,
@@ -156,9 +171,12 @@ class Serving:
 
     def _models(self) -> dict[str, Path]:
         """Return the model folders, and runs that have one, by name."""
-        every = sorted(self.models.iterdir()) if self.models and self.models.is_dir() else []
+        every: list[Path] = []
+        with contextlib.suppress(OSError):
+            every = sorted(self.models.iterdir()) if self.models else []
         places = {each: (each / "model.json", each / "model" / "model.json") for each in every}
-        return {e.name: e for e, files in places.items() if any(f.is_file() for f in files)}
+        # not the methods: these raise where a folder cannot be read
+        return {e.name: e for e, files in places.items() if any(map(os.path.isfile, files))}
 
     def _mixes(self, query: Contract, old: Contract, asked: bool | None) -> bool:
         if asked is not None or not self.both:
@@ -178,8 +196,7 @@ class Serving:
             old = self.encoders.old_model()
             older = np.concatenate([self.vector_of(old, thing) for thing in things])
         except MixbctError as problem:
-            told = str(problem) if asked.beside or asked.both else None
-            return queries._replace(old_missing=told)
+            return queries._replace(old_missing=str(problem))
         return queries._replace(given=Given(vectors, older), old=old.contract)
 
     def _report(

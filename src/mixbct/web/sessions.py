@@ -8,6 +8,7 @@ of anybody else's, since what changes something also needs a number that only ou
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
 from urllib.parse import urlsplit
@@ -21,7 +22,6 @@ FORGERY = "x-csrf-token"
 SAFE = ("GET", "HEAD", "OPTIONS")
 LEAST_TOKEN = 16
 _HOURS = 12
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Sessions:
@@ -75,14 +75,16 @@ class Sessions:
 
     def _by_ourselves(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if _name_of(f"//{host}") not in _LOOPBACK:
+        if not is_loopback(_name_of(f"//{host}")):
             raise ServeError(f"{host[:100]!r} is no name of this machine's loopback", 403)
         origin = headers.get("origin")
         if "x-forwarded-for" in headers or "forwarded" in headers:
             raise ServeError("behind a proxy the server needs a token (--token-file)", 403)
         strange = origin is not None and origin.partition("://")[2] != host
         site = headers.get("sec-fetch-site", "none")
-        if strange or (method not in SAFE and site not in ("none", "same-origin")):
+        # a link to here is followed; a picture or a script of another page is not given
+        linked = method in SAFE and headers.get("sec-fetch-mode") == "navigate"
+        if strange or (site not in ("none", "same-origin") and not linked):
             raise ServeError("a page of another site asks; only those of this server may", 403)
 
     def _is_cookie(self, cookie: str) -> bool:
@@ -93,6 +95,14 @@ class Sessions:
 
     def _sign(self, purpose: str, text: str) -> str:
         return hmac.new(self._key, f"{purpose} {text}".encode(), "sha256").hexdigest()
+
+
+def is_loopback(name: str | None) -> bool:
+    """Return whether a host's name or address is one that only this machine reaches."""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _name_of(url: str) -> str | None:

@@ -89,15 +89,17 @@ def backfill(
     places = places if wanted else {}
     size = max(1, min(AT_ONCE, wanted, round(rate or AT_ONCE)))
     unreadable: list[str] = []
-    done = 0
+    done = tried = 0
+    paced = time.perf_counter()
     for keys, vectors in ahead_of(_embedded(model, images, places, size, unreadable)):
         some = {key: ids[key] for key in keys[: wanted - done]}
         done += gallery.refresh(some, vectors[: len(some)], query)
+        tried += len(keys)
         progress(done, wanted)
         if done >= wanted:
             break
         if rate:
-            time.sleep(max(0.0, began + done / rate - time.perf_counter()))
+            time.sleep(max(0.0, paced + tried / rate - time.perf_counter()))
     status = gallery.status()
     return BackfillReport(
         gallery=gallery.place,

@@ -38,18 +38,21 @@ def load_query_model(
         ContractError: another model is there now.
     """
     query = model or gallery.query_model()
-    tell = f"`mixbct upgrade apply {gallery.place} MODEL`"
+    what, tell = (
+        "query model",
+        f"tell where it is with `mixbct upgrade apply {gallery.place} MODEL`",
+    )
+    if query.contract.id != gallery.query_model().contract.id:
+        what, tell = "old model", "name its folder with --old-model"
     if query.folder is None or not query.folder.is_dir():
         place = f"is no longer at {query.folder}" if query.folder else "has no known folder"
         raise GalleryError(
-            f"the query model {query.contract} {place}; tell where it is with {tell}, or give its "
-            "vectors (.npy) in place of images"
+            f"the {what} {query.contract} {place}; {tell}, or give its vectors in place of images"
         )
     _, manifest = read_manifest(query.folder)
     if manifest.contract.id != query.contract.id:  # before anything of the folder is loaded
         raise ContractError(
-            f"{query.folder} now holds {manifest.contract}, not the query model {query.contract}; "
-            f"tell where that is with {tell}"
+            f"{query.folder} now holds {manifest.contract}, not the {what} {query.contract}; {tell}"
         )
     return load_model(query.folder, device, trust_code)
 

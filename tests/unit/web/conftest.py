@@ -22,6 +22,7 @@ from mixbct.web.app import make_app
 from mixbct.web.encoders import Encoders
 from mixbct.web.observed import HitCounts, Observed
 from mixbct.web.pictures import Pictures
+from mixbct.web.server import Bounded
 from mixbct.web.serving import Serving
 
 PREPROCESSING = Preprocessing(size=32, channels=1)
@@ -145,7 +146,7 @@ def serve(serving_of):
         def start(gallery, token=None, **settings):
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             app = make_app(serving_of(gallery, **settings), token)
-            config = uvicorn.Config(app, log_config=None, access_log=False, ws="none")
+            config = uvicorn.Config(app, http=Bounded, log_config=None, access_log=False, ws="none")
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             thread.start()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from mixbct.errors import DiskFullError
+from mixbct.errors import DiskFullError, UnavailableError
 from mixbct.gallery import Gallery
 from mixbct.web.app import make_app
 
@@ -156,8 +156,15 @@ def test_what_is_refused_says_why(client, made):
         (post(json.dumps({"vectors": [True] * 8}), **of), 422, "list of numbers"),
         (post(json.dumps({"vectors": [[1.0], [1.0, 2.0]]}), **of), 422, "list of numbers"),
         (post('{"vectors": [1e400, 1, 1, 1, 1, 1, 1, 1]}', **of), 422, ""),
-        (post("[" * 100_000, **of), 422, "no JSON"),
+        (post("[" * 100_000, **of), 413, "too many lists"),
         (post('{"vectors":' + "[" * 900 + "]" * 900 + "}", **of), 422, "list of numbers"),
+        (
+            post(json.dumps({"vectors": [1.0] * 8, "old_vectors": [[1.0], [2.0]]}), **of),
+            422,
+            "2 old",
+        ),
+        (post('{"vectors":[' + "[]," * 9999 + "[]]}", **of), 413, "too many lists"),
+        (post(json.dumps({"vectors": [[1.0] * 8] * 101}), **of, k=100), 413, "101 queries × 100"),
         (post(whole, **of, k=0), 422, "k"),
         (post(whole, **of, far=2), 422, "far"),
         (post(whole, **of, far=0.01), 422, "false-accept rate of 0.01"),
@@ -243,7 +250,13 @@ def test_a_fault_is_no_traceback(client, monkeypatch):
     def fail(*_):
         raise RuntimeError("secret inside")
 
+    def unreachable(*_):
+        raise UnavailableError("postgresql://somebody@secret/ cannot be reached")
+
     monkeypatch.setattr(Gallery, "status", fail)
+    monkeypatch.setattr(Gallery, "query_model", unreachable)
+    health = client.get("/healthz")  # it answers without a token, and says no more than that
+    assert (health.status_code, health.json()["detail"]) == (503, "the gallery cannot be read")
     response = client.get("/v1/status")
     assert response.status_code == 500
     assert "RuntimeError" in response.text

@@ -126,6 +126,7 @@ def test_a_longer_cookie_of_ones_own_making_is_none():
         ({}, 200),
         ({"host": "localhost:8000"}, 200),
         ({"host": "[::1]:8000"}, 200),
+        ({"host": "127.8.9.1:8000"}, 200),
         ({"origin": "http://127.0.0.1:8000"}, 200),
         ({"sec-fetch-site": "same-origin"}, 200),
         ({"host": "evil.example"}, 403),
@@ -145,6 +146,12 @@ def test_without_a_token_no_other_site_may_ask(client, headers, status):
     """DNS rebinding comes by another Host, a forged form with another Origin, or none to show."""
     response = client.post("/v1/upgrade/rollback", json={"switch": 5}, headers=headers)
     assert response.status_code == (422 if status == 200 else status)
+    # a link to here is followed, an image of another page is not given
+    kept = status == 200 or "sec-fetch-site" in headers
+    asked = client.get("/v1/status", headers={**headers, "sec-fetch-mode": "navigate"})
+    assert asked.status_code == (200 if kept else 403)
+    asked = client.get("/v1/status", headers={**headers, "sec-fetch-mode": "no-cors"})
+    assert asked.status_code == status
 
 
 def test_nothing_secret_is_logged(client_of, gallery, made, caplog):

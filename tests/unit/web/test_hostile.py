@@ -1,5 +1,6 @@
 """A thousand hostile uploads and bodies: no crash, no file left, bounded memory."""
 
+import contextlib
 import io
 import resource
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixbct.web import guard
+from mixbct.web import guard, server
 
 KINDS = ("image/png", "image/jpeg", "application/json", "application/octet-stream")
 KEYS = ("../../etc/passwd", "/etc/passwd", "a\0b", "x" * 20_000, "%2e%2e/", "\udcff", "‮gpj", "")
@@ -173,15 +175,34 @@ RAW = [
 ]
 
 
+def test_a_head_that_does_not_end_ends_its_connection(serve, gallery, monkeypatch):
+    """Neither silence nor an endless header holds a connection, whoever sends it."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 1.0)
+    address = ("127.0.0.1", int(serve(gallery).rpartition(":")[2]))
+    with socket.create_connection(address, 30) as silent, socket.create_connection(address) as link:
+        link.settimeout(30)
+        with contextlib.suppress(ConnectionError):
+            link.sendall(b"GET / HTTP/1.1\r\nX: ")
+            for _ in range(1000):
+                link.sendall(b"a" * 10_000)
+            pytest.fail("ten megabytes of a header were taken")
+        assert silent.recv(100) == b""
+    with socket.create_connection(address, 30) as link:
+        for _ in range(3):  # one that is used again has its time anew
+            link.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert link.recv(4096).startswith(b"HTTP/1.1 200")
+            time.sleep(0.6)
+
+
 def test_raw_bytes_on_the_wire(gallery):
     """Lies in lengths, broken chunks and other protocols end their connection and nothing else."""
     command = [sys.executable, "-m", "mixbct", "gallery", "serve", gallery.place, "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
-        port = int(server.stdout.readline().rpartition(":")[2])
+    ) as running:
+        port = int(running.stdout.readline().rpartition(":")[2])
         said = []
-        listening = threading.Thread(target=lambda: said.append(server.stderr.read()))
+        listening = threading.Thread(target=lambda: said.append(running.stderr.read()))
         listening.start()
         for content in RAW * 3:
             with socket.create_connection(("127.0.0.1", port), 30) as link:
@@ -196,9 +217,9 @@ def test_raw_bytes_on_the_wire(gallery):
         with socket.create_connection(("127.0.0.1", port), 30) as link:
             link.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert link.recv(100).startswith(b"HTTP/1.1 200")
-        peak = Path(f"/proc/{server.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+        peak = Path(f"/proc/{running.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
         assert int(peak) < 2_000_000
-        server.terminate()
-        assert server.wait(60) == 3
+        running.terminate()
+        assert running.wait(60) == 3
         listening.join()
     assert "Traceback" not in said[0]

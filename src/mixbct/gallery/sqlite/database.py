@@ -10,7 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError
+from mixbct.errors import (
+    DiskFullError,
+    GalleryError,
+    MixbctError,
+    NoGalleryError,
+    UnavailableError,
+)
 from mixbct.files import disk_full_as_error
 from mixbct.gallery.facts import Asked, Known
 from mixbct.gallery.records import Found, Parts, Tick
@@ -288,8 +294,8 @@ def _named(error: Exception, path: Path) -> MixbctError:
             "there; to change it, copy the folder to where you may write"
         )
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        says = (
-            "is being written by another process; wait until that is done and run the same "
+        return UnavailableError(
+            f"{path} is being written by another process; wait until that is done and run the same "
             "command again"
         )
     elif code == sqlite3.SQLITE_NOTADB:

@@ -79,6 +79,8 @@ async function send(form, button) {
 // Brings what is live up to date, but for what a person is in.
 async function follow() {
   const response = await fetch("/", { headers: { accept: "text/html" } });
+  if (response.status === 401) return location.assign("/");
+  here("lost").hidden = response.ok;
   if (!response.ok) return;
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const each of document.querySelectorAll("[data-live]")) {
@@ -88,8 +90,12 @@ async function follow() {
       each.innerHTML = now.innerHTML;
     }
   }
-  const contract = fresh.querySelector("#search-form [name=contract]");
-  if (contract) document.querySelector("#search-form [name=contract]").value = contract.value;
+  // numbers that were typed stay of the model that they were typed for
+  const typed = here("numbers").value;
+  for (const id of typed ? [] : ["contract", "of"]) {
+    const [now, then] = [fresh.getElementById(id), here(id)];
+    if (now) id === "of" ? (then.textContent = now.textContent) : (then.value = now.value);
+  }
 }
 
 function choose() {
@@ -107,4 +113,7 @@ document.addEventListener("submit", (event) => {
 });
 document.addEventListener("change", (event) => event.target.name === "by" && choose());
 choose();
-setInterval(() => document.hidden || here("ask").open || follow().catch(() => {}), 2000);
+for (const each of document.querySelectorAll("[data-live]")) each.dataset.seen = each.innerHTML;
+setInterval(() => {
+  if (!document.hidden && !here("ask").open) follow().catch(() => { here("lost").hidden = false; });
+}, 2000);
