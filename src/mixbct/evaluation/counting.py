@@ -65,9 +65,9 @@ class Counter:
         self._precision[rows], self._rank[rows] = _ranking(genuine, impostors)
         marks = torch.from_numpy(self._marks).to(genuine.device)
         first = int(self._class_of[rows[0]])
-        places = torch.from_numpy(self._class_of[rows] - first)
-        classes = int(places[-1]) + 1
-        drawn = self._weights[:, first : first + classes].astype(np.float64)
+        # queries come class by class: where each class begins
+        begins = np.flatnonzero(np.diff(self._class_of[rows], prepend=first - 1))
+        drawn = self._weights[:, first : first + len(begins)].astype(np.float64)
         for side, scores in enumerate(([genuine], impostors)):
             above = torch.zeros(len(rows), len(marks), dtype=torch.int64, device=genuine.device)
             for ascending in scores:
@@ -79,20 +79,18 @@ class Counter:
                 for i, kept in enumerate(self._inside):
                     kept[side].append(_between(ascending, lows[:, i], at[:, i]))
                 if side == 1:
-                    # the first score above an edge, where there is one, may lie below the next
+                    # the first score above an edge, where there is one, may lie below the next;
+                    # of the edges where it did before nothing is asked again
+                    left = np.flatnonzero(~self._skipped)
                     last = ascending.shape[1] - 1
-                    first_above = ascending.gather(1, over[:, : self._at[0] - 1].clamp_max(last))
-                    between = (first_above > marks[: self._at[0] - 1]) & (
-                        first_above < marks[1 : self._at[0]]
-                    )
-                    self._skipped |= between.any(dim=0).cpu().numpy()
-            by_row = above.cpu()
-            self._above[side] += by_row.sum(dim=0).numpy()
+                    first_above = ascending.gather(1, over[:, left].clamp_max(last))
+                    between = (first_above > marks[left]) & (first_above < marks[left + 1])
+                    self._skipped[left] = between.any(dim=0).cpu().numpy()
+            by_class = np.add.reduceat(above.cpu().numpy(), begins, axis=0)
+            self._above[side] += by_class.sum(axis=0)
             if len(drawn):
-                by_class = torch.zeros(classes, self._at[0], dtype=torch.int64)
-                by_class.index_add_(0, places, by_row[:, : self._at[0]])
                 # whole numbers below 2⁵³, so that no order of the sums changes a bit
-                self._drawn[side] += drawn @ by_class.double().numpy()
+                self._drawn[side] += drawn @ by_class[:, : self._at[0]].astype(np.float64)
 
     def thresholds(self, fars: tuple[float, ...]) -> list[Threshold | None]:
         """Return the exact threshold at each rate; None where it lies outside its bracket."""
