@@ -64,9 +64,8 @@ class CosineHead(nn.Module):
         # fresh memory would take as long as the rows themselves
         if self._space is None or len(self._space) < len(self.chosen):
             self._space = self.weight.new_empty(len(self.chosen), self.weight.shape[1])
-        rows = self._space[: len(self.chosen)]
-        torch.index_select(self.weight.detach(), 0, self.chosen, out=rows)
-        self._rows = rows.requires_grad_()
+        space, weight = self._space[: len(self.chosen)], self.weight.detach()
+        self._rows = torch.index_select(weight, 0, self.chosen, out=space).requires_grad_()
 
     @property
     def present(self) -> Float[Tensor, "k d"]:
@@ -148,8 +147,9 @@ def _put(
     whole: Float[Tensor, "c d"], chosen: Int64[Tensor, " k"], rows: Float[Tensor, "k d"]
 ) -> None:
     """Write rows into the places chosen."""
-    if whole.device.type == "cpu":  # torch's own takes three times as long there
-        whole.numpy()[chosen.numpy()] = rows.numpy()
+    if whole.device.type == "cpu":  # torch's own takes twice as long, numbers instead of rows 1.5
+        row = f"V{whole.shape[1] * whole.element_size()}"
+        whole.numpy().view(row)[chosen.numpy()] = rows.numpy().view(row)
     else:
         whole.index_copy_(0, chosen, rows)
 
