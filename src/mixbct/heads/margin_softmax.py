@@ -96,8 +96,8 @@ class _MarginSoftmax(Function):
         targets = moved.detach() * scale
         tops = torch.empty_like(targets)
         sums = torch.empty_like(targets)
-        parts = _parts(logits)
-        for part in parts:
+        pieces = parts(logits)
+        for part in pieces:
             each = logits[part].mul_(lengths)
             places = rows[: len(each)], labels[part]
             each[places] = _where(owned, part, targets[part], each[places])
@@ -106,7 +106,7 @@ class _MarginSoftmax(Function):
                 sums[part] = _shares(each, tops[part], lengths)
         if world.size > 1:
             tops = world.reduce(tops, ReduceOp.MAX)
-            for part in parts:
+            for part in pieces:
                 sums[part] = _shares(logits[part], tops[part], lengths)
             sums = world.reduce(sums)
         # p_iy − 1 times the margin's slope, in units of the row's sum like the rest of the row
@@ -128,7 +128,7 @@ class _MarginSoftmax(Function):
             of_features = (shares @ weight).mul_(by_row)
         if ctx.needs_input_grad[1]:
             of_weight = shares.t() @ (features * by_row)
-            for part in _parts(of_weight):
+            for part in parts(of_weight):
                 along = (of_weight[part] * weight[part]).sum(1) * lengths[part].square()
                 of_weight[part].addcmul_(weight[part], along[:, None], value=-1)
             of_weight = of_weight[: ctx.classes]
@@ -149,7 +149,7 @@ def _where(owned: Tensor | None, part: slice, one: Tensor, other: Tensor) -> Ten
     return one if owned is None else one.where(owned[part], other)
 
 
-def _parts(values: Float[Tensor, "n m"]) -> list[slice]:
-    """Return slices of rows, each small enough to stay in a processor's cache."""
+def parts(values: Float[Tensor, "n m"]) -> list[slice]:
+    """Return slices of rows, at least one, each small enough to stay in a processor's cache."""
     rows = max(1, CACHED // values.shape[1] if values.device.type == "cpu" else len(values))
-    return [slice(start, start + rows) for start in range(0, len(values), rows)]
+    return [slice(start, start + rows) for start in range(0, len(values) or 1, rows)]

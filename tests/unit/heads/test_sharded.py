@@ -190,3 +190,13 @@ def test_updates_of_chosen_rows_are_those_of_one_process(size: int) -> None:
     for number, name in enumerate(OPTIMIZERS):
         ours = np.concatenate([each[number] for each in found])
         np.testing.assert_allclose(ours, learn(World(), name, DRAWS), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_size_of_the_parts_changes_no_bit_of_an_update(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    expected = learn(World(), name, DRAWS)
+    for rows in (1, 2, 4):
+        monkeypatch.setattr("mixbct.heads.margin_softmax.CACHED", rows * DIM)
+        assert (learn(World(), name, DRAWS) == expected).all()
