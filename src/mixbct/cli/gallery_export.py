@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson
 from mixbct.cli.output import progress_bar, tell
 from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_files
@@ -53,7 +52,6 @@ def export(
     table: str | None = Option(None, help="Its table, or schema.table; made if missing."),
     column: str | None = Option(None, help="A new column for the vectors."),
     key: str | None = Option(None, help="Its column of the gallery's keys [the primary key]."),
-    as_json: AsJson = False,
 ) -> None:
     """Hand the vectors on, as the query model's queries meet them; the gallery stays as it is.
 
@@ -71,19 +69,19 @@ def export(
             bank = export_bank(snapshot, out, contract, wanted, tick)
             said = f"{out}: {bank.rows:,} rows of {bank.contract}, {len(bank.classes):,} classes"
             then = ("adapt", "--from", "NEW-BANK", "--to", out, "--out", "bridge.json")
-            tell(bank, as_json, said, then=then)
+            tell(bank, said, then=then)
         elif form != "bank" and out is not None:
             manifest = export_files(snapshot, opened.place, out, form, tick)
             rows = sum(each.rows for each in manifest.contracts)
             said = f"{out}: {rows:,} rows of {len(manifest.contracts)} contracts, as {form}"
-            tell(manifest, as_json, said, then=("gallery", "status", opened.place))
+            tell(manifest, said, then=("gallery", "status", opened.place))
         else:
             found = export_table(snapshot, to or "", table or "", column or "", key, tick)
             said = (
                 f"{found.place}, {found.table}.{found.column}: {found.written:,} rows written, "
                 f"{found.unchanged:,} there already, {found.missing:,} keys not in the table"
             )
-            tell(found, as_json, said, then=("gallery", "status", opened.place))
+            tell(found, said, then=("gallery", "status", opened.place))
 
 
 def reindex(
@@ -91,7 +89,6 @@ def reindex(
     index: Annotated[
         str, Option(help="exact, pgvector-hnsw, milvus://HOST:PORT or milvus:/FILE.db.")
     ],
-    as_json: AsJson = False,
 ) -> None:
     """Choose how a gallery in PostgreSQL is searched: exactly, or by an approximate index."""
     report = reindexed(gallery, index)
@@ -101,7 +98,7 @@ def reindex(
         for each in report.contracts
     )
     said = f"{report.gallery}: searched by {report.index}"
-    tell(report, as_json, said, *lines, then=("gallery", "status", report.gallery))
+    tell(report, said, *lines, then=("gallery", "status", report.gallery))
 
 
 def reindexed(gallery: str, index: str) -> IndexReport:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Device, TrustCode
+from mixbct.cli.options import Device
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ServeError
 from mixbct.gallery import Gallery
@@ -37,8 +37,6 @@ def serve(
     models: Path | None = Option(None, help="A folder of model folders, to switch to by name."),
     hits: bool = Option(False, "--hits", help="Count how often each row is found."),
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Serve a gallery: a page for people, an API for programs."""
     try:
@@ -72,6 +70,6 @@ def serve(
 
         def ready(url: str) -> None:
             served = Served(gallery=opened.place, url=url, token=token is not None)
-            tell(served, as_json, f"{opened.place} at {url}", then=("gallery", "status", gallery))
+            tell(served, f"{opened.place} at {url}", then=("gallery", "status", gallery))
 
         run(app, host, port, ready)
