@@ -9,6 +9,7 @@ from mixbct.cli.options import Device
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ServeError
 from mixbct.gallery import Gallery
+from mixbct.reading import needing_extra
 from mixbct.schemas.record import Record
 
 
@@ -39,7 +40,7 @@ def serve(
     device: Device = "cpu",
 ) -> None:
     """Serve a gallery: a page for people, an API for programs."""
-    try:
+    with needing_extra("serve", "the server", ServeError):
         from mixbct.web.app import make_app
         from mixbct.web.encoders import Encoders
         from mixbct.web.observed import HitCounts, Observed
@@ -47,11 +48,6 @@ def serve(
         from mixbct.web.server import check_address, read_token
         from mixbct.web.server import serve as run
         from mixbct.web.serving import Serving
-    except ImportError as problem:
-        raise ServeError(
-            f"the server needs a package that is missing ({problem.name}): "
-            "pip install 'mixbct[serve]'"
-        ) from problem
     token = read_token(token_file)
     check_address(host, token)
     with Gallery.open(gallery) as opened:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlencode
 
 from mixbct.errors import DiskFullError, GalleryError, MixbctError, without_passwords
-from mixbct.reading import failing_as
+from mixbct.reading import needing_extra
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -60,8 +60,7 @@ class Server:
     """
 
     def __init__(self, url: str, schema: str = "mixbct") -> None:
-        said = "a database server needs a package that is missing: pip install 'mixbct[postgres]'"
-        with failing_as(GalleryError, said, ImportError):
+        with needing_extra("postgres", "a database server", GalleryError):
             import pgvector.psycopg  # noqa: F401
             import psycopg.conninfo
         parameter = re.search(r"(?<=[?&])schema=([^&]*)&?", url)

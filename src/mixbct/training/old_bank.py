@@ -21,6 +21,7 @@ from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
+from mixbct.reading import failing_as
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import OldPart
@@ -78,10 +79,8 @@ def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
         BankError: the rows do not determine a whitening.
     """
     rows = np.flatnonzero(old.labels >= 0)
-    try:
+    with failing_as(BankError, "method.whiten", FeatureError):
         side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage)
-    except FeatureError as error:
-        raise BankError(f"method.whiten: {error}") from error
     return replace(
         old, read=lambda chosen: through(side, old.read(chosen), chosen), gallery_map=side
     )
@@ -106,13 +105,9 @@ def open_old_classifier(
             "method.old_model out"
         )
     file = folder / "head.safetensors"
-    try:
+    said = f"{file} is not a readable classifier (leave method.old_model out to take class means)"
+    with failing_as(ModelError, said, ModelError, KeyError):
         weights = read_tensors(file)["weight"]
-    except (ModelError, KeyError) as error:
-        raise ModelError(
-            f"{file} is not a readable classifier: {error}; leave method.old_model out to take "
-            "class means instead"
-        ) from error
     if weights.shape != (len(manifest.classes), manifest.contract.dim):
         raise ModelError(
             f"{file} holds weights {tuple(weights.shape)}, but its model has "

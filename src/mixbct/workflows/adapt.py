@@ -22,7 +22,7 @@ from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import open_embedder
-from mixbct.files import write_atomically
+from mixbct.files import refuse_existing, write_atomically
 from mixbct.schemas.bridge import IDENTITY, Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
@@ -84,8 +84,8 @@ def adapt(
         raise ModelError(
             f"{source} is a feature bank: to write {model_out}, name the model's folder"
         )
-    if model_out is not None and model_out.exists():
-        raise ModelError(f"{model_out} is already there; choose another folder, or delete it")
+    if model_out is not None:
+        refuse_existing(model_out, ModelError)
     if where[0] is not None:
         items = items_of_data(source, target, where[0], *where[1:], device, stage)
     elif all(banks):
