@@ -11,7 +11,6 @@ from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import foreign_bank, open_source
 from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.glyphs import build_glyphs
@@ -135,9 +134,9 @@ def verify(
 ) -> None:
     """Decode every image once and name those that cannot be read; hold arrays to their digests."""
     source = open_source(data, skip_bad=True)
-    if isinstance(source, BankSource):
+    if isinstance(source, FeatureBank):
         with progress_bar("read") as tick:
-            held = source.bank.verify(tick)
+            held = source.verify(tick)
         what = "are as they were written" if held else "can be read (it has no digests yet)"
         said = f"vectors {what}"
     else:

@@ -21,7 +21,6 @@ from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import Commands, Device, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import BankSource
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Source
 from mixbct.errors import BankError, GalleryError
@@ -94,8 +93,8 @@ def enrol(
             of = opened.contract(contract)
         else:
             if bank is not None:
-                stored = FeatureBank(bank)
-                source, of, vectors = BankSource(stored), stored.manifest.contract, stored.all()
+                source = stored = FeatureBank(bank)
+                of, vectors = stored.manifest.contract, stored.all()
             else:
                 model = load_query_model(opened, device)
                 part = part or ("gallery" if split else None)

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from mixbct.backbones.model import read_manifest
 from mixbct.cli.options import Overrides, Resume, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
-from mixbct.data.bank_source import encoder_of
+from mixbct.data.bank import encoder_of
 from mixbct.data.source import Source
 from mixbct.distributed import joined
 from mixbct.errors import ModelError

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from mixbct.adapters.whiten import whitening
 from mixbct.backbones.model import read_manifest
 from mixbct.backbones.weights import read_tensors
-from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import root_digest
+from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.distributed import ALONE, World
 from mixbct.errors import BankError, FeatureError, ModelError
@@ -105,8 +104,10 @@ def open_old_classifier(
             "method.old_model out"
         )
     file = folder / "head.safetensors"
-    said = f"{file} is not a readable classifier (leave method.old_model out to take class means)"
-    with failing_as(ModelError, said, ModelError, KeyError):
+    advice = "leave method.old_model out to take class means instead"
+    with failing_as(
+        ModelError, f"{file} is not a readable classifier; {advice}", ModelError, KeyError
+    ):
         weights = read_tensors(file)["weight"]
     if weights.shape != (len(manifest.classes), manifest.contract.dim):
         raise ModelError(
@@ -169,7 +170,7 @@ def open_old_bank(
         raise BankError(
             f"the bank {path} is of the training images, row by row: leave method.label_map out"
         )
-    labels = _training_classes(bank, source, label_map)[bank.labels]
+    labels = _training_classes(bank, source, label_map)[bank.labels()]
     if (labels < 0).all():
         raise BankError(
             f"the bank {path} shares no class name with the training data: its classes are "
@@ -196,8 +197,8 @@ def _part(bank: FeatureBank, old: OldRows, training_classes: int) -> OldPart:
     met = np.unique(old.labels[used])
     return OldPart(
         # paired classes go by one name on both sides; of others several can be one training class
-        classes=len(met) if old.paired else len(np.unique(bank.labels[used])),
-        of_classes=len(np.unique(bank.labels)),
+        classes=len(met) if old.paired else len(np.unique(bank.labels()[used])),
+        of_classes=len(np.unique(bank.labels())),
         features=int(used.sum()),
         of_features=len(bank),
         training_classes=len(met),

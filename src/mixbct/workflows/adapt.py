@@ -16,7 +16,6 @@ from mixbct.adapters.moments import Pairs, beside, moments
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
-from mixbct.data.bank_source import BankSource
 from mixbct.data.source import Rows
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
@@ -184,13 +183,13 @@ def items_of_banks(
     banks = source, target
     chosen = np.arange(len(source))
     if split is not None or part is not None:
-        chosen = rows_of(BankSource(source), split, part)[0].rows
+        chosen = rows_of(source, split, part)[0].rows
     rows = shared_rows(source, target, chosen)
     sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
     labels, classes = None, ()
     for bank, side in zip(banks, sides, strict=True):
         if labels is None and (names := bank.classes()):
-            found = bank.labels[side.rows]
+            found = bank.labels()[side.rows]
             labels, classes = told_apart(found), tuple(names[i] for i in np.unique(found))
     pairs = Pairs(sides[0], sides[1], labels)
     models = source.manifest.contract, target.manifest.contract
