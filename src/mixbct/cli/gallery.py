@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import typer
@@ -18,7 +17,7 @@ from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.gallery_import import import_
 from mixbct.cli.gallery_serve import serve
 from mixbct.cli.given import embed_images, read_given
-from mixbct.cli.options import Commands, Device, SkipBad
+from mixbct.cli.options import Commands, Device, GalleryPlace, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.data.foreign_bank import declared_contract
@@ -26,16 +25,13 @@ from mixbct.data.source import Source
 from mixbct.errors import BankError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
-from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
+from mixbct.gallery.records import GalleryStatus, SearchReport
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.rows import open_rows
 from mixbct.workflows.service import load_query_model
 
 app = Commands()
-
-GalleryPlace = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
-"""A string: a path would make one of a URL's two slashes."""
 
 # what moves a terminal's cursor, or turns the direction of what follows
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -167,12 +163,7 @@ def search(
         elif old_model is not None:
             old = read_given([str(old_model)], lambda: load_query_model(opened, device))[1], None
         hits = opened.search(vectors, of, k, far, old)
-        report = SearchReport(
-            gallery=opened.place,
-            query_model=of,
-            queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
-            exact=hits.exact,
-        )
+        report = hits.report(opened.place, of, names)
         if count_hits:
             opened.count_hits(Counter(hit.key for one in report.queries for hit in one.hits))
     tell(report, *_hit_lines(report), then=("gallery", "status", report.gallery))

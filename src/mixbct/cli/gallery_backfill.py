@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
-from mixbct.cli.options import Device
+from mixbct.cli.options import Device, GalleryPlace
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data import open_source
 from mixbct.features.ordering import Order
@@ -15,7 +15,7 @@ from mixbct.workflows.service import load_query_model
 
 
 def backfill(
-    gallery: Annotated[str, Argument(metavar="GALLERY", help="Its folder, or its URL.")],
+    gallery: GalleryPlace,
     images: Annotated[Path, Argument(help="Images of the items, known by their keys.")],
     order: Order = Option(
         "random",

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
+from mixbct.cli.options import GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_files
@@ -17,8 +18,6 @@ from mixbct.gallery.stores import open_store
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
-
-Place = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
 
 
 class IndexedContract(Record):
@@ -39,7 +38,7 @@ class IndexReport(Record):
 
 
 def export(
-    gallery: Place,
+    gallery: GalleryPlace,
     out: Path | None = Option(None, help="Write files for another engine into this new folder."),
     form: Literal["numpy", "parquet", "bank"] = Option(
         "numpy", help="Of the files; a bank holds rows as they are stored, of one contract."
@@ -85,7 +84,7 @@ def export(
 
 
 def reindex(
-    gallery: Place,
+    gallery: GalleryPlace,
     index: Annotated[
         str, Option(help="exact, pgvector-hnsw, milvus://HOST:PORT or milvus:/FILE.db.")
     ],

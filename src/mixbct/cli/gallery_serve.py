@@ -1,11 +1,10 @@
 """`mixbct gallery serve`."""
 
 from pathlib import Path
-from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
-from mixbct.cli.options import Device
+from mixbct.cli.options import Device, GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ServeError
 from mixbct.gallery import Gallery
@@ -22,7 +21,7 @@ class Served(Record):
 
 
 def serve(
-    gallery: Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")],
+    gallery: GalleryPlace,
     host: str = Option("127.0.0.1", help="Address; any but a loopback one needs a token."),
     port: int = Option(8000, min=0, max=65535, help="Port; 0: any that is free."),
     token_file: Path | None = Option(

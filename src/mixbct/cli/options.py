@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from typer import Option, Typer
+from typer import Argument, Option, Typer
 
 from mixbct.backbones.trust import TRUSTED
 from mixbct.cli.output import AS_JSON
 
+GalleryPlace = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
+"""A string: a path would make one of a URL's two slashes."""
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
 Fonts = Annotated[
     Path | None,

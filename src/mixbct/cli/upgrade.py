@@ -6,8 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from mixbct.cli.gallery import GalleryPlace, columns, end
-from mixbct.cli.options import Commands
+from mixbct.cli.gallery import columns, end
+from mixbct.cli.options import Commands, GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ContractError, ResultError
 from mixbct.gallery import Gallery
