@@ -35,7 +35,6 @@ from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.backbones.model import load_model
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank, normalise
-from mixbct.data.bank_source import BankSource
 from mixbct.data.source import Rows
 from mixbct.data.split import make_split, open_part
 from mixbct.evaluation.bootstrap import class_weights, estimate, replicate_metrics
@@ -149,7 +148,7 @@ def judge_split(work: Path, banks: Mapping[str, FeatureBank], seed: int) -> dict
         found: dict[str, Any] = json.loads(record.read_bytes())
         return found
     began = time.perf_counter()
-    source, split = BankSource(banks["new"]), work / f"split-{seed}"
+    source, split = banks["new"], work / f"split-{seed}"
     counts = make_split(source, split, seed=seed, test_classes=0.5, query_share=0.5).parts
     training = open_part(source, split, "new_train")
     query, gallery = (open_part(source, split, part).rows for part in ("query", "gallery"))
@@ -212,7 +211,7 @@ def judge_bridge(
     record = work / f"bridge-{role}-{seed}.json"
     if not record.exists():
         say(f"split {seed}: bridges ({role})")
-        source, split = BankSource(banks["new"]), work / f"split-{seed}"
+        source, split = banks["new"], work / f"split-{seed}"
         make_split(source, split, seed=seed, test_classes=0.5, query_share=0.5)
         training, *parts = (
             open_part(source, split, part).rows for part in ("new_train", "query", "gallery")
@@ -230,7 +229,7 @@ def judge_ijb(work: Path, banks: Mapping[str, FeatureBank]) -> dict[str, dict[st
     record = work / "figures-ijb.json"
     if not record.exists():
         say("IJB layout")
-        source, split = BankSource(banks["new"]), work / f"split-{SEEDS[0]}"
+        source, split = banks["new"], work / f"split-{SEEDS[0]}"
         parts = (open_part(source, split, part).rows for part in ("new_train", "query", "gallery"))
         training, *test = parts
         result = judge_layout(work, banks, training, np.sort(np.concatenate(test)))

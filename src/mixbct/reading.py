@@ -258,6 +258,12 @@ def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[Non
         raise error(f"{said}: {why}") from problem
 
 
+def needing_extra(extra: str, what: str, error: Error) -> contextlib.AbstractContextManager[None]:
+    """Raise as `error`, with the command that helps, that a package of an extra is missing."""
+    said = f"{what} needs a package that is missing (pip install 'mixbct[{extra}]')"
+    return failing_as(error, said, ImportError)
+
+
 def reason(problem: BaseException) -> str:
     """Return why something failed, in words: the system's own where it has some."""
     return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mixbct.errors import ModelError
-from mixbct.reading import failing_as, read_bytes, shown
+from mixbct.reading import failing_as, needing_extra, read_bytes, shown
 from mixbct.schemas.contract import Contract
 
 ONNX: Final = "onnx"
@@ -208,8 +208,7 @@ def import_package(name: str) -> Any:
     Raises:
         ModelError: it is not installed.
     """
-    advice = f"an ONNX model needs {name}: install it with `pip install 'mixbct[onnx]'`"
-    with failing_as(ModelError, advice, ImportError):
+    with needing_extra("onnx", "an ONNX model", ModelError):
         return __import__(name)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from rich.table import Table
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Device, Out, TrustCode
+from mixbct.cli.options import Device, Out
 from mixbct.cli.output import progress_bar, tell
 from mixbct.schemas.bridge import Bridge, without_numbers
 from mixbct.workflows.adapt import adapt as fit_bridge
@@ -30,8 +30,6 @@ def adapt(
         None, help="Also write a copy of the new model's folder that has the bridge."
     ),
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Fit a bridge from a new model's queries to an old model's stored vectors; no training.
 
@@ -47,7 +45,7 @@ def adapt(
     then = ("eval", *models, *(("--data", data) if data else ()), "--split", split or "SPLIT")
     if data is None and split is None:
         then = ("eval", "--old", "OLD-TEST-BANK", "--new", "NEW-TEST-BANK", *bridge)
-    tell(without_numbers(found), as_json, *_lines(found, out), then=then)
+    tell(without_numbers(found), *_lines(found, out), then=then)
 
 
 def _lines(found: Bridge, out: Path) -> Iterator[str | Table]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Fonts, Overrides
+from mixbct.cli.options import Fonts, Overrides
 from mixbct.cli.output import progress_bar, say, tell
 from mixbct.report.bench import bench_table, write_bench
 from mixbct.workflows.bench.recipe import load_bench
@@ -27,7 +27,6 @@ def bench(
         False, "--replicates", help="Run published cells again for new intervals over seeds."
     ),
     overrides: Overrides = None,
-    as_json: AsJson = False,
 ) -> None:
     """Hold methods against each other: train and judge every cell that is not there yet.
 
@@ -46,7 +45,6 @@ def bench(
     write_bench(target, summary)
     tell(
         summary,
-        as_json,
         *(bench_table(summary, table) for table in summary.tables),
         f"tables and scatter: {target / 'index.html'}, {target / 'README.md'}",
         then=[*words, "--json"],

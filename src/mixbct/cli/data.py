@@ -1,17 +1,16 @@
 """`mixbct data`: make, look at, check and split images and banks of vectors."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Fonts, Out, SkipBad
+from mixbct.cli.options import Commands, Fonts, Out, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.cli.protocols import ijb_layout
 from mixbct.data import foreign_bank, open_source
 from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import BankSource
 from mixbct.data.convert import convert as convert_source
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.glyphs import build_glyphs
@@ -22,7 +21,7 @@ from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
 from mixbct.workflows.rows import look_at_all, unreadable
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = Commands()
 
 Data = Annotated[
     Path, Argument(help="Class folders, an image array, a folder with a .rec file, or a bank.")
@@ -35,14 +34,13 @@ def glyphs(
     classes: int | None = Option(None, help="How many kanji [all 2,965]."),
     seed: int = Option(0, help="Of the choice of kanji."),
     fonts: Fonts = None,
-    as_json: AsJson = False,
 ) -> None:
     """Render kanji in every typeface: one class a character, one image a typeface."""
     with progress_bar("render the kanji glyphs") as tick:
         manifest = build_glyphs(out, classes, seed, fonts, tick)
     drawn = f"{manifest.images:,} images of {len(manifest.classes):,} kanji"
     said = f"{drawn} in {len(manifest.groups)} families of typefaces, in {out}"
-    tell(manifest, as_json, said, then=("data", "split", out, "--out", f"{out}-split"))
+    tell(manifest, said, then=("data", "split", out, "--out", f"{out}-split"))
 
 
 @app.command()
@@ -63,7 +61,6 @@ def bank(
     dtype: Literal["float16", "float32"] = Option("float32", help="How features are stored."),
     like: Path | None = Option(None, help="A bank of it to compare with [those beside --out]."),
     same_model: bool = Option(False, "--same-model", help="Compare with no bank of the same name."),
-    as_json: AsJson = False,
 ) -> None:
     """Make a feature bank of vectors that came from elsewhere.
 
@@ -82,11 +79,11 @@ def bank(
     bridged = ("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
     what = f"{made.rows:,} features of {made.dim} dimensions, {len(made.classes) or 'no'} classes"
     said = f"{what}, by {made.contract}, in {out}"
-    tell(made, as_json, said, then=("denoise", out) if labels else bridged)
+    tell(made, said, then=("denoise", out) if labels else bridged)
 
 
 @app.command()
-def info(data: Data, as_json: AsJson = False) -> None:
+def info(data: Data) -> None:
     """Count images, classes and groups."""
     source = open_source(data)
     found = summarise(source)
@@ -107,7 +104,7 @@ def info(data: Data, as_json: AsJson = False) -> None:
         said.append(f"groups: {', '.join(f'{name} ({n:,})' for name, n in found.groups.items())}")
     if isinstance(source, EncodedSource):
         said.append("no image was decoded: `data verify` and `data split` look at each")
-    tell(found, as_json, *said, then=("data", "split", data, "--out", "SPLIT"))
+    tell(found, *said, then=("data", "split", data, "--out", "SPLIT"))
 
 
 @app.command()
@@ -115,7 +112,6 @@ def convert(
     data: Data,
     out: Annotated[Path, Argument(metavar="OUT", help="The folder to write.")],
     skip_bad: SkipBad = False,
-    as_json: AsJson = False,
 ) -> None:
     """Turn a record file into class folders, or any other images into a record file.
 
@@ -126,7 +122,7 @@ def convert(
         done = convert_source(source, out, skip_bad=skip_bad, progress=tick)
     name_skipped([*left_out(source), *done.skipped])
     said = f"{done.images:,} images of {done.classes:,} classes, in {out}"
-    tell(done, as_json, said, then=("data", "info", out))
+    tell(done, said, then=("data", "info", out))
 
 
 @app.command()
@@ -138,20 +134,22 @@ def verify(
 ) -> None:
     """Decode every image once and name those that cannot be read; hold arrays to their digests."""
     source = open_source(data, skip_bad=True)
-    if isinstance(source, BankSource):
+    if isinstance(source, FeatureBank):
         with progress_bar("read") as tick:
-            held = source.bank.verify(tick)
-        against = "are as they were written" if held else "can be read (it has no digests yet)"
-        typer.echo(f"all {len(source):,} vectors {against}")
-        return
-    if save_index and isinstance(source, RecordSource):
-        source.save_index()
-    bad = [*left_out(source), *unreadable(source, progress_bar)]
-    if bad:
-        count = len(left_out(source)) + len(source)
-        lines = "\n  ".join(bad)
-        raise BadImageError(f"{len(bad)} of {count} images cannot be read:\n  {lines}", bad)
-    typer.echo(f"all {len(source):,} images can be read")
+            held = source.verify(tick)
+        what = "are as they were written" if held else "can be read (it has no digests yet)"
+        said = f"vectors {what}"
+    else:
+        said = "images can be read"
+        if save_index and isinstance(source, RecordSource):
+            source.save_index()
+        bad = [*left_out(source), *unreadable(source, progress_bar)]
+        if bad:
+            count = len(left_out(source)) + len(source)
+            lines = "\n  ".join(bad)
+            raise BadImageError(f"{len(bad)} of {count} images cannot be read:\n  {lines}", bad)
+    counted = json.dumps({"items": len(source), "said": said})
+    tell(counted, f"all {len(source):,} {said}", then=("data", "info", data))
 
 
 @app.command()
@@ -168,7 +166,6 @@ def split(
     hold_out: list[str] | None = Option(None, help="A group that only queries come from."),
     skip_bad: SkipBad = False,
     unchecked: bool = Option(False, "--unchecked", help="Do not look at every image first."),
-    as_json: AsJson = False,
 ) -> None:
     """Choose test classes and divide the others between the old and the new model.
 
@@ -195,7 +192,7 @@ def split(
     if not looked:
         said.insert(1, "no image was looked at: `mixbct data verify` finds what cannot be read")
     then = ("recipes", "copy", "old", "--data", data, "--split", out)
-    tell(manifest, as_json, *said, then=then)
+    tell(manifest, *said, then=then)
 
 
 app.command("ijb-layout")(ijb_layout)

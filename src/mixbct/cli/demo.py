@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from typer import Option
 
-from mixbct.cli.options import AsJson, Fonts, Out, Overrides, Resume, SkipBad
+from mixbct.cli.options import Fonts, Out, Overrides, Resume, SkipBad
 from mixbct.cli.output import progress_bar, tell
 from mixbct.report.results import remedies, results_table, verdict_line
 from mixbct.workflows.demo import run_demo
@@ -19,7 +19,6 @@ def demo(
     overrides: Overrides = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
-    as_json: AsJson = False,
 ) -> None:
     """Train an old, a compatible and an independent model, and prove the upgrade. Exit 1: refuted.
 
@@ -38,6 +37,6 @@ def demo(
     said.append(f"report: {out / 'report.html'}")
     passed = ("gallery", "status", out / "gallery")
     then = passed if upgrade.gate.passed else ("gate", out / "result.json")
-    tell(upgrade, as_json, results_table(upgrade.result), *said, then=then)
+    tell(upgrade, results_table(upgrade.result), *said, then=then)
     if not upgrade.gate.passed:
         raise typer.Exit(1)

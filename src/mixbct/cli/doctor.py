@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson, Device, TrustCode
+from mixbct.cli.options import Device
 from mixbct.cli.output import progress_bar, tell
 from mixbct.gallery.foreign import Columns
 from mixbct.report.checkup import checkup_text
@@ -33,8 +33,6 @@ def doctor(
     keys: str | None = Option(None, metavar="FILE", help="Keys, one a line; or an .npz's member."),
     labels: str | None = Option(None, metavar="FILE", help="Labels likewise."),
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Look at stored vectors, which are only read: damage, duplicates, two models in one column.
 
@@ -46,7 +44,7 @@ def doctor(
     names = ("table", "key", "vector", "label", "contract-column", "preset", "keys", "labels")
     told = zip(names, (*columns, preset, keys, labels), strict=True)
     words = [word for name, value in told if value for word in (f"--{name}", value)]
-    tell(report, as_json, checkup_text(report), then=_next(report, words))
+    tell(report, checkup_text(report), then=_next(report, words))
 
 
 def _next(report: CheckupReport, told: list[str]) -> tuple[str, ...]:

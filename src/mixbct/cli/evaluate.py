@@ -8,14 +8,12 @@ from typer import Argument, Option
 
 from mixbct.adapters import OF_STRANGERS
 from mixbct.cli.options import (
-    AsJson,
     Device,
     OtherClasses,
     Replicates,
     Resume,
     Seed,
     SkipBad,
-    TrustCode,
 )
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.distributed import open_device
@@ -71,8 +69,6 @@ def evaluate(
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
     resume: Resume = False,
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Compare old and new on the split's queries and gallery, with intervals over classes.
 
@@ -111,7 +107,7 @@ def evaluate(
     left_out = (one_line(f"{n} is left out: {why}") for n, why in result.left_out.items())
     trained = training_says(result.trained_apart)
     said = *left_out, *flip_lines(result), *backfill_lines(result), trained
-    tell(result, as_json, worth(result).says, results_table(result), *said, then=("gate", out))
+    tell(result, worth(result).says, results_table(result), *said, then=("gate", out))
 
 
 def gate(
@@ -139,7 +135,6 @@ def gate(
     far: list[float] | None = Option(
         None, help="A false-accept rate to set thresholds for; the first is the edge's [0.001]."
     ),
-    as_json: AsJson = False,
 ) -> None:
     """Decide whether the new model may search the old gallery. Exit 0: yes, 1: no.
 
@@ -166,7 +161,7 @@ def gate(
         said.append("(a new gallery begins with `mixbct gallery init GALLERY --model OLD_MODEL`)")
         edge = beside(result, "edge.json")
         then = ("upgrade", "plan", "GALLERY", "NEW_MODEL", "--edge", edge)
-    tell(outcome, as_json, *said, then=then)
+    tell(outcome, *said, then=then)
     if not outcome.passed:
         raise typer.Exit(1)
 
@@ -174,7 +169,6 @@ def gate(
 def report(
     result: ResultPath,
     out: Path | None = Option(None, help="The page to write [report.html beside it]."),
-    as_json: AsJson = False,
 ) -> None:
     """Write the offline HTML page of a result."""
     found = read_record(result, Result, ResultError, "result")
@@ -186,4 +180,4 @@ def report(
         outcome = decided
     write_report(page, found, outcome)
     said = (verdict_line(outcome, found), f"report: {page}")
-    tell(outcome, as_json, *said, then=("gate", result))
+    tell(outcome, *said, then=("gate", result))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, Out, TrustCode
+from mixbct.cli.options import Out, TrustCode
 from mixbct.cli.output import tell
 from mixbct.errors import ModelError
 from mixbct.export.onnx import MODEL, export_onnx
@@ -26,14 +26,13 @@ def export(
     unit: bool = Option(False, "--normalise", help="Give embeddings of norm 1."),
     int8: bool = Option(False, "--int8", help="Whole numbers: faster, other vectors."),
     trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Write a model as one ONNX file that takes pixels, for where no Python runs.
 
     The file is run on real images before it is kept, and inherits the model's contract where it
     gives the model's vectors, so that `import-model` makes a model of it whose edges hold.
     """
-    loaded = load_model(model)
+    loaded = load_model(model, trust_code=trust_code)
     through = load_bridge(bridge) if bridge else loaded.bridge if query else None
     if query and through is None:
         raise ModelError(f"{model} carries no bridge: leave --query out, or name one (--bridge)")
@@ -56,4 +55,4 @@ def export(
         own = {"size": takes.size, "channels": takes.channels, "mean": 0, "std": 1}
         then += tuple(str(word) for key, value in own.items() for word in (f"--{key}", value))
         then += ("--output", "embedding") if len(report.outputs) > 1 else ()
-    tell(report, as_json, *said, then=then)
+    tell(report, *said, then=then)

@@ -7,7 +7,7 @@ import numpy as np
 from typer import Argument, BadParameter, Option
 
 from mixbct.backbones.model import EmbeddingModel, load_model
-from mixbct.cli.options import AsJson, Device, Out, Resume, SkipBad, TrustCode
+from mixbct.cli.options import Device, Out, Resume, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank import FeatureBank
 from mixbct.data.foreign_bank import banks_beside, check_same_model
@@ -44,8 +44,6 @@ def extract(
     device: Device = "cpu",
     resume: Resume = False,
     skip_bad: SkipBad = False,
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Embed images or texts, or for a head a bank's vectors, into a feature bank. It can be
     resumed.
@@ -81,7 +79,7 @@ def extract(
     made = bank.manifest
     said = f"{made.rows:,} features of {made.dim} dimensions by {made.contract} in {out}"
     then = ("adapt", "--from", "NEW", "--to", out, "--out", "bridge.json")
-    tell(made, as_json, said, then=("denoise", out) if model else then)
+    tell(made, said, then=("denoise", out) if model else then)
 
 
 def denoise(
@@ -90,7 +88,6 @@ def denoise(
     normalise_columns: bool = Option(
         False, help="Normalise columns first, as the published script."
     ),
-    as_json: AsJson = False,
 ) -> None:
     """Mark the credible features of a bank: those nearest to the mean of their class."""
     opened = FeatureBank(bank)
@@ -98,4 +95,4 @@ def denoise(
         record = denoise_bank(opened, keep, normalise_columns, tick)
     said = f"{record.credible:,} of {record.rows:,} features are credible"
     then = ("recipes", "copy", "new", "--data", "DATA", "--bank", bank)
-    tell(record, as_json, said, then=then)
+    tell(record, said, then=then)

@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import typer
@@ -18,25 +17,21 @@ from mixbct.cli.gallery_export import export, reindex, reindexed
 from mixbct.cli.gallery_import import import_
 from mixbct.cli.gallery_serve import serve
 from mixbct.cli.given import embed_images, read_given
-from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
+from mixbct.cli.options import Commands, Device, GalleryPlace, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
 from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import BankSource
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Source
 from mixbct.errors import BankError, GalleryError
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
-from mixbct.gallery.records import GalleryStatus, QueryHits, SearchReport
+from mixbct.gallery.records import GalleryStatus, SearchReport
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.workflows.rows import open_rows
 from mixbct.workflows.service import load_query_model
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
-
-GalleryPlace = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
-"""A string: a path would make one of a URL's two slashes."""
+app = Commands()
 
 # what moves a terminal's cursor, or turns the direction of what follows
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -50,7 +45,6 @@ def init(
     contract: str | None = Option(None, help="A name that you give the model (with --dim)."),
     dim: int | None = Option(None, min=1, help="Dimensions of that model's vectors."),
     index: str | None = Option(None, help="In PostgreSQL: as `gallery reindex` takes it [exact]."),
-    as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model, which may be known by a name alone."""
     if sum(map(bool, (model, bank, contract))) != 1 or bool(dim) != bool(contract):
@@ -64,7 +58,7 @@ def init(
     with Gallery.create(gallery, declared, folder) as opened:
         if index:
             reindexed(gallery, index)
-        end(opened, as_json, f"an empty gallery, searched by {declared}")
+        end(opened, f"an empty gallery, searched by {declared}")
 
 
 @app.command()
@@ -81,8 +75,6 @@ def enrol(
     device: Device = "cpu",
     skip_bad: SkipBad = False,
     replace: bool = Option(False, "--replace", help="Replace items of the same key (backfill)."),
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Store items, with labels or without: all of them or, on an error, none."""
     if (bank is not None) + (data is not None) + bool(items) != 1:
@@ -97,8 +89,8 @@ def enrol(
             of = opened.contract(contract)
         else:
             if bank is not None:
-                stored = FeatureBank(bank)
-                source, of, vectors = BankSource(stored), stored.manifest.contract, stored.all()
+                source = stored = FeatureBank(bank)
+                of, vectors = stored.manifest.contract, stored.all()
             else:
                 model = load_query_model(opened, device)
                 part = part or ("gallery" if split else None)
@@ -115,7 +107,7 @@ def enrol(
             report = opened.enrol(keys, labels, vectors, of, replace, tick)
     stored_now = f"{report.added:,} items added, {report.replaced:,} replaced"
     said = f"{report.gallery}: {stored_now}, {report.rows:,} in all"
-    tell(report, as_json, said, then=("gallery", "search", report.gallery, "QUERY"))
+    tell(report, said, then=("gallery", "search", report.gallery, "QUERY"))
 
 
 app.command()(export)
@@ -142,8 +134,6 @@ def search(
         "keeps how often each item was searched, though not by whom or when.",
     ),
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Find the stored items that are most like an image, a vector, or another stored item."""
     if bool(items) + bool(key) + (bank is not None) != 1:
@@ -173,15 +163,10 @@ def search(
         elif old_model is not None:
             old = read_given([str(old_model)], lambda: load_query_model(opened, device))[1], None
         hits = opened.search(vectors, of, k, far, old)
-        report = SearchReport(
-            gallery=opened.place,
-            query_model=of,
-            queries=tuple(QueryHits(query=name, hits=hits.of(i)) for i, name in enumerate(names)),
-            exact=hits.exact,
-        )
+        report = hits.report(opened.place, of, names)
         if count_hits:
             opened.count_hits(Counter(hit.key for one in report.queries for hit in one.hits))
-    tell(report, as_json, *_hit_lines(report), then=("gallery", "status", report.gallery))
+    tell(report, *_hit_lines(report), then=("gallery", "status", report.gallery))
 
 
 app.command("import")(import_)
@@ -194,7 +179,6 @@ def remove(
     gallery: GalleryPlace,
     keys: list[str] | None = Argument(None, metavar="KEY..."),
     keys_from: Path | None = Option(None, "--keys", help="A file with a key a line."),
-    as_json: AsJson = False,
 ) -> None:
     """Take items out: all of them or, on an error, none."""
     asked = [*(keys or []), *(read_lines_of(keys_from, "list of keys") if keys_from else [])]
@@ -203,22 +187,21 @@ def remove(
     with Gallery.open(gallery) as opened:
         gone = opened.remove(asked)
         said = f"{gone:,} items taken out; `mixbct gallery prune` forgets what they were"
-        end(opened, as_json, said)
+        end(opened, said)
 
 
 @app.command()
-def prune(gallery: GalleryPlace, as_json: AsJson = False) -> None:
+def prune(gallery: GalleryPlace) -> None:
     """Forget for good what items were and what was removed; no switch can be undone then."""
     with Gallery.open(gallery) as opened:
         gone = opened.prune()
-        end(opened, as_json, f"{gone:,} earlier versions of items forgotten")
+        end(opened, f"{gone:,} earlier versions of items forgotten")
 
 
 @app.command()
 def status(
     gallery: GalleryPlace,
     verify: bool = Option(False, "--verify", help="Read every row, and name changed ones."),
-    as_json: AsJson = False,
 ) -> None:
     """Show what a gallery holds and which model searches it."""
     with Gallery.open(gallery) as opened:
@@ -226,7 +209,7 @@ def status(
         if verify:
             with progress_bar("verify") as tick:
                 faults = opened.faults(tick)
-        end(opened, as_json, faults=faults)
+        end(opened, faults=faults)
     if faults:
         raise GalleryError(
             f"{opened.place} is damaged, {len(faults)} times; enrol the items that are named again "
@@ -234,15 +217,13 @@ def status(
         )
 
 
-def end(
-    gallery: Gallery, as_json: bool, done: str | None = None, faults: list[str] | None = None
-) -> None:
+def end(gallery: Gallery, done: str | None = None, faults: list[str] | None = None) -> None:
     """Print what was done, or else the whole status, and the next command."""
     found = None if faults is None else tuple(faults)
     status = gallery.status().model_copy(update={"faults": found})
     said: Iterable[str] = [f"{gallery.place}: {done}"] if done else _status_lines(status)
     verb, *words = ("search", "QUERY") if status.rows else ("enrol", "--bank", "BANK")
-    tell(status, as_json, *said, then=("gallery", verb, gallery.place, *words))
+    tell(status, *said, then=("gallery", verb, gallery.place, *words))
 
 
 def _plain(text: str) -> str:

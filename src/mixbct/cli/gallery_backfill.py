@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, BadParameter, Option
 
-from mixbct.cli.options import AsJson, Device, TrustCode
+from mixbct.cli.options import Device, GalleryPlace
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data import open_source
 from mixbct.features.ordering import Order
@@ -15,7 +15,7 @@ from mixbct.workflows.service import load_query_model
 
 
 def backfill(
-    gallery: Annotated[str, Argument(metavar="GALLERY", help="Its folder, or its URL.")],
+    gallery: GalleryPlace,
     images: Annotated[Path, Argument(help="Images of the items, known by their keys.")],
     order: Order = Option(
         "random",
@@ -27,8 +27,6 @@ def backfill(
     limit: int | None = Option(None, min=0, help="Items that this run replaces at most."),
     share: float = Option(1.0, min=0, max=1, help="Stop when this share of all rows is done."),
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Embed old rows again with the query model, while others search.
 
@@ -62,7 +60,7 @@ def backfill(
     said = (
         f"{report.gallery}: {done}; by {report.contract}: {coverage(report.own_rows, report.rows)}"
     )
-    tell(report, as_json, said, then=("gallery", "status", report.gallery))
+    tell(report, said, then=("gallery", "status", report.gallery))
 
 
 def coverage(own: int, rows: int) -> str:

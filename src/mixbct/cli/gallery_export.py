@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
-from mixbct.cli.options import AsJson
+from mixbct.cli.options import GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_files
@@ -18,8 +18,6 @@ from mixbct.gallery.stores import open_store
 from mixbct.reading import read_lines_of
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
-
-Place = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
 
 
 class IndexedContract(Record):
@@ -40,7 +38,7 @@ class IndexReport(Record):
 
 
 def export(
-    gallery: Place,
+    gallery: GalleryPlace,
     out: Path | None = Option(None, help="Write files for another engine into this new folder."),
     form: Literal["numpy", "parquet", "bank"] = Option(
         "numpy", help="Of the files; a bank holds rows as they are stored, of one contract."
@@ -53,7 +51,6 @@ def export(
     table: str | None = Option(None, help="Its table, or schema.table; made if missing."),
     column: str | None = Option(None, help="A new column for the vectors."),
     key: str | None = Option(None, help="Its column of the gallery's keys [the primary key]."),
-    as_json: AsJson = False,
 ) -> None:
     """Hand the vectors on, as the query model's queries meet them; the gallery stays as it is.
 
@@ -71,27 +68,26 @@ def export(
             bank = export_bank(snapshot, out, contract, wanted, tick)
             said = f"{out}: {bank.rows:,} rows of {bank.contract}, {len(bank.classes):,} classes"
             then = ("adapt", "--from", "NEW-BANK", "--to", out, "--out", "bridge.json")
-            tell(bank, as_json, said, then=then)
+            tell(bank, said, then=then)
         elif form != "bank" and out is not None:
             manifest = export_files(snapshot, opened.place, out, form, tick)
             rows = sum(each.rows for each in manifest.contracts)
             said = f"{out}: {rows:,} rows of {len(manifest.contracts)} contracts, as {form}"
-            tell(manifest, as_json, said, then=("gallery", "status", opened.place))
+            tell(manifest, said, then=("gallery", "status", opened.place))
         else:
             found = export_table(snapshot, to or "", table or "", column or "", key, tick)
             said = (
                 f"{found.place}, {found.table}.{found.column}: {found.written:,} rows written, "
                 f"{found.unchanged:,} there already, {found.missing:,} keys not in the table"
             )
-            tell(found, as_json, said, then=("gallery", "status", opened.place))
+            tell(found, said, then=("gallery", "status", opened.place))
 
 
 def reindex(
-    gallery: Place,
+    gallery: GalleryPlace,
     index: Annotated[
         str, Option(help="exact, pgvector-hnsw, milvus://HOST:PORT or milvus:/FILE.db.")
     ],
-    as_json: AsJson = False,
 ) -> None:
     """Choose how a gallery in PostgreSQL is searched: exactly, or by an approximate index."""
     report = reindexed(gallery, index)
@@ -101,7 +97,7 @@ def reindex(
         for each in report.contracts
     )
     said = f"{report.gallery}: searched by {report.index}"
-    tell(report, as_json, said, *lines, then=("gallery", "status", report.gallery))
+    tell(report, said, *lines, then=("gallery", "status", report.gallery))
 
 
 def reindexed(gallery: str, index: str) -> IndexReport:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson
 from mixbct.cli.output import progress_bar, say, tell
 from mixbct.errors import NoGalleryError
 from mixbct.gallery import Gallery
@@ -49,7 +48,6 @@ def import_(
     skip_bad: bool = Option(False, "--skip-bad", help="Leave out and name what cannot be stored."),
     replace: bool = Option(False, "--replace", help="Replace items that are there otherwise."),
     batch: int = Option(8192, min=1, max=2**20, help="Rows that are stored at once."),
-    as_json: AsJson = False,
 ) -> None:
     """Take over vectors that another program keeps; what it keeps is only read.
 
@@ -73,7 +71,7 @@ def import_(
         left_out=screening.left_out(),
         stored=stored,
     )
-    tell(report, as_json, *_lines(report), then=("gallery", "status", stored.gallery))
+    tell(report, *_lines(report), then=("gallery", "status", stored.gallery))
 
 
 def _opened(place: str, contract: Contract) -> Gallery:

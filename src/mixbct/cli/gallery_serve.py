@@ -1,14 +1,14 @@
 """`mixbct gallery serve`."""
 
 from pathlib import Path
-from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
-from mixbct.cli.options import AsJson, Device, TrustCode
+from mixbct.cli.options import Device, GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ServeError
 from mixbct.gallery import Gallery
+from mixbct.reading import needing_extra
 from mixbct.schemas.record import Record
 
 
@@ -21,7 +21,7 @@ class Served(Record):
 
 
 def serve(
-    gallery: Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")],
+    gallery: GalleryPlace,
     host: str = Option("127.0.0.1", help="Address; any but a loopback one needs a token."),
     port: int = Option(8000, min=0, max=65535, help="Port; 0: any that is free."),
     token_file: Path | None = Option(
@@ -37,11 +37,9 @@ def serve(
     models: Path | None = Option(None, help="A folder of model folders, to switch to by name."),
     hits: bool = Option(False, "--hits", help="Count how often each row is found."),
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Serve a gallery: a page for people, an API for programs."""
-    try:
+    with needing_extra("serve", "the server", ServeError):
         from mixbct.web.app import make_app
         from mixbct.web.encoders import Encoders
         from mixbct.web.observed import HitCounts, Observed
@@ -49,11 +47,6 @@ def serve(
         from mixbct.web.server import check_address, read_token
         from mixbct.web.server import serve as run
         from mixbct.web.serving import Serving
-    except ImportError as problem:
-        raise ServeError(
-            f"the server needs a package that is missing ({problem.name}): "
-            "pip install 'mixbct[serve]'"
-        ) from problem
     token = read_token(token_file)
     check_address(host, token)
     with Gallery.open(gallery) as opened:
@@ -72,11 +65,6 @@ def serve(
 
         def ready(url: str) -> None:
             served = Served(gallery=opened.place, url=url, token=token is not None)
-            tell(
-                served,
-                as_json,
-                f"{opened.place} at {url}",
-                then=("gallery", "status", opened.place),
-            )
+            tell(served, f"{opened.place} at {url}", then=("gallery", "status", opened.place))
 
         run(app, host, port, ready)

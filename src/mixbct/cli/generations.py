@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, Device, OtherClasses, Replicates, Seed, SkipBad, TrustCode
+from mixbct.cli.options import Device, OtherClasses, Replicates, Seed, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.distributed import open_device
 from mixbct.evaluation.gate import training_says
@@ -33,8 +33,6 @@ def generations(
     device: Device = "cpu",
     other_classes: OtherClasses = False,
     skip_bad: SkipBad = False,
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Compare every version's queries with the galleries of all versions before it."""
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
@@ -48,4 +46,4 @@ def generations(
     name_skipped(sorted(held_out.left_out))
     tables = (generations_table(found, metric) for metric in found.summary)
     then = ("eval", "--old", models[-2], "--new", models[-1], "--data", data, "--split", split)
-    tell(found, as_json, *tables, training_says(found.trained_apart), then=then)
+    tell(found, *tables, training_says(found.trained_apart), then=then)

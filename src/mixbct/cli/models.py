@@ -7,7 +7,7 @@ import typer
 from typer import Argument, Option
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.cli.options import AsJson, Out
+from mixbct.cli.options import Out
 from mixbct.cli.output import tell
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
@@ -27,7 +27,6 @@ def import_model(
     std: float = Option(127.5, help="… which is then divided by this."),
     name: str | None = Option(None, help="Of the model [the file's name]."),
     output: str | None = Option(None, help="Of an .onnx file: the output with the embeddings."),
-    as_json: AsJson = False,
 ) -> None:
     """Make a model folder from weights that came from elsewhere, for instance an old model.
 
@@ -56,4 +55,4 @@ def import_model(
         )
     contract = manifest.contract
     said = f"{contract}: {manifest.backbone}, {contract.dim} dimensions, in {out}"
-    tell(manifest, as_json, said, then=("extract", out, "--data", "DATA", "--out", f"{out}-bank"))
+    tell(manifest, said, then=("extract", out, "--data", "DATA", "--out", f"{out}-bank"))

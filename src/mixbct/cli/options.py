@@ -1,13 +1,18 @@
 """Options that several verbs have, each described once."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from typer import Option
+from typer import Argument, Option, Typer
 
 from mixbct.backbones.trust import TRUSTED
+from mixbct.cli.output import AS_JSON
 
-AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+GalleryPlace = Annotated[str, Argument(metavar="GALLERY", help="The gallery's folder, or its URL.")]
+"""A string: a path would make one of a URL's two slashes."""
 Resume = Annotated[bool, Option("--resume", help="Go on with what an earlier run left.")]
 Fonts = Annotated[
     Path | None,
@@ -24,18 +29,11 @@ OtherClasses = Annotated[
     bool,
     Option("--other-classes", help="Equal class names mean other classes than in the training."),
 ]
-
-
-def _trust(value: bool) -> bool:
-    TRUSTED.set(value)
-    return value
-
-
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 TrustCode = Annotated[
     bool,
     Option(
         "--trust-code",
-        callback=_trust,
         help="Run the code that a model folder names for its backbone (package.module:f).",
     ),
 ]
@@ -48,3 +46,40 @@ Overrides = Annotated[
         "takes out the settings that mean nothing to it.",
     ),
 ]
+
+
+Verb = TypeVar("Verb", bound=Callable[..., None])
+
+
+class Commands(Typer):
+    """Commands that have `--json` without a word of theirs, and with a `Device` `--trust-code`."""
+
+    def __init__(self) -> None:
+        super().__init__(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+    def command(self, name: str | None = None) -> Callable[[Verb], Verb]:  # type: ignore[override]
+        """Return what adds a function as a command, by its own name where none is given."""
+
+        def add(verb: Verb) -> Verb:
+            own = inspect.signature(verb).parameters.values()
+            kinds: dict[str, Any] = {"as_json": AsJson}
+            if Device in [each.annotation for each in own]:
+                kinds = {"trust_code": TrustCode} | kinds
+            form = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            shared = [
+                inspect.Parameter(each, form, default=False, annotation=kind)
+                for each, kind in kinds.items()
+            ]
+
+            @functools.wraps(verb)
+            def run(**given: Any) -> None:
+                AS_JSON.set(given.pop("as_json"))
+                if "trust_code" in kinds:
+                    TRUSTED.set(given.pop("trust_code"))
+                verb(**given)
+
+            run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+            super(Commands, self).command(name)(run)
+            return verb
+
+        return add

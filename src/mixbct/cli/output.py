@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 import typer
@@ -15,6 +16,9 @@ from rich.text import Text
 
 from mixbct.cli import rank
 
+AS_JSON = ContextVar("AS_JSON", default=False)
+"""Set by `--json`: results are printed as JSON, and nothing else is."""
+
 
 def say(text: str) -> None:
     """Print a line for the person who watches, to standard error; of several
@@ -24,21 +28,18 @@ def say(text: str) -> None:
     Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def tell(
-    record: BaseModel | str, as_json: bool, *said: str | Table, then: Iterable[str | Path]
-) -> None:
+def tell(record: BaseModel | str, *said: str | Table, then: Iterable[str | Path]) -> None:
     """Print a verb's result: as JSON, or what is said of it and what comes next.
 
     Args:
         record: the result, or its JSON.
-        as_json: print it, and nothing else.
         said: lines and tables.
         then: the `mixbct` command that a person would want next. Words in capitals stand for what
-            the person must fill in.
+            the person must fill in. Nothing: none is named.
     """
     if rank() != "0":
         return
-    if as_json:
+    if AS_JSON.get():
         typer.echo(record if isinstance(record, str) else record.model_dump_json(indent=1))
         return
     for each in said:
@@ -46,7 +47,8 @@ def tell(
             Console().print(each)
         else:
             typer.echo(each)
-    typer.echo(f"next: mixbct {shlex.join(map(str, then))}")
+    if words := shlex.join(map(str, then)):
+        typer.echo(f"next: mixbct {words}")
 
 
 def name_skipped(names: Sequence[object], what: str = "images that cannot be read") -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from mixbct.backbones.model import load_model
-from mixbct.cli.options import AsJson, Device, SkipBad, TrustCode
+from mixbct.cli.options import Device, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
@@ -37,8 +37,6 @@ def eval_pairs(
     flip: Flip = False,
     out: ResultOut = None,
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
     sides = _sides(model, gallery_model, bridge, flip, device)
@@ -48,7 +46,7 @@ def eval_pairs(
         f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
     )
     then = ("eval-pairs", *_CROSS_TEST, "--pairs", pairs)
-    tell(found, as_json, head, _written(found, out, {}), then=then)
+    tell(found, head, _written(found, out, {}), then=then)
 
 
 def eval_ijb(
@@ -60,8 +58,6 @@ def eval_ijb(
     skip_bad: SkipBad = False,
     out: ResultOut = None,
     device: Device = "cpu",
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
 ) -> None:
     """Run the IJB protocols, 1:1 and 1:N; self-test or cross-test."""
     sides = _sides(model, gallery_model, bridge, flip, device)
@@ -69,7 +65,7 @@ def eval_ijb(
     searched = found.identification
     head = f"{found.data['templates']:,} templates of {found.data['images']:,} images"
     table = _written(found, out, searched.tpir | searched.ranks)
-    tell(found, as_json, head, table, then=("eval-ijb", *_CROSS_TEST, "--data", data))
+    tell(found, head, table, then=("eval-ijb", *_CROSS_TEST, "--data", data))
 
 
 def _sides(
@@ -96,7 +92,6 @@ def ijb_layout(
     seed: int = Option(0, help="Of galleries, templates and pairs."),
     template_images: int = Option(TEMPLATE_IMAGES, min=1, help="Most images of a template."),
     impostors: int = Option(IMPOSTORS, min=1, help="Impostor pairs of each probe."),
-    as_json: AsJson = False,
 ) -> None:
     """Lay out a labelled face folder like IJB-C: templates, two galleries, probes, pairs."""
     # the images are copied as they are; no preprocessing is used
@@ -110,4 +105,4 @@ def ijb_layout(
         f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
         f"{found.impostor_pairs:,} impostor pairs, in {out}"
     )
-    tell(found, as_json, said, then=("eval-ijb", "--model", "MODEL", "--data", out))
+    tell(found, said, then=("eval-ijb", "--model", "MODEL", "--data", out))

@@ -4,33 +4,33 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
 from typer import Argument, Option
 
-from mixbct.cli.options import AsJson
+from mixbct.cli.options import Commands
 from mixbct.cli.output import tell
 from mixbct.workflows.recipes import copy_recipe, recipe_names, recipe_text
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = Commands()
 
 Name = Annotated[str, Argument(metavar="NAME", help="Of the recipe, as `list` has it.")]
 
 
 @app.command("list")
-def list_recipes(as_json: AsJson = False) -> None:
+def list_recipes() -> None:
     """Name the recipes that the package carries."""
     names = recipe_names()
     table = Table("recipe", "what it is", box=None)
     for name, purpose in names.items():
         table.add_row(name, purpose)
-    tell(json.dumps({"recipes": names}), as_json, table, then=("recipes", "copy", "NAME"))
+    tell(json.dumps({"recipes": names}), table, then=("recipes", "copy", "NAME"))
 
 
 @app.command()
 def show(name: Name) -> None:
     """Print a recipe as it is."""
-    typer.echo(recipe_text(name), nl=False)
+    text = recipe_text(name).removesuffix("\n")
+    tell(json.dumps({"name": name, "recipe": text}), text, then=())
 
 
 @app.command()
@@ -40,11 +40,10 @@ def copy(
     data: Path | None = Option(None, help="Images, or a bank: sets path, size and channels."),
     split: Path | None = Option(None, help="Sets the split of the data."),
     bank: Path | None = Option(None, help="Sets the old model's bank."),
-    as_json: AsJson = False,
 ) -> None:
     """Write a recipe, and what it extends, into a folder, fitted to what is there."""
     file = copy_recipe(name, out, data=data, split=split, bank=bank)
     verb = "bench" if name.startswith("bench/") else "train"
     words = ("--out", f"runs/{file.stem}") if verb == "train" else ()
     made = json.dumps({"name": name, "file": str(file)})
-    tell(made, as_json, str(file), then=(verb, file, *words))
+    tell(made, str(file), then=(verb, file, *words))

@@ -6,9 +6,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mixbct.backbones.model import read_manifest
-from mixbct.cli.options import AsJson, Overrides, Resume, SkipBad
+from mixbct.cli.options import Overrides, Resume, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
-from mixbct.data.bank_source import encoder_of
+from mixbct.data.bank import encoder_of
 from mixbct.data.source import Source
 from mixbct.distributed import joined
 from mixbct.errors import ModelError
@@ -25,7 +25,6 @@ def train(
     overrides: Overrides = None,
     resume: Resume = False,
     skip_bad: SkipBad = False,
-    as_json: AsJson = False,
 ) -> None:
     """Train the model that a recipe describes. Ctrl-C saves and stops; --resume goes on.
 
@@ -53,7 +52,7 @@ def train(
         f"{len(rows.classes()):,} classes; model in {folder / 'model'}"
     )
     more = (str(each) for each in (read_manifest(folder)[1].old_part, of_head) if each)
-    tell(cost, as_json, said, *more, then=_next_words(settings, folder, rows))
+    tell(cost, said, *more, then=_next_words(settings, folder, rows))
 
 
 def _next_words(settings: Recipe, folder: Path, rows: Source) -> list[str | Path]:

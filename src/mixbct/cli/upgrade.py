@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
-from mixbct.cli.gallery import GalleryPlace, columns, end
-from mixbct.cli.options import AsJson
+from mixbct.cli.gallery import columns, end
+from mixbct.cli.options import Commands, GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ContractError, ResultError
 from mixbct.gallery import Gallery
@@ -19,7 +18,7 @@ from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import read_record, record_there
 from mixbct.workflows.service import apply_upgrade, asked_model
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = Commands()
 
 Model = Annotated[
     Path | None,
@@ -35,9 +34,7 @@ Edges = Annotated[
 
 
 @app.command()
-def plan(
-    gallery: GalleryPlace, model: Model = None, edge: Edges = None, as_json: AsJson = False
-) -> None:
+def plan(gallery: GalleryPlace, model: Model = None, edge: Edges = None) -> None:
     """Show what a switch of the query model would change; nothing is changed."""
     contract, _, edges = _asked(model, edge)
     gates = tuple(_verdict(path, edge) for path, edge in zip(edge or [], edges, strict=True))
@@ -45,29 +42,27 @@ def plan(
         found = opened.plan(contract, *edges).model_copy(update={"gates": gates})
     words = [word for path in edge or [] for word in ("--edge", path)]
     then = ("upgrade", "apply", found.gallery, *([model] if model else []), *words)
-    tell(found, as_json, *_plan_lines(found), then=then)
+    tell(found, *_plan_lines(found), then=then)
 
 
 @app.command()
-def apply(
-    gallery: GalleryPlace, model: Model = None, edge: Edges = None, as_json: AsJson = False
-) -> None:
+def apply(gallery: GalleryPlace, model: Model = None, edge: Edges = None) -> None:
     """Switch the query model without touching a stored vector."""
     contract, folder, edges = _asked(model, edge)
     with Gallery.open(gallery) as opened:
         with progress_bar("build the index of mapped rows") as tick:
             before = apply_upgrade(opened, contract, folder, edges, tick).before
-        end(opened, as_json, f"searched by {contract}, before by {before}")
+        end(opened, f"searched by {contract}, before by {before}")
 
 
 @app.command()
-def status(gallery: GalleryPlace, as_json: AsJson = False) -> None:
+def status(gallery: GalleryPlace) -> None:
     """Show which model searches a gallery, since when, and what a rollback would bring back."""
     with Gallery.open(gallery) as opened:
         found = opened.status()
     can = found.switches[-1].before is not None
     then = ("rollback", found.gallery) if can else ("plan", found.gallery, "MODEL")
-    tell(found, as_json, *_status_lines(found), then=("upgrade", *then))
+    tell(found, *_status_lines(found), then=("upgrade", *then))
 
 
 @app.command()
@@ -80,7 +75,6 @@ def rollback(
     leave_out: bool = Option(
         False, "--leave-out", help="Take out the rows that the earlier model cannot search."
     ),
-    as_json: AsJson = False,
 ) -> None:
     """Undo the last switch that is not undone; replaced items get their old vectors back."""
     edges = _read_edges(edge)
@@ -91,7 +85,7 @@ def rollback(
         f"{done.given_back:,} items have their earlier vectors back, {len(done.left_out):,} were "
         "left out"
     )
-    tell(done, as_json, said, then=("gallery", "search", done.gallery, "IMAGE"))
+    tell(done, said, then=("gallery", "search", done.gallery, "IMAGE"))
 
 
 def _asked(

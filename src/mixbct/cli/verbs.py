@@ -73,7 +73,9 @@ class Verbs(TyperGroup):
         module, _, attribute = place.partition(":")
         verb = getattr(import_module(f"mixbct.cli.{module}"), attribute or module)
         if not isinstance(verb, typer.Typer):
-            alone = _typer()
+            from mixbct.cli.options import Commands  # it imports rich
+
+            alone = Commands()
             alone.command(cmd_name)(verb)
             verb = alone
         command = typer.main.get_command(verb)
@@ -88,13 +90,10 @@ class Verbs(TyperGroup):
             formatter.write_dl([(name, purpose) for name, (_, purpose) in VERBS.items()])
 
 
-def _typer(**settings: Any) -> typer.Typer:
-    return typer.Typer(
-        rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False, **settings
-    )
-
-
-app = _typer(
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     cls=Verbs,
     name="mixbct",
     help="Upgrade an embedding model without re-indexing: train, prove, deploy, measure.",

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from mixbct.data.array import ArraySource
 from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import BankSource
 from mixbct.data.folder import FolderSource
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Source
-from mixbct.errors import DataError
+from mixbct.errors import BankError, DataError
 from mixbct.reading import read_bytes, reason, shown
 from mixbct.schemas.model import Input, Preprocessing, VectorInput
 
@@ -31,7 +30,14 @@ def open_source(path: Path, wanted: Input | None = None, skip_bad: bool = False)
     """
     kind = _kind(path)
     if kind == "feature-bank" and (wanted is None or isinstance(wanted, VectorInput)):
-        return BankSource(FeatureBank(path), wanted)
+        bank = FeatureBank(path)
+        contract = bank.manifest.contract
+        if wanted is not None and contract.id != wanted.encoder:
+            raise BankError(
+                f"the model takes {wanted}, but the bank {path} holds those of {contract}: "
+                "name a bank that this encoder made"
+            )
+        return bank
     if isinstance(wanted, VectorInput):
         raise DataError(
             f"{path} holds images, but the model takes {wanted}: name a feature bank that this "

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from mixbct.data.source import Progress, Rows, pieces, read_lines, unseen
+from mixbct.data.source import Progress, Rows, Source, pieces, read_lines, root_of, unseen
 from mixbct.errors import BankError, FeatureError
 from mixbct.files import file_written_whole, sha256_file, write_atomically
 from mixbct.reading import failing_as, open_array
+from mixbct.schemas.contract import Contract
 from mixbct.schemas.data import BankManifest, DenoiseManifest
 from mixbct.schemas.record import read_record, record_there
 
@@ -109,8 +110,12 @@ def named(bad: Bool[np.ndarray, " n"], names: Names | None) -> str:
     return first + (", …" if bad.sum() > 5 else "")
 
 
-class FeatureBank:
-    """A finished bank, open for reading.
+class FeatureBank(Source):
+    """A finished bank, open for reading; as a source, normalised vectors in the place of images.
+
+    It stands for the images that it was extracted from: same keys, same labels, same digest. So a
+    split of the images is a split of the bank, and a bank of a new encoder and one of the old model
+    are paired row by row where both are of the same images.
 
     Raises:
         BankError: there is none at `path`, or its files do not fit its manifest.
@@ -153,7 +158,9 @@ class FeatureBank:
     def __len__(self) -> int:
         return self.manifest.rows
 
-    @property
+    def __str__(self) -> str:
+        return f"feature bank {self.path}"
+
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return the class of each row, an index into `classes()`.
 
@@ -168,7 +175,7 @@ class FeatureBank:
         return self._labels
 
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, none without labels; `labels` point into it."""
+        """Return the names of the classes, none without labels; `labels()` point into it."""
         return self.manifest.classes
 
     def keys(self) -> list[str]:
@@ -178,6 +185,14 @@ class FeatureBank:
         if len(keys) != len(self):
             raise self._damaged(f"{len(keys)} keys for {len(self)} rows")
         return keys
+
+    def groups(self) -> list[str]:
+        """Return '' for every row: a bank knows no groups."""
+        return [""] * len(self)
+
+    def digest(self) -> str:
+        """Return the digest of the images (or keys and labels) that the bank was made of."""
+        return self.manifest.data_digest
 
     def read(self, rows: Rows | slice, names: Names | None = None) -> Float32[np.ndarray, "n d"]:
         """Return the features of `rows`, normalised; errors call them by their numbers."""
@@ -233,6 +248,19 @@ class FeatureBank:
         )
         write_atomically(self.path / "credible.json", record.to_json())
         return record
+
+
+def encoder_of(source: Source) -> Contract | None:
+    """Return the contract of the vectors that a source holds, or None where it holds images."""
+    whole = root_of(source)
+    return whole.manifest.contract if isinstance(whole, FeatureBank) else None
+
+
+def root_digest(source: Source) -> str:
+    """Return the digest of all that the rows of a source were chosen from, by whatever steps."""
+    root = root_of(source)
+    chosen_from = root.manifest.source_digest if isinstance(root, FeatureBank) else None
+    return chosen_from or root.digest()
 
 
 def partial_path(path: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.data.bank_source import encoder_of
+from mixbct.data.bank import encoder_of
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import image_of, png_of, suffix_of, to_png
 from mixbct.data.record_writer import record_writer

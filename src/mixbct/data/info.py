@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mixbct.data.array import ArraySource
-from mixbct.data.bank_source import encoder_of
+from mixbct.data.bank import encoder_of
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.folder import FolderSource
 from mixbct.data.foreign_bank import mean_norm, spread_rows

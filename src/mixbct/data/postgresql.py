@@ -19,7 +19,7 @@ from mixbct.errors import (
     UnavailableError,
     without_passwords,
 )
-from mixbct.reading import failing_as
+from mixbct.reading import needing_extra
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -66,8 +66,7 @@ class Server:
     """
 
     def __init__(self, url: str, schema: str = "mixbct") -> None:
-        said = "a database server needs a package that is missing: pip install 'mixbct[postgres]'"
-        with failing_as(GalleryError, said, ImportError):
+        with needing_extra("postgres", "a database server", GalleryError):
             import pgvector.psycopg  # noqa: F401
             import psycopg.conninfo
         parameter = re.search(r"(?<=[?&])schema=([^&]*)&?", url)

@@ -26,7 +26,7 @@ _NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
 
 @runtime_checkable
 class Source(Protocol):
-    """A labelled set of images of one size, or of vectors in their place (`BankSource`).
+    """A labelled set of images of one size, or of vectors in their place (`FeatureBank`).
 
     Labels are indices into `classes()`; they may have gaps (a class without an image).
     `str(source)` says what it is and where, for manifests and errors.

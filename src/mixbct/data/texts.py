@@ -11,7 +11,7 @@ import numpy as np
 
 from mixbct.data.source import ListedSource, Rows, Texts, check_names, digest_rows
 from mixbct.errors import DataError
-from mixbct.reading import file_size, reason
+from mixbct.reading import file_size, needing_extra, reason
 
 Row = tuple[str, object]
 """The place of a row, for people, and what stands there."""
@@ -149,12 +149,8 @@ def _json_lines(path: Path, columns: set[str]) -> Iterator[Row]:
 
 
 def _parquet(path: Path, columns: set[str]) -> Iterator[Row]:
-    try:
+    with needing_extra("parquet", str(path), DataError):
         from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise DataError(
-            f"{path} needs pyarrow: install it with `pip install 'mixbct[parquet]'`"
-        ) from error
     with ParquetFile(path) as file:
         batches = file.iter_batches(8192, columns=sorted(columns))
         rows = (row for batch in batches for row in batch.to_pylist())

@@ -185,6 +185,6 @@ def denoise(
     """Decide which rows of a bank are credible (see `credible_rows`) and record it in the bank."""
     with failing_as(FeatureError, f"the feature bank {bank.path}", FeatureError):
         credible = credible_rows(
-            bank.features, bank.labels, keep, normalise_columns, progress, bank.manifest.norms
+            bank.features, bank.labels(), keep, normalise_columns, progress, bank.manifest.norms
         )
     return bank.save_credible(credible, keep, normalise_columns)

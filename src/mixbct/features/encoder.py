@@ -22,7 +22,7 @@ from mixbct.backbones.weights import weights_digest
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Texts
 from mixbct.errors import ModelError
-from mixbct.reading import failing_as
+from mixbct.reading import failing_as, needing_extra
 
 SENTENCES = "sentence-transformers"
 Encode = Callable[[list[str]], Any]
@@ -102,9 +102,7 @@ def _made(name: str, module: str) -> tuple[Encode, str | None]:
 
 def _sentences(model: str, device: str) -> tuple[Encode, str]:
     """Return a sentence-transformers model's encoding, and a digest of what decides its vectors."""
-    with failing_as(
-        ModelError, f"{SENTENCES} is not there (pip install 'mixbct[text]')", ImportError
-    ):
+    with needing_extra("text", SENTENCES, ModelError):
         from sentence_transformers import SentenceTransformer
     with failing_as(ModelError, f"{SENTENCES} cannot load {model!r}"):
         loaded = SentenceTransformer(model, device=device)

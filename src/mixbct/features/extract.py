@@ -10,8 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from mixbct.backbones.model import EmbeddingModel
-from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import root_digest
+from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Progress, Source, pieces, unseen

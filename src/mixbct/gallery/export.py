@@ -16,10 +16,11 @@ from pydantic import Field
 
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
-from mixbct.files import folder_written_whole, sha256_file
+from mixbct.files import folder_written_whole, refuse_existing, sha256_file
 from mixbct.gallery.records import RowBlock, Tick
 from mixbct.gallery.rules import edges_from, require_tied
 from mixbct.gallery.snapshot import Snapshot
+from mixbct.reading import needing_extra
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import Document, Record
@@ -78,8 +79,7 @@ def export_files(
         ContractError: the query model is not tied to a stored contract.
         DiskFullError: nothing is left of it.
     """
-    if out.exists():
-        raise GalleryError(f"{out} is already there; name a folder that is not")
+    refuse_existing(out, GalleryError)
     query = snapshot.query_model().contract
     require_tied(snapshot, query)
     edges, stored = edges_from(snapshot, query), snapshot.contracts()
@@ -137,14 +137,9 @@ def _write_map(folder: Path, query: LinearMap) -> None:
 
 def _write(folder: Path, name: str, part: RowBlock, form: Form) -> list[Path]:
     if form == "parquet":
-        try:
+        with needing_extra("parquet", "Parquet", GalleryError):
             import pyarrow
             import pyarrow.parquet
-        except ImportError as problem:
-            raise GalleryError(
-                f"Parquet needs a package that is missing ({problem.name}): "
-                "pip install 'mixbct[parquet]'"
-            ) from problem
         flat = pyarrow.array(part.vectors.ravel())
         lists = pyarrow.FixedSizeListArray.from_arrays(flat, part.vectors.shape[1])
         columns = {"id": part.ids, "key": part.keys, "label": part.labels, "vector": lists}

@@ -19,6 +19,7 @@ from jaxtyping import Float32
 
 from mixbct.errors import GalleryError, without_passwords
 from mixbct.gallery.records import Found, Ids
+from mixbct.reading import needing_extra
 
 _PARAMETERS: Final = {"HNSW": {"M": 16, "efConstruction": 200}, "FLAT": {}}
 MOST: Final = 16_384
@@ -49,13 +50,8 @@ class Milvus:
 
     @cached_property
     def _client(self) -> Any:
-        try:
+        with needing_extra("milvus", "Milvus", GalleryError):
             from pymilvus import MilvusClient
-        except ImportError as problem:
-            raise GalleryError(
-                f"Milvus needs a package that is missing ({problem.name}): "
-                "pip install 'mixbct[milvus]'"
-            ) from problem
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what fails is said in one line
         token = os.environ.get("MIXBCT_MILVUS_TOKEN", "")
         return MilvusClient(self._uri, token=token, timeout=60)

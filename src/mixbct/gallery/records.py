@@ -248,6 +248,13 @@ class Hits:
             )
         return tuple(hits)
 
+    def report(
+        self, place: str, model: Contract, names: Sequence[str], first: int = 0
+    ) -> SearchReport:
+        """Return what the queries of these names found, the first of them at `first`."""
+        found = [QueryHits(query=name, hits=self.of(first + i)) for i, name in enumerate(names)]
+        return SearchReport(gallery=place, query_model=model, queries=found, exact=self.exact)
+
 
 class LeftOut(Record):
     """Rows of a source that cannot be stored, by what is wrong with them."""

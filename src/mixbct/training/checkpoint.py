@@ -14,8 +14,7 @@ and what the method keeps are all that a run needs to go on exactly as if it had
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -33,12 +32,14 @@ from mixbct.distributed import ALONE, World
 from mixbct.errors import CheckpointError
 from mixbct.files import disk_full_as_error, sha256_file, sync_file, write_atomically
 from mixbct.heads.classifier import CosineHead, LinearHead
+from mixbct.reading import failing_as
 from mixbct.schemas.record import Document, read_record
 
 _log = logging.getLogger(__name__)
 KEPT = 2
 """So many checkpoints stay: where the newest is damaged, the one before it is taken."""
 SHARED = "shared.safetensors"
+_DAMAGE = OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError
 _HEAD = "head-{:08d}-{:08d}.safetensors"
 
 
@@ -153,7 +154,7 @@ class State:
                     f"{path} was written with another {what}: resume with what it was begun with, "
                     "or start afresh in another --out"
                 )
-        with _named(path):
+        with failing_as(CheckpointError, f"{path} cannot be loaded", *_DAMAGE):
             tensors = load_file(path / SHARED)
             tensors |= _rows(path, manifest, *self.spans[self.world.rank])
             for name, module in self.modules.items():
@@ -171,7 +172,7 @@ class State:
             CheckpointError: it is damaged.
         """
         path = finished_checkpoints(folder)[-1]
-        with _named(path):
+        with failing_as(CheckpointError, f"{path} cannot be loaded", *_DAMAGE):
             rows = _rows(path, read_checked(path, digests=False), 0, self.spans[-1][1])
         return {k: v for k, v in _below("head.", rows).items() if "@" not in k}
 
@@ -220,7 +221,7 @@ def read_checked(path: Path, digests: bool = True) -> CheckpointManifest:
     manifest = read_record(path / "manifest.json", CheckpointManifest, CheckpointError, "manifest")
     names = {SHARED, *(_HEAD.format(*span) for span in manifest.spans)}
     for name in sorted(names) if digests else ():
-        with _named(path):
+        with failing_as(CheckpointError, f"{path} cannot be loaded", *_DAMAGE):
             if sha256_file(path / name) != manifest.digests.get(name):
                 raise CheckpointError(
                     f"{path / name} is damaged: its digest is not the one in its manifest; start "
@@ -248,15 +249,6 @@ def _rows(path: Path, manifest: CheckpointManifest, start: int, stop: int) -> di
                 part = file.get_tensor(name) if whole else rows[low : max(low, high)]
                 parts.setdefault(name, []).append(part)
     return {k: v[0] if v[0].dim() == 0 else torch.cat(v) for k, v in parts.items()}
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into an error that names the checkpoint."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
 
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

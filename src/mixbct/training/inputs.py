@@ -2,8 +2,7 @@
 
 import hashlib
 
-from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import encoder_of
+from mixbct.data.bank import FeatureBank, encoder_of
 from mixbct.data.source import Source
 from mixbct.errors import RecipeError
 from mixbct.methods import Task

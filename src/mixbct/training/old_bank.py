@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from mixbct.adapters.whiten import whitening
 from mixbct.backbones.model import read_manifest
 from mixbct.backbones.weights import read_tensors
-from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import root_digest
+from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.distributed import ALONE, World
 from mixbct.errors import BankError, FeatureError, ModelError
@@ -21,6 +20,7 @@ from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
+from mixbct.reading import failing_as
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import OldPart
@@ -78,10 +78,8 @@ def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
         BankError: the rows do not determine a whitening.
     """
     rows = np.flatnonzero(old.labels >= 0)
-    try:
+    with failing_as(BankError, "method.whiten", FeatureError):
         side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage)
-    except FeatureError as error:
-        raise BankError(f"method.whiten: {error}") from error
     return replace(
         old, read=lambda chosen: through(side, old.read(chosen), chosen), gallery_map=side
     )
@@ -106,13 +104,11 @@ def open_old_classifier(
             "method.old_model out"
         )
     file = folder / "head.safetensors"
-    try:
+    advice = "leave method.old_model out to take class means instead"
+    with failing_as(
+        ModelError, f"{file} is not a readable classifier; {advice}", ModelError, KeyError
+    ):
         weights = read_tensors(file)["weight"]
-    except (ModelError, KeyError) as error:
-        raise ModelError(
-            f"{file} is not a readable classifier: {error}; leave method.old_model out to take "
-            "class means instead"
-        ) from error
     if weights.shape != (len(manifest.classes), manifest.contract.dim):
         raise ModelError(
             f"{file} holds weights {tuple(weights.shape)}, but its model has "
@@ -174,7 +170,7 @@ def open_old_bank(
         raise BankError(
             f"the bank {path} is of the training images, row by row: leave method.label_map out"
         )
-    labels = _training_classes(bank, source, label_map)[bank.labels]
+    labels = _training_classes(bank, source, label_map)[bank.labels()]
     if (labels < 0).all():
         raise BankError(
             f"the bank {path} shares no class name with the training data: its classes are "
@@ -201,8 +197,8 @@ def _part(bank: FeatureBank, old: OldRows, training_classes: int) -> OldPart:
     met = np.unique(old.labels[used])
     return OldPart(
         # paired classes go by one name on both sides; of others several can be one training class
-        classes=len(met) if old.paired else len(np.unique(bank.labels[used])),
-        of_classes=len(np.unique(bank.labels)),
+        classes=len(met) if old.paired else len(np.unique(bank.labels()[used])),
+        of_classes=len(np.unique(bank.labels())),
         features=int(used.sum()),
         of_features=len(bank),
         training_classes=len(met),

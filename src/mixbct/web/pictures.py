@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data import open_source
-from mixbct.data.bank_source import BankSource
+from mixbct.data.bank import FeatureBank
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import Pixels, decode_bytes, image_of, png_of, thumbnail
 from mixbct.errors import DataError, GalleryError, ServeError
@@ -27,7 +27,7 @@ class Pictures:
 
     def __init__(self, path: Path | None) -> None:
         self._source = open_source(path) if path else None
-        if isinstance(self._source, BankSource):
+        if isinstance(self._source, FeatureBank):
             raise DataError(f"{path} holds vectors: name the images that the keys come from")
         self._rows = {key: i for i, key in enumerate(self._source.keys() if self._source else [])}
 

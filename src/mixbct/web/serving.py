@@ -14,8 +14,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from mixbct.data.images import decode_bytes
 from mixbct.errors import ContractError, MixbctError, ServeError, SwitchedError
-from mixbct.gallery import Gallery, Hits
-from mixbct.gallery.records import QueryHits, QueryModel, SearchReport
+from mixbct.gallery import Gallery
+from mixbct.gallery.records import QueryModel
 from mixbct.gallery.rules import edges_from
 from mixbct.gallery.search import own_vectors
 from mixbct.schemas.contract import Contract
@@ -107,19 +107,20 @@ class Serving:
             told = f"{len(queries.names)} queries × {asked.k} hits are more than {MOST_HITS:,}"
             raise ServeError(f"{told}; ask for less at once", 413)
         given, query, old, mixed = queries.given, queries.contract, queries.old, None
+        place, names = self.gallery.place, queries.names
         if given.old is not None:
             old = old or (await run_in_threadpool(self.encoders.old_model)).contract
             mixed = old if await run_in_threadpool(self._mixes, query, old, asked.both) else None
         elif asked.both:
             raise ServeError(queries.old_missing or 'both queries need "old_vectors" too', 422)
         hits, start = await self._batches.search(given, query, asked.k, asked.far, mixed)
-        found, missing = self._report(query, queries.names, hits, start), queries.old_missing
+        found, missing = hits.report(place, query, names, start), queries.old_missing
         self.hits.add(hit.key for each in found.queries for hit in each.hits)
         beside = None
         if asked.beside and old is not None and given.old is not None:
             by_old = partial(search_as, self.gallery, given.old, old, asked.k, asked.far)
             try:
-                beside = self._report(old, queries.names, await run_in_threadpool(by_old), 0)
+                beside = (await run_in_threadpool(by_old)).report(place, old, names)
             except MixbctError as problem:
                 missing = str(problem)
         return Answer(**dict(found), both=mixed is not None, old=beside, old_missing=missing)
@@ -198,10 +199,3 @@ class Serving:
         except MixbctError as problem:
             return queries._replace(old_missing=str(problem))
         return queries._replace(given=Given(vectors, older), old=old.contract)
-
-    def _report(
-        self, query: Contract, names: Sequence[str], hits: Hits, start: int
-    ) -> SearchReport:
-        found = [QueryHits(query=name, hits=hits.of(start + i)) for i, name in enumerate(names)]
-        place = self.gallery.place
-        return SearchReport(gallery=place, query_model=query, queries=found, exact=hits.exact)

@@ -16,13 +16,12 @@ from mixbct.adapters.moments import Pairs, beside, moments
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
-from mixbct.data.bank_source import BankSource
 from mixbct.data.source import Rows
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
 from mixbct.features.extract import embed_source
 from mixbct.features.stored import open_embedder
-from mixbct.files import write_atomically
+from mixbct.files import refuse_existing, write_atomically
 from mixbct.schemas.bridge import IDENTITY, Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
@@ -84,8 +83,8 @@ def adapt(
         raise ModelError(
             f"{source} is a feature bank: to write {model_out}, name the model's folder"
         )
-    if model_out is not None and model_out.exists():
-        raise ModelError(f"{model_out} is already there; choose another folder, or delete it")
+    if model_out is not None:
+        refuse_existing(model_out, ModelError)
     if where[0] is not None:
         items = items_of_data(source, target, where[0], *where[1:], device, stage)
     elif all(banks):
@@ -184,13 +183,13 @@ def items_of_banks(
     banks = source, target
     chosen = np.arange(len(source))
     if split is not None or part is not None:
-        chosen = rows_of(BankSource(source), split, part)[0].rows
+        chosen = rows_of(source, split, part)[0].rows
     rows = shared_rows(source, target, chosen)
     sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
     labels, classes = None, ()
     for bank, side in zip(banks, sides, strict=True):
         if labels is None and (names := bank.classes()):
-            found = bank.labels[side.rows]
+            found = bank.labels()[side.rows]
             labels, classes = told_apart(found), tuple(names[i] for i in np.unique(found))
     pairs = Pairs(sides[0], sides[1], labels)
     models = source.manifest.contract, target.manifest.contract

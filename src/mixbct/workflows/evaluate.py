@@ -13,8 +13,7 @@ import torch
 import mixbct
 from mixbct.adapters.moments import Pairs
 from mixbct.data import holds_vectors, open_source
-from mixbct.data.bank import FeatureBank, normalise
-from mixbct.data.bank_source import encoder_of
+from mixbct.data.bank import FeatureBank, encoder_of, normalise
 from mixbct.data.source import Selection, Source
 from mixbct.data.split import divide, skips_bad
 from mixbct.distributed import row_rng

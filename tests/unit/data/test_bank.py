@@ -79,7 +79,7 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: str) -> None:
     assert len(bank) == ROWS
     assert bank.features.dtype == dtype
     np.testing.assert_array_equal(bank.features, features().astype(dtype))
-    np.testing.assert_array_equal(bank.labels, LABELS)
+    np.testing.assert_array_equal(bank.labels(), LABELS)
     assert bank.keys() == KEYS
     assert bank.classes() == ("a", "b", "c", "d")
     assert isinstance(bank.features, np.memmap)

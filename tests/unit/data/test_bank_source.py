@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mixbct.data import open_source
-from mixbct.data.bank import FeatureBank, normalise
-from mixbct.data.bank_source import BankSource, encoder_of
+from mixbct.data.bank import FeatureBank, encoder_of, normalise
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.convert import convert
 from mixbct.data.foreign_bank import (
@@ -61,7 +60,7 @@ def bank_of(source: Source, path: Path) -> FeatureBank:
 def test_a_bank_is_a_source_of_normalised_vectors(tmp_path: Path) -> None:
     bank = make(tmp_path / "bank", dtype="float16")
     source = open_source(tmp_path / "bank")
-    assert isinstance(source, BankSource)
+    assert isinstance(source, FeatureBank)
     assert isinstance(source, Source)
     rows = np.array([7, 0, 7, 19])
     read = source.read(rows)
@@ -246,7 +245,7 @@ def test_labels_that_only_a_computer_tells_apart(tmp_path: Path) -> None:
         make(tmp_path / "bank", labels=["\udc80", *LABELS[1:]])
     labels = ["c1 ", "C1", "c1\u200b", *LABELS[3:]]
     bank = make(tmp_path / "bank", labels=labels)
-    assert [bank.classes()[i] for i in bank.labels] == labels
+    assert [bank.classes()[i] for i in bank.labels()] == labels
 
 
 def test_no_two_lists_of_rows_have_one_digest() -> None:

@@ -9,7 +9,6 @@ import pytest
 from test_mutations import measured, mutate
 
 from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import BankSource
 from mixbct.data.foreign_bank import bank_of_vectors, read_features, read_names
 from mixbct.data.info import info
 from mixbct.data.split import make_split, open_part
@@ -52,7 +51,7 @@ def bank(tmp_path: Path) -> Path:
 def use_bank(path: Path) -> None:
     """Do with a bank what commands do, and check what comes out."""
     opened = FeatureBank(path)
-    source = BankSource(opened)
+    source = opened
     opened.verify()
     found = opened.all()
     assert found.shape == (len(source), opened.manifest.dim)
@@ -87,7 +86,7 @@ def test_mutated_banks_without_digests(bank: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "new_train.npy", "query.npy"])
 def test_mutated_splits(tmp_path: Path, bank: Path, name: str) -> None:
-    source = BankSource(FeatureBank(bank))
+    source = FeatureBank(bank)
     split = tmp_path / "split"
     parts = make_split(source, split, scenario="open-data", test_classes=2).parts
 

@@ -197,7 +197,7 @@ def test_memory_is_bounded_by_the_chunk(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(denoise_module, "CHUNK", 500)
     tracemalloc.start()
     try:
-        credible_rows(bank.features, bank.labels, 0.9, True)
+        credible_rows(bank.features, bank.labels(), 0.9, True)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

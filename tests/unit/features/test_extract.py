@@ -102,7 +102,7 @@ def test_the_bank_holds_what_the_model_gives(tmp_path: Path, batch: int) -> None
         progress=lambda done, total: ticks.append((done, total)),
     )
     np.testing.assert_allclose(bank.features, forwarded(embedder, source), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(bank.labels, source.labels())
+    np.testing.assert_array_equal(bank.labels(), source.labels())
     assert bank.keys() == source.keys()
     assert source.rows_read == list(range(23))
     manifest = bank.manifest

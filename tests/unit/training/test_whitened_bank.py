@@ -31,7 +31,7 @@ def recipe_of(name: str, bank: Path, *overrides: str, share: float | None = 0.3)
 def bank(tmp_path: Path) -> FeatureBank:
     found = make_bank(tmp_path / "bank", MemorySource())
     # classes that can be told, so that NCCL finds some of it credible
-    spread = 4 * np.random.default_rng(2).normal(size=(5, DIM))[found.labels]
+    spread = 4 * np.random.default_rng(2).normal(size=(5, DIM))[found.labels()]
     return rewritten(found, found.features + spread)
 
 
@@ -46,7 +46,7 @@ def rewritten(bank: FeatureBank, features: np.ndarray) -> FeatureBank:
 def whitened_copy(bank: FeatureBank, out: Path, share: float) -> FeatureBank:
     """Write a bank of what the rows are behind the whitening."""
     shutil.copytree(bank.path, out)
-    side = whitening(bank.all(), bank.labels, share)
+    side = whitening(bank.all(), bank.labels(), share)
     return rewritten(FeatureBank(out), through(side, bank.all()))
 
 
@@ -84,7 +84,7 @@ def test_the_model_carries_the_map_of_the_gallery(
     assert bridge is not None
     assert (bridge.kind, bridge.query) == ("trained", None)
     assert (bridge.source, bridge.target) == (model.contract, bank.manifest.contract)
-    expected = whitening(bank.all(), bank.labels, 0.3)
+    expected = whitening(bank.all(), bank.labels(), 0.3)
     for found, wanted in zip(bridge.gallery.arrays, expected.arrays, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
     train(recipe_of(name, bank.path, share=None), MemorySource(), tmp_path / "plain")
@@ -116,8 +116,8 @@ def test_it_is_fitted_on_training_classes_alone(tmp_path: Path) -> None:
     known = MemorySource(40, seed=7, classes=("x", *CLASSES[::-1]))
     bank = make_bank(tmp_path / "bank", known)
     _, task, _ = open_task(recipe_of("mixbct", bank.path), source)
-    kept = np.flatnonzero(bank.labels > 0)
-    expected = whitening(bank.read(kept), bank.labels[kept], 0.3)
+    kept = np.flatnonzero(bank.labels() > 0)
+    expected = whitening(bank.read(kept), bank.labels()[kept], 0.3)
     np.testing.assert_allclose(task.old.gallery_map.arrays[0], expected.arrays[0], atol=1e-4)
     rows = np.array([3, 0, 17])
     np.testing.assert_allclose(task.old.read(rows), through(expected, bank.read(rows)), atol=1e-5)
@@ -128,10 +128,10 @@ def test_the_old_classifier_and_the_prototypes_are_seen_alike(
 ) -> None:
     _, task, _ = open_task(recipe_of("nccl", bank.path), MemorySource())
     _, task_bct, _ = open_task(recipe_of("bct", bank.path), MemorySource())
-    side = whitening(bank.all(), bank.labels, 0.3)
+    side = whitening(bank.all(), bank.labels(), 0.3)
     rows = through(side, bank.all())
     for label in range(len(CLASSES)):
-        mean = rows[bank.labels == label].mean(axis=0)
+        mean = rows[bank.labels() == label].mean(axis=0)
         expected = mean / np.linalg.norm(mean)
         np.testing.assert_allclose(task_bct.prototypes.values[label], expected, atol=1e-4)
     assert task.old.gallery_map == task_bct.old.gallery_map

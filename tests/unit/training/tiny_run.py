@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mixbct.data.bank import FeatureBank
-from mixbct.data.bank_source import root_digest
+from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Selection
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe

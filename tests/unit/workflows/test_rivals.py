@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mixbct.data.bank import FeatureBank, normalise
-from mixbct.data.bank_source import BankSource
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.split import make_split
 from mixbct.evaluation.gate import edge_from, judge
@@ -65,7 +64,7 @@ def models(tmp_path: Path) -> dict[str, StoredVectors]:
 
 @pytest.fixture
 def data(tmp_path: Path, models: dict[str, StoredVectors]) -> HeldOutSet:
-    source = BankSource(FeatureBank(tmp_path / "new"))
+    source = FeatureBank(tmp_path / "new")
     make_split(source, tmp_path / "split", test_classes=40)
     return HeldOutSet(tmp_path / "new", tmp_path / "split")
 

@@ -85,7 +85,7 @@ def open_bank(path: Path, contract: str | None) -> VectorSource:
             f"{path} holds vectors of {own}, not of {contract!r}: leave --contract out"
         )
     keys, classes = bank.keys(), bank.manifest.classes
-    numbers = bank.labels.tolist() if classes else [None] * len(keys)
+    numbers = bank.labels().tolist() if classes else [None] * len(keys)
     labels = [None if number is None else classes[number] for number in numbers]
 
     def read(count: int) -> Iterator[ForeignRows]:
