@@ -1,7 +1,8 @@
 """What is changed of a gallery, all of it or nothing: what is replaced becomes history."""
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float32
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.facts import Known
-from mixbct.gallery.records import Ids, RowBlock, Switch, Tick
+from mixbct.gallery.records import Ids, Switch, Tick
 from mixbct.gallery.snapshot import BLOCK, Snapshot
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
@@ -71,48 +72,41 @@ class Transaction(Snapshot):
         """
         known = self.record(contract)
         revision, first = self.changing(len(keys))
-        vectors = vectors.astype("<f4", copy=False)
-        blocks = []
-        for start in range(0, len(keys), _PART):
-            part = slice(start, start + _PART)
-            ids = np.arange(first + start, first + start + len(keys[part]))
-            blocks.append(RowBlock(ids, list(keys[part]), list(labels[part]), vectors[part]))
-        replaced = []
-        if self.ids(keys[:256]) or not self._added(known, blocks):
-            for block in blocks:
-                replaced += self._take(block.keys, revision)
-            self.database.add_items(self.connection, self._items(known, blocks))
+        keys, labels, vectors = list(keys), list(labels), vectors.astype("<f4", copy=False)
+        ids, of, checksum = np.arange(first, first + len(keys)), contract.id, self.database.checksum
+        parts = [slice(start, start + _PART) for start in range(0, len(keys), _PART)]
+        digests: list[int] = []
 
         def mapped(side: LinearMap | None) -> Iterator[tuple[Ids, np.ndarray]]:
-            done = 0
-            for block in blocks:
-                yield block.ids, through(side, block.vectors, block.keys)
-                done += len(block.ids)
-                if progress and side is None:
-                    progress(done, len(keys))
+            for part in parts:
+                yield ids[part], through(side, vectors[part], keys[part])
+                if side is None:  # made while the database stores those vectors
+                    rows = zip(keys[part], labels[part], vectors[part], strict=True)
+                    digests.extend(checksum(k, name, of, v.tobytes()) for k, name, v in rows)
+                    if progress:
+                        progress(len(digests), len(keys))
+
+        def items() -> Iterator[list[tuple[Any, ...]]]:
+            for part in parts:
+                names = ids[part].tolist(), keys[part], labels[part]
+                yield [*zip(*names, repeat(known.number), digests[part], strict=False)]
 
         for table, side in [(known.table, None), *self.database.followed(self, known)]:
             self.database.add_vectors(self.connection, table, mapped(side))
+        replaced = []
+        if self.ids(keys[:256]) or not self._added(items()):
+            for part in parts:
+                replaced += self._take(keys[part], revision)
+            self.database.add_items(self.connection, items())
         self.do("UPDATE contracts SET rows = rows + %s WHERE number = %s", len(keys), known.number)
         self._facts = None
         return replaced
 
-    def _items(self, known: Known, blocks: list[RowBlock]) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield rows of `items`."""
-        id_of, checksum = known.contract.id, self.database.checksum
-        for block in blocks:
-            contents = [row.tobytes() for row in block.vectors]
-            named = zip(block.ids.tolist(), block.keys, block.labels, contents, strict=True)
-            yield [
-                (id, key, label, known.number, checksum(key, label, id_of, content))
-                for id, key, label, content in named
-            ]
-
-    def _added(self, known: Known, blocks: list[RowBlock]) -> bool:
+    def _added(self, items: Iterable[list[tuple[Any, ...]]]) -> bool:
         """Return whether all are new: to look for each of them first takes a third longer."""
         self.do("SAVEPOINT before")
         try:
-            self.database.add_items(self.connection, self._items(known, blocks))
+            self.database.add_items(self.connection, items)
         except self.database.taken:
             self.do("ROLLBACK TO SAVEPOINT before")
             return False
