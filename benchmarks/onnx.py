@@ -37,7 +37,12 @@ def run(folder: Path) -> list[Figure]:
     source = image_source(folder / "small", IMAGES, SMALL)
     runs = {role: folder / role for role in ("new", "old")}
     new, _ = (_trained("small", source, out, seed) for seed, out in enumerate(runs.values()))
-    bridge = adapt(*runs.values(), folder / "bridge.json", kind="ridge_cca", data=folder / "small")
+    bridge = adapt(
+        *runs.values(),
+        folder / "bridge.json",
+        kind="ridge_cca",
+        where=(folder / "small", None, None),
+    )
     figures = _measure("small", new, source, bridge)
     for name, size in OTHERS.items():
         source = image_source(folder / name, IMAGES, size)

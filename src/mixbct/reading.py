@@ -244,8 +244,7 @@ def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[Non
     Args:
         error: what is raised.
         said: what failed, for the message.
-        kinds: of what goes wrong; none: whatever is no named error yet, told on one line by its
-            name and its text.
+        kinds: of what goes wrong; none: whatever is no named error yet, told on one line.
     """
     try:
         yield
@@ -254,7 +253,10 @@ def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[Non
             raise
         why = reason(problem)
         if not kinds:
-            why = f"{type(problem).__name__}: {' '.join(why.split())}"[:400]
+            name = (
+                "" if isinstance(problem, ValueError | OSError) else f"{type(problem).__name__}: "
+            )
+            why = name + " ".join(why.split())[:400]
         raise error(f"{said}: {why}") from problem
 
 

@@ -129,6 +129,11 @@ class Trainer:
         self.rate = recipe.optimizer.lr
         self.pending: StepFigures | None = None
 
+    @property
+    def late(self) -> bool:
+        """Return whether a step's losses are looked at in the next: a GPU is not waited for."""
+        return self.device.type == "cuda"
+
     def begin(self) -> HeadStart | None:
         """Take up the weights that a first step starts from, and its learning rate.
 
@@ -243,9 +248,7 @@ class Trainer:
             [*losses],
             torch.cat([summed, norm.detach().to(summed)[None]]),
         )
-        # a GPU is not waited for: a step's losses are looked at in the next
-        due = self.pending if self.device.type == "cuda" else figures
-        self.pending = figures
+        due, self.pending = self.pending if self.late else figures, figures
         if due is not None:
             due.losses()
         with contextlib.ExitStack() as chosen:

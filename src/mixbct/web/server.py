@@ -94,25 +94,30 @@ class Bounded(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # of uvloop or asyncio
+        """Begin to wait for a head."""
         super().connection_made(transport)
         self._expect()
 
     def on_message_begin(self) -> None:
+        """Wait for another head, where the connection is used again."""
         super().on_message_begin()
-        if self._late is None:  # the connection is used again
+        if self._late is None:
             self._expect()
 
     def on_headers_complete(self) -> None:
+        """Stop waiting."""
         self._done()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
+        """Close the connection where its head does not end."""
         self._head += len(data)
         super().data_received(data)
         if self._late and self._head > HEAD_BYTES:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
         self._done()
         super().connection_lost(exc)
 

@@ -354,7 +354,7 @@ def part_of(bank: Path, out: Path, order: np.ndarray) -> FeatureBank:
     whole = FeatureBank(bank)
     shutil.copytree(bank, out)
     np.save(out / "features.npy", whole.features[order])
-    np.save(out / "labels.npy", whole.labels[order])
+    np.save(out / "labels.npy", whole.labels()[order])
     write_lines(out / "keys.txt", [whole.keys()[row] for row in order])
     update = {"rows": len(order), "digests": None, "norms": None}  # as an earlier version left it
     manifest = whole.manifest.model_copy(update=update)

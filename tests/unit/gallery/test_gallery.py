@@ -284,7 +284,10 @@ def test_an_enrolment_says_how_far_it_is(gallery, old, vectors):
     gallery.enrol(
         keys, keys, vectors(20_000), old, progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(8192, 20_000), (16_384, 20_000), (20_000, 20_000)]
+    done = [each for each, _ in seen]
+    assert len(done) > 2
+    assert done == sorted(done)
+    assert seen[-1] == (20_000, 20_000)
 
 
 @pytest.mark.parametrize("place", ["x" * 5000, "loop/gallery", "a\ud800", "file/gallery"])
