@@ -1,6 +1,7 @@
 """PostgreSQL as a gallery's database: its connections, locks and derived tables."""
 
 import contextlib
+import re
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
@@ -132,12 +133,15 @@ class Postgres:
         """Yield the tables of a contract's mapped rows, and what maps them."""
         follow = "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'"
         for name, text in to.do(follow, known.number):
-            yield name, to.parsed(LinearMap, text)
+            yield _checked(to, name), to.parsed(LinearMap, text)
 
     def derived(self, snapshot: Snapshot) -> dict[tuple[int, str], Derived]:
         """Return what is made of rows, by contract's number and digest of the side."""
         made = "SELECT contract, side, name, filled, last, rows FROM derived WHERE contract > 0"
-        return {(number, side): Derived(*rest) for number, side, *rest in snapshot.do(made)}
+        return {
+            (number, side): Derived(_checked(snapshot, name), *rest)
+            for number, side, name, *rest in snapshot.do(made)
+        }
 
     def keep(self, to: Transaction, needed: Collection[tuple[str, str]]) -> None:
         """Forget what is derived but for what is needed."""
@@ -202,7 +206,7 @@ class Postgres:
         """Drop tables of mapped rows that were forgotten, if nobody is reading."""
         query = (
             "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND "
-            "tablename LIKE 'mapped%' AND tablename NOT IN (SELECT name FROM derived)"
+            "tablename ~ '^mapped_[0-9a-f]{12}$' AND tablename NOT IN (SELECT name FROM derived)"
         )
         with contextlib.suppress(GalleryError), store.write(wait=False) as to:
             to.do("LOCK TABLE derived IN ACCESS EXCLUSIVE MODE NOWAIT")
@@ -232,3 +236,10 @@ class Postgres:
         """Close the connection to Milvus, where one was opened."""
         if self._milvus and self._milvus[1]:
             self._milvus[1].close()
+
+
+def _checked(snapshot: Snapshot, name: str) -> str:
+    """Return the name of what is derived, which is part of statements."""
+    if not re.fullmatch("(mapped|mixbct)_[0-9a-f]{12}", name):
+        raise snapshot.damaged("what is derived of its rows has a strange name")
+    return name
