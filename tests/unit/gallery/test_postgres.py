@@ -227,8 +227,9 @@ def test_a_key_that_is_there_is_found_wherever_it_stands(store, old, vectors):
             "'mapped_0123456789ab' is no table",
         ),
         (
-            "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
-            "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION public.f()",
+            "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN RETURN NEW; END'; CREATE TRIGGER t BEFORE INSERT ON items "
+            "FOR EACH ROW EXECUTE FUNCTION public.f()",
             "'items' has code",
         ),
         ("UPDATE gallery SET version = 7", "schema version 7, this version of mixbct reads 1 to 2"),

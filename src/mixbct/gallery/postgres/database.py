@@ -32,7 +32,8 @@ _BEGIN: Final = {
     # the lock comes before the state is chosen: what is dropped was dropped before it
     "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
     "LOCK TABLE derived IN ACCESS SHARE MODE",
-    "make": "BEGIN",
+    # the catalogue and what the tables hold are of one state, whoever brings them up beside
+    "make": "BEGIN ISOLATION LEVEL REPEATABLE READ",
 }
 
 
@@ -99,10 +100,12 @@ class Postgres:
         return connection.info.transaction_status == 0
 
     def begin(self, connection: "Connection", what: str, wait: bool) -> None:
-        """Begin a transaction that reads, writes or makes a gallery."""
+        """Begin a transaction that reads, writes, makes or brings up a gallery."""
         timeout = f"SET LOCAL lock_timeout = {int(1000 * self._timeout)}"
-        lock = f"BEGIN; {timeout}; SELECT FROM gallery FOR UPDATE{' NOWAIT' * (not wait)}"
-        connection.execute(_BEGIN.get(what, lock).encode())
+        lock = f"SELECT FROM gallery FOR UPDATE{' NOWAIT' * (not wait)}"
+        if what == "upgrade":  # two that share a lock would wait for each other
+            lock = "LOCK TABLE gallery IN ACCESS EXCLUSIVE MODE"
+        connection.execute(_BEGIN.get(what, f"BEGIN; {timeout}; {lock}").encode())
 
     def run(
         self, connection: "Connection", query: str, values: tuple[Any, ...]

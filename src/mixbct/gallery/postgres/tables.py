@@ -45,7 +45,8 @@ SELECT c.relname::text, c.relkind::text, c.relhastriggers OR c.relhasrules OR c.
     OR c.relchecks > 0 OR EXISTS (
         SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND (x.indpred IS NOT NULL OR
         pg_get_expr(x.indexprs, c.oid) !~ '^\(?vector\)?::halfvec\(\d+\)$')),
-    string_agg(a.attname::text || ' ' || CASE WHEN a.atthasdef OR a.attgenerated <> '' THEN 'computed'
+    string_agg(a.attname::text || ' ' || CASE
+        WHEN a.atthasdef OR a.attgenerated <> '' THEN 'computed'
         ELSE format_type(a.atttypid, a.atttypmod) END, ', ' ORDER BY a.attnum)
 FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_attribute a
     ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -85,7 +86,8 @@ def create_tables(connection: "Connection", schema: str, place: str) -> None:
     if found:
         raise GalleryError(
             f"{place}: the schema {schema!r} holds {len(found)} tables or functions already, "
-            f"{found[0][0]!r} among them; open the gallery there, or choose another schema (?schema=NAME)"
+            f"{found[0][0]!r} among them; open the gallery there, or choose another schema "
+            "(?schema=NAME)"
         )
     if connection.info.parameter_status("server_encoding") != "UTF8":
         raise GalleryError(f"{place} does not hold every text: make a database in UTF8")

@@ -156,11 +156,11 @@ class Sqlite:
         return not connection.in_transaction
 
     def begin(self, connection: sqlite3.Connection, what: str, wait: bool) -> None:
-        """Begin a transaction that reads, writes or makes a gallery."""
+        """Begin a transaction that reads, writes, makes or brings up a gallery."""
         if self._frozen is not None and self._frozen != self.file.stat().st_mtime_ns:
             raise GalleryError(f"{self.file} was changed since it was opened; open it again")
         connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._timeout * wait)}")
-        connection.execute("BEGIN IMMEDIATE" if what == "write" else "BEGIN")
+        connection.execute("BEGIN IMMEDIATE" if what in ("write", "upgrade") else "BEGIN")
 
     def run(
         self, connection: sqlite3.Connection, query: str, values: tuple[Any, ...]
