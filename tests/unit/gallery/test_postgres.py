@@ -483,6 +483,16 @@ def test_milvus_shows_each_state_however_far_it_is_behind(store, old, vectors, t
     with store.read() as snapshot:
         assert np.array_equal(snapshot.search(old, vectors(3, 4), 60).ids, found.ids)
     assert len(asked) == 3
+    # pruned, it holds nothing that is gone
+    with store.read() as snapshot:
+        (known,) = snapshot.facts.derived.values()
+    Gallery(store).prune()
+    assert milvus.count(known.name) == known.rows == 49
+    Gallery(store).remove(["late"])
+    Gallery(store).prune()
+    assert milvus.count(known.name) == -1
+    with store.read() as snapshot:
+        assert snapshot.search(old, vectors(3, 4), 60).ids.shape == (3, 48)
     assert reindex(store, "exact")[0][1]
 
 

@@ -154,7 +154,11 @@ class Postgres:
                 forget(self, to, made)
 
     def erase(self, to: Transaction, revision: int) -> None:
-        """Leave what is derived: mapped rows went with those that they were made of."""
+        """Forget what is in Milvus with rows that are gone; mapped rows went with theirs."""
+        for (number, _), made in list(to.facts.derived.items()):
+            kept = f"SELECT count(*) FROM vectors_{number} WHERE id <= %s"
+            if not made.is_table and to.do(kept, made.filled) != [(made.rows,)]:
+                forget(self, to, made)
 
     def search(self, snapshot: Snapshot, asked: Asked) -> Found:
         """Return the nearest rows of one contract."""
@@ -177,6 +181,9 @@ class Postgres:
 
     def after_reading(self, store: "Store") -> None:
         """Nothing is left over."""
+
+    def after_pruning(self, store: "Store") -> None:
+        """Leave it to the server when it frees rows."""
 
     def prepare_beside(self, snapshot: Snapshot, known: Known, side: LinearMap | None) -> None:
         """Build what is missing for those who come later; this state cannot see it."""

@@ -226,6 +226,15 @@ class Sqlite:
         if self.shared.changed:
             indexes.save(store, self, wait=False)
 
+    def after_pruning(self, store: "Store") -> None:
+        """Empty the log beside the file, in which rows that are gone may lie."""
+        with store.connected() as connection:
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise GalleryError(
+                    f"{self.file} is pruned, but what is gone lies in {self.file.name}-wal until "
+                    "all that read it now are done; then prune again"
+                )
+
     def prepare(
         self, store: "Store", contract: Contract, side: LinearMap | None, progress: Tick | None
     ) -> None:
