@@ -96,7 +96,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             partial.rename(path)
         elif not _exchanged(partial, path):
             # no single step does it here: a kill in between leaves the old folder aside, and
-            # `_sweep` brings it back
+            # `sweep` brings it back
             aside = partial.with_suffix(".old")
             path.rename(aside)
             try:
@@ -118,7 +118,7 @@ def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """Yield what `make` made beside `path`, locked; what is left of it at the end is deleted."""
     with disk_full_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path)
         while True:
             partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
             make(partial)
@@ -134,7 +134,7 @@ def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
                 os.close(lock)
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Take away what killed writers of `path` left; a folder that one put aside comes back."""
     pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]+\.(partial|old)")
     for left in [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]:

@@ -85,6 +85,8 @@ def rollback(
         f"{done.given_back:,} items have their earlier vectors back, {len(done.left_out):,} were "
         "left out"
     )
+    if done.damaged:
+        said += f"; what {', '.join(done.damaged[:20])} had is damaged: they keep what they have"
     tell(done, said, then=("gallery", "search", done.gallery, "IMAGE"))
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from mixbct.data.postgresql import Server
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
+from mixbct.gallery.foreign.tables import parts_of
 from mixbct.gallery.records import Tick
 from mixbct.gallery.rules import edges_from, require_tied, side_of
 from mixbct.gallery.snapshot import Snapshot
@@ -123,7 +124,7 @@ def _columns(
     from psycopg import sql
 
     ours, kind = f"mixbct export, in the space of {query.id}", f"vector({query.dim})"
-    into = sql.SQL(".").join(map(sql.Identifier, table.split(".", 1)))
+    into = sql.SQL(".").join(map(sql.Identifier, parts_of(table)))
     names = {"table": into, "column": sql.Identifier(column), "ours": ours, "kind": sql.SQL(kind)}
 
     def do(text: str) -> None:

@@ -318,7 +318,9 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         After that, no switch can be undone.
         """
         with self._store.write() as transaction:
-            return transaction.prune()
+            gone = transaction.prune()
+        self._store.database.after_pruning(self._store)
+        return gone
 
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""

@@ -174,6 +174,9 @@ class Rollback(Record):
     before: Contract = Field(description="the query model until then")
     given_back: int = Field(description="items that have the vector again that they had")
     left_out: tuple[str, ...] = Field(description="keys that are no longer in the gallery")
+    damaged: tuple[str, ...] = Field(
+        (), description="keys whose earlier vector is damaged: they keep the one they had"
+    )
 
 
 class Hit(Record):

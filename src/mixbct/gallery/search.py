@@ -35,7 +35,7 @@ def search(
 
     Those that `contract` is not tied to are passed over.
     """
-    edges = edges_from(snapshot, contract)
+    edges, recorded = edges_from(snapshot, contract), snapshot.edges()
     both = edge_of_both(edges, contract, old[1]) if old else None
     contracts = {each.id: each for each, _ in snapshot.contracts()}
     contracts = {id: each for id, each in contracts.items() if id in {contract.id, *edges}}
@@ -48,7 +48,7 @@ def search(
             check_dimension(old[0], each)
             mapped = both_queries(through(side, old[0]), mapped, both.old_queries or 0)
         found.append(snapshot.search(each, mapped, k, side))
-        decided.append(decision(snapshot.edges(), contract, each, far, edge, mixed))
+        decided.append(decision(recorded, contract, each, far, edge, mixed))
     rates = [
         np.full(one.scores.shape, np.nan) if known is None else known.rate(one.scores)
         for one, (_, known) in zip(found, decided, strict=True)

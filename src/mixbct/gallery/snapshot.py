@@ -66,11 +66,14 @@ class Snapshot:
             for number, id, text, rows in self.do("SELECT * FROM contracts ORDER BY id")
         }
         by_number = {known.number: known.contract for known in contracts.values()}
+        rows = self.do(
+            "SELECT number, contract, folder, time, before, restores FROM switches ORDER BY 1"
+        )
+        if rows and rows[-1][1] not in by_number:
+            raise self.damaged(f"switch {rows[-1][0]} names no model")
         switches = [
             Switch(number, QueryModel(by_number[n], Path(folder) if folder else None), *rest)
-            for number, n, folder, *rest in self.do(
-                "SELECT number, contract, folder, time, before, restores FROM switches ORDER BY 1"
-            )
+            for number, n, folder, *rest in rows
             if n in by_number
         ]
         [(by,)] = self.do("SELECT searched_by FROM gallery")
@@ -117,6 +120,8 @@ class Snapshot:
                 if place[3] != self.database.checksum(source, target, text, b""):
                     raise self.damaged(f"the edge from {source} to {target} was changed")
                 known[tuple(place)] = self.parsed(Edge, text)
+            if not known.keys() >= set(present):
+                raise self.damaged("an edge is of no contract")
             self.store.edges = known
         return [known[place] for place in present]
 
@@ -223,13 +228,17 @@ class Snapshot:
         if (known := self.facts.contracts.get(contract.id)) is None:
             return
         vectors = f"SELECT id, vector FROM {known.table} WHERE id > %s AND id <= %s"
-        items = f"SELECT {_ROW} FROM items WHERE id >= %s AND id <= %s"
+        items = f"SELECT {_ROW} FROM items WHERE"
         while stored := self.do(f"{vectors} ORDER BY id LIMIT {BLOCK}", after, last):
             ids = [id for id, _ in stored]
             if (np.diff(ids, prepend=after) <= 0).any():
                 raise self.damaged("its rows are out of order")
             after = ids[-1]
-            named = {row[0]: row for row in self.do(items, ids[0], after)}
+            if after - ids[0] < 2 * BLOCK:  # it is faster to read the few of other contracts too
+                found = self.do(f"{items} id >= %s AND id <= %s", ids[0], after)
+            else:
+                found = self.do(f"{items} id = ANY(%s)", ids)
+            named = {row[0]: row for row in found}
             nothing = (None, None, None, None)
             rows = [(*named.get(id, (id, *nothing)), vector) for id, vector in stored]
             if len((block := self.checked(rows, known, wrong)).ids):

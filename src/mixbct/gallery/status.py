@@ -11,7 +11,7 @@ from mixbct.schemas.gate import Edge
 def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
     """Return what a gallery holds, and what its next search has to build."""
     query = snapshot.query_model()
-    edges = edges_from(snapshot, query.contract)
+    edges, recorded = edges_from(snapshot, query.contract), snapshot.edges()
     contracts = []
     for stored in snapshot.contracts():
         edge = edges.get(stored.contract.id)
@@ -20,7 +20,7 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
                 contract=stored.contract,
                 rows=stored.rows,
                 threshold=decision(
-                    snapshot.edges(), query.contract, stored.contract, None, edge, False
+                    recorded, query.contract, stored.contract, None, edge, False
                 ).threshold,
                 cached_rows=snapshot.ready(stored.contract, side_of(edge)),
             )
@@ -32,7 +32,7 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
         rows=rows_in(snapshot),
         own_rows=sum(each.rows for each in contracts if each.contract.id == query.contract.id),
         contracts=tuple(contracts),
-        edges=tuple(map(_edge_status, snapshot.edges())),
+        edges=tuple(map(_edge_status, recorded)),
         switches=tuple(snapshot.switches()),
         size_bytes=size,
         searched_by=snapshot.searched_by(),

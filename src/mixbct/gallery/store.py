@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mixbct.gallery.sqlite import Sqlite
 
 __all__ = ["Snapshot", "Store", "Tick", "Transaction", "closed_on_error"]
+Begin = Literal["read", "write", "make", "upgrade"]
 SnapshotT = TypeVar("SnapshotT", bound=Snapshot)
 
 
@@ -99,7 +100,7 @@ class Store:
             with store._within(Snapshot, "make") as look:
                 old = database.is_old(look.connection)
             if old:
-                with store.write() as transaction:
+                with store._within(Transaction, "upgrade") as transaction:
                     database.bring_up(transaction.connection)
         return store
 
@@ -140,7 +141,7 @@ class Store:
 
     @contextlib.contextmanager
     def _within(
-        self, kind: type[SnapshotT], begin: Literal["read", "write", "make"], wait: bool = True
+        self, kind: type[SnapshotT], begin: Begin, wait: bool = True
     ) -> Iterator[SnapshotT]:
         with self.connected() as connection:
             snapshot = kind(self, connection)

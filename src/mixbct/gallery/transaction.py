@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -116,19 +116,20 @@ class Transaction(Snapshot):
     def _take(self, keys: Sequence[str], revision: int) -> list[str]:
         """Make the rows of some keys history; return the keys that had one."""
         there = self.ids(keys)
-        ids = list(there.values())
-        counts = "SELECT contract, count(*) FROM items WHERE id = ANY(%s) GROUP BY contract"
-        for number, count in self.do(counts, ids) if ids else ():
-            table = f"vectors_{number}"
+        ids, taken = list(there.values()), 0
+        for known in self.facts.contracts.values() if ids else ():
             self.do(
                 "INSERT INTO past SELECT i.id, key, label, contract, digest, %s, vector FROM "
-                f"items i JOIN {table} v ON v.id = i.id WHERE i.id = ANY(%s){self.database.whole}",
-                *(revision, ids),
+                f"items i JOIN {known.table} v ON v.id = i.id WHERE i.id = ANY(%s) "
+                f"AND contract = %s{self.database.whole}",
+                *(revision, ids, known.number),
             )
-            gone = self.do(f"DELETE FROM {table} WHERE id = ANY(%s) RETURNING id", ids)
-            if len(gone) != count:
-                raise self.damaged("items are there whose vectors are not")
-            self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", count, number)
+            # where it lies, whatever a damaged item says
+            gone = len(self.do(f"DELETE FROM {known.table} WHERE id = ANY(%s) RETURNING id", ids))
+            self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", gone, known.number)
+            taken += gone
+        if taken != len(ids):
+            raise self.damaged("items are there whose vectors are not")
         if ids:
             self.do("DELETE FROM items WHERE id = ANY(%s)", ids)
             for made in self.facts.derived.values():
@@ -183,7 +184,7 @@ class Transaction(Snapshot):
         edges = [*self.edges(), *(self.parsed(Edge, text) for (text,) in ended)]
         self.database.keep(self, needed_by(models, edges))
 
-    def restore(self, switch: int, keep: Contract) -> list[str]:
+    def restore(self, switch: int, keep: Contract) -> tuple[list[str], list[str]]:
         """Give items and edges that were replaced since a switch back what they were before it.
 
         An item that had a row just before that switch's transaction, and has another one now that
@@ -193,7 +194,8 @@ class Transaction(Snapshot):
         stays. Items removed since stay removed.
 
         Returns:
-            The keys that were given back, sorted.
+            The keys that were given back, sorted; and those whose earlier row is damaged, which
+            stay as they are.
 
         Raises:
             GalleryError: that switch is no longer known.
@@ -213,8 +215,7 @@ class Transaction(Snapshot):
             self.add_edge(self.parsed(Edge, text))
         contracts = list(self.facts.contracts.values())
         kept = self.record(keep).number
-        restored: list[str] = []
-        after = 0
+        restored, damaged, after = list[str](), list[str](), 0
         past = (
             "SELECT id, key, label, contract, digest, vector FROM past "
             f"WHERE until >= %s AND id > %s AND id < %s ORDER BY id LIMIT {BLOCK}"
@@ -225,7 +226,9 @@ class Transaction(Snapshot):
             present = {row[0]: row[1:] for row in self.do(items, [row[1] for row in rows], kept)}
             for known in contracts:
                 before = self.checked(
-                    [row for row in rows if row[3] == known.number and row[1] in present], known
+                    [row for row in rows if row[3] == known.number and row[1] in present],
+                    known,
+                    damaged,
                 )
                 named = dict(zip(before.keys, before.labels, strict=True))
                 alike = [
@@ -244,7 +247,7 @@ class Transaction(Snapshot):
                     keys = [before.keys[place] for place in changed]
                     labels = [before.labels[place] for place in changed]
                     restored += self.put(keys, labels, known.contract, before.vectors[changed])
-        return sorted(restored)
+        return sorted(restored), damaged
 
     def prune(self) -> int:
         """Forget the history: all but present rows and edges, and the last switch.
@@ -254,7 +257,10 @@ class Transaction(Snapshot):
         # what was derived from the state before can be followed, unless that was changed in here
         before = self.revision or self.facts.state.revision
         self.changing()
-        self.do("UPDATE changes SET token = '' WHERE revision < %s", before)
+        self.do("UPDATE changes SET token = '' WHERE revision < %s AND token <> ''", before)
+        # what is left says since when each item is there
+        last = "SELECT max(revision) FROM changes GROUP BY first_id"
+        self.do(f"DELETE FROM changes WHERE revision < %s AND revision NOT IN ({last})", before)
         [(versions,)] = self.do("SELECT count(*) FROM past")
         self.do("DELETE FROM past")
         self.do("DELETE FROM edges WHERE until IS NOT NULL")
@@ -270,12 +276,13 @@ class Transaction(Snapshot):
         An item that is replaced keeps its count, one that is removed loses it. Nothing that a
         search sees changes by it.
         """
-        there = self.ids(counts)
-        for key in there:
+        there = list(self.ids(counts))
+        for start in range(0, len(there), 256):
+            some = there[start : start + 256]
             self.do(
-                "INSERT INTO hits VALUES (%s, %s) "
+                f"INSERT INTO hits VALUES {', '.join(['(%s, %s)'] * len(some))} "
                 "ON CONFLICT (key) DO UPDATE SET count = hits.count + excluded.count",
-                *(key, counts[key]),
+                *chain(*((key, counts[key]) for key in some)),
             )
 
     def forget_hits(self) -> None:
@@ -285,9 +292,10 @@ class Transaction(Snapshot):
 
 def needed_by(models: Collection[Contract], edges: Collection[Edge]) -> set[tuple[str, str]]:
     """Return what searches by some models compare: contract's id, and digest of the side or ''."""
-    needed = {(model.id, "") for model in models}
+    ids = {model.id for model in models}
+    needed = {(id, "") for id in ids}
     for edge in edges:
-        if edge.from_contract in models:
+        if edge.from_contract.id in ids:
             side = edge.bridge.gallery if edge.bridge else None
             needed.add((edge.to_contract.id, side.digest if side else ""))
     return needed

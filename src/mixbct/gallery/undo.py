@@ -26,7 +26,7 @@ def undo(
             "again"
         )
     query = back.model.contract
-    given_back = transaction.restore(last.stands_for, keep=query)
+    given_back, damaged = transaction.restore(last.stands_for, keep=query)
     for edge in edges:
         check_edge(edge, query)
         transaction.add_edge(edge)
@@ -52,4 +52,5 @@ def undo(
         before=last.model.contract,
         given_back=len(given_back),
         left_out=tuple(lost),
+        damaged=tuple(damaged),
     )

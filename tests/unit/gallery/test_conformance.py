@@ -11,6 +11,7 @@ import pytest
 from mixbct.errors import FeatureError, GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.records import Item, QueryModel, Stored, Switch
+from mixbct.gallery.transaction import needed_by
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import now
 
@@ -461,7 +462,7 @@ def test_restoring_gives_back_what_was_replaced_since(
         transaction.remove(["k003"])
         transaction.add_edge(make_edge(new, new, 0.1))
     with any_store.write() as transaction:
-        assert transaction.restore(number, keep=old) == ["k000", "k001"]
+        assert transaction.restore(number, keep=old) == (["k000", "k001"], [])
         switched(transaction, old, restores=1)
     expected = dict(zip(keys, rows, strict=True)) | {"k002": vectors(1, 4)[0]}
     del expected["k003"]
@@ -500,13 +501,13 @@ def test_restoring_goes_back_over_several_switches(any_store, old, new, make_con
     third = switch(newest)
     put(any_store, newest, ["a", "b"], vectors(2, 3))
     with any_store.write() as transaction:
-        assert transaction.restore(third, keep=new) == ["a", "b"]
-        assert transaction.restore(third, keep=new) == []  # they have it
+        assert transaction.restore(third, keep=new) == (["a", "b"], [])
+        assert transaction.restore(third, keep=new) == ([], [])  # they have it
     switch(new, restores=second)
     check_search(any_store, new, {"a": vectors(1, 2)[0]}, vectors(1))
     check_search(any_store, old, {"b": vectors(2, 1)[1]}, vectors(1))
     with any_store.write() as transaction:
-        assert transaction.restore(second, keep=old) == ["a"]
+        assert transaction.restore(second, keep=old) == (["a"], [])
     check_search(any_store, old, dict(zip("ab", vectors(2, 1), strict=True)), vectors(1))
     with pytest.raises(GalleryError), any_store.write() as transaction:
         transaction.restore(77, keep=old)
@@ -545,6 +546,14 @@ def test_pruning_forgets_the_history_and_nothing_else(
         transaction.remove(["a"])
         transaction.prune()
     check_search(any_store, new, {}, vectors(1))
+    # nor does it grow with what changed no item
+    for _ in range(9):
+        with any_store.write() as transaction:
+            transaction.remove([])
+            transaction.prune()
+    with any_store.read() as snapshot:
+        assert snapshot.do("SELECT count(*) FROM changes")[0][0] <= 6
+        assert snapshot.versions("c")[0].since
 
 
 def test_a_half_read_stream_does_not_hold_the_state(any_store, old, vectors):
@@ -561,12 +570,17 @@ def test_a_half_read_stream_does_not_hold_the_state(any_store, old, vectors):
     assert counts(any_store) == {"old": 9000}
 
 
-def test_hits_are_counted_until_they_are_forgotten(any_store, old, new, vectors):
+def test_hits_are_counted_until_they_are_forgotten(any_store, old, new, vectors, monkeypatch):
     put(any_store, old, ["a", "b", "c"], vectors(3))
     with any_store.write() as transaction:
         assert transaction.hits() == {}
         transaction.count_hits({"a": 2, "c": 1, "nobody": 7})
-        transaction.count_hits({"a": 1})
+        asked, do = [], transaction.do
+        with monkeypatch.context() as patch:
+            patch.setattr(transaction, "do", lambda *query: asked.append(query) or do(*query))
+            transaction.count_hits({"a": 1, "b": 2, "c": 0})
+        assert len(asked) == 2  # however many there are
+        transaction.do("DELETE FROM hits WHERE key = 'b'")
         assert transaction.hits() == {"a": 3, "c": 1}
     with any_store.read() as before:
         assert before.hits() == {"a": 3, "c": 1}
@@ -586,3 +600,40 @@ def test_hits_are_counted_until_they_are_forgotten(any_store, old, new, vectors)
         transaction.forget_hits()
     with any_store.read() as snapshot:
         assert snapshot.hits() == {}
+
+
+def test_one_damaged_row_stops_nothing_else(any_store, old, new, vectors, switched):
+    put(any_store, old, ["a", "b", "c", "d"], vectors(4, 1))
+    with any_store.write() as transaction:
+        number = switched(transaction, new)
+    put(any_store, new, ["a", "b"], vectors(2, 2))
+    with any_store.write() as transaction:
+        transaction.do("UPDATE past SET label = 'x' WHERE key = 'a'")
+        transaction.do("UPDATE items SET contract = 9 WHERE key = 'c'")
+        transaction.do("UPDATE items SET contract = 2 WHERE key = 'd'")
+    with any_store.write() as transaction:
+        assert transaction.remove(["c"]) == ["c"]
+    assert put(any_store, old, ["d"], vectors(1, 5)) == ["d"]
+    with any_store.write() as transaction:
+        assert transaction.restore(number, keep=old) == (["b"], ["a"])
+    assert counts(any_store) == {"old": 2, "new": 1}
+    check_search(any_store, old, {"b": vectors(4, 1)[1], "d": vectors(1, 5)[0]}, vectors(3))
+    with any_store.read() as snapshot:
+        assert snapshot.faults() == ["the item 'a' is not as it was enrolled"]
+
+
+def test_what_lies_between_rows_is_not_read(any_store, old, new, vectors, monkeypatch):
+    for contract, keys in ((old, ["a", "b"]), (new, names(30)), (old, ["c"])):
+        put(any_store, contract, keys, vectors(len(keys), len(keys)))
+    monkeypatch.setattr("mixbct.gallery.snapshot.BLOCK", 4)
+    with any_store.read() as snapshot:
+        seen, do = [], snapshot.do
+        monkeypatch.setattr(snapshot, "do", lambda *asked: seen.append(do(*asked)) or seen[-1])
+        assert all_rows(snapshot, old)[1] == ["a", "b", "c"]
+        assert max(map(len, seen)) == 3
+
+
+def test_what_is_needed_goes_by_the_id_of_a_contract(old, new, make_edge):
+    edge, renamed = make_edge(new, old, seed=1), new.model_copy(update={"name": "renamed"})
+    assert renamed.id == new.id
+    assert (old.id, edge.bridge.gallery.digest) in needed_by([renamed], [edge])

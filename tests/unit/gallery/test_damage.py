@@ -158,7 +158,9 @@ def test_a_row_that_left_behind_the_index_is_named(path, new, vectors):
     ("statements", "says"),
     [
         (["DELETE FROM switches"], "names no query model"),
-        (["PRAGMA foreign_keys = OFF", "DELETE FROM contracts"], "names no query model"),
+        (["PRAGMA foreign_keys = OFF", "DELETE FROM contracts"], "switch 2 names no model"),
+        (["UPDATE switches SET contract = 9 WHERE number = 2"], "switch 2 names no model"),
+        (["UPDATE edges SET source = 9"], "an edge is of no contract"),
         (["DELETE FROM changes"], "has no history"),
         (["UPDATE contracts SET json = '{}'"], r"record \(Contract\) that this version .* read"),
         (["UPDATE contracts SET json = replace(json, '}', ',\"more\":1}')"], "more: Extra"),

@@ -7,6 +7,7 @@ items that were replaced and removed, edges that were, switches, mapped rows.
 import contextlib
 import json
 import sqlite3
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 
 from mixbct.errors import GalleryError
 from mixbct.gallery import Gallery
-from mixbct.gallery.sqlite.database import DATABASE
+from mixbct.gallery.postgres.database import Postgres
+from mixbct.gallery.sqlite.database import DATABASE, Sqlite
 
 EARLIER = Path(__file__).parent / "earlier"
 
@@ -90,3 +92,32 @@ def test_an_earlier_gallery_that_is_not_all_mixbcts_is_refused(place):
             connection.execute(change)
     with pytest.raises(GalleryError, match="'more' was added"):
         Gallery.open(where)
+
+
+def test_two_clients_bring_a_gallery_up_at_once(place, monkeypatch):
+    """Both saw the earlier version; one waits while the other looks at it again."""
+    where, told = place
+    kind = Postgres if where.startswith("postgresql") else Sqlite
+    both, opened, is_old = threading.Barrier(2), [], kind.is_old
+
+    def look(self, connection):
+        old = is_old(self, connection)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1)
+        return old
+
+    monkeypatch.setattr(kind, "is_old", look)
+
+    def open_it():
+        try:
+            with Gallery.open(where) as gallery:
+                opened.append(gallery.vectors_digest())
+        except Exception as error:  # the test says which
+            opened.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == [told["digest"]] * 2

@@ -3,12 +3,14 @@
 import contextlib
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mixbct.gallery import Gallery
 from mixbct.gallery.snapshot import Snapshot
+from mixbct.gallery.sqlite import indexes
 from mixbct.gallery.sqlite.database import DATABASE
 from mixbct.gallery.sqlite.index import RowIndex, read_index
 
@@ -243,3 +245,44 @@ def test_following_one_changed_row_costs_its_own_work(path, old, vectors):
             add(gallery, [3], old, vectors, replace=True)
             seen.append(steps(gallery))
     assert seen[1] < seen[0] + 100
+
+
+def test_no_file_holds_what_was_pruned_and_no_other_file_goes(path, old, vectors, monkeypatch):
+    def holding(number):
+        one = vector(vectors, number).tobytes()
+        return [file.name for file in path.iterdir() if file.is_file() and one in file.read_bytes()]
+
+    left = path / f".index-{old.id}.rows.0123456789abcdef.partial"
+    left.write_bytes(vector(vectors, 3).tobytes())
+    theirs = path / "index-notes.rows", path / "index-mine", path / f"index-{'0' * 16}.rows"
+    theirs[0].touch()
+    [folder.mkdir() for folder in theirs[1:]]
+    with Gallery.open(path) as gallery, Gallery.open(path) as other:
+        assert other.status().rows == N
+        gallery.remove(["k3"])
+        gallery.prune()
+        assert holding(3) == []
+        assert all(file.exists() for file in theirs)
+
+        # an index that is being written meanwhile gets no name
+        write = RowIndex.write
+
+        def slow(self, file):
+            digest = write(self, file)
+            if other.status().rows == N - 1:
+                other.remove(["k4"])
+                other.prune()
+            return digest
+
+        monkeypatch.setattr(RowIndex, "write", slow)
+        gallery.search(vectors(1), old)
+        assert holding(4) == []
+        monkeypatch.undo()
+        gallery.search(vectors(1), old)
+
+        # nor does one of a contract that a restored backup does not know
+        shared = gallery._store.database.shared
+        (held,) = shared.held.values()
+        shared.held = {("f" * 16, ""): replace(held, unsaved=N)}
+        indexes.save(gallery._store, gallery._store.database, wait=True)
+        assert not (path / f"index-{'f' * 16}.rows").exists()

@@ -123,7 +123,7 @@ def test_whoever_cannot_connect_learns_why(postgres_url, admin):
 
 
 def test_a_gallery_needs_pgvector_and_an_empty_schema(postgres_url, admin, old, store):
-    with pytest.raises(GalleryError, match="holds 10 tables already"):
+    with pytest.raises(GalleryError, match="holds 10 tables or functions already"):
         create_store(postgres_url, QueryModel(old, None))
     other = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema=My%20Own"
     made = create_store(other, QueryModel(old, None))
@@ -222,10 +222,14 @@ def test_a_key_that_is_there_is_found_wherever_it_stands(store, old, vectors):
         ("CREATE RULE r AS ON INSERT TO items DO ALSO SELECT 1", "'items' has code"),
         ("ALTER TABLE items ENABLE ROW LEVEL SECURITY", "'items' has code"),
         ("CREATE INDEX i ON items (lower(key))", "'items' has code"),
-        ("CREATE VIEW mapped_x AS SELECT id, vector FROM vectors_1", "'mapped_x' is no table"),
         (
-            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
-            "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION f()",
+            "CREATE VIEW mapped_0123456789ab AS SELECT id, vector FROM vectors_1",
+            "'mapped_0123456789ab' is no table",
+        ),
+        (
+            "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN RETURN NEW; END'; CREATE TRIGGER t BEFORE INSERT ON items "
+            "FOR EACH ROW EXECUTE FUNCTION public.f()",
             "'items' has code",
         ),
         ("UPDATE gallery SET version = 7", "schema version 7, this version of mixbct reads 1 to 2"),
@@ -235,6 +239,52 @@ def test_a_schema_that_is_not_all_mixbcts_is_refused(store, postgres_url, admin,
     admin.execute(change)
     with pytest.raises(GalleryError, match=says):
         open_store(postgres_url)
+
+
+def test_nothing_of_a_strangers_is_run(store, postgres_url, admin, old, vectors):
+    of = "(LEFTARG = vector, RIGHTARG = vector, FUNCTION = l2_distance)"
+    admin.execute("CREATE SEQUENCE public.ran")
+    for change, says, undone in (
+        (
+            "ALTER TABLE gallery RENAME TO derived_1; CREATE VIEW gallery AS "
+            "SELECT nextval('public.ran')::integer AS version",
+            "'derived_1' was added",
+            "DROP VIEW gallery; ALTER TABLE derived_1 RENAME TO gallery",
+        ),
+        (
+            f"CREATE OPERATOR mixbct.<#> {of}",
+            "'operator <#>' was added",
+            "DROP OPERATOR mixbct.<#> (vector, vector)",
+        ),
+        (
+            "CREATE FUNCTION mixbct.max(integer) RETURNS integer LANGUAGE sql AS "
+            "'SELECT nextval(''public.ran'')::integer'",
+            "'function max' was added",
+            "DROP FUNCTION mixbct.max",
+        ),
+        ("CREATE DOMAIN mixbct.halfvec AS text", "'type halfvec'", "DROP DOMAIN mixbct.halfvec"),
+        (
+            'CREATE TABLE "mapped_1, public.theirs" (id bigint PRIMARY KEY, vector vector(8))',
+            "'mapped_1, public.theirs' was added",
+            'DROP TABLE "mapped_1, public.theirs"',
+        ),
+    ):
+        admin.execute(change)
+        with pytest.raises(GalleryError, match=says):
+            open_store(postgres_url)
+        admin.execute(undone)
+    name = "mapped_1, (SELECT nextval(''public.ran'')) AS n"
+    admin.execute(f"INSERT INTO derived VALUES ('{name}', 1, 'x', '{{}}', 0, 0, 0)")
+    opened = open_store(postgres_url)
+    for use in (
+        lambda g: g.search(vectors(1), old),
+        lambda g: g.enrol(["new"], [None], vectors(1, 9), old),
+        lambda g: g.faults(),
+    ):
+        with pytest.raises(GalleryError, match="has a strange name"):
+            use(Gallery(opened))
+    opened.close()
+    assert admin.execute("SELECT is_called FROM public.ran").fetchone() == (False,)
 
 
 def test_an_index_that_the_owner_made_is_no_code_and_answers_nothing(
@@ -433,6 +483,16 @@ def test_milvus_shows_each_state_however_far_it_is_behind(store, old, vectors, t
     with store.read() as snapshot:
         assert np.array_equal(snapshot.search(old, vectors(3, 4), 60).ids, found.ids)
     assert len(asked) == 3
+    # pruned, it holds nothing that is gone
+    with store.read() as snapshot:
+        (known,) = snapshot.facts.derived.values()
+    Gallery(store).prune()
+    assert milvus.count(known.name) == known.rows == 49
+    Gallery(store).remove(["late"])
+    Gallery(store).prune()
+    assert milvus.count(known.name) == -1
+    with store.read() as snapshot:
+        assert snapshot.search(old, vectors(3, 4), 60).ids.shape == (3, 48)
     assert reindex(store, "exact")[0][1]
 
 

@@ -73,8 +73,10 @@ def chosen_name(found: Mapping[str, int], wanted: str | None, source: str) -> st
         ContractError: it is not there, or there are several and none is wanted.
     """
     wanted = None if wanted == UNDECLARED else wanted
-    if wanted in found or (wanted is None and len(found) == 1):
-        return wanted or next(iter(found))
+    if wanted is not None and wanted in found:
+        return wanted
+    if len(found) == 1 and (wanted is None or "" in found):
+        return next(iter(found))  # where it is "", the rows are of the model that is declared
     listed = ", ".join(f"{name!r} ({rows:,} rows)" for name, rows in list(found.items())[:20])
     asked = f"none of {wanted!r}" if wanted else "vectors of several models"
     raise ContractError(

@@ -1,5 +1,6 @@
 """A table of vectors, in the words of its database: what every SQL reader asks with."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,6 +62,17 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def parts_of(name: str) -> list[str]:
+    """Return schema and table of `app.faces`, the table alone of `faces`; with "…" or without."""
+    one = '"(?:[^"]|"")+"'
+    parts = re.fullmatch(f'(?:({one}|[^."][^.]*)[.])?({one}|.+)', name, re.DOTALL)
+    return [
+        part[1:-1].replace('""', '"') if re.fullmatch(one, part) else part
+        for part in (parts.groups() if parts else (name,))
+        if part
+    ]
+
+
 def as_text(expression: str) -> str:
     """Return an expression of the same as text."""
     return f"CAST({expression} AS text)"
@@ -99,9 +111,7 @@ def table_named(name: str, catalogue: Catalogue) -> tuple[str, str]:
     found = [
         (schema, table)
         for schema, table in catalogue
-        if name in (table, f"{schema}.{table}")
-        or name in (quoted(table), f"{schema}.{quoted(table)}")
-        or name in (f"{quoted(schema)}.{table}", f"{quoted(schema)}.{quoted(table)}")
+        if name == table or parts_of(name) in ([table], [schema, table])
     ]
     if len(found) != 1:
         which = found or list(catalogue)

@@ -1,6 +1,7 @@
 """PostgreSQL as a gallery's database: its connections, locks and derived tables."""
 
 import contextlib
+import re
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
@@ -31,7 +32,8 @@ _BEGIN: Final = {
     # the lock comes before the state is chosen: what is dropped was dropped before it
     "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
     "LOCK TABLE derived IN ACCESS SHARE MODE",
-    "make": "BEGIN",
+    # the catalogue and what the tables hold are of one state, whoever brings them up beside
+    "make": "BEGIN ISOLATION LEVEL REPEATABLE READ",
 }
 
 
@@ -98,10 +100,12 @@ class Postgres:
         return connection.info.transaction_status == 0
 
     def begin(self, connection: "Connection", what: str, wait: bool) -> None:
-        """Begin a transaction that reads, writes or makes a gallery."""
+        """Begin a transaction that reads, writes, makes or brings up a gallery."""
         timeout = f"SET LOCAL lock_timeout = {int(1000 * self._timeout)}"
-        lock = f"BEGIN; {timeout}; SELECT FROM gallery FOR UPDATE{' NOWAIT' * (not wait)}"
-        connection.execute(_BEGIN.get(what, lock).encode())
+        lock = f"SELECT FROM gallery FOR UPDATE{' NOWAIT' * (not wait)}"
+        if what == "upgrade":  # two that share a lock would wait for each other
+            lock = "LOCK TABLE gallery IN ACCESS EXCLUSIVE MODE"
+        connection.execute(_BEGIN.get(what, f"BEGIN; {timeout}; {lock}").encode())
 
     def run(
         self, connection: "Connection", query: str, values: tuple[Any, ...]
@@ -132,12 +136,15 @@ class Postgres:
         """Yield the tables of a contract's mapped rows, and what maps them."""
         follow = "SELECT name, json FROM derived WHERE contract = %s AND name LIKE 'mapped%%'"
         for name, text in to.do(follow, known.number):
-            yield name, to.parsed(LinearMap, text)
+            yield _checked(to, name), to.parsed(LinearMap, text)
 
     def derived(self, snapshot: Snapshot) -> dict[tuple[int, str], Derived]:
         """Return what is made of rows, by contract's number and digest of the side."""
         made = "SELECT contract, side, name, filled, last, rows FROM derived WHERE contract > 0"
-        return {(number, side): Derived(*rest) for number, side, *rest in snapshot.do(made)}
+        return {
+            (number, side): Derived(_checked(snapshot, name), *rest)
+            for number, side, name, *rest in snapshot.do(made)
+        }
 
     def keep(self, to: Transaction, needed: Collection[tuple[str, str]]) -> None:
         """Forget what is derived but for what is needed."""
@@ -147,7 +154,11 @@ class Postgres:
                 forget(self, to, made)
 
     def erase(self, to: Transaction, revision: int) -> None:
-        """Leave what is derived: mapped rows went with those that they were made of."""
+        """Forget what is in Milvus with rows that are gone; mapped rows went with theirs."""
+        for (number, _), made in list(to.facts.derived.items()):
+            kept = f"SELECT count(*) FROM vectors_{number} WHERE id <= %s"
+            if not made.is_table and to.do(kept, made.filled) != [(made.rows,)]:
+                forget(self, to, made)
 
     def search(self, snapshot: Snapshot, asked: Asked) -> Found:
         """Return the nearest rows of one contract."""
@@ -170,6 +181,9 @@ class Postgres:
 
     def after_reading(self, store: "Store") -> None:
         """Nothing is left over."""
+
+    def after_pruning(self, store: "Store") -> None:
+        """Leave it to the server when it frees rows."""
 
     def prepare_beside(self, snapshot: Snapshot, known: Known, side: LinearMap | None) -> None:
         """Build what is missing for those who come later; this state cannot see it."""
@@ -202,7 +216,7 @@ class Postgres:
         """Drop tables of mapped rows that were forgotten, if nobody is reading."""
         query = (
             "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND "
-            "tablename LIKE 'mapped%' AND tablename NOT IN (SELECT name FROM derived)"
+            "tablename ~ '^mapped_[0-9a-f]{12}$' AND tablename NOT IN (SELECT name FROM derived)"
         )
         with contextlib.suppress(GalleryError), store.write(wait=False) as to:
             to.do("LOCK TABLE derived IN ACCESS EXCLUSIVE MODE NOWAIT")
@@ -232,3 +246,10 @@ class Postgres:
         """Close the connection to Milvus, where one was opened."""
         if self._milvus and self._milvus[1]:
             self._milvus[1].close()
+
+
+def _checked(snapshot: Snapshot, name: str) -> str:
+    """Return the name of what is derived, which is part of statements."""
+    if not re.fullmatch("(mapped|mixbct)_[0-9a-f]{12}", name):
+        raise snapshot.damaged("what is derived of its rows has a strange name")
+    return name

@@ -42,8 +42,9 @@ def reindex(
         to.changing()
         for known in to.facts.contracts.values():
             index(to, known.table, known.contract.dim)
-        for name, dim in to.do("SELECT name, (json::json->>'target_dim')::int FROM derived"):
-            index(to, name, dim)
+        dim = "SELECT (json::json->>'target_dim')::int FROM derived WHERE name = %s"
+        for name in [made.name for made in to.facts.derived.values()]:
+            index(to, name, to.do(dim, name)[0][0])
     with store.read() as snapshot:
         edges = edges_from(snapshot, snapshot.query_model().contract)
         sides = {s: side_of(edges.get(s.contract.id)) for s in snapshot.contracts()}

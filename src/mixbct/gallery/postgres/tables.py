@@ -5,6 +5,7 @@ that can be thrown away. Nothing with code in it is ours: no trigger, rule, view
 default or policy, so that none of another's ever runs with the rights of whoever opens a gallery.
 """
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from mixbct.errors import GalleryError, NoGalleryError
@@ -35,18 +36,31 @@ UPDATE gallery SET version = 2;
 CREATE TABLE hits ({TABLES["hits"]});
 CREATE INDEX past_by_end ON {INDEXES["past_by_end"]}
 """
-# what every table of the schema is: columns and types, and code that hangs on it
+# what every table of the schema is: columns and types, and code that hangs on it; and all other
+# code there but an extension's. It is found by built-in functions and operators alone: those win
+# over the schema's where types are the same
 _FOUND: Final = r"""
-SELECT c.relname, c.relkind::text, c.relhastriggers OR c.relhasrules OR c.relrowsecurity
+WITH place AS (SELECT to_regnamespace(quote_ident(%s::text))::oid AS id)
+SELECT c.relname::text, c.relkind::text, c.relhastriggers OR c.relhasrules OR c.relrowsecurity
     OR c.relchecks > 0 OR EXISTS (
         SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND (x.indpred IS NOT NULL OR
         pg_get_expr(x.indexprs, c.oid) !~ '^\(?vector\)?::halfvec\(\d+\)$')),
-    string_agg(a.attname || ' ' || CASE WHEN a.atthasdef OR a.attgenerated <> '' THEN 'computed'
+    string_agg(a.attname::text || ' ' || CASE
+        WHEN a.atthasdef OR a.attgenerated <> '' THEN 'computed'
         ELSE format_type(a.atttypid, a.atttypmod) END, ', ' ORDER BY a.attnum)
 FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_attribute a
     ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) AND c.relkind <> 'i'
+WHERE c.relnamespace = (SELECT id FROM place) AND c.relkind <> 'i'
 GROUP BY c.oid, c.relname, c.relkind, c.relhastriggers, c.relhasrules, c.relrowsecurity, c.relchecks
+UNION ALL SELECT name, '', true, '' FROM (
+    SELECT tableoid, oid, oprnamespace, 'operator ' || oprname::text FROM pg_catalog.pg_operator
+    UNION ALL
+    SELECT tableoid, oid, pronamespace, 'function ' || proname::text FROM pg_catalog.pg_proc
+    UNION ALL
+    SELECT tableoid, oid, typnamespace, 'type ' || typname::text FROM pg_catalog.pg_type
+    WHERE typtype <> 'c' AND typcategory <> 'A') AS code (kind, id, within, name)
+WHERE within = (SELECT id FROM place) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+    WHERE d.classid = code.kind AND d.objid = code.id AND d.deptype = 'e')
 """
 
 
@@ -71,8 +85,9 @@ def create_tables(connection: "Connection", schema: str, place: str) -> None:
     found = connection.execute(_FOUND, (schema,)).fetchall()
     if found:
         raise GalleryError(
-            f"{place}: the schema {schema!r} holds {len(found)} tables already, {found[0][0]!r} "
-            "among them; open the gallery there, or choose another schema (?schema=NAME)"
+            f"{place}: the schema {schema!r} holds {len(found)} tables or functions already, "
+            f"{found[0][0]!r} among them; open the gallery there, or choose another schema "
+            "(?schema=NAME)"
         )
     if connection.info.parameter_status("server_encoding") != "UTF8":
         raise GalleryError(f"{place} does not hold every text: make a database in UTF8")
@@ -105,7 +120,8 @@ def checked_version(connection: "Connection", schema: str, place: str) -> int:
             f"`mixbct gallery init {place} --model OLD_MODEL`"
         )
     version = VERSION
-    if "gallery" in found and "version" in found["gallery"][2]:
+    kind, code, columns = found.get("gallery", ("", True, ""))
+    if kind == "r" and not code and "version integer" in columns:
         version = (connection.execute("SELECT max(version) FROM gallery").fetchone() or [0])[0]
         if version not in (1, VERSION):
             raise GalleryError(
@@ -123,7 +139,7 @@ def checked_version(connection: "Connection", schema: str, place: str) -> int:
 
 
 def _problem(name: str, table: str | None, kind: str, code: bool, columns: str) -> str | None:
-    vectors = name.startswith(("vectors_", "mapped_"))
+    vectors = re.fullmatch(r"vectors_[0-9]+|mapped_[0-9a-f]{12}", name)
     if not kind or not (table or vectors):
         return "was added or taken away"
     if kind != "r":

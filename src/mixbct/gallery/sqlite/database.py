@@ -162,11 +162,11 @@ class Sqlite:
         return not connection.in_transaction
 
     def begin(self, connection: sqlite3.Connection, what: str, wait: bool) -> None:
-        """Begin a transaction that reads, writes or makes a gallery."""
+        """Begin a transaction that reads, writes, makes or brings up a gallery."""
         if self._frozen is not None and self._frozen != self.file.stat().st_mtime_ns:
             raise GalleryError(f"{self.file} was changed since it was opened; open it again")
         connection.execute(f"PRAGMA busy_timeout = {int(1000 * self._timeout * wait)}")
-        connection.execute("BEGIN IMMEDIATE" if what == "write" else "BEGIN")
+        connection.execute("BEGIN IMMEDIATE" if what in ("write", "upgrade") else "BEGIN")
 
     def run(
         self, connection: sqlite3.Connection, query: str, values: tuple[Any, ...]
@@ -231,6 +231,15 @@ class Sqlite:
         """Write index files that are far behind."""
         if self.shared.changed:
             indexes.save(store, self, wait=False)
+
+    def after_pruning(self, store: "Store") -> None:
+        """Empty the log beside the file, in which rows that are gone may lie."""
+        with store.connected() as connection:
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise GalleryError(
+                    f"{self.file} is pruned, but what is gone lies in {self.file.name}-wal until "
+                    "all that read it now are done; then prune again"
+                )
 
     def prepare(
         self, store: "Store", contract: Contract, side: LinearMap | None, progress: Tick | None

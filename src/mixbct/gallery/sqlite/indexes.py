@@ -1,14 +1,15 @@
 """The FAISS indexes of a gallery in SQLite: followed from state to state, kept in cache files."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mixbct.errors import MixbctError
+from mixbct.errors import GalleryError, MixbctError
 from mixbct.features.bridged import through
-from mixbct.files import file_written_whole
+from mixbct.files import file_written_whole, sweep
 from mixbct.gallery.facts import Known, State
 from mixbct.gallery.records import Ids, Tick
 from mixbct.gallery.snapshot import Snapshot
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 # thousand rows are read from the store as fast.
 _STALE_PART: Final = 1 / 8
 _STALE_ROWS = 2000
+# its name, those of earlier versions, and what a killed writer leaves
+_FILE: Final = re.compile(
+    r"(index-[0-9a-f]{16}(-[0-9a-f]{16})?\.(rows|cache))|\.(index-.*\.rows)\.[0-9a-f]+\.partial"
+)
 
 
 def index(
@@ -156,8 +161,10 @@ def delete_unused(database: "Sqlite", snapshot: Snapshot) -> None:
     """Delete the index files that nothing is told of."""
     told = "SELECT id, side FROM caches JOIN contracts ON number = contract"
     used = {file_name((id, side)) for id, side in snapshot.do(told)}
-    for path in database.file.parent.glob("index-*"):
-        if path.name not in used:
+    for path in [*database.file.parent.iterdir()]:
+        if (name := _FILE.fullmatch(path.name)) and name[4]:
+            sweep(path.with_name(name[4]))
+        elif name and path.name not in used and path.is_file():
             path.unlink(missing_ok=True)
 
 
@@ -166,9 +173,11 @@ def _save_index(store: "Store", database: "Sqlite", key: Key, held: Held, wait: 
         file = whole.enter_context(file_written_whole(database.file.with_name(file_name(key))))
         row = key[1], len(held.index), held.index.write(file), *held.state
         with store.write(wait) as transaction:
-            number = transaction.facts.contracts[key[0]].number
+            known = transaction.facts.contracts.get(key[0])
+            if known is None or not _knows(transaction, held.state):  # it was pruned, or restored
+                raise GalleryError("the index is of another history")
             transaction.do(
-                "INSERT OR REPLACE INTO caches VALUES (%s, %s, %s, %s, %s, %s)", number, *row
+                "INSERT OR REPLACE INTO caches VALUES (%s, %s, %s, %s, %s, %s)", known.number, *row
             )
             whole.close()  # here it gets its name
     database.shared.saved(key, held)

@@ -11,6 +11,8 @@ import pytest
 
 from mixbct.errors import ContractError, DataError, GalleryError, MixbctError
 from mixbct.gallery.foreign import Columns, VectorSource, open_source
+from mixbct.gallery.foreign.rows import chosen_name
+from mixbct.gallery.foreign.tables import parts_of
 
 VECTORS = np.random.default_rng(1).normal(size=(40, 6))
 FACES = Columns(table="faces", key="id", vector="embedding", label="who")
@@ -179,3 +181,26 @@ def test_mutated_files_end_in_named_errors(tmp_path: Path) -> None:
         except MixbctError:
             refused += 1
     assert refused > 60
+
+
+def test_rows_that_name_no_model_are_of_the_declared_one():
+    assert chosen_name({"": 3}, "mine", "a table") == ""
+    assert chosen_name({"": 3, "mine": 2}, "mine", "a table") == "mine"
+    for found, wanted in (({"": 3, "a": 2}, "mine"), ({"a": 2}, "mine"), ({}, "mine")):
+        with pytest.raises(ContractError, match="none of 'mine'"):
+            chosen_name(found, wanted, "a table")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("faces", ["faces"]),
+        ("app.faces", ["app", "faces"]),
+        ('app."odd.name"', ["app", "odd.name"]),
+        ('"my.app"."a""b"', ["my.app", 'a"b']),
+        ('"odd.name"', ["odd.name"]),
+        ('a"b', ['a"b']),
+    ],
+)
+def test_a_table_is_named_with_its_schema_or_without(name, parts):
+    assert parts_of(name) == parts
