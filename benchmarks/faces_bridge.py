@@ -77,7 +77,7 @@ def judge_bridges(
         seed: of the bootstrap.
     """
     unit = {"new": new.all(), "old": old.all()}
-    labels = new.labels
+    labels = new.labels()
     sides = {
         role: Pair(*(Embeddings(vectors[rows], labels[rows]) for rows in parts))
         for role, vectors in unit.items()

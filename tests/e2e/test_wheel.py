@@ -17,7 +17,17 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("
 SHORTER = ["--set", "train.epochs=1", "--set", "train.batch=16", "--set", "model.size=32"]
 
 
-NOT_OURS = (".git", ".venv", "runs", "build", "dist", "__pycache__", "*.egg-info", ".*_cache")
+NOT_OURS = (
+    ".git",
+    ".venv",
+    "runs",
+    "site",
+    "build",
+    "dist",
+    "__pycache__",
+    "*.egg-info",
+    ".*_cache",
+)
 
 
 def quietly(*command: object) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from mixbct.adapters import SHRUNK
 from mixbct.adapters.moments import Pairs, beside, moments
@@ -196,7 +197,9 @@ def items_of_banks(
     return PairedItems(models, pairs, classes, str(source.path), source.manifest.data_digest)
 
 
-def shared_rows(first: FeatureBank, second: FeatureBank, chosen: Rows) -> tuple[Rows, Rows]:
+def shared_rows(
+    first: FeatureBank, second: FeatureBank, chosen: Rows
+) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
     """Return, of `chosen` rows of a bank, those whose keys another has, and its rows of them.
 
     Raises:

@@ -469,7 +469,7 @@ def test_a_bank_without_labels_says_who_needs_them(tmp_path: Path) -> None:
     assert bank.classes() == ()
     np.testing.assert_array_equal(bank.read(np.arange(ROWS)), bank.all())
     with pytest.raises(BankError, match=r"no labels, which `mixbct adapt` does without"):
-        _ = bank.labels
+        bank.labels()
 
 
 def test_keys_with_any_character_but_a_line_break(tmp_path: Path) -> None:

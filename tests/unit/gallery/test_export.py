@@ -129,7 +129,7 @@ def test_files_are_whole_or_not_there(switched, tmp_path, monkeypatch):
             export_files(snapshot, switched.place, out, "numpy", stop)
         assert [path.name for path in tmp_path.iterdir()] == ["gallery"]
         export_files(snapshot, switched.place, out, "numpy")
-        with pytest.raises(GalleryError, match="already there"):
+        with pytest.raises(GalleryError, match="there already"):
             export_files(snapshot, switched.place, out, "numpy")
 
 
