@@ -87,9 +87,7 @@ def program(built: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     venv.create(built / "env", with_pip=False)
     python = built / "env" / "bin" / "python"
-    quietly(
-        *pip, "--python", python, "install", "--no-compile", "-c", ROOT / "constraints.txt", wheel
-    )
+    quietly(*pip, "--python", python, "install", "-c", ROOT / "constraints.txt", wheel)
     return built / "env" / "bin" / "mixbct"
 
 
