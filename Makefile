@@ -24,7 +24,7 @@ browser:
 	  echo "no chromium: the page is not tested in a browser (apt-get install chromium)"
 
 test: setup browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: setup
 	$(BIN)/ruff format --check .

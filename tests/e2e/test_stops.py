@@ -139,7 +139,7 @@ def test_a_backfill_that_is_stopped_goes_on(
         gallery.enrol(bank.keys(), [None] * len(bank), bank.all(), old)
         gallery.switch(new, edge, model=trained / "model" / "model")
     words = ["gallery", "backfill", str(place), "photos", "--order", "credible"]
-    code, said = run(trained, *words, "--rate", "20/s", number=number, once=lambda: own_rows() > 0)
+    code, said = run(trained, *words, "--rate", "8/s", number=number, once=lambda: own_rows() > 0)
     assert code == 3, said
     assert "run the same command again" in said
     assert "Traceback" not in said
