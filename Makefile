@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-.PHONY: setup demo test browser check docs bench clean
+.PHONY: setup demo test test-all browser check docs bench clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,10 @@ browser:
 
 test: setup browser
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# and what takes a minute or more by itself
+test-all: setup browser
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m ""
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 MINI = [
     "bench",
     "recipes/bench/mini.toml",
@@ -14,6 +16,7 @@ MINI = [
 ]
 
 
+@pytest.mark.slow
 def test_two_methods_in_two_scenarios(mixbct, photos: Path) -> None:
     summary = json.loads(mixbct(*MINI, "--json", cwd=photos).stdout)
     results = photos / "runs/bench/mini/results"
