@@ -13,13 +13,11 @@ import faiss
 import httpx
 import numpy as np
 
-from benchmarks.data import DIM, clustered_vectors, demo_model
+from benchmarks.data import demo_model
 from benchmarks.measure import Figure, in_turn, rate_figure
-from mixbct.data.bank import normalise
-from mixbct.gallery import Gallery
+from benchmarks.search import stored
 from mixbct.schemas.contract import Contract
 
-ROWS = 100_000
 QUERIES = 128
 HITS = 10
 CLIENTS = (1, 4, 16)
@@ -28,14 +26,7 @@ CLIENTS = (1, 4, 16)
 def run(folder: Path) -> list[Figure]:
     """Return queries a second with so many clients, and the median and slowest times to answer."""
     contract = demo_model().contract
-    labels = np.arange(ROWS) % 10_000
-    vectors = clustered_vectors(labels, DIM, seed=4)
-    queries = normalise(clustered_vectors(labels[:QUERIES], DIM, seed=5))
-    index = faiss.IndexFlatIP(DIM)
-    index.add(normalise(vectors))
-    with Gallery.create(folder / "gallery", contract) as gallery:
-        names = [str(label) for label in labels]
-        gallery.enrol([f"item {i}" for i in range(ROWS)], names, vectors, contract)
+    queries, index = stored(folder / "gallery", contract, QUERIES)
     figures: list[Figure] = []
     with served(folder / "gallery") as url:
         for clients in CLIENTS:
