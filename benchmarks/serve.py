@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
-import httpx
+import httpx2
 import numpy as np
 
 from benchmarks.data import demo_model
@@ -61,7 +61,7 @@ def _figures(
             index.search(query[None], HITS)
 
     with asyncio.Runner() as runner:
-        http = httpx.AsyncClient(
+        http = httpx2.AsyncClient(
             base_url=url,
             params={"contract": contract.id, "k": HITS},
             headers={"content-type": "application/octet-stream"},

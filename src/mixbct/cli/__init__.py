@@ -16,6 +16,7 @@ _STOPPED = "stopped: run the same command again, with --resume where it has that
 _STOPS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+_interrupted = False
 
 
 def main() -> None:
@@ -31,6 +32,11 @@ def main() -> None:
     except KeyboardInterrupt:
         code = stopped()
     sys.exit(code)
+
+
+def interrupted() -> bool:
+    """Return whether a stop interrupted the verb, whatever a library made of the exception."""
+    return _interrupted
 
 
 def stopped() -> int:
@@ -57,4 +63,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted
+    _interrupted = True
     raise KeyboardInterrupt

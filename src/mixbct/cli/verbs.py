@@ -17,7 +17,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 import mixbct
-from mixbct.cli import rank, stopped
+from mixbct.cli import interrupted, rank, stopped
 from mixbct.errors import MixbctError, WorldError, without_passwords
 
 VERBS = {
@@ -124,6 +124,8 @@ def run(ready: Callable[[], None]) -> int:
         code = app(standalone_mode=False, obj=ready)
         sys.stdout.flush()
     except MixbctError as error:
+        if interrupted() and error.exit_code != 3:
+            return stopped()
         _say(f"error: {error}" if error.exit_code == 2 else str(error))
         return error.exit_code
     except KeyboardInterrupt:
@@ -132,7 +134,7 @@ def run(ready: Callable[[], None]) -> int:
         # typer's answer to a pipe that nobody reads any more
         return 141 if end.code == 1 else int(end.code or 0)
     except Exception as error:
-        return _ended_by(error)
+        return stopped() if interrupted() else _ended_by(error)
     return stopped() if code == 130 else int(code or 0)  # typer's answer to a KeyboardInterrupt
 
 

@@ -32,16 +32,23 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def signals_as_stopped(message: str) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM act at once, and end in a `StoppedError` that says `message`."""
+    """Let Ctrl-C and SIGTERM act at once, and end in a `StoppedError` that says `message`.
+
+    So does whatever a library makes of the exception that interrupts it.
+    """
+    asked = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        asked.set()
         raise KeyboardInterrupt
 
     try:
         with _handled_by(on_signal):
             yield
-    except KeyboardInterrupt:
-        raise StoppedError(message) from None
+    except (KeyboardInterrupt, Exception) as error:
+        if asked.is_set() or isinstance(error, KeyboardInterrupt):
+            raise StoppedError(message) from None
+        raise
 
 
 @contextlib.contextmanager

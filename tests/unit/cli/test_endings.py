@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from mixbct import cli
 from mixbct.cli import verbs
 from mixbct.errors import DataError, StoppedError
 
@@ -69,6 +70,25 @@ def test_every_ending(
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("made", [DataError("does not load"), RuntimeError("no shape of object")])
+def test_a_stop_that_a_library_made_an_error_of_is_a_stop(
+    ended: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    made: Exception,
+) -> None:
+    monkeypatch.setattr(cli, "_interrupted", False)
+
+    def verb() -> None:
+        try:
+            cli._interrupt(signal.SIGTERM, None)
+        except KeyboardInterrupt:
+            raise made from None
+
+    assert ended(verb) == 3
+    assert capsys.readouterr().err.startswith("stopped: run the same command again")
 
 
 def test_a_fault_leaves_what_to_report(

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from mixbct.training.stop import stop_on_signal
+from mixbct.errors import StoppedError
+from mixbct.training.stop import signals_as_stopped, stop_on_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -49,3 +50,16 @@ def test_outside_the_main_thread_nothing_is_asked() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_stop_that_a_library_made_an_error_of_is_a_stop() -> None:
+    def load() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("no shape of object") from None
+
+    with pytest.raises(StoppedError, match="again"), signals_as_stopped("run it again"):
+        load()
+    with pytest.raises(RuntimeError, match="other"), signals_as_stopped("run it again"):
+        raise RuntimeError("other")

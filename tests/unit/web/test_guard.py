@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-import httpx
+import httpx2
 import pytest
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Mount
@@ -232,7 +232,7 @@ def test_a_server_of_its_own_lets_searches_finish(gallery, made, tmp_path):
         text=True,
     ) as server:
         url = server.stdout.readline().split()[-1]
-        with httpx.Client(base_url=url, timeout=60) as http, httpx.Client(base_url=url) as beside:
+        with httpx2.Client(base_url=url, timeout=60) as http, httpx2.Client(base_url=url) as beside:
 
             def parts():
                 """Give a body in two parts, and tell the server to stop between them."""
