@@ -2,16 +2,14 @@
 
 import contextlib
 import io
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import indent
 
 import numpy as np
 import pytest
+from nursery import Nursery
 from PIL import Image
 
 from mixbct.cli import main
@@ -53,62 +51,8 @@ def mixbct(monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-NURSERY = """
-import os, sys
-{before}
-print("ready", flush=True)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-{forked}
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Nursery:
-    """A process that has imported everything, and forks a child once a line that it is sent.
-
-    Importing takes longer than what a child does until it is stopped.
-
-    Args:
-        before: what is run once, imports most of all.
-        forked: what a child runs, which is sent `line`.
-    """
-
-    def __init__(self, before: str, forked: str) -> None:
-        program = NURSERY.format(before=before, forked=indent(forked, " " * 8))
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert self._said() == "ready"
-
-    def _said(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def fork(self, line: str) -> int:
-        """Return the process id of a new child."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        return int(self._said())
-
-    def code(self) -> int:
-        """Wait for the child's end, and return its exit code, or minus the signal."""
-        return int(self._said())
-
-    def close(self) -> None:
-        """End it."""
-        self._process.communicate(timeout=60)
-
-
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Callable[[str, str], Nursery]]:
+def nursery() -> Iterator[Callable[..., Nursery]]:
     """Start a nursery, which ends with the module."""
     with contextlib.ExitStack() as stack:
         yield lambda *programs: stack.enter_context(contextlib.closing(Nursery(*programs)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nursery import EVERY_VERB
 
 from mixbct.data.bank import FeatureBank
 from mixbct.gallery import Gallery
@@ -20,12 +21,9 @@ from mixbct.schemas.gate import Edge
 
 BEFORE = """
 import json, signal
-import mixbct.cli.verbs as verbs
 from mixbct import cli
-from importlib import import_module
-for place, _ in verbs.VERBS.values():
-    import_module("mixbct.cli." + place.partition(":")[0])
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & lets it be ignored
 """
 FORKED = """
 words, folder = json.loads(line)
@@ -48,7 +46,7 @@ def run(nursery: Callable[..., Any]) -> Run:
 
     Return its exit code and its errors.
     """
-    born = nursery(BEFORE, FORKED)
+    born = nursery(EVERY_VERB + BEFORE, FORKED)
 
     def run(
         folder: Path,

@@ -1,16 +1,24 @@
 """From the wheel alone: built, installed into an environment of its own, and walked through."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nursery import EVERY_VERB
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -80,38 +88,80 @@ def test_archive_and_wheel_hold_what_they_should(built: Path) -> None:
     assert f"\nlicense: {settings['license']}\n" in cited
 
 
+def needed(name: str, known: dict[str, Distribution] | None = None) -> dict[str, Distribution]:
+    """Return what an installed distribution requires, without extras, and what that requires."""
+    known = {} if known is None else known
+    for line in distribution(name).requires or ():
+        required = Requirement(line)
+        key = canonicalize_name(required.name)
+        if key not in known and (required.marker is None or required.marker.evaluate()):
+            known[key] = distribution(key)
+            needed(key, known)
+    return known
+
+
 @pytest.fixture(scope="module")
 def program(built: Path) -> Path:
-    """Return the command that an installed wheel brings along."""
+    """Return the command that an installed wheel brings along.
+
+    Beside it the environment has what the wheel requires and nothing else, as links to files
+    that are installed here, since a gigabyte takes a minute to unpack once more.
+    """
     (wheel,) = (built / "dist").glob("*.whl")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     venv.create(built / "env", with_pip=False)
     python = built / "env" / "bin" / "python"
-    quietly(*pip, "--python", python, "install", "-c", ROOT / "constraints.txt", wheel)
+    here, there = (
+        Path(sysconfig.get_path("purelib", vars={"base": base, "platbase": base}))
+        for base in (sys.prefix, str(built / "env"))
+    )
+    for each in needed("mixbct").values():
+        for file in each.files or ():
+            source, target = here / file, there / file
+            if ".." not in file.parts and source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(source, target)
+    quietly(*pip, "--python", python, "install", "--no-deps", wheel)
+    quietly(*pip, "--python", python, "check")  # as new as the wheel asks for, and all there
     return built / "env" / "bin" / "mixbct"
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+FORKED = """
+words, folder = json.loads(line)
+os.chdir(folder)
+sys.argv = ["mixbct", *words]
+for number, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+if words == ["where"]:
+    sys.exit(print(mixbct.__file__))
+main()
+"""
+
+
 @pytest.mark.timeout(900)
-def test_a_walk_without_the_repository(program: Path, photos: Path) -> None:
+def test_a_walk_without_the_repository(
+    program: Path, photos: Path, nursery: Callable[..., Any]
+) -> None:
     (photos / "recipes").unlink()
+    done = subprocess.run([program, "recipes", "list"], env=CLEAN, capture_output=True, text=True)
+    assert "ms1mv3/new-mixbct" in done.stdout, done.stderr
+    before = "import json, torch._dynamo, mixbct\nfrom mixbct.cli import main"
+    born = nursery(EVERY_VERB + before, FORKED, program.with_name("python"))
 
     def run(words: str, *more: str, expect: int = 0) -> str:
-        done = subprocess.run(
-            [program, *words.split(), *more], cwd=photos, env=CLEAN, capture_output=True, text=True
-        )
-        assert done.returncode == expect, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        born.fork(json.dumps([[*words.split(), *more], str(photos)]))
+        code, said = born.code(), (photos / "stdout").read_text()
+        assert code == expect, f"{words}: {code}\n{said}{(photos / 'stderr').read_text()}"
+        return said
 
-    where = subprocess.run(
-        [program.with_name("python"), "-c", "import mixbct; print(mixbct.__file__)"],
-        cwd=photos,
-        env=CLEAN,
-        capture_output=True,
-        text=True,
-    )
-    assert Path(where.stdout.strip()).is_relative_to(program.parents[1])
-
-    assert "ms1mv3/new-mixbct" in run("recipes list")
+    assert Path(run("where").strip()).is_relative_to(program.parents[1])
     # each command but the first is one that the one before named, its words in capitals filled in
     said = run("data split photos --out runs/split")
     assert "next: mixbct recipes copy old --data photos --split runs/split" in said

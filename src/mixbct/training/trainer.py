@@ -216,7 +216,11 @@ class Trainer:
             self.images = before + int(self.world.reduce(torch.tensor(self.images)))
         # for dropout and the like inside a backbone
         words = (self.recipe.seed, STEP, self.step, self.world.rank)
-        torch.manual_seed(torch_rng(*words).initial_seed())
+        seed_of_step = torch_rng(*words).initial_seed()
+        # `torch.manual_seed` formats the stack for each kind of device that is not there
+        torch.default_generator.manual_seed(seed_of_step)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed_of_step)
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor

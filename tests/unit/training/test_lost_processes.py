@@ -92,13 +92,16 @@ def short(bank: Path) -> Recipe:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_kill_9_of_one_process_at_a_random_moment(tmp_path: Path, bank: Path, size: int) -> None:
-    """Five times: the others end with a plain message, and the run goes on as if nothing were."""
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_kill_9_of_one_process_at_a_random_moment(
+    tmp_path: Path, bank: Path, size: int, kills: int
+) -> None:
+    """The others end with a plain message, and the run goes on as if nothing were."""
     recipe, rng = short(bank), random.Random(size)
     whole = tmp_path / "whole"
     assert run_world(size, run(recipe, whole, nothing)) == [8] * size
     expected = weights_of(whole)
-    for turn in range(5):
+    for turn in range(kills):
         out, victim, step = tmp_path / str(turn), rng.randrange(size), rng.randint(1, 7)
         delay = rng.random() * 0.02
 

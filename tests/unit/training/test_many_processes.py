@@ -123,7 +123,17 @@ def test_every_method_is_looked_at() -> None:
 
 @pytest.mark.parametrize("half", [0, 1])
 @pytest.mark.parametrize(
-    ("even", "size", "steps"), [(True, 2, 15), (False, 3, STEPS), (False, 4, 15)]
+    ("even", "size", "steps"),
+    [
+        (True, 2, 9),
+        (False, 3, 9),  # one look of unibct at the whole set, three turns of nccl's queue
+        (False, 4, 5),
+        *(
+            pytest.param(even, size, STEPS, marks=pytest.mark.slow)
+            for even in (True, False)
+            for size in (2, 3, 4)
+        ),
+    ],
 )
 def test_weights_are_those_of_one_process(
     banks: dict[bool, Path], alone: Alone, even: bool, size: int, steps: int, half: int
