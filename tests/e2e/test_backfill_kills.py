@@ -88,7 +88,7 @@ def model() -> EmbeddingModel:
 
 def go_on(folder: Path, number: int) -> None:
     """Take the backfill up where the last one was killed; end well where there is no more."""
-    module.AT_ONCE = AT_ONCE
+    module.AT_ONCE, module.BETWEEN = AT_ONCE, 0.0
     with Gallery.open(folder / "gallery") as gallery:
         module.backfill(gallery, model(), items(), order=ORDERS[number % 4], seed=number)
     os._exit(0)

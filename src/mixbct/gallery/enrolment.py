@@ -73,8 +73,9 @@ def refresh(
 ) -> int:
     """Replace the vectors of those rows that are still there; see `Gallery.refresh`."""
     there = transaction.ids(ids)
-    rows = [row for row, (key, id) in enumerate(ids.items()) if there.get(key) == id]
-    keys = [key for key, id in ids.items() if there.get(key) == id]
+    places = {key: row for row, (key, id) in enumerate(ids.items()) if there.get(key) == id}
+    keys = sorted(places, key=ids.__getitem__)  # as they lie: in any order it takes twice as long
+    rows = [places[key] for key in keys]
     items = transaction.items([ids[key] for key in keys])
     labels = [items[ids[key]].label for key in keys]
     if keys:

@@ -170,8 +170,9 @@ class Snapshot:
                 ),
                 known,
             )
+            of = known.contract.id
             for id, key, label, vector in zip(block.ids.tolist(), *block[1:], strict=True):
-                found[id] = Item(key, label, known.contract.id), vector
+                found[id] = Item(key, label, of), vector
         if missing := len(wanted) - len(found):
             raise self.damaged(f"{missing} rows of its index are not there")
         return found

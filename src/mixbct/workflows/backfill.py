@@ -7,6 +7,7 @@ killed at any moment is taken up by the next one.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Count, Record
 
 AT_ONCE = 512
-"""Rows a transaction, and images that are embedded at once: of fewer, each takes longer."""
+"""Images that are embedded at once: of fewer, each takes longer."""
+BETWEEN = 2.0
+"""Seconds between two transactions at least, since each waits for the disk."""
 
 
 class BackfillReport(Record):
@@ -91,7 +94,8 @@ def backfill(
     unreadable: list[str] = []
     done = tried = 0
     paced = time.perf_counter()
-    for keys, vectors in ahead_of(_embedded(model, images, places, size, unreadable)):
+    between = 0.0 if rate else BETWEEN
+    for keys, vectors in ahead_of(_embedded(model, images, places, size, between, unreadable)):
         some = {key: ids[key] for key in keys[: wanted - done]}
         done += gallery.refresh(some, vectors[: len(some)], query)
         tried += len(keys)
@@ -153,6 +157,7 @@ def _embedded(
     images: Source,
     places: Mapping[str, int],
     size: int,
+    between: float,
     unreadable: list[str],
 ) -> Iterator[tuple[list[str], Float32[np.ndarray, "n d"]]]:
     """Yield keys and vectors of the images at some places; those that cannot be read are named."""
@@ -171,6 +176,13 @@ def _embedded(
                 keys = [key for key in keys if key not in bad]
         return [], np.empty(0)
 
-    for keys, found in read_ahead(pieces(range(len(every)), size), read):
+    some: list[str] = []
+    vectors: list[np.ndarray] = []
+    began = time.perf_counter()
+    for keys, found in chain(read_ahead(pieces(range(len(every)), size), read), [([], None)]):
         if keys:
-            yield keys, model.embed(torch.from_numpy(found)).cpu().numpy()
+            some += keys
+            vectors.append(model.embed(torch.from_numpy(found)).cpu().numpy())
+        if some and (found is None or time.perf_counter() - began > between):
+            yield some, np.concatenate(vectors)
+            some, vectors, began = [], [], time.perf_counter()

@@ -68,6 +68,7 @@ def old_rows() -> np.ndarray:
 @pytest.fixture
 def gallery(tmp_path, model, old_rows, monkeypatch):
     monkeypatch.setattr(module, "AT_ONCE", 8)
+    monkeypatch.setattr(module, "BETWEEN", 0.0)
     with Gallery.create(tmp_path / "gallery", OLD) as made:
         made.enrol(keys(), LABELS, old_rows, OLD)
         edge = Edge(
@@ -131,7 +132,9 @@ def test_a_part_of_it_at_a_pace(gallery, model) -> None:
     assert time.perf_counter() - began > 8 / 20  # a batch of eight, and its time
 
 
-def test_what_comes_first(gallery, model, old_rows) -> None:
+def test_what_comes_first(gallery, model, old_rows, monkeypatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 1)  # rows of one transaction are stored as they lie
+    monkeypatch.setattr(module, "BETWEEN", 0.0)
     numbers = np.array([int(label[1:]) if label else -1 for label in LABELS])
     with pytest.raises(GalleryError, match="--count-hits"):
         backfill(gallery, model, Images(keys()), order="hits")
