@@ -347,4 +347,4 @@ def _too_few(result: Result, names: Sequence[str], far: float) -> list[GateCheck
 def signed(change: Estimate) -> str:
     """Return a difference of shares in points, with its interval."""
     value, low, high = (100 * figure for figure in (change.value, change.low, change.high))
-    return f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    return f"{value:+z.1f} points (95 % interval {low:+z.1f} to {high:+z.1f})"

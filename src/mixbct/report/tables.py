@@ -134,7 +134,7 @@ def marked(sign: int, value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return f"{100 * value:+z.1f}".replace("-", "−")
 
 
 def visible(text: str) -> str:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from mixbct.errors import ContractError, ResultError
 from mixbct.evaluation.bootstrap import class_weights
-from mixbct.evaluation.gate import LEAST_CLASSES, GateSettings, edge_from, judge
+from mixbct.evaluation.gate import LEAST_CLASSES, GateSettings, edge_from, judge, signed
 from mixbct.schemas.calibration import Calibration, HeldOutCalibration
 from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.model import Contract, Preprocessing
@@ -506,3 +506,8 @@ def test_a_result_of_before_flips_had_intervals():
         judge(earlier, GateSettings(max_flips=0.5))
     with pytest.raises(ValidationError):
         GateSettings(max_flips=1.5)
+
+
+def test_no_difference_has_no_minus() -> None:
+    change = Estimate(value=-0.0001, low=-0.0004, high=0.0004)
+    assert signed(change) == "+0.0 points (95 % interval +0.0 to +0.0)"
