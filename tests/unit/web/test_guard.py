@@ -1,6 +1,7 @@
 """Who is let in: nobody without the token, no page of another site, and nothing of it is logged."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import subprocess
@@ -225,12 +226,16 @@ def test_a_server_of_its_own_lets_searches_finish(gallery, made, tmp_path):
     refused = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "--token-file" in refused.stderr
-    with subprocess.Popen(
-        [*command, "--images", str(made.folder / "data")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
+    with (
+        subprocess.Popen(
+            [*command, "--images", str(made.folder / "data")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(server.kill)  # whatever a check says
         url = server.stdout.readline().split()[-1]
         with httpx2.Client(base_url=url, timeout=60) as http, httpx2.Client(base_url=url) as beside:
 
