@@ -14,15 +14,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()
     if not child:
-        code = 1
-        try:
 {forked}
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -44,12 +36,12 @@ class Nursery:
 
     Args:
         before: what is run once, imports most of all.
-        forked: what a child runs, which is sent `line`.
+        forked: what a child runs, which is sent `line`; it ends as any program does.
         python: of another environment than this one, with none of its variables for Python.
     """
 
     def __init__(self, before: str, forked: str, python: Path | None = None) -> None:
-        program = NURSERY.format(before=before, forked=indent(forked, " " * 12))
+        program = NURSERY.format(before=before, forked=indent(forked, " " * 8))
         ours = {k: v for k, v in os.environ.items() if python is None or k[:6] != "PYTHON"}
         self._process = subprocess.Popen(
             [python or sys.executable, "-c", program],
