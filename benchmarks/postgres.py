@@ -55,7 +55,7 @@ def run(folder: Path) -> list[Figure]:
         del sent
         (store,) = stores
         gallery = Gallery(store)
-        by_hand = "SELECT id, vector <#> %b AS d FROM vectors_1 ORDER BY d, id LIMIT %s"
+        by_hand = "SELECT id, vector <#> %b AS d FROM rows_1 ORDER BY d, id LIMIT %s"
 
         def bare_search() -> None:
             with store.connected() as connection:

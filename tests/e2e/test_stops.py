@@ -157,9 +157,7 @@ def rows_of(gallery: Path) -> list[tuple[str, bytes]]:
         return []
     with contextlib.closing(sqlite3.connect(path)) as database:
         try:
-            return database.execute(
-                "SELECT key, vector FROM items JOIN vectors_1 USING (id) ORDER BY id"
-            ).fetchall()
+            return database.execute("SELECT key, vector FROM rows_1 ORDER BY id").fetchall()
         except sqlite3.OperationalError:
             return []
 

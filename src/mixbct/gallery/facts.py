@@ -18,7 +18,7 @@ class State(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A contract that was recorded: its rows' vectors are in `vectors_{number}`."""
+    """A contract that was recorded: its rows are in `rows_{number}`."""
 
     number: int
     contract: Contract
@@ -26,8 +26,8 @@ class Known(NamedTuple):
 
     @property
     def table(self) -> str:
-        """The table of its vectors."""
-        return f"vectors_{self.number}"
+        """The table of its rows."""
+        return f"rows_{self.number}"
 
 
 class Asked(NamedTuple):

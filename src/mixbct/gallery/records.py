@@ -15,6 +15,8 @@ from mixbct.schemas.record import Record
 Ids = Int64[np.ndarray, " n"]
 Parts = Iterable[tuple[Int64[np.ndarray, " _"], np.ndarray]]
 """Ids and vectors, some thousand at a time."""
+Rows = tuple[list[int], list[str], list[str | None], list[int], Float32[np.ndarray, "n d"]]
+"""Ids, keys, labels, checksums and vectors of rows to be stored."""
 Tick = Callable[[int, int], None]
 """Progress: called with (done, in all)."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 BLOCK: Final = 8192
-_ROW: Final = "id, key, label, contract, digest"
+ROW: Final = "id, key, label, digest, vector"
 
 
 class Snapshot:
@@ -137,8 +137,16 @@ class Snapshot:
 
     def ids(self, keys: Collection[str]) -> dict[str, int]:
         """Return the id of the present row of each key that has one, in the order of `keys`."""
-        found = dict(self.do("SELECT key, id FROM items WHERE key = ANY(%s)", list(keys)))
+        found = {key: id for key, (id, *_) in self.named(keys).items()}
         return {key: found[key] for key in keys if key in found}
+
+    def named(self, keys: Collection[str]) -> dict[str, tuple[int, str | None, int]]:
+        """Return id, label and contract's number of the present rows of some keys."""
+        query, found = "SELECT key, id, label FROM {} WHERE key = ANY(%s)", {}
+        for known in self.facts.contracts.values():
+            for key, id, label in self.do(query.format(known.table), list(keys)):
+                found[key] = id, label, known.number
+        return found
 
     def items(self, ids: Collection[int]) -> dict[int, Item]:
         """Return key, label and contract of present rows, by id.
@@ -162,15 +170,8 @@ class Snapshot:
         for known in self.facts.contracts.values():
             if not wanted or not known.rows:
                 continue
-            block = self.checked(
-                self.do(
-                    f"SELECT i.{_ROW}, vector FROM items i JOIN {known.table} v ON v.id = i.id "
-                    "WHERE v.id = ANY(%s)",
-                    wanted,
-                ),
-                known,
-            )
-            of = known.contract.id
+            query, of = f"SELECT {ROW} FROM {known.table} WHERE id = ANY(%s)", known.contract.id
+            block = self.checked(self.do(query, wanted), known)
             for id, key, label, vector in zip(block.ids.tolist(), *block[1:], strict=True):
                 found[id] = Item(key, label, of), vector
         if missing := len(wanted) - len(found):
@@ -180,20 +181,18 @@ class Snapshot:
     def checked(
         self, rows: list[tuple[Any, ...]], known: Known, wrong: list[str] | None = None
     ) -> RowBlock:
-        """Return rows (id, key, label, contract's number, checksum, vector) as they were stored.
+        """Return rows (id, key, label, checksum, vector) of a contract as they were stored.
 
         The keys of others go to `wrong`, or are an error.
         """
         id, dim = known.contract.id, known.contract.dim
-        contents = [self.database.content(row[5]) for row in rows]
+        contents = [self.database.content(row[4]) for row in rows]
         none = bytes(4 * dim)  # has no norm
         vectors = np.frombuffer(
             b"".join(
-                # a vector without an item has no contract
                 content
                 if len(content) == len(none)
-                and row[3] == known.number
-                and row[4] == self.database.checksum(row[1], row[2], id, content)
+                and row[3] == self.database.checksum(row[1], row[2], id, content)
                 else none
                 for row, content in zip(rows, contents, strict=True)
             ),
@@ -228,30 +227,23 @@ class Snapshot:
         """
         if (known := self.facts.contracts.get(contract.id)) is None:
             return
-        vectors = f"SELECT id, vector FROM {known.table} WHERE id > %s AND id <= %s"
-        items = f"SELECT {_ROW} FROM items WHERE"
-        while stored := self.do(f"{vectors} ORDER BY id LIMIT {BLOCK}", after, last):
-            ids = [id for id, _ in stored]
-            if (np.diff(ids, prepend=after) <= 0).any():
+        query = f"SELECT {ROW} FROM {known.table} WHERE id > %s AND id <= %s ORDER BY id"
+        while rows := self.do(f"{query} LIMIT {BLOCK}", after, last):
+            if (np.diff([row[0] for row in rows], prepend=after) <= 0).any():
                 raise self.damaged("its rows are out of order")
-            after = ids[-1]
-            if after - ids[0] < 2 * BLOCK:  # it is faster to read the few of other contracts too
-                found = self.do(f"{items} id >= %s AND id <= %s", ids[0], after)
-            else:
-                found = self.do(f"{items} id = ANY(%s)", ids)
-            named = {row[0]: row for row in found}
-            nothing = (None, None, None, None)
-            rows = [(*named.get(id, (id, *nothing)), vector) for id, vector in stored]
+            after = rows[-1][0]
             if len((block := self.checked(rows, known, wrong)).ids):
                 yield block
 
     def versions(self, key: str) -> list[Version]:
         """Return all that an item was since the last prune, oldest first; empty: it never was."""
         time = "(SELECT time FROM changes WHERE {} ORDER BY revision DESC LIMIT 1)"
+        every = ["SELECT id, key, label, contract, until FROM past"]
+        for number, *_ in self.facts.contracts.values():
+            every.append(f"SELECT id, key, label, {number}, NULL FROM rows_{number}")
         rows = self.do(
             f"SELECT p.id, label, c.id, {time.format('first_id <= p.id')}, "
-            f"{time.format('revision = until')} FROM (SELECT id, key, label, contract, until "
-            "FROM past UNION ALL SELECT id, key, label, contract, NULL FROM items) p "
+            f"{time.format('revision = until')} FROM ({' UNION ALL '.join(every)}) p "
             "JOIN contracts c ON c.number = contract WHERE key = %s ORDER BY p.id",
             key,
         )
@@ -307,10 +299,7 @@ class Snapshot:
         self.edges()
         contracts = self.facts.contracts.values()
         total = sum(known.rows for known in contracts)
-        past = (
-            f"SELECT {_ROW}, vector FROM past WHERE contract = %s AND id > %s "
-            f"ORDER BY id LIMIT {BLOCK}"
-        )
+        past = f"SELECT {ROW} FROM past WHERE contract = %s AND id > %s ORDER BY id LIMIT {BLOCK}"
         for known in contracts:
             before = done + len(wrong)
             for block in self.blocks(known.contract, wrong=wrong):
@@ -325,7 +314,9 @@ class Snapshot:
             while rows := self.do(past, known.number, after):
                 after = rows[-1][0]
                 self.checked(rows, known, wrong)
-        [(items,)] = self.do("SELECT count(*) FROM items")
-        if items != total:
-            found.append(f"{items:,} items are there, {total:,} are told of")
+        if contracts:
+            every = " UNION ".join(f"SELECT key FROM {known.table}" for known in contracts)
+            [(keys,)] = self.do(f"SELECT count(*) FROM ({every}) k")
+            if keys != total:
+                found.append(f"{keys:,} keys are there, {total:,} items are told of")
         return found + [f"the item {key!r} is not as it was enrolled" for key in wrong]

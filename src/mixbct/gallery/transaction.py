@@ -2,8 +2,8 @@
 
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
-from typing import Any, Final
+from itertools import chain, product
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,14 +11,13 @@ from jaxtyping import Float32
 from mixbct.errors import GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.facts import Known
-from mixbct.gallery.records import Ids, Switch, Tick
-from mixbct.gallery.snapshot import BLOCK, Snapshot
+from mixbct.gallery.records import Rows, Switch, Tick
+from mixbct.gallery.snapshot import BLOCK, ROW, Snapshot
 from mixbct.schemas.gate import Edge
-from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import now
 
-_PART: Final = 1024
+_PART: Final = 256
 """Rows that are stored at a time: the database has some to do while the next are made ready."""
 
 
@@ -46,7 +45,7 @@ class Transaction(Snapshot):
             number, text = len(self.facts.contracts) + 1, contract.model_dump_json()
             self.changing()
             self.do("INSERT INTO contracts VALUES (%s, %s, %s, 0)", number, contract.id, text)
-            self.database.create_vectors(self, f"vectors_{number}", contract.dim)
+            self.database.create_rows(self, f"rows_{number}", contract.dim)
         return self.facts.contracts[contract.id]
 
     def put(
@@ -75,38 +74,35 @@ class Transaction(Snapshot):
         keys, labels, vectors = list(keys), list(labels), vectors.astype("<f4", copy=False)
         ids, of, checksum = np.arange(first, first + len(keys)), contract.id, self.database.checksum
         parts = [slice(start, start + _PART) for start in range(0, len(keys), _PART)]
-        digests: list[int] = []
 
-        def mapped(side: LinearMap | None) -> Iterator[tuple[Ids, np.ndarray]]:
+        def rows() -> Iterator[Rows]:  # made while the database stores those before
             for part in parts:
-                yield ids[part], through(side, vectors[part], keys[part])
-                if side is None:  # made while the database stores those vectors
-                    rows = zip(keys[part], labels[part], vectors[part], strict=True)
-                    digests.extend(checksum(k, name, of, v.tobytes()) for k, name, v in rows)
-                    if progress:
-                        progress(len(digests), len(keys))
+                names, some = (keys[part], labels[part]), vectors[part]
+                each = zip(*names, some, strict=True)
+                digests = [checksum(key, label, of, v.tobytes()) for key, label, v in each]
+                yield ids[part].tolist(), *names, digests, some
+                if progress:
+                    progress(min(part.stop, len(keys)), len(keys))
 
-        def items() -> Iterator[list[tuple[Any, ...]]]:
-            for part in parts:
-                names = ids[part].tolist(), keys[part], labels[part]
-                yield [*zip(*names, repeat(known.number), digests[part], strict=False)]
-
-        for table, side in [(known.table, None), *self.database.followed(self, known)]:
-            self.database.add_vectors(self.connection, table, mapped(side))
-        replaced = []
-        if self.ids(keys[:256]) or not self._added(items()):
-            for part in parts:
-                replaced += self._take(keys[part], revision)
-            self.database.add_items(self.connection, items())
+        replaced: list[str] = []
+        others = any(
+            each.rows for each in self.facts.contracts.values() if each.number != known.number
+        )
+        if others or self.ids(keys[:256]) or not self._added(known, rows()):
+            replaced = self._take(keys, revision)
+            self.database.add_rows(self.connection, known.table, rows())
+        for table, side in self.database.followed(self, known):
+            mapped = ((ids[part], through(side, vectors[part], keys[part])) for part in parts)
+            self.database.add_vectors(self.connection, table, mapped)
         self.do("UPDATE contracts SET rows = rows + %s WHERE number = %s", len(keys), known.number)
         self._facts = None
         return replaced
 
-    def _added(self, items: Iterable[list[tuple[Any, ...]]]) -> bool:
+    def _added(self, known: Known, rows: Iterable[Rows]) -> bool:
         """Return whether all are new: to look for each of them first takes a third longer."""
         self.do("SAVEPOINT before")
         try:
-            self.database.add_items(self.connection, items)
+            self.database.add_rows(self.connection, known.table, rows)
         except self.database.taken:
             self.do("ROLLBACK TO SAVEPOINT before")
             return False
@@ -115,35 +111,32 @@ class Transaction(Snapshot):
 
     def _take(self, keys: Sequence[str], revision: int) -> list[str]:
         """Make the rows of some keys history; return the keys that had one."""
-        there = self.ids(keys)
-        ids, taken = sorted(there.values()), 0  # as they lie
-        for known in self.facts.contracts.values() if ids else ():
+        taken: set[str] = set()
+        derived = self.facts.derived.items()
+        tables = {known.number: known.table for known in self.facts.contracts.values()}
+        for (number, table), start in product(tables.items(), range(0, len(keys), BLOCK)):
+            some = list(keys[start : start + BLOCK])
+            found = self.do(f"SELECT id, key FROM {table} WHERE key = ANY(%s)", some)
+            if not found:
+                continue
+            ids = sorted(id for id, _ in found)  # as they lie
             self.do(
-                "INSERT INTO past SELECT i.id, key, label, contract, digest, %s, vector FROM "
-                f"items i JOIN {known.table} v ON v.id = i.id WHERE i.id = ANY(%s) "
-                f"AND contract = %s{self.database.whole}",
-                *(revision, ids, known.number),
+                f"INSERT INTO past SELECT id, key, label, {number}, digest, %s, vector "
+                f"FROM {table} WHERE id = ANY(%s){self.database.whole.format(number)}",
+                *(revision, ids),
             )
-            # where it lies, whatever a damaged item says
-            gone = len(self.do(f"DELETE FROM {known.table} WHERE id = ANY(%s) RETURNING id", ids))
-            self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", gone, known.number)
-            taken += gone
-        if taken != len(ids):
-            raise self.damaged("items are there whose vectors are not")
-        if ids:
-            self.do("DELETE FROM items WHERE id = ANY(%s)", ids)
-            for made in self.facts.derived.values():
-                if made.is_table:
-                    self.do(f"DELETE FROM {made.name} WHERE id = ANY(%s)", ids)
-            self._facts = None
-        return list(there)
+            mapped = [made.name for (of, _), made in derived if of == number and made.is_table]
+            for name in [table, *mapped]:
+                self.do(f"DELETE FROM {name} WHERE id = ANY(%s)", ids)
+            self.do("UPDATE contracts SET rows = rows - %s WHERE number = %s", len(ids), number)
+            taken.update(key for _, key in found)
+        self._facts = None if taken else self._facts
+        return [key for key in dict.fromkeys(keys) if key in taken]
 
     def remove(self, keys: Collection[str]) -> list[str]:
         """Take rows away, which become history; return the keys that had one, in their order."""
         revision, _ = self.changing()
-        every, taken = list(keys), []
-        for start in range(0, len(every), BLOCK):
-            taken += self._take(every[start : start + BLOCK], revision)
+        taken = self._take(list(keys), revision)
         self.do("DELETE FROM hits WHERE key = ANY(%s)", taken)
         return taken
 
@@ -217,16 +210,16 @@ class Transaction(Snapshot):
         kept = self.record(keep).number
         restored, damaged, after = list[str](), list[str](), 0
         past = (
-            "SELECT id, key, label, contract, digest, vector FROM past "
+            f"SELECT {ROW}, contract FROM past "
             f"WHERE until >= %s AND id > %s AND id < %s ORDER BY id LIMIT {BLOCK}"
         )
-        items = "SELECT key, id, label, contract FROM items WHERE key = ANY(%s) AND contract <> %s"
         while rows := self.do(past, then, after, first):
             after = rows[-1][0]
-            present = {row[0]: row[1:] for row in self.do(items, [row[1] for row in rows], kept)}
+            present = self.named([row[1] for row in rows])
+            present = {key: row for key, row in present.items() if row[2] != kept}
             for known in contracts:
                 before = self.checked(
-                    [row for row in rows if row[3] == known.number and row[1] in present],
+                    [row for row in rows if row[5] == known.number and row[1] in present],
                     known,
                     damaged,
                 )

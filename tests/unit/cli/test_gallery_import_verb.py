@@ -43,9 +43,7 @@ def imported(*words: object) -> dict:
 
 def there(gallery: Path) -> dict[str, tuple[str, np.ndarray]]:
     with sqlite3.connect(gallery / "gallery.sqlite") as database:
-        rows = database.execute(
-            "SELECT key, label, vector FROM items JOIN vectors_1 USING (id) ORDER BY id"
-        ).fetchall()
+        rows = database.execute("SELECT key, label, vector FROM rows_1 ORDER BY id").fetchall()
     database.close()
     return {key: (label, np.frombuffer(vector, dtype=np.float32)) for key, label, vector in rows}
 

@@ -285,7 +285,7 @@ def test_verify_names_what_was_changed(made, run, run_json, gallery):
     assert run_json("status", gallery)["faults"] is None
     assert run_json("status", gallery, "--verify")["faults"] == []
     with contextlib.closing(sqlite3.connect(gallery / "gallery.sqlite")) as connection:
-        connection.execute("UPDATE items SET label = 'class9' WHERE key = 'class3/1.png'")
+        connection.execute("UPDATE rows_1 SET label = 'class9' WHERE key = 'class3/1.png'")
         connection.commit()
     with pytest.raises(GalleryError, match="is damaged, 1 times"):
         run("status", gallery, "--verify")

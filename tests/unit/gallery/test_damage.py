@@ -46,8 +46,10 @@ def change(path, *statements):
 def flip(path, column, bit=0):
     """Flip one bit of a stored row, as a failing disk does."""
     with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
-        (number,) = connection.execute("SELECT contract FROM items WHERE key = 'k7'").fetchone()
-        table = f"vectors_{number}" if column == "vector" else "items"
+        there = f"SELECT count(*) FROM {{}} WHERE id = {K7}"
+        [table] = [
+            t for t in ("rows_1", "rows_2") if connection.execute(there.format(t)).fetchone()[0]
+        ]
         select = f"SELECT CAST({column} AS BLOB) FROM {table} WHERE id = {K7}"
         (content,) = connection.execute(select).fetchone()
         changed = bytearray(content)
@@ -100,8 +102,8 @@ def test_a_row_that_has_no_unit_norm_is_named_even_with_its_digest(path, old, ne
     digest = digest_of("k7", "label k7", old.id, blob)
     change(
         path,
-        ("UPDATE items SET digest = ? WHERE key = 'k7'", (digest,)),
-        (f"UPDATE vectors_1 SET vector = ? WHERE id = {K7}", (blob,)),
+        ("UPDATE rows_1 SET digest = ? WHERE key = 'k7'", (digest,)),
+        (f"UPDATE rows_1 SET vector = ? WHERE id = {K7}", (blob,)),
     )
     forget_index(path)
     with pytest.raises(GalleryError, match="'k7'"):
@@ -113,8 +115,8 @@ def test_vectors_of_another_length_are_named(path, old, new, vectors):
     digest = digest_of("k7", "label k7", old.id, blob)
     change(
         path,
-        ("UPDATE items SET digest = ? WHERE key = 'k7'", (digest,)),
-        (f"UPDATE vectors_1 SET vector = ? WHERE id = {K7}", (blob,)),
+        ("UPDATE rows_1 SET digest = ? WHERE key = 'k7'", (digest,)),
+        (f"UPDATE rows_1 SET vector = ? WHERE id = {K7}", (blob,)),
     )
     forget_index(path)
     with pytest.raises(GalleryError, match="'k7'"):
@@ -134,7 +136,7 @@ def test_a_changed_threshold_is_seen(path, new, vectors):
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM vectors_1 WHERE id = 4",
+        "DELETE FROM rows_1 WHERE id = 4",
         "UPDATE contracts SET rows = rows + 1",
         "UPDATE contracts SET rows = rows - 1 WHERE rows > 1",
     ],
@@ -149,7 +151,7 @@ def test_rows_that_are_not_those_that_are_told_of(path, new, vectors, statement)
 
 
 def test_a_row_that_left_behind_the_index_is_named(path, new, vectors):
-    change(path, "DELETE FROM items WHERE key = 'k3'")
+    change(path, "DELETE FROM rows_1 WHERE key = 'k3'")
     with pytest.raises(GalleryError, match="1 rows of its index are not there"):
         search(path, new, vectors)
 
@@ -182,7 +184,7 @@ def test_records_that_cannot_be_read_are_named(path, new, vectors, statements, s
     ("statement", "says"),
     [
         (
-            "CREATE TRIGGER empty AFTER INSERT ON items BEGIN DELETE FROM items; END",
+            "CREATE TRIGGER empty AFTER INSERT ON rows_1 BEGIN DELETE FROM rows_1; END",
             "trigger 'empty' was added",
         ),
         (
@@ -191,8 +193,8 @@ def test_records_that_cannot_be_read_are_named(path, new, vectors, statements, s
             "view 'numbers' was added",
         ),
         ("CREATE TABLE more (x)", "table 'more' was added"),
-        ("CREATE INDEX more ON items (upper(label))", "index 'more' was added"),
-        ("ALTER TABLE items ADD COLUMN more TEXT GENERATED ALWAYS AS (key)", "table 'items' was"),
+        ("CREATE INDEX more ON rows_1 (upper(label))", "index 'more' was added"),
+        ("ALTER TABLE rows_1 ADD COLUMN more TEXT GENERATED ALWAYS AS (key)", "table 'rows_1' was"),
         ("DROP INDEX past_by_key", "index 'past_by_key' was"),
     ],
 )
@@ -203,7 +205,7 @@ def test_a_received_schema_must_be_mixbcts_own(path, old, new, vectors, statemen
     with pytest.raises(GalleryError, match=says), Gallery.open(path) as gallery:
         gallery.enrol(["z"], ["z"], vectors(1), old)
     with contextlib.closing(sqlite3.connect(path / DATABASE)) as connection:
-        assert connection.execute("SELECT count(*) FROM items").fetchone() == (N + 1,)
+        assert connection.execute("SELECT count(*) FROM rows_1").fetchone() == (N,)
 
 
 def test_a_view_in_a_tables_place_does_not_run(path, new, vectors):
@@ -484,7 +486,7 @@ def test_a_gallery_of_the_second_version_is_brought_up_to_date(
         Gallery.create(tmp_path / "fresh", old),
         contextlib.closing(sqlite3.connect(tmp_path / "fresh" / DATABASE)) as fresh,
     ):
-        made = {row for row in schema_of(connection) if row[1] != "vectors_2"}
+        made = {row for row in schema_of(connection) if row[2] != "rows_2"}
         assert made == schema_of(fresh)
 
 
@@ -512,5 +514,5 @@ def test_enrolling_one_row_costs_its_own_work(path, old, vectors, replace):
         gallery.enrol([f"one {replace}"], ["x"], vectors(1, 4), old, replace=True)
     with Gallery.open(path) as gallery:
         gallery.enrol(["gone"], ["x"], vectors(1, 4), old)
-    change(path, "DELETE FROM items WHERE key = 'one False'")
+    change(path, "DELETE FROM rows_1 WHERE key = 'one False'")
     assert work(path, old, vectors(1, 3), replace) <= few + 5

@@ -22,12 +22,12 @@ from mixbct.gallery.sqlite.database import DATABASE, Sqlite
 EARLIER = Path(__file__).parent / "earlier"
 
 
-@pytest.fixture(params=["sqlite_3", "postgres_1"])
+@pytest.fixture(params=["sqlite_3", "sqlite_4", "postgres_1", "postgres_2"])
 def place(request, tmp_path):
     """Return where a gallery of an earlier version is, and what it said of itself."""
     script = (EARLIER / f"{request.param}.sql").read_text()
     told = json.loads((EARLIER / "told.json").read_text())[request.param]
-    if request.param == "sqlite_3":
+    if request.param.startswith("sqlite"):
         with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
             connection.executescript(script)
         return str(tmp_path), told
@@ -79,6 +79,21 @@ def test_an_earlier_gallery_is_brought_up(place):
             assert again.id > last
         gallery.enrol(["new"], [None], np.eye(4)[:1], gallery.query_model().contract)
         assert gallery.faults() == []
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_earlier_galleries_hnsw_index_is_made_anew(version, postgres_url):
+    script = (EARLIER / f"postgres_{version}.sql").read_text()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(script)
+        connection.execute(
+            f"UPDATE gallery SET {'index' if version == 1 else 'searched_by'} = 'pgvector-hnsw'; "
+            "CREATE INDEX vectors_1_hnsw ON vectors_1 USING hnsw (vector vector_ip_ops)"
+        )
+        with Gallery.open(postgres_url) as gallery, gallery.read() as snapshot:
+            assert snapshot.searched_by() == "pgvector-hnsw"
+        made = "SELECT indexname FROM pg_indexes WHERE indexname LIKE '%hnsw' ORDER BY 1"
+        assert connection.execute(made).fetchall() == [("rows_1_hnsw",), ("rows_2_hnsw",)]
 
 
 def test_an_earlier_gallery_that_is_not_all_mixbcts_is_refused(place):

@@ -35,7 +35,7 @@ def enrol(gallery, prefix, n, contract, vectors, seed=0):
 def items_digest(path):
     digest = hashlib.sha256()
     connection = sqlite3.connect(path / DATABASE)
-    for row in connection.execute("SELECT * FROM items ORDER BY id"):
+    for row in connection.execute("SELECT * FROM rows_1 ORDER BY id"):
         digest.update(repr(row).encode())
     connection.close()
     return digest.hexdigest()
@@ -54,7 +54,7 @@ def test_vectors_are_stored_as_little_endian_unit_float32(path, old):
     with Gallery.open(path) as gallery:
         gallery.enrol(["a"], ["x"], np.eye(8, dtype=np.float64)[2:3] * 5, old)
     connection = sqlite3.connect(path / DATABASE)
-    (blob,) = connection.execute("SELECT vector FROM vectors_1").fetchone()
+    (blob,) = connection.execute("SELECT vector FROM rows_1").fetchone()
     connection.close()
     assert blob == b"\0\0\0\0" * 2 + b"\0\0\x80\x3f" + b"\0\0\0\0" * 5
 

@@ -13,10 +13,10 @@ from mixbct.errors import FeatureError, GalleryError
 from mixbct.gallery.facts import Asked, Known
 from mixbct.gallery.milvus import Milvus
 from mixbct.gallery.postgres import tables
-from mixbct.gallery.postgres.bulk import copy, items_of, vectors_of
-from mixbct.gallery.postgres.derive import derive, forget, index
+from mixbct.gallery.postgres.bulk import copy, rows_of, vectors_of
+from mixbct.gallery.postgres.derive import derive, forget
 from mixbct.gallery.postgres.search import Derived, derived, search, table_of
-from mixbct.gallery.records import Found, Parts, Tick
+from mixbct.gallery.records import Found, Parts, Rows, Tick
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.tables import digest_of
 from mixbct.gallery.transaction import Transaction
@@ -85,8 +85,9 @@ class Postgres:
 
     def bring_up(self, connection: "Connection") -> None:
         """Bring a gallery of an earlier version up to date, unless another client has."""
-        if self.is_old(connection):
-            tables.bring_up_to_date(connection)
+        version = tables.checked_version(connection, self.server.schema, self.place)
+        if version < tables.VERSION:
+            tables.bring_up_to_date(connection, version)
 
     def connect(self) -> "Connection":
         """Open a connection."""
@@ -119,14 +120,13 @@ class Postgres:
         content: bytes = stored.to_numpy().astype("<f4", copy=False).tobytes()
         return content
 
-    def create_vectors(self, to: Transaction, table: str, dim: int) -> None:
-        """Make a table of vectors, with its index where there is to be one."""
-        tables.create_vectors(to.connection, table, dim)
-        index(to, table, dim)
+    def create_rows(self, to: Transaction, table: str, dim: int) -> None:
+        """Make a table of rows, with its index where there is to be one."""
+        tables.create_rows(to.connection, table, dim, to.facts.searched_by)
 
-    def add_items(self, connection: "Connection", parts: Iterable[list[tuple[Any, ...]]]) -> None:
-        """Add rows of `items`."""
-        copy(connection, "items", map(items_of, parts))
+    def add_rows(self, connection: "Connection", table: str, parts: Iterable[Rows]) -> None:
+        """Add rows to a table."""
+        copy(connection, table, map(rows_of, parts))
 
     def add_vectors(self, connection: "Connection", table: str, parts: Parts) -> None:
         """Add ids and vectors to a table."""
@@ -156,7 +156,7 @@ class Postgres:
     def erase(self, to: Transaction, revision: int) -> None:
         """Forget what is in Milvus with rows that are gone; mapped rows went with theirs."""
         for (number, _), made in list(to.facts.derived.items()):
-            kept = f"SELECT count(*) FROM vectors_{number} WHERE id <= %s"
+            kept = f"SELECT count(*) FROM rows_{number} WHERE id <= %s"
             if not made.is_table and to.do(kept, made.filled) != [(made.rows,)]:
                 forget(self, to, made)
 
@@ -236,7 +236,7 @@ class Postgres:
         found = []
         for (number, _), made in snapshot.facts.derived.items():
             if made.is_table and made.filled >= made.last:
-                names = made.name, f"vectors_{number}"
+                names = made.name, f"rows_{number}"
                 mapped, stored = (snapshot.do(f"SELECT count(*) FROM {name}") for name in names)
                 if mapped != stored:
                     found.append(f"{made.name} has other rows than it was made of")

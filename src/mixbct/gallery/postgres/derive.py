@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mixbct.features.bridged import through
 from mixbct.gallery.postgres import tables
-from mixbct.gallery.postgres.search import HNSW, Derived, derived, indexed
+from mixbct.gallery.postgres.search import Derived, derived
 from mixbct.gallery.records import Tick
 from mixbct.gallery.snapshot import BLOCK
 from mixbct.gallery.transaction import Transaction
@@ -42,7 +42,7 @@ def derive(
         if milvus:
             milvus.create(name, dim)
         else:
-            tables.create_vectors(to.connection, name, dim)
+            tables.create_mapped(to.connection, name, dim)
         to.do(
             "INSERT INTO derived VALUES (%s, %s, %s, %s, 0, %s, 0)",
             *(name, known.number, side.digest if side else ""),
@@ -66,7 +66,7 @@ def derive(
         else:
             postgres.add_vectors(to.connection, made.name, [(block.ids, mapped)])
     if filled >= last and side and not milvus:
-        index(to, made.name, side.target_dim)
+        tables.index(to.connection, made.name, side.target_dim, to.facts.searched_by)
     to.do(
         "UPDATE derived SET filled = %s, last = %s, rows = rows + %s WHERE name = %s",
         *(filled, last, count, made.name),
@@ -83,15 +83,3 @@ def forget(postgres: "Postgres", to: Transaction, made: Derived) -> None:
     if not made.is_table and (milvus := postgres.milvus(to)):
         milvus.drop(made.name)  # who searches it compares the stored rows instead
     to.changing()
-
-
-def index(to: Transaction, table: str, dim: int) -> None:
-    """Build the HNSW index of a table, or take it away, as the gallery is searched."""
-    if to.facts.searched_by == HNSW:
-        expression, kind = indexed(dim)[0], "halfvec" if dim > 2000 else "vector"
-        to.do(
-            f"CREATE INDEX IF NOT EXISTS {table}_hnsw ON {table} "
-            f"USING hnsw ({expression} {kind}_ip_ops)"
-        )
-    else:
-        to.do(f"DROP INDEX IF EXISTS {table}_hnsw")

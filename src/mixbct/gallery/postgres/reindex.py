@@ -3,8 +3,9 @@
 from mixbct.errors import GalleryError
 from mixbct.gallery.milvus import Milvus
 from mixbct.gallery.postgres.database import Postgres
-from mixbct.gallery.postgres.derive import forget, index
+from mixbct.gallery.postgres.derive import forget
 from mixbct.gallery.postgres.search import EXACT, HNSW, recall
+from mixbct.gallery.postgres.tables import index
 from mixbct.gallery.records import Stored, Tick
 from mixbct.gallery.rules import edges_from, side_of
 from mixbct.gallery.store import Store
@@ -41,10 +42,10 @@ def reindex(
         to.do("UPDATE gallery SET searched_by = %s", searched_by)
         to.changing()
         for known in to.facts.contracts.values():
-            index(to, known.table, known.contract.dim)
+            index(to.connection, known.table, known.contract.dim, searched_by)
         dim = "SELECT (json::json->>'target_dim')::int FROM derived WHERE name = %s"
         for name in [made.name for made in to.facts.derived.values()]:
-            index(to, name, to.do(dim, name)[0][0])
+            index(to.connection, name, to.do(dim, name)[0][0], searched_by)
     with store.read() as snapshot:
         edges = edges_from(snapshot, snapshot.query_model().contract)
         sides = {s: side_of(edges.get(s.contract.id)) for s in snapshot.contracts()}

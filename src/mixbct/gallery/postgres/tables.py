@@ -9,12 +9,13 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from mixbct.errors import GalleryError, NoGalleryError
-from mixbct.gallery.tables import INDEXES, TABLES, VECTORS
+from mixbct.gallery.postgres.search import HNSW, indexed
+from mixbct.gallery.tables import INDEXES, ITEMS, ROWS, TABLES, TO_ROWS, VECTORS
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-VERSION: Final = 2
+VERSION: Final = 3
 INLINE: Final = 2000
 """Dimensions up to which a vector fits into its row; longer ones are kept aside by the server."""
 
@@ -22,7 +23,8 @@ _TABLES: Final = TABLES | {
     "derived": "name text PRIMARY KEY, contract integer NOT NULL, side text NOT NULL, "
     "json text, filled bigint NOT NULL, last bigint NOT NULL, rows bigint NOT NULL",
 }
-_TABLES_1: Final = {name: columns for name, columns in _TABLES.items() if name != "hits"} | {
+_TABLES_2: Final = _TABLES | ITEMS
+_TABLES_1: Final = {name: columns for name, columns in _TABLES_2.items() if name != "hits"} | {
     "gallery": "version integer, revision bigint, token text, last_id bigint, index text",
     "changes": "revision bigint, time text, first_id bigint",
 }
@@ -32,7 +34,6 @@ ALTER TABLE changes ALTER token DROP DEFAULT;
 UPDATE changes c SET token = g.token FROM gallery g WHERE g.revision = c.revision;
 ALTER TABLE gallery DROP revision, DROP token;
 ALTER TABLE gallery RENAME index TO searched_by;
-UPDATE gallery SET version = 2;
 CREATE TABLE hits ({TABLES["hits"]});
 CREATE INDEX past_by_end ON {INDEXES["past_by_end"]}
 """
@@ -64,14 +65,34 @@ WHERE within = (SELECT id FROM place) AND NOT EXISTS (SELECT FROM pg_catalog.pg_
 """
 
 
-def create_vectors(connection: "Connection", table: str, dim: int) -> None:
-    """Make a table of vectors, which are kept in their rows where they fit.
+def create_mapped(connection: "Connection", table: str, dim: int, columns: str = VECTORS) -> None:
+    """Make a table of mapped vectors, which are kept in their rows where they fit.
 
     Kept aside, as the server does with rows of more than 2 kB, they take twice as long to scan.
     """
-    connection.execute(f"CREATE TABLE {table} ({VECTORS.format(f'vector({dim})')})".encode())
+    connection.execute(f"CREATE TABLE {table} ({columns.format(f'vector({dim})')})".encode())
     storage = "PLAIN" if dim <= INLINE else "EXTERNAL"
     connection.execute(f"ALTER TABLE {table} ALTER vector SET STORAGE {storage}".encode())
+
+
+def create_rows(connection: "Connection", table: str, dim: int, searched_by: str) -> None:
+    """Make a table of rows, whose names stay beside their vector, with its index."""
+    create_mapped(connection, table, dim, ROWS)
+    for column in ("key", "label"):
+        connection.execute(f"ALTER TABLE {table} ALTER {column} SET STORAGE MAIN".encode())
+    index(connection, table, dim, searched_by)
+
+
+def index(connection: "Connection", table: str, dim: int, searched_by: str) -> None:
+    """Build the HNSW index of a table, or take it away, as the gallery is searched."""
+    query = f"DROP INDEX IF EXISTS {table}_hnsw"
+    if searched_by == HNSW:
+        expression, kind = indexed(dim)[0], "halfvec" if dim > 2000 else "vector"
+        query = (
+            f"CREATE INDEX IF NOT EXISTS {table}_hnsw ON {table} "
+            f"USING hnsw ({expression} {kind}_ip_ops)"
+        )
+    connection.execute(query.encode())
 
 
 def create_tables(connection: "Connection", schema: str, place: str) -> None:
@@ -101,9 +122,18 @@ def create_tables(connection: "Connection", schema: str, place: str) -> None:
     connection.execute("INSERT INTO gallery VALUES (%s, 0, 'exact')", (VERSION,))
 
 
-def bring_up_to_date(connection: "Connection") -> None:
-    """Make the present version of a gallery of the one before."""
-    connection.execute(_FROM_1_TO_2.encode())
+def bring_up_to_date(connection: "Connection", version: int) -> None:
+    """Make the present version of a gallery of an earlier one."""
+    if version == 1:
+        connection.execute(_FROM_1_TO_2.encode())
+    [(searched_by,)] = connection.execute("SELECT searched_by FROM gallery").fetchall()
+    dims = "SELECT number, (json::json->>'dim')::int FROM contracts"
+    for number, dim in connection.execute(dims).fetchall():
+        create_rows(connection, f"rows_{number}", dim, searched_by)
+        connection.execute(TO_ROWS.format(number).encode())
+        connection.execute(f"DROP TABLE vectors_{number}".encode())
+    connection.execute("DROP TABLE items")
+    connection.execute("UPDATE gallery SET version = %s", (VERSION,))
 
 
 def checked_version(connection: "Connection", schema: str, place: str) -> int:
@@ -123,14 +153,15 @@ def checked_version(connection: "Connection", schema: str, place: str) -> int:
     kind, code, columns = found.get("gallery", ("", True, ""))
     if kind == "r" and not code and "version integer" in columns:
         version = (connection.execute("SELECT max(version) FROM gallery").fetchone() or [0])[0]
-        if version not in (1, VERSION):
+        if version not in range(1, VERSION + 1):
             raise GalleryError(
                 f"the gallery at {place} has schema version {version}, this version of mixbct "
                 f"reads 1 to {VERSION}; use the version that wrote it"
             )
-    tables = _TABLES if version == VERSION else _TABLES_1
+    tables = {1: _TABLES_1, 2: _TABLES_2}.get(version, _TABLES)
     for name in sorted(tables.keys() | found.keys()):
-        if problem := _problem(name, tables.get(name), *found.get(name, ("", False, ""))):
+        table = tables.get(name) or _of_vectors(name, version)
+        if problem := _problem(table, *found.get(name, ("", False, ""))):
             raise GalleryError(
                 f"the schema {schema!r} of {place} is not as mixbct makes a gallery: {name!r} "
                 f"{problem}. Use the gallery as it was before that, or a schema of its own"
@@ -138,17 +169,22 @@ def checked_version(connection: "Connection", schema: str, place: str) -> int:
     return version
 
 
-def _problem(name: str, table: str | None, kind: str, code: bool, columns: str) -> str | None:
-    vectors = re.fullmatch(r"vectors_[0-9]+|mapped_[0-9a-f]{12}", name)
-    if not kind or not (table or vectors):
+def _of_vectors(name: str, version: int) -> str | None:
+    if re.fullmatch(r"rows_[0-9]+", name) and version >= 3:
+        return ROWS.format("vector(d)")
+    if re.fullmatch(r"mapped_[0-9a-f]{12}" + r"|vectors_[0-9]+" * (version < 3), name):
+        return VECTORS.format("vector(d)")
+    return None
+
+
+def _problem(table: str | None, kind: str, code: bool, columns: str) -> str | None:
+    if not (kind and table):
         return "was added or taken away"
     if kind != "r":
         return "is no table"
     if code:
         return "has code: a trigger, a rule, a policy, a check or an index over it"
-    if table is None:
-        inside = columns.removeprefix("id bigint, vector vector(").removesuffix(")")
-        return None if inside.isdigit() else f"has the columns {columns}"
     parts = [part.split() for part in table.split(", ") if part[0].islower()]
     wanted = ", ".join(" ".join(part[:2]) for part in parts if len(part) > 1)
-    return None if columns == wanted else f"has the columns {columns}, not {wanted}"
+    same = re.sub(r"vector\([0-9]+\)", "vector(d)", columns) == wanted
+    return None if same else f"has the columns {columns}, not {wanted}"

@@ -19,12 +19,12 @@ from mixbct.errors import (
 )
 from mixbct.files import disk_full_as_error
 from mixbct.gallery.facts import Asked, Known
-from mixbct.gallery.records import Found, Parts, Tick
+from mixbct.gallery.records import Found, Parts, Rows, Tick
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.sqlite import indexes, versions
 from mixbct.gallery.sqlite.shared import Held, Key, Shared
 from mixbct.gallery.store import closed_on_error
-from mixbct.gallery.tables import digest_of
+from mixbct.gallery.tables import ROWS, digest_of
 from mixbct.reading import reason, shown
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
@@ -62,8 +62,8 @@ class Sqlite:
     taken: Final = sqlite3.IntegrityError
     # a damaged row does not become history
     whole: Final = (
-        " AND digest = digest_of(key, label, (SELECT c.id FROM contracts c "
-        "WHERE c.number = contract), vector)"
+        " AND digest = digest_of(key, label, (SELECT c.id FROM contracts c WHERE c.number = {}), "
+        "vector)"
     )
     checksum = staticmethod(digest_of)
 
@@ -180,22 +180,18 @@ class Sqlite:
         """Return a vector's bytes, little-endian float32."""
         return stored
 
-    def create_vectors(self, to: Snapshot, table: str, dim: int) -> None:
-        """Make a table of vectors."""
-        versions.create_vectors(to.connection, table)
+    def create_rows(self, to: Snapshot, table: str, dim: int) -> None:
+        """Make a table of rows."""
+        versions.create(to.connection, table, ROWS)
 
-    def add_items(
-        self, connection: sqlite3.Connection, parts: Iterable[list[tuple[Any, ...]]]
-    ) -> None:
-        """Add rows of `items`."""
-        for rows in parts:
-            _insert(connection, "items", rows)
+    def add_rows(self, connection: sqlite3.Connection, table: str, parts: Iterable[Rows]) -> None:
+        """Add rows to a table."""
+        for ids, keys, labels, digests, vectors in parts:
+            contents = (row.tobytes() for row in vectors.astype("<f4", copy=False))
+            _insert(connection, table, [*zip(ids, keys, labels, digests, contents, strict=True)])
 
     def add_vectors(self, connection: sqlite3.Connection, table: str, parts: Parts) -> None:
-        """Add ids and vectors to a table."""
-        for ids, vectors in parts:
-            contents = (row.tobytes() for row in vectors.astype("<f4", copy=False))
-            _insert(connection, table, [*zip(ids.tolist(), contents, strict=True)])
+        """There are no tables of mapped rows."""
 
     def followed(self, to: Snapshot, known: Known) -> list[tuple[str, LinearMap]]:
         """Return no tables of mapped rows: an index follows when it is asked for."""

@@ -38,7 +38,7 @@ INSERT INTO changes
             ORDER BY s.revision ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)),
         ifnull(c.token, '') FROM seen s LEFT JOIN changes_3 c USING (revision)
     GROUP BY s.revision;
-VECTORS;
+ROWS;
 DROP TABLE items_3;
 DROP TABLE past_3;
 DROP TABLE edges_3;

@@ -11,36 +11,42 @@ from functools import cache
 from pathlib import Path
 
 from mixbct.errors import GalleryError, NoGalleryError
-from mixbct.gallery.tables import INDEXES, TABLES, VECTORS, digest_of
+from mixbct.gallery.tables import INDEXES, ITEMS, ROWS, TABLES, TO_ROWS, VECTORS, digest_of
 
 APPLICATION_ID = 0x6D786263  # "mxbc" in the file's header
 
-SCHEMA = 4
-_VECTORS = VECTORS.format("blob").replace("bigint", "integer")
+SCHEMA = 5
 
 
-def create_vectors(connection: sqlite3.Connection, table: str) -> None:
-    """Make a table of vectors."""
-    connection.execute(f"CREATE TABLE {table} ({_VECTORS}) STRICT")
+def create(connection: sqlite3.Connection, table: str, columns: str) -> None:
+    """Make a table of columns as PostgreSQL writes them."""
+    connection.execute(_made(table, columns))
+
+
+def _made(table: str, columns: str) -> str:
+    columns = columns.replace("bigint", "integer").replace(' COLLATE "C"', "").format("vector")
+    return f"CREATE TABLE {table} ({columns.replace('vector vector', 'vector blob')}) STRICT"
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
-    for table, columns in TABLES.items():
-        columns = columns.replace("bigint", "integer").replace(' COLLATE "C"', "")
-        columns = columns.replace("vector vector", "vector blob")
-        connection.execute(f"CREATE TABLE {table} ({columns}) STRICT")
+    for table, columns in (TABLES | ITEMS).items():
+        create(connection, table, columns)
     for name, columns in INDEXES.items():
         connection.execute(f"CREATE INDEX {name} ON {columns}")
 
 
-def _move_vectors(connection: sqlite3.Connection) -> None:
-    for number, id in connection.execute("SELECT number, id FROM contracts").fetchall():
-        create_vectors(connection, f"vectors_{number}")
-        connection.execute(
-            f"INSERT INTO vectors_{number} SELECT id, vector FROM items_3 "
-            "WHERE contract_id = ? ORDER BY id",
-            (id,),
-        )
+def _move_rows(connection: sqlite3.Connection, version: int) -> None:
+    for (number,) in connection.execute("SELECT number FROM contracts").fetchall():
+        if version == 4:
+            create(connection, f"vectors_{number}", VECTORS)
+            connection.execute(
+                f"INSERT INTO vectors_{number} SELECT i.id, vector FROM items_3 i JOIN contracts c "
+                f"ON c.id = contract_id WHERE number = {number} ORDER BY i.id"
+            )
+        else:
+            create(connection, f"rows_{number}", ROWS)
+            connection.execute(TO_ROWS.format(number))
+            connection.execute(f"DROP TABLE vectors_{number}")
 
 
 def bring_up_to_date(connection: sqlite3.Connection, version: int, wanted: int = SCHEMA) -> None:
@@ -50,8 +56,8 @@ def bring_up_to_date(connection: sqlite3.Connection, version: int, wanted: int =
         for statement in script.split(";"):
             if statement.strip() == "TABLES":
                 _create_tables(connection)
-            elif statement.strip() == "VECTORS":
-                _move_vectors(connection)
+            elif statement.strip() == "ROWS":
+                _move_rows(connection, number)
             else:
                 connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -93,9 +99,13 @@ def checked_version(connection: sqlite3.Connection, path: Path) -> int:
             f"{path} has schema {version}, this version of mixbct reads 1 to {SCHEMA}; "
             "use the version that wrote it"
         )
-    names = {str(name) for _, name, *_ in found if re.fullmatch(r"vectors_\d+", str(name))}
-    vectors = {("table", name, name, f"CREATE TABLE {name} ({_VECTORS}) STRICT") for name in names}
-    if other := found ^ (_expected(version) | vectors):
+    of, columns = ("vectors", VECTORS) if version < 5 else ("rows", ROWS)
+    rows: set[tuple[str | None, ...]] = set()
+    for table in {str(row[1]) for row in found if re.fullmatch(rf"{of}_\d+", str(row[1]))}:
+        rows.add(("table", table, table, _made(table, columns)))
+        if version >= 5:  # of the key: SQLite's own
+            rows.add(("index", f"sqlite_autoindex_{table}_1", table, None))
+    if other := found ^ (_expected(version) | rows):
         kind, name = min(other, key=lambda row: (row[3] is None, str(row)))[:2]
         raise GalleryError(
             f"{path} is not as mixbct makes a gallery: the {kind} {name!r} was added, changed or "
