@@ -131,9 +131,10 @@ def _format_of(values: list[bytes | None], name: str) -> tuple[str, int]:
             f"of numbers, found {f'{size} bytes' if size else 'nothing like it'}"
         )
     together = b"".join(value for value in values if value and len(value) == size)
-    vast = {}
-    for kind in ("<f4", "<f8") if size % 8 == 0 else ("<f4",):
+
+    def usual(kind: str) -> bool:
         with np.errstate(all="ignore"):
-            vast[kind] = float(np.mean(~(np.abs(np.frombuffer(together, kind)) < _MOST)))
-    kind = "<f8" if vast.get("<f8", 1.0) == 0 < vast["<f4"] else "<f4"
+            return bool((np.abs(np.frombuffer(together, kind)) < _MOST).all())
+
+    kind = "<f8" if size % 8 == 0 and usual("<f8") and not usual("<f4") else "<f4"
     return kind, size // np.dtype(kind).itemsize
