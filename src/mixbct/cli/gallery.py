@@ -256,15 +256,9 @@ def _hit_lines(report: SearchReport) -> Iterator[str]:
             short = {contract: contract for contract in full}
         rows = [("rank", "score", "FAR", "accepted", "key", "label", "contract")]
         for hit in found.hits:
-            cells = (
-                f"{hit.rank:4}",
-                f"{hit.score:.4f}",
-                "–" if hit.far is None else f"{hit.far:.0e}",
-                marks[hit.accepted],
-                hit.key,
-                hit.label or "–",
-            )
-            rows.append((*cells, short[hit.contract]))
+            far = "–" if hit.far is None else f"{hit.far:.0e}"
+            figures = f"{hit.rank:4}", f"{hit.score:.4f}", far, marks[hit.accepted]
+            rows.append((*figures, hit.key, hit.label or "–", short[hit.contract]))
         yield from columns(rows, whole=5)
 
 

@@ -233,10 +233,8 @@ def backfill(
     name_skipped(report.missing, "items without an image, which stay as they are")
     name_skipped(report.unreadable, "images that cannot be read, whose items stay as they are")
     done = f"{report.replaced:,} items embedded again in {report.seconds:,.1f} s"
-    said = (
-        f"{report.gallery}: {done}; by {report.contract}: {coverage(report.own_rows, report.rows)}"
-    )
-    tell(report, said, then=("gallery", "status", report.gallery))
+    own = f"by {report.contract}: {coverage(report.own_rows, report.rows)}"
+    tell(report, f"{report.gallery}: {done}; {own}", then=("gallery", "status", report.gallery))
 
 
 def coverage(own: int, rows: int) -> str:

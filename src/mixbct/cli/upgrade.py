@@ -106,16 +106,10 @@ def _plan_lines(plan: UpgradePlan) -> Iterator[str]:
     rows = [("rows", "tied by", "false-accept rate", "to build first", "contract")]
     for each in plan.rows:
         tie = "the new model's own" if each.threshold is None else f"threshold {each.threshold:.4f}"
+        far = "–" if each.far is None else f"{each.far:g}"
         build = f"{each.index_bytes / 1e6:,.1f} MB, about {each.seconds:.1f} s"
-        rows.append(
-            (
-                f"{each.rows:,}",
-                tie,
-                "–" if each.far is None else f"{each.far:g}",
-                build if each.index_bytes else "nothing",
-                str(each.contract),
-            )
-        )
+        build = build if each.index_bytes else "nothing"
+        rows.append((f"{each.rows:,}", tie, far, build, str(each.contract)))
     yield from columns(rows, whole=4)
     for each in plan.rows:
         if each.bridge:
@@ -143,8 +137,5 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
     for stored in status.contracts:
         yield f"{stored.rows:,} of {status.rows:,} rows are of {stored.contract}"
     back = next((each for each in status.switches if each.number == last.before), None)
-    yield (
-        f"a rollback brings back {back.model.contract}"
-        if back
-        else "there is nothing to roll back to"
-    )
+    brings = f"a rollback brings back {back.model.contract}" if back else None
+    yield brings or "there is nothing to roll back to"

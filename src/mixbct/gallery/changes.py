@@ -10,7 +10,7 @@ from mixbct.data.bank import normalise
 from mixbct.data.loader import ahead_of
 from mixbct.errors import ContractError, GalleryError, SwitchedError
 from mixbct.gallery import rules
-from mixbct.gallery.records import Batch, Item, Rollback, Switch, Tick
+from mixbct.gallery.records import Batch, ImportReport, Item, Rollback, Switch, Tick
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.store import Store
 from mixbct.gallery.transaction import Transaction
@@ -76,8 +76,8 @@ def refresh(
     return len(keys)
 
 
-def put_batches(store: Store, batches: Iterable[Batch], replace: bool) -> dict[str, int]:
-    """Store batches, a transaction each; return what came of them, as `ImportReport` counts it."""
+def put_batches(store: Store, batches: Iterable[Batch], replace: bool) -> ImportReport:
+    """Store batches, a transaction each; see `Gallery.import_rows`."""
     added = replaced = unchanged = 0
     for batch in ahead_of(map(normalised, batches)):
         with store.write() as transaction:
@@ -87,7 +87,9 @@ def put_batches(store: Store, batches: Iterable[Batch], replace: bool) -> dict[s
         added, replaced = added + len(wanted.keys) - again, replaced + again
     with store.read() as snapshot:
         rows = rules.rows_in(snapshot)
-    return {"added": added, "replaced": replaced, "unchanged": unchanged, "rows": rows}
+    return ImportReport(
+        gallery=store.place, added=added, replaced=replaced, unchanged=unchanged, rows=rows
+    )
 
 
 def without_same(snapshot: Snapshot, batch: Batch) -> Batch:
@@ -105,15 +107,11 @@ def without_same(snapshot: Snapshot, batch: Batch) -> Batch:
 
 
 def undo(
-    transaction: Transaction,
-    edges: Sequence[Edge],
-    leave_out: bool,
-    place: str,
-    seen: int | None = None,
+    transaction: Transaction, edges: Sequence[Edge], leave_out: bool, seen: int | None
 ) -> Rollback:
     """Undo the last switch that is not undone; see `Gallery.rollback`."""
     switches = transaction.switches()
-    last, back = switches[-1], rules.led_back(switches, place)
+    last, back = switches[-1], rules.led_back(switches, transaction.database.place)
     if seen not in (None, last.number):
         raise SwitchedError(
             f"switch {last.number} came since, at {last.time}: look at what it changed, and ask "
@@ -141,7 +139,7 @@ def undo(
     number, restores = last.number + 1, back.stands_for
     transaction.switch(Switch(number, back.model, now(), back.before, restores))
     return Rollback(
-        gallery=place,
+        gallery=transaction.database.place,
         query_model=query,
         before=last.model.contract,
         given_back=len(given_back),

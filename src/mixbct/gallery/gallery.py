@@ -143,7 +143,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
-        return ImportReport(gallery=self.place, **put_batches(self._store, batches, replace))
+        return put_batches(self._store, batches, replace)
 
     def refresh(
         self, ids: Mapping[str, int], vectors: Float[np.ndarray, "n d"], contract: Contract
@@ -166,7 +166,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             DiskFullError: nothing of the batch is stored.
         """
         with self._store.write() as transaction:
-            rules.check_query(transaction, contract, self.place)
+            rules.check_query(transaction, contract)
             return refresh(transaction, ids, vectors, contract)
 
     def hits(self) -> dict[str, int]:
@@ -213,7 +213,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
         with self._store.read() as snapshot:
-            rules.check_query(snapshot, contract, self.place)
+            rules.check_query(snapshot, contract)
             rules.check_dimension(vectors, contract)
             queries = normalise(vectors)
             older = normalise(old[0]) if old else queries
@@ -257,7 +257,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
     def plan(self, contract: Contract, *edges: Edge) -> UpgradePlan:
         """Return what `switch` would change; see there."""
         with self._store.read() as snapshot:
-            return plan_of(snapshot, contract, edges, self.place)
+            return plan_of(snapshot, contract, edges)
 
     def prepare(self, contract: Contract, *edges: Edge, progress: Tick | None = None) -> None:
         """Build what the first search after such a switch will need, while all goes on as before.
@@ -288,7 +288,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             ContractError: rows would no longer be searchable; it names them.
         """
         with self._store.write() as transaction:
-            return undo(transaction, edges, leave_out, self.place, seen)
+            return undo(transaction, edges, leave_out, seen)
 
     def remove(self, keys: Collection[str]) -> int:
         """Take items out, all of them or none, and return how many; history until `prune`.
@@ -318,7 +318,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""
         with self._store.read() as snapshot:
-            return status_of(snapshot, self.place, self._store.size())
+            return status_of(snapshot)
 
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them, a line each.

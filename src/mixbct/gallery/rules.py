@@ -67,7 +67,7 @@ def require_tied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()
     )
 
 
-def check_query(snapshot: Snapshot, contract: Contract, place: str) -> None:
+def check_query(snapshot: Snapshot, contract: Contract) -> None:
     """Refuse queries of another model than the query model."""
     query = snapshot.query_model().contract
     if contract.id == query.id:
@@ -77,7 +77,8 @@ def check_query(snapshot: Snapshot, contract: Contract, place: str) -> None:
     since = f", since {switches[-1].time}" if was else ""
     raise SwitchedError(
         f"the queries were embedded by {contract}, but the gallery's query model is {query}{since}"
-        f"; embed them with that one, or switch with `mixbct upgrade apply {place}`"
+        "; embed them with that one, or switch with `mixbct upgrade apply "
+        f"{snapshot.database.place}`"
     )
 
 

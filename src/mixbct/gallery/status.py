@@ -4,15 +4,7 @@ import time
 from collections.abc import Sequence
 
 from mixbct.features.bridged import through
-from mixbct.gallery import rules
-from mixbct.gallery.records import (
-    ContractRows,
-    EdgeStatus,
-    GalleryStatus,
-    PlannedRows,
-    Stored,
-    UpgradePlan,
-)
+from mixbct.gallery import records, rules
 from mixbct.gallery.search import decision
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
@@ -20,7 +12,7 @@ from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
 
 
-def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
+def status_of(snapshot: Snapshot) -> records.GalleryStatus:
     """Return what a gallery holds, and what its next search has to build."""
     query, recorded = snapshot.query_model(), snapshot.edges()
     own, contracts = query.contract, []
@@ -28,10 +20,12 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
         threshold = decision(recorded, own, contract, None, edge, False).threshold
         ready = snapshot.ready(contract, rules.side_of(edge))
         contracts.append(
-            ContractRows(contract=contract, rows=rows, threshold=threshold, cached_rows=ready)
+            records.ContractRows(
+                contract=contract, rows=rows, threshold=threshold, cached_rows=ready
+            )
         )
-    return GalleryStatus(
-        gallery=place,
+    return records.GalleryStatus(
+        gallery=snapshot.database.place,
         query_model=own,
         model_folder=str(query.folder) if query.folder else None,
         rows=rules.rows_in(snapshot),
@@ -39,14 +33,12 @@ def status_of(snapshot: Snapshot, place: str, size: int) -> GalleryStatus:
         contracts=tuple(contracts),
         edges=tuple(map(_edge_status, recorded)),
         switches=tuple(snapshot.switches()),
-        size_bytes=size,
+        size_bytes=snapshot.store.size(),
         searched_by=snapshot.searched_by(),
     )
 
 
-def plan_of(
-    snapshot: Snapshot, contract: Contract, edges: Sequence[Edge], place: str
-) -> UpgradePlan:
+def plan_of(snapshot: Snapshot, contract: Contract, edges: Sequence[Edge]) -> records.UpgradePlan:
     """Return what a switch to `contract` over `edges`, and those that are recorded, would change.
 
     Raises:
@@ -56,8 +48,8 @@ def plan_of(
         rules.check_edge(edge, contract)
     rules.require_tied(snapshot, contract, edges)
     before = snapshot.query_model().contract
-    return UpgradePlan(
-        gallery=place,
+    return records.UpgradePlan(
+        gallery=snapshot.database.place,
         before=before,
         query_model=contract,
         rows=tuple(
@@ -76,12 +68,12 @@ def to_build(
     return [each for each in needed if snapshot.ready(*each) is None]
 
 
-def _edge_status(edge: Edge) -> EdgeStatus:
-    known = edge.model_dump(include=EdgeStatus.model_fields.keys() - {"bridge"})
-    return EdgeStatus(**known, bridge=str(edge.bridge) if edge.bridge else None)
+def _edge_status(edge: Edge) -> records.EdgeStatus:
+    known = edge.model_dump(include=records.EdgeStatus.model_fields.keys() - {"bridge"})
+    return records.EdgeStatus(**known, bridge=str(edge.bridge) if edge.bridge else None)
 
 
-def _planned(snapshot: Snapshot, stored: Stored, edge: Edge | None) -> PlannedRows:
+def _planned(snapshot: Snapshot, stored: records.Stored, edge: Edge | None) -> records.PlannedRows:
     contract, rows = stored
     side = rules.side_of(edge)
     size, seconds = 0, 0.0
@@ -90,7 +82,7 @@ def _planned(snapshot: Snapshot, stored: Stored, edge: Edge | None) -> PlannedRo
         sample = through(side, next(snapshot.blocks(contract)).vectors)
         seconds = (time.perf_counter() - began) * rows / len(sample)
         size = rows * (8 + 4 * sample.shape[1])
-    return PlannedRows(
+    return records.PlannedRows(
         contract=contract,
         rows=rows,
         threshold=edge.threshold if edge else None,

@@ -90,7 +90,7 @@ def _reading(path: Path, size: int, batch: int) -> Iterator[tuple[dict[str, Any]
         code = child.wait()
         errors.seek(0)
         said = errors.read(_LONGEST_LINE).decode("utf-8", "replace").strip().splitlines()
-        why = said[-1] if said and code > 0 else f"FAISS ended with {-code if code < 0 else code}"
+        why = said[-1] if said and code > 0 else f"FAISS ended with {abs(code)}"
         raise GalleryError(
             f"{path} cannot be read as a FAISS index: {why[:300]}. Either it is damaged, or of a "
             "kind that cannot give its vectors back; write it again with faiss.write_index, or "

@@ -1,7 +1,6 @@
 """What of a source can be stored: all that is wrong with rows is counted, and some are named."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -32,8 +31,7 @@ class Screening:
     def __init__(self, source: VectorSource, skip_bad: bool) -> None:
         self._source, self._skip_bad = source, skip_bad
         self._seen = _Seen()
-        self._counts: Counter[str] = Counter()
-        self._named: dict[str, list[str]] = {}
+        self._bad: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._digests = [hashlib.sha256() for _ in ForeignRows._fields[:3]]
         self.passed = 0
 
@@ -44,8 +42,7 @@ class Screening:
     def left_out(self) -> tuple[LeftOut, ...]:
         """Return what was wrong with rows so far, with the first of their keys."""
         return tuple(
-            LeftOut(why=why, rows=rows, first=tuple(self._named[why]))
-            for why, rows in self._counts.items()
+            LeftOut(why=why, rows=rows, first=first) for why, (rows, first) in self._bad.items()
         )
 
     def batches(self, rows: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
@@ -61,13 +58,13 @@ class Screening:
                 digest.update("\n".join([*names, ""]).encode("utf-8", "surrogatepass"))
             self._digests[2].update(np.ascontiguousarray(found.vectors).data)
             good = self._good(found, self._source.contract)
-            if self._skip_bad or not self._counts:
+            if self._skip_bad or not self._bad:
                 self.passed += len(good.keys)
                 if good.keys:
                     yield good
             read += len(found.keys) + sum(map(len, found.bad.values()))
             progress(read, max(read, self._source.rows))
-        if self._counts and not self._skip_bad:
+        if self._bad and not self._skip_bad:
             left_out = self.left_out()
             said = "; ".join(f"{each.rows:,} with {each.why} ({each.names})" for each in left_out)
             raise GalleryError(
@@ -103,9 +100,9 @@ class Screening:
 
     def _count(self, why: str, keys: Sequence[str]) -> None:
         if keys:
-            self._counts[why] += len(keys)
-            named = self._named.setdefault(why, [])
-            named += [ascii(key)[1:-1] for key in keys[: NAMED - len(named)]]
+            rows, first = self._bad.get(why, (0, ()))
+            first += tuple(ascii(key)[1:-1] for key in keys[: NAMED - len(first)])
+            self._bad[why] = rows + len(keys), first
 
 
 class _Seen:

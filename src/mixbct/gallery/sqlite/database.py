@@ -10,13 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mixbct.errors import (
-    DiskFullError,
-    GalleryError,
-    MixbctError,
-    NoGalleryError,
-    UnavailableError,
-)
+from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError, UnavailableError
 from mixbct.files import disk_full_as_error
 from mixbct.gallery.facts import Asked, Known
 from mixbct.gallery.records import Found, Parts, Tick
