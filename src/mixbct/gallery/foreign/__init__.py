@@ -54,10 +54,9 @@ def open_source(
     if preset is not None and preset not in PRESETS:
         raise DataError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     kind = _kind_of(source)
-    table = kind in ("postgres", "sqlite")
     for option, given, fits in (
         (f"--preset {preset}", preset, preset and PRESETS[preset][0] == kind),
-        ("--table and the names of columns", any(named), table),
+        ("--table and the names of columns", any(named), kind in ("postgres", "sqlite")),
         ("--keys and --labels", keys or labels, kind in ("array", "index")),
     ):
         if given and not fits:

@@ -95,7 +95,7 @@ def _source(
     return VectorSource(str(path), contract, len(keys), read)
 
 
-def _vectors_in(members: ZippedArrays) -> tuple[str, tuple[int, int]]:
+def _vectors_in(members: ZippedArrays) -> tuple[str, tuple[int, ...]]:
     found = [
         (name, shape)
         for name, (shape, dtype) in members.headers.items()
@@ -107,8 +107,7 @@ def _vectors_in(members: ZippedArrays) -> tuple[str, tuple[int, int]]:
             f"{members.path} holds {len(found)} arrays of floats in two dimensions, expected one: "
             f"{held or 'it is empty'}; save the vectors alone with their keys"
         )
-    name, (rows, dim) = found[0]
-    return name, (rows, dim)
+    return found[0]
 
 
 def _names(
