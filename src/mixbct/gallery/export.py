@@ -93,11 +93,11 @@ def export_files(
             side, asked = side_of(edge), edge.bridge.query if edge and edge.bridge else None
             inside = folder / contract.id
             inside.mkdir()
-            for name, array in zip(
-                ("matrix", "offset"), asked.arrays if asked else (), strict=False
-            ):
-                if array is not None:
-                    np.save(inside / f"query-{name}.npy", array)
+            if asked:
+                matrix, offset = asked.arrays
+                np.save(inside / "query-matrix.npy", matrix)
+                if offset is not None:
+                    np.save(inside / "query-offset.npy", offset)
             parts: list[ExportedPart] = []
             blocks = snapshot.blocks(contract)
             while some := list(islice(blocks, _BLOCKS)):
