@@ -12,10 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from typer import Argument, Option
 
 from mixbct.backbones.model import load_model, read_manifest
-from mixbct.cli.gallery_backfill import backfill, coverage
-from mixbct.cli.gallery_export import export, reindex, reindexed
-from mixbct.cli.gallery_import import import_
-from mixbct.cli.gallery_serve import serve
+from mixbct.cli import gallery_bulk
 from mixbct.cli.given import embed_images, read_given
 from mixbct.cli.options import Commands, Device, GalleryPlace, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, say, tell
@@ -57,7 +54,7 @@ def init(
         declared = manifest.contract
     with Gallery.create(gallery, declared, folder) as opened:
         if index:
-            reindexed(gallery, index)
+            gallery_bulk.reindexed(gallery, index)
         end(opened, f"an empty gallery, searched by {declared}")
 
 
@@ -110,8 +107,8 @@ def enrol(
     tell(report, said, then=("gallery", "search", report.gallery, "QUERY"))
 
 
-app.command()(export)
-app.command()(reindex)
+app.command()(gallery_bulk.export)
+app.command()(gallery_bulk.reindex)
 
 
 @app.command()
@@ -169,9 +166,9 @@ def search(
     tell(report, *_hit_lines(report), then=("gallery", "status", report.gallery))
 
 
-app.command("import")(import_)
-app.command()(backfill)
-app.command()(serve)
+app.command("import")(gallery_bulk.import_)
+app.command()(gallery_bulk.backfill)
+app.command()(gallery_bulk.serve)
 
 
 @app.command()
@@ -259,15 +256,9 @@ def _hit_lines(report: SearchReport) -> Iterator[str]:
             short = {contract: contract for contract in full}
         rows = [("rank", "score", "FAR", "accepted", "key", "label", "contract")]
         for hit in found.hits:
-            cells = (
-                f"{hit.rank:4}",
-                f"{hit.score:.4f}",
-                "–" if hit.far is None else f"{hit.far:.0e}",
-                marks[hit.accepted],
-                hit.key,
-                hit.label or "–",
-            )
-            rows.append((*cells, short[hit.contract]))
+            far = "–" if hit.far is None else f"{hit.far:.0e}"
+            figures = f"{hit.rank:4}", f"{hit.score:.4f}", far, marks[hit.accepted]
+            rows.append((*figures, hit.key, hit.label or "–", short[hit.contract]))
         yield from columns(rows, whole=5)
 
 
@@ -282,7 +273,7 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
         rows.append((f"{stored.rows:,}", tie, index, str(stored.contract)))
     yield from columns(rows, whole=3)
     if 0 < status.own_rows < status.rows:
-        yield f"embedded by the query model: {coverage(status.own_rows, status.rows)}"
+        yield f"embedded by the query model: {gallery_bulk.coverage(status.own_rows, status.rows)}"
     for edge in status.edges:
         yield (
             f"edge: queries of {edge.from_contract} may search {edge.to_contract}, threshold "

@@ -11,9 +11,7 @@ from mixbct.cli.options import Commands, GalleryPlace
 from mixbct.cli.output import progress_bar, tell
 from mixbct.errors import ContractError, ResultError
 from mixbct.gallery import Gallery
-from mixbct.gallery.plan import UpgradePlan
-from mixbct.gallery.records import GalleryStatus
-from mixbct.schemas.contract import Contract
+from mixbct.gallery.records import GalleryStatus, UpgradePlan
 from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import read_record, record_there
 from mixbct.workflows.service import apply_upgrade, asked_model
@@ -36,7 +34,8 @@ Edges = Annotated[
 @app.command()
 def plan(gallery: GalleryPlace, model: Model = None, edge: Edges = None) -> None:
     """Show what a switch of the query model would change; nothing is changed."""
-    contract, _, edges = _asked(model, edge)
+    edges = _read_edges(edge)
+    contract, _ = asked_model(model, edges)
     gates = tuple(_verdict(path, edge) for path, edge in zip(edge or [], edges, strict=True))
     with Gallery.open(gallery) as opened:
         found = opened.plan(contract, *edges).model_copy(update={"gates": gates})
@@ -48,7 +47,8 @@ def plan(gallery: GalleryPlace, model: Model = None, edge: Edges = None) -> None
 @app.command()
 def apply(gallery: GalleryPlace, model: Model = None, edge: Edges = None) -> None:
     """Switch the query model without touching a stored vector."""
-    contract, folder, edges = _asked(model, edge)
+    edges = _read_edges(edge)
+    contract, folder = asked_model(model, edges)
     with Gallery.open(gallery) as opened:
         with progress_bar("build the index of mapped rows") as tick:
             before = apply_upgrade(opened, contract, folder, edges, tick).before
@@ -90,14 +90,6 @@ def rollback(
     tell(done, said, then=("gallery", "search", done.gallery, "IMAGE"))
 
 
-def _asked(
-    model: Path | None, paths: list[Path] | None
-) -> tuple[Contract, Path | None, list[Edge]]:
-    """Return the new query model's contract, its folder if it has one, and the edges."""
-    edges = _read_edges(paths)
-    return *asked_model(model, edges), edges
-
-
 def _read_edges(paths: list[Path] | None) -> list[Edge]:
     return [read_record(path, Edge, ContractError, "edge") for path in paths or []]
 
@@ -114,16 +106,10 @@ def _plan_lines(plan: UpgradePlan) -> Iterator[str]:
     rows = [("rows", "tied by", "false-accept rate", "to build first", "contract")]
     for each in plan.rows:
         tie = "the new model's own" if each.threshold is None else f"threshold {each.threshold:.4f}"
+        far = "–" if each.far is None else f"{each.far:g}"
         build = f"{each.index_bytes / 1e6:,.1f} MB, about {each.seconds:.1f} s"
-        rows.append(
-            (
-                f"{each.rows:,}",
-                tie,
-                "–" if each.far is None else f"{each.far:g}",
-                build if each.index_bytes else "nothing",
-                str(each.contract),
-            )
-        )
+        build = build if each.index_bytes else "nothing"
+        rows.append((f"{each.rows:,}", tie, far, build, str(each.contract)))
     yield from columns(rows, whole=4)
     for each in plan.rows:
         if each.bridge:
@@ -151,8 +137,5 @@ def _status_lines(status: GalleryStatus) -> Iterator[str]:
     for stored in status.contracts:
         yield f"{stored.rows:,} of {status.rows:,} rows are of {stored.contract}"
     back = next((each for each in status.switches if each.number == last.before), None)
-    yield (
-        f"a rollback brings back {back.model.contract}"
-        if back
-        else "there is nothing to roll back to"
-    )
+    brings = f"a rollback brings back {back.model.contract}" if back else None
+    yield brings or "there is nothing to roll back to"

@@ -3,26 +3,31 @@
 Each contract is a folder, since each lives in a space of its own: rows are as a search compares
 them, behind the edge's bridge, and what the bridge does to queries lies beside them as plain
 arrays. A part is `part-N.npy` (float32 [n, d]) with `part-N.jsonl` (id, key and label a line), or
-`part-N.parquet` with all of it.
+`part-N.parquet` with all of it. Or rows of one contract become a bank, from which bridges and
+evaluations start.
 """
 
 import json
-from itertools import islice
+from collections.abc import Collection
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float32
 from pydantic import Field
 
-from mixbct.errors import GalleryError
+from mixbct.data.foreign_bank import write_bank
+from mixbct.data.source import unseen
+from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole, refuse_existing, sha256_file
 from mixbct.gallery.records import RowBlock, Tick
-from mixbct.gallery.rules import edges_from, require_tied
+from mixbct.gallery.rules import require_tied, rows_in, side_of, with_edges
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.reading import needing_extra
 from mixbct.schemas.contract import Contract
-from mixbct.schemas.linear_map import LinearMap
+from mixbct.schemas.data import BankManifest
 from mixbct.schemas.record import Document, Record
 
 Form = Literal["numpy", "parquet"]
@@ -63,7 +68,7 @@ class ExportManifest(Document):
 
 
 def export_files(
-    snapshot: Snapshot, place: str, out: Path, form: Form, progress: Tick | None = None
+    snapshot: Snapshot, place: str, out: Path, form: Form, progress: Tick = unseen
 ) -> ExportManifest:
     """Write all rows of a gallery to a folder, which is whole or not there.
 
@@ -82,27 +87,29 @@ def export_files(
     refuse_existing(out, GalleryError)
     query = snapshot.query_model().contract
     require_tied(snapshot, query)
-    edges, stored = edges_from(snapshot, query), snapshot.contracts()
-    total, done, exported = sum(each.rows for each in stored), 0, []
+    total, done, exported = rows_in(snapshot), 0, []
     with folder_written_whole(out) as folder:
-        for contract, rows in stored:
-            edge = edges.get(contract.id)
-            bridge = edge.bridge if edge else None
-            side, asked = (bridge.gallery, bridge.query) if bridge else (None, None)
+        for (contract, rows), edge in with_edges(snapshot, query):
+            side, asked = side_of(edge), edge.bridge.query if edge and edge.bridge else None
             inside = folder / contract.id
             inside.mkdir()
             if asked:
-                _write_map(inside, asked)
+                matrix, offset = asked.arrays
+                np.save(inside / "query-matrix.npy", matrix)
+                if offset is not None:
+                    np.save(inside / "query-offset.npy", offset)
             parts: list[ExportedPart] = []
             blocks = snapshot.blocks(contract)
             while some := list(islice(blocks, _BLOCKS)):
-                part = _mapped(some, side)
+                ids, keys, labels, vectors = zip(*some, strict=True)
+                names = [*chain(*keys)]
+                mapped = through(side, np.concatenate(vectors), names)
+                part = RowBlock(np.concatenate(ids), names, [*chain(*labels)], mapped)
                 files = _write(inside, f"part-{len(parts):05}", part, form)
                 digests = {file.name: sha256_file(file) for file in files}
-                parts.append(ExportedPart(files=digests, rows=len(part.ids)))
-                done += len(part.ids)
-                if progress:
-                    progress(done, total)
+                parts.append(ExportedPart(files=digests, rows=len(names)))
+                done += len(names)
+                progress(done, total)
             exported.append(
                 ExportedContract(
                     contract=contract,
@@ -121,18 +128,54 @@ def export_files(
     return manifest
 
 
-def _mapped(blocks: list[RowBlock], side: LinearMap | None) -> RowBlock:
-    ids, keys, labels, vectors = zip(*blocks, strict=True)
-    names = [key for each in keys for key in each]
-    rows = through(side, np.concatenate(vectors), names)
-    return RowBlock(np.concatenate(ids), names, [name for each in labels for name in each], rows)
+def export_bank(
+    snapshot: Snapshot,
+    out: Path,
+    contract: str | None = None,
+    wanted: Collection[str] | None = None,
+    progress: Tick = unseen,
+) -> BankManifest:
+    """Write rows as they are stored, mapped by nothing, with labels where every one has one.
 
+    Args:
+        snapshot: of the gallery.
+        out: the bank's folder; what a kill left of it is gone on with.
+        contract: the name of the rows' contract, where there are several.
+        wanted: only these keys; others of them may not be there.
+        progress: called with (rows written, rows in all).
 
-def _write_map(folder: Path, query: LinearMap) -> None:
-    matrix, offset = query.arrays
-    np.save(folder / "query-matrix.npy", matrix)
-    if offset is not None:
-        np.save(folder / "query-offset.npy", offset)
+    Raises:
+        ContractError: there are rows of several contracts of that name, or of none.
+        GalleryError: none of the wanted keys is there.
+        BankError: something else is at `out`.
+        DiskFullError: its size is reserved first.
+    """
+    found = [each for each, _ in snapshot.contracts() if contract in (None, each.name)]
+    if len(found) != 1:
+        held = ", ".join(str(each) for each, _ in snapshot.contracts())
+        raise ContractError(
+            f"a bank holds vectors of one contract: name one with --contract (there are "
+            f"{held or 'no rows'})"
+        )
+    (own,), keep = found, None if wanted is None else frozenset(wanted)
+    rows = [
+        row
+        for ids, keys, labels, _ in snapshot.blocks(own)
+        for row in zip(ids.tolist(), keys, labels, strict=True)
+        if keep is None or row[1] in keep
+    ]
+    if not rows:
+        raise GalleryError(f"none of the keys names a row of {own}: expected one a line, as stored")
+
+    def read(part: slice) -> Float32[np.ndarray, "n d"]:
+        ids = [id for id, *_ in rows[part]]
+        vectors = snapshot.vectors(ids)
+        progress(part.stop, len(rows))
+        return np.stack([vectors[id] for id in ids])
+
+    labels = [label for *_, label in rows if label]
+    known = labels if len(labels) == len(rows) else None
+    return write_bank(out, own, [key for _, key, _ in rows], known, read, resume=True).manifest
 
 
 def _write(folder: Path, name: str, part: RowBlock, form: Form) -> list[Path]:

@@ -6,24 +6,28 @@ is new, or made by an earlier export (its comment says so), or empty. Rows are w
 and only where they differ, so that an export that was stopped goes on when it is run again.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
 from mixbct.data.postgresql import Server
+from mixbct.data.source import unseen
 from mixbct.errors import ContractError, GalleryError
 from mixbct.features.bridged import through
 from mixbct.gallery.foreign.tables import parts_of
 from mixbct.gallery.records import Tick
-from mixbct.gallery.rules import edges_from, require_tied, side_of
+from mixbct.gallery.rules import require_tied, rows_in, side_of, with_edges
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Record
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    from psycopg import Connection, Cursor
 
+_Do = Callable[[str], Any]
+"""Runs a statement; gives its cursor."""
 _COLUMNS: Final = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), col_description(a.attrelid, a.attnum),
     EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary
@@ -52,7 +56,7 @@ def export_table(
     table: str,
     column: str,
     key: str | None = None,
-    progress: Tick | None = None,
+    progress: Tick = unseen,
 ) -> TableExport:
     """Write every row, as the query model's own space has it, into a column.
 
@@ -72,30 +76,24 @@ def export_table(
     """
     query = snapshot.query_model().contract
     require_tied(snapshot, query)
-    edges = edges_from(snapshot, query)
-    sides = {}
-    for stored in snapshot.contracts():
-        edge = edges.get(stored.contract.id)
+    for (contract, rows), edge in with_edges(snapshot, query):
         if edge and edge.bridge and edge.bridge.query:
             raise ContractError(
-                f"{stored.rows:,} rows of {stored.contract} meet queries of {query} only where "
+                f"{rows:,} rows of {contract} meet queries of {query} only where "
                 f"these are mapped too ({edge.bridge}), which no other program does: fit a bridge "
                 "that maps stored rows alone (`mixbct adapt`, a kind whose query side stays as it "
                 "is), gate it, and switch over its edge"
             )
-        sides[stored.contract] = side_of(edge)
     server = Server(url)
     with server.connect() as connection, server.named_errors():
-        names, made = _columns(connection, server.place, query, table, column, key)
-        done = written = found = 0
-        total = sum(stored.rows for stored in snapshot.contracts())
-        for contract, side in sides.items():
+        do, made = _columns(connection, server.place, query, table, column, key)
+        total, done, found, written = rows_in(snapshot), 0, 0, 0
+        for (contract, _), edge in with_edges(snapshot, query):
             for block in snapshot.blocks(contract):
-                rows = through(side, block.vectors, block.keys)
-                counts = _write(connection, names, made, block.keys, rows)
-                found, written, done = found + counts[0], written + counts[1], done + len(rows)
-                if progress:
-                    progress(done, total)
+                mapped = through(side_of(edge), block.vectors, block.keys)
+                there, changed = _write(connection, do, made, block.keys, mapped)
+                found, written, done = found + there, written + changed, done + len(mapped)
+                progress(done, total)
     return TableExport(
         place=server.place,
         table=table,
@@ -115,11 +113,12 @@ def _columns(
     table: str,
     column: str,
     key: str | None,
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[_Do, bool]:
     """Make the column, and the table where there is none.
 
     Returns:
-        Table, column, key and the key's type, as SQL; and whether the table is mixbct's own.
+        What runs a statement with the names of table, column, key and the key's type in it; and
+        whether the table is mixbct's own.
     """
     from psycopg import sql
 
@@ -127,8 +126,8 @@ def _columns(
     into = sql.SQL(".").join(map(sql.Identifier, parts_of(table)))
     names = {"table": into, "column": sql.Identifier(column), "ours": ours, "kind": sql.SQL(kind)}
 
-    def do(text: str) -> None:
-        connection.execute(sql.SQL(text).format(**names))
+    def do(text: str) -> "Cursor[Any]":
+        return connection.execute(sql.SQL(text).format(**names))
 
     with connection.transaction():
         connection.execute("SET LOCAL lock_timeout = '10s'")
@@ -149,46 +148,40 @@ def _columns(
             do("ALTER TABLE {table} ADD COLUMN {column} {kind}")
             do("COMMENT ON COLUMN {table}.{column} IS {ours}")
         elif there[column] != (kind, ours):
-            full = sql.SQL("SELECT EXISTS (SELECT FROM {table} WHERE {column} IS NOT NULL)")
-            if there[column][0] != kind or connection.execute(full.format(**names)).fetchone() != (
-                False,
-            ):
+            full = "SELECT EXISTS (SELECT FROM {table} WHERE {column} IS NOT NULL)"
+            if there[column][0] != kind or do(full).fetchone() != (False,):
                 raise GalleryError(
                     f"{place}: the column {column!r} of {table} is there already, as "
                     f"{there[column][0]}, and is not an export for {query}; name a new column"
                 )
             do("COMMENT ON COLUMN {table}.{column} IS {ours}")
     names |= {"key": sql.Identifier(key), "type": sql.SQL(there[key][0])}
-    return names, found[0][4] == ours
+    return do, found[0][4] == ours
 
 
 def _write(
     connection: "Connection",
-    names: dict[str, Any],
+    do: _Do,
     made: bool,
     keys: list[str],
     rows: Float32[np.ndarray, "n d"],
 ) -> tuple[int, int]:
     """Write a batch; return how many of the keys are there, and how many rows were changed."""
-    from psycopg import sql
-
-    join = "{table} t JOIN mixbct_rows r ON t.{key} = CAST(r.key AS {type})"
-    add = "INSERT INTO {table} (key) SELECT key FROM mixbct_rows ON CONFLICT DO NOTHING"
-    update = (
-        "UPDATE {table} t SET {column} = r.vector FROM mixbct_rows r WHERE "
-        "t.{key} = CAST(r.key AS {type}) AND t.{column} IS DISTINCT FROM r.vector"
-    )
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.execute(
+    with connection.transaction():
+        do(
             "CREATE TEMP TABLE IF NOT EXISTS mixbct_rows (key text, vector vector) "
             "ON COMMIT DELETE ROWS"
         )
-        with cursor.copy("COPY mixbct_rows FROM STDIN BINARY") as copy:
+        with connection.cursor().copy("COPY mixbct_rows FROM STDIN BINARY") as copy:
             copy.set_types(["text", "vector"])
             for pair in zip(keys, rows, strict=True):
                 copy.write_row(pair)
         if made:
-            cursor.execute(sql.SQL(add).format(**names))
-        counted = cursor.execute(sql.SQL(f"SELECT count(*) FROM {join}").format(**names)).fetchone()
-        cursor.execute(sql.SQL(update).format(**names))
-        return int(counted[0]) if counted else 0, cursor.rowcount
+            do("INSERT INTO {table} (key) SELECT key FROM mixbct_rows ON CONFLICT DO NOTHING")
+        same = "t.{key} = CAST(r.key AS {type})"
+        counted = do(f"SELECT count(*) FROM {{table}} t JOIN mixbct_rows r ON {same}").fetchone()
+        changed = do(
+            "UPDATE {table} t SET {column} = r.vector FROM mixbct_rows r "
+            f"WHERE {same} AND t.{{column}} IS DISTINCT FROM r.vector"
+        )
+        return int(counted[0]) if counted else 0, changed.rowcount

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32
 
 from mixbct.data.bank import normalise
 from mixbct.errors import GalleryError
-from mixbct.gallery.enrolment import normalised, put_batch, put_batches, refresh, rows_in
-from mixbct.gallery.plan import UpgradePlan, plan_of, to_build
+from mixbct.gallery import rules
+from mixbct.gallery.changes import normalised, put_batch, put_batches, refresh, undo
 from mixbct.gallery.records import (
     Batch,
     EnrolReport,
@@ -22,19 +22,12 @@ from mixbct.gallery.records import (
     QueryModel,
     Rollback,
     Switch,
-)
-from mixbct.gallery.rules import (
-    check_dimension,
-    check_edge,
-    check_query,
-    named_contract,
-    require_tied,
+    UpgradePlan,
 )
 from mixbct.gallery.search import own_vectors, search
-from mixbct.gallery.status import status_of
+from mixbct.gallery.status import plan_of, status_of, to_build
 from mixbct.gallery.store import Snapshot, Store, Tick
 from mixbct.gallery.stores import create_store, open_store
-from mixbct.gallery.undo import undo
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.record import now
@@ -97,7 +90,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
     def contract(self, name: str | None = None) -> Contract:
         """Return the contract of a name or id, or else the query model's; see `named_contract`."""
         with self._store.read() as snapshot:
-            return named_contract(snapshot, name)
+            return rules.named_contract(snapshot, name)
 
     def vectors(self, keys: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """Return the vectors of the query model's own items, to search with; see `own_vectors`."""
@@ -134,7 +127,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         batch = normalised(Batch(keys, labels, vectors, contract))
         with self._store.write() as transaction:
             replaced = put_batch(transaction, batch, replace, progress)
-            rows = rows_in(transaction)
+            rows = rules.rows_in(transaction)
         added = len(keys) - replaced
         return EnrolReport(
             gallery=self.place, contract=contract, added=added, replaced=replaced, rows=rows
@@ -150,7 +143,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         Raises:
             GalleryError: as for `enrol`, which see; what came before is stored.
         """
-        return ImportReport(gallery=self.place, **put_batches(self._store, batches, replace))
+        return put_batches(self._store, batches, replace)
 
     def refresh(
         self, ids: Mapping[str, int], vectors: Float[np.ndarray, "n d"], contract: Contract
@@ -173,7 +166,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             DiskFullError: nothing of the batch is stored.
         """
         with self._store.write() as transaction:
-            check_query(transaction, contract, self.place)
+            rules.check_query(transaction, contract)
             return refresh(transaction, ids, vectors, contract)
 
     def hits(self) -> dict[str, int]:
@@ -220,13 +213,13 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 hit")
         with self._store.read() as snapshot:
-            check_query(snapshot, contract, self.place)
-            check_dimension(vectors, contract)
+            rules.check_query(snapshot, contract)
+            rules.check_dimension(vectors, contract)
             queries = normalise(vectors)
             older = normalise(old[0]) if old else queries
             if len(older) != len(queries):
                 raise GalleryError(f"{len(queries)} queries, but {len(older)} by the old model")
-            require_tied(snapshot, contract)
+            rules.require_tied(snapshot, contract)
             return search(snapshot, queries, contract, k, far, (older, old[1]) if old else None)
 
     def switch(self, contract: Contract, *edges: Edge, model: Path | None = None) -> Switch:
@@ -247,11 +240,11 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
                 contracts, or its dimensions differ and it has none.
         """
         for edge in edges:
-            check_edge(edge, contract)
+            rules.check_edge(edge, contract)
         with self._store.write() as transaction:
             for edge in edges:
                 transaction.add_edge(edge)
-            require_tied(transaction, contract)
+            rules.require_tied(transaction, contract)
             last = transaction.switches()[-1]
             query = QueryModel(contract, model and model.resolve())
             switch = Switch(last.number + 1, query, now(), last.number)
@@ -264,7 +257,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
     def plan(self, contract: Contract, *edges: Edge) -> UpgradePlan:
         """Return what `switch` would change; see there."""
         with self._store.read() as snapshot:
-            return plan_of(snapshot, contract, edges, self.place)
+            return plan_of(snapshot, contract, edges)
 
     def prepare(self, contract: Contract, *edges: Edge, progress: Tick | None = None) -> None:
         """Build what the first search after such a switch will need, while all goes on as before.
@@ -295,7 +288,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
             ContractError: rows would no longer be searchable; it names them.
         """
         with self._store.write() as transaction:
-            return undo(transaction, edges, leave_out, self.place, seen)
+            return undo(transaction, edges, leave_out, seen)
 
     def remove(self, keys: Collection[str]) -> int:
         """Take items out, all of them or none, and return how many; history until `prune`.
@@ -325,7 +318,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
     def status(self) -> GalleryStatus:
         """Return what the gallery holds, and how far its index files are."""
         with self._store.read() as snapshot:
-            return status_of(snapshot, self.place, self._store.size())
+            return status_of(snapshot)
 
     def faults(self, progress: Tick | None = None) -> list[str]:
         """Read every row and record, and return all that is wrong with them, a line each.
@@ -333,7 +326,7 @@ class Gallery(contextlib.AbstractContextManager["Gallery"]):
         `progress` is called with (rows read, rows in all).
         """
         with self._store.read() as snapshot:
-            require_tied(snapshot, snapshot.query_model().contract)
+            rules.require_tied(snapshot, snapshot.query_model().contract)
             return snapshot.faults(progress)
 
     def vectors_digest(self) -> str:

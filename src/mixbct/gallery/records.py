@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from pydantic import Field
 
-from mixbct.schemas.model import Contract
+from mixbct.schemas.contract import Contract
+from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import Record
 
 Ids = Int64[np.ndarray, " n"]
@@ -74,6 +75,11 @@ class Batch(NamedTuple):
     vectors: Float[np.ndarray, "n d"]
     """Any scale."""
     contract: Contract
+
+    def part(self, rows: Sequence[int]) -> "Batch":
+        """Return some of the rows, by their places."""
+        keys, labels = [self.keys[row] for row in rows], [self.labels[row] for row in rows]
+        return Batch(keys, labels, self.vectors[rows], self.contract)
 
 
 class Found(NamedTuple):
@@ -145,6 +151,34 @@ class GalleryStatus(Record):
     searched_by: str = Field("exact", description="exact, or the index that is searched instead")
     faults: tuple[str, ...] | None = Field(
         None, description="what is not as it was enrolled; none where nobody looked"
+    )
+
+
+class PlannedRows(Record):
+    """How the rows of one contract would be searched after the switch."""
+
+    contract: Contract
+    rows: int
+    threshold: float | None = Field(description="of the edge; none for the new model's own rows")
+    far: float | None = Field(description="the false-accept rate that the threshold keeps")
+    bridge: str | None = Field(description="what it does to which side, in words")
+    index_bytes: int = Field(description="of the index that has to be built; 0: it is ready")
+    seconds: float = Field(description="that building it takes, by a sample of the rows")
+
+
+class UpgradePlan(Record):
+    """What a switch would change."""
+
+    gallery: str
+    before: Contract = Field(description="the query model now")
+    query_model: Contract = Field(description="the query model after the switch")
+    rows: tuple[PlannedRows, ...]
+    found_after_rollback: bool = Field(
+        description="whether rows that the new model enrols can be searched after a rollback: "
+        "whether an edge leads from the query model now to it"
+    )
+    gates: tuple[GateOutcome | None, ...] = Field(
+        (), description="what the gate said of each edge that is given; none: nobody knows"
     )
 
 
@@ -233,11 +267,10 @@ class Hits:
 
     def of(self, query: int) -> tuple[Hit, ...]:
         """Return what one query found."""
-        hits, names = [], {id: str(each) for id, each in self.contracts.items()}
-        found = zip(
-            *(each[query].tolist() for each in (self.ids, self.scores, self.rates)), strict=True
-        )
-        for rank, (id, score, rate) in enumerate(found, 1):
+        names = {id: str(each) for id, each in self.contracts.items()}
+        columns = (each[query].tolist() for each in (self.ids, self.scores, self.rates))
+        hits = []
+        for rank, (id, score, rate) in enumerate(zip(*columns, strict=True), 1):
             key, label, contract_id = self.items[id]
             threshold = self.thresholds[contract_id]
             hits.append(
@@ -267,6 +300,11 @@ class LeftOut(Record):
     why: str
     rows: int
     first: tuple[str, ...] = Field(description="the keys of some of them")
+
+    @property
+    def names(self) -> str:
+        """Return the keys of some of them, in words."""
+        return ", ".join(self.first) + (", …" if self.rows > len(self.first) else "")
 
 
 class SourceImport(Record):

@@ -5,6 +5,7 @@ row's contract is the query model's or is reached by a recorded edge from it; an
 compared under no other model than the query model (but beside it, for people to look at).
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from mixbct.gallery.snapshot import Snapshot
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.linear_map import LinearMap
+
+_NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
 
 
 def edges_from(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> dict[str, Edge]:
@@ -32,10 +35,23 @@ def side_of(edge: Edge | None) -> LinearMap | None:
     return edge.bridge.gallery if edge and edge.bridge else None
 
 
+def with_edges(
+    snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()
+) -> list[tuple[Stored, Edge | None]]:
+    """Return what is stored, with the edge from a query model to it; None: there is none."""
+    reached = edges_from(snapshot, query, given)
+    return [(stored, reached.get(stored.contract.id)) for stored in snapshot.contracts()]
+
+
+def rows_in(snapshot: Snapshot) -> int:
+    """Return how many rows a gallery has."""
+    return sum(stored.rows for stored in snapshot.contracts())
+
+
 def untied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> list[Stored]:
     """Return what is stored and cannot be searched by `query`."""
-    reached = {query.id, *edges_from(snapshot, query, given)}
-    return [stored for stored in snapshot.contracts() if stored.contract.id not in reached]
+    every = with_edges(snapshot, query, given)
+    return [stored for stored, edge in every if not edge and stored.contract.id != query.id]
 
 
 def require_tied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()) -> None:
@@ -51,7 +67,7 @@ def require_tied(snapshot: Snapshot, query: Contract, given: Sequence[Edge] = ()
     )
 
 
-def check_query(snapshot: Snapshot, contract: Contract, place: str) -> None:
+def check_query(snapshot: Snapshot, contract: Contract) -> None:
     """Refuse queries of another model than the query model."""
     query = snapshot.query_model().contract
     if contract.id == query.id:
@@ -61,7 +77,8 @@ def check_query(snapshot: Snapshot, contract: Contract, place: str) -> None:
     since = f", since {switches[-1].time}" if was else ""
     raise SwitchedError(
         f"the queries were embedded by {contract}, but the gallery's query model is {query}{since}"
-        f"; embed them with that one, or switch with `mixbct upgrade apply {place}`"
+        "; embed them with that one, or switch with `mixbct upgrade apply "
+        f"{snapshot.database.place}`"
     )
 
 
@@ -103,6 +120,12 @@ def led_back(switches: Sequence[Switch], place: str) -> Switch:
             f"nothing to go back to; `mixbct upgrade status {place}` lists its switches"
         )
     return next(switch for switch in switches if switch.number == before)
+
+
+def no_names(names: Sequence[str | None]) -> list[str]:
+    """Return what cannot be a key or a label; only where one cannot, each is tried."""
+    told = [name for name in names if name]
+    return [*filter(_NOT_IN_NAMES.search, told)] if _NOT_IN_NAMES.search(" ".join(told)) else []
 
 
 def check_dimension(vectors: Float[np.ndarray, "n d"], contract: Contract) -> None:

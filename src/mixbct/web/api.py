@@ -6,8 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from mixbct.gallery.plan import UpgradePlan
-from mixbct.gallery.records import EnrolReport, Rollback
+from mixbct.gallery.records import EnrolReport, Rollback, UpgradePlan
 from mixbct.web.bodies import Image, given
 from mixbct.web.pages import answered
 from mixbct.web.records import Answer, Problem, Removed, RollbackAsked, Status, SwitchAsked

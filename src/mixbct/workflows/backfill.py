@@ -21,6 +21,7 @@ from mixbct.distributed import row_rng
 from mixbct.errors import BadImageError, ContractError, GalleryError
 from mixbct.features.ordering import Order, highest_first, least_credible, most_items
 from mixbct.gallery import Gallery
+from mixbct.gallery.rules import rows_in
 from mixbct.gallery.store import Snapshot, Tick
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.record import Count, Record
@@ -49,7 +50,6 @@ def backfill(
     gallery: Gallery,
     model: EmbeddingModel,
     images: Source,
-    *,
     order: Order = "random",
     seed: int = 0,
     limit: int | None = None,
@@ -83,7 +83,7 @@ def backfill(
         if model.contract.id != query.id:
             raise ContractError(f"{model.contract} is not the query model, {query}")
         ids = _in_order(snapshot, query, order, seed)
-        rows = sum(stored.rows for stored in snapshot.contracts())
+        rows = rows_in(snapshot)
     at = {key: row for row, key in enumerate(images.keys())}
     missing = tuple(key for key in ids if key not in at)
     places = {key: at[key] for key in ids if key in at}

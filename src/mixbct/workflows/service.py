@@ -11,8 +11,7 @@ from mixbct.data import holds_vectors
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.errors import ContractError, GalleryError
 from mixbct.gallery import Gallery, Hits
-from mixbct.gallery.plan import UpgradePlan
-from mixbct.gallery.records import QueryModel
+from mixbct.gallery.records import QueryModel, UpgradePlan
 from mixbct.gallery.rules import check_dimension
 from mixbct.gallery.search import search
 from mixbct.gallery.store import Tick
@@ -38,10 +37,8 @@ def load_query_model(
         ContractError: another model is there now.
     """
     query = model or gallery.query_model()
-    what, tell = (
-        "query model",
-        f"tell where it is with `mixbct upgrade apply {gallery.place} MODEL`",
-    )
+    what = "query model"
+    tell = f"tell where it is with `mixbct upgrade apply {gallery.place} MODEL`"
     if query.contract.id != gallery.query_model().contract.id:
         what, tell = "old model", "name its folder with --old-model"
     if query.folder is None or not query.folder.is_dir():

@@ -12,7 +12,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Mount
 
-from mixbct.cli.gallery_serve import serve
+from mixbct.cli.gallery_bulk import serve
 from mixbct.errors import ServeError
 from mixbct.web import guard
 from mixbct.web.app import make_app

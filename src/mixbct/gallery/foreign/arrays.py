@@ -1,18 +1,20 @@
 """Vectors in a .npy or .npz file with keys, and those of a feature bank."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 
 from mixbct.data.bank import FeatureBank
 from mixbct.data.foreign_bank import DTYPES, names_in, read_features, text_of
 from mixbct.errors import ContractError, DataError, FeatureError
 from mixbct.gallery.foreign.rows import UNDECLARED, ForeignRows, VectorSource, contract_of
 from mixbct.reading import ZippedArrays, read_bytes
+from mixbct.schemas.contract import Contract
 
 Labels = list[str | None]
+_Blocks = Callable[[int], Iterator[np.ndarray]]
 _KEYS, _LABELS = ("keys", "ids", "names"), ("labels", "classes")
 _NONE = ("", "-1")
 _NAMES_AT_ONCE = 65_536
@@ -35,40 +37,26 @@ def open_arrays(
         DataError: there are no keys, or another number of keys or labels than of vectors.
         ContractError: no name was declared.
     """
-    blocks: Callable[[int], Iterator[np.ndarray]]
+    blocks: _Blocks
     members: ZippedArrays | None = None
     if path.suffix.lower() == ".npz":
         members = ZippedArrays(path, "vectors", FeatureError)
         name, (rows, dim) = _vectors_in(members)
-
-        def blocks(count: int) -> Iterator[np.ndarray]:
-            return members.blocks(name, count)
+        blocks = partial(members.blocks, name)
     else:
         features = read_features(path)
         rows, dim = features.shape
-
-        def blocks(count: int) -> Iterator[np.ndarray]:
-            return (features[start : start + count] for start in range(0, rows, count))
-
+        blocks = _slices(features)
     named = _names(members, keys, "keys", _KEYS)
     if named is None:
         raise DataError(f"{path} has no keys: name each vector's item with --keys FILE, one a line")
     found = _names(members, labels, "labels", _LABELS)
-    labelled = None if found is None else _with_trailing(found, labels, rows)
+    labelled = [""] * rows if found is None else _with_trailing(found, labels, rows)
     for what, names in (("keys", named), ("labels", labelled)):
-        if names is not None and len(names) != rows:
+        if len(names) != rows:
             raise DataError(f"{path} has {rows:,} vectors, but there are {len(names):,} {what}")
-
-    def read(count: int) -> Iterator[ForeignRows]:
-        at = 0
-        for block in blocks(count):
-            part = slice(at, at := at + len(block))
-            own: Labels = [None] * len(block)
-            if labelled is not None:
-                own = [None if label in _NONE else label for label in labelled[part]]
-            yield ForeignRows(named[part], own, _as_float32(block), {})
-
-    return VectorSource(str(path), contract_of(contract, dim, str(path)), rows, read)
+    known = [None if label in _NONE else label for label in labelled]
+    return _source(path, contract_of(contract, dim, str(path)), named, known, blocks)
 
 
 def open_bank(path: Path, contract: str | None) -> VectorSource:
@@ -84,19 +72,30 @@ def open_bank(path: Path, contract: str | None) -> VectorSource:
         raise ContractError(
             f"{path} holds vectors of {own}, not of {contract!r}: leave --contract out"
         )
-    keys, classes = bank.keys(), bank.manifest.classes
-    numbers = bank.labels().tolist() if classes else [None] * len(keys)
-    labels = [None if number is None else classes[number] for number in numbers]
+    classes = bank.classes()
+    labels = [classes[number] for number in bank.labels()] if classes else [None] * len(bank)
+    return _source(path, own, bank.keys(), labels, _slices(bank.features))
 
+
+def _slices(features: np.ndarray) -> _Blocks:
+    return lambda rows: (features[at : at + rows] for at in range(0, len(features), rows))
+
+
+def _source(
+    path: Path, contract: Contract, keys: list[str], labels: Labels, blocks: _Blocks
+) -> VectorSource:
     def read(count: int) -> Iterator[ForeignRows]:
-        for start in range(0, len(bank), count):
-            part = slice(start, start + count)
-            yield ForeignRows(keys[part], labels[part], _as_float32(bank.features[part]), {})
+        at = 0
+        for block in blocks(count):
+            part = slice(at, at := at + len(block))
+            with np.errstate(all="ignore"):  # a float64 may be beyond float32: found infinite
+                vectors = np.asarray(block, dtype=np.float32)
+            yield ForeignRows(keys[part], labels[part], vectors, {})
 
-    return VectorSource(str(path), own, len(bank), read)
+    return VectorSource(str(path), contract, len(keys), read)
 
 
-def _vectors_in(members: ZippedArrays) -> tuple[str, tuple[int, int]]:
+def _vectors_in(members: ZippedArrays) -> tuple[str, tuple[int, ...]]:
     found = [
         (name, shape)
         for name, (shape, dtype) in members.headers.items()
@@ -108,8 +107,7 @@ def _vectors_in(members: ZippedArrays) -> tuple[str, tuple[int, int]]:
             f"{members.path} holds {len(found)} arrays of floats in two dimensions, expected one: "
             f"{held or 'it is empty'}; save the vectors alone with their keys"
         )
-    name, (rows, dim) = found[0]
-    return name, (rows, dim)
+    return found[0]
 
 
 def _names(
@@ -136,8 +134,3 @@ def _with_trailing(labels: list[str], file: str | None, rows: int) -> list[str]:
         return labels
     ends = read_bytes(Path(file), "file of labels", DataError).count(b"\n")
     return labels + [""] * missing if ends >= rows - 1 else labels
-
-
-def _as_float32(block: np.ndarray) -> Float32[np.ndarray, "n d"]:
-    with np.errstate(all="ignore"):  # a float64 may be beyond float32: infinite, and found so
-        return np.asarray(block, dtype=np.float32)

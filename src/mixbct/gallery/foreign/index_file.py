@@ -52,8 +52,8 @@ def open_index(
             dim, left = head["dim"], head["rows"]
             while left:
                 rows = min(count, left)
-                ids = np.frombuffer(_exactly(stream, 8 * rows), dtype=np.int64).tolist()
-                numbers = np.frombuffer(_exactly(stream, 4 * rows * dim), dtype=np.float32)
+                ids = np.frombuffer(stream.read(8 * rows), np.int64, rows).tolist()
+                numbers = np.frombuffer(stream.read(4 * rows * dim), np.float32, rows * dim)
                 found = [str(id) if named is None else named.get(id) for id in ids]
                 kept = [row for row, key in enumerate(found) if key]
                 without = [f"id {id}" for id, key in zip(ids, found, strict=True) if not key]
@@ -90,7 +90,7 @@ def _reading(path: Path, size: int, batch: int) -> Iterator[tuple[dict[str, Any]
         code = child.wait()
         errors.seek(0)
         said = errors.read(_LONGEST_LINE).decode("utf-8", "replace").strip().splitlines()
-        why = said[-1] if said and code > 0 else f"FAISS ended with {-code if code < 0 else code}"
+        why = said[-1] if said and code > 0 else f"FAISS ended with {abs(code)}"
         raise GalleryError(
             f"{path} cannot be read as a FAISS index: {why[:300]}. Either it is damaged, or of a "
             "kind that cannot give its vectors back; write it again with faiss.write_index, or "
@@ -101,13 +101,6 @@ def _reading(path: Path, size: int, batch: int) -> Iterator[tuple[dict[str, Any]
         child.stdout.close()
         errors.close()
         child.wait()
-
-
-def _exactly(stream: IO[bytes], count: int) -> bytes:
-    found = stream.read(count)
-    if len(found) != count:
-        raise ValueError("it ended early")
-    return found
 
 
 def _by_id(file: str | None, what: str) -> dict[int, str] | None:

@@ -9,7 +9,6 @@ float32 vectors.
 import json
 import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,15 @@ import faiss
 import numpy as np
 
 _ROOM = 2**29
-_INSIDE = ("index", "refine_index", "storage")
+# an index that refines has a coarse one as well: its vectors are those of the fine one
+_INSIDE = ("storage", "refine_index", "index")
 
 
-def layers_of(index: faiss.Index) -> Iterator[faiss.Index]:
-    """Yield an index and what it wraps, from the outside to where the vectors lie."""
-    while True:
-        index = faiss.downcast_index(index)
-        yield index
-        # an index that refines has a coarse one as well: its vectors are those of the fine one
-        names = [name for name in reversed(_INSIDE) if getattr(index, name, None) is not None]
-        if not names:
-            return
-        index = getattr(index, names[0])
+def layers_of(index: faiss.Index) -> list[faiss.Index]:
+    """Return an index and what it wraps, from the outside to where the vectors lie."""
+    index = faiss.downcast_index(index)
+    inside = [inner for name in _INSIDE if (inner := getattr(index, name, None)) is not None]
+    return [index, *(layers_of(inside[0]) if inside else [])]
 
 
 def lost_of(layers: list[faiss.Index]) -> str:
@@ -37,20 +32,14 @@ def lost_of(layers: list[faiss.Index]) -> str:
 
     It holds them where the innermost layer keeps as many float32 as the outermost has dimensions.
     """
-    lost = []
     leaf, dim = layers[-1], layers[0].d
-    for layer in layers:
-        chain = getattr(layer, "chain", None)
-        steps = (
-            [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
-            if (chain is not None)
-            else []
-        )
-        lost += [
-            f"only {step.d_out} of {step.d_in} dimensions were kept ({type(step).__name__})"
-            for step in steps
-            if step.d_out < step.d_in
-        ]
+    chains = [layer.chain for layer in layers if hasattr(layer, "chain")]
+    steps = [faiss.downcast_VectorTransform(c.at(i)) for c in chains for i in range(c.size())]
+    lost = [
+        f"only {step.d_out} of {step.d_in} dimensions were kept ({type(step).__name__})"
+        for step in steps
+        if step.d_out < step.d_in
+    ]
     size = getattr(leaf, "code_size", None)
     if "Flat" not in type(leaf).__name__ or size != 4 * leaf.d:
         kept = f"in {size:,} bytes instead of {4 * dim:,}" if size else "in a shorter code"
@@ -83,7 +72,7 @@ def main(path: str, size: int, batch: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     owner = faiss.read_index(path, faiss.IO_FLAG_READ_ONLY)  # all that follow are views of it
     index = faiss.downcast_index(owner)
-    layers = list(layers_of(index))
+    layers = layers_of(index)
     if not 0 < 4 * index.d <= size:
         raise ValueError(f"it claims {index.d:,} dimensions, and has {size:,} bytes")
     inner, names = index, None

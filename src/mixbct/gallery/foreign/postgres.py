@@ -73,9 +73,7 @@ def open_postgres(
         first = connection.execute(some, parameters or None, binary=True)
         oid = first.description[2].type_code if first.description else 0
         kind = connection.execute("SELECT typname FROM pg_type WHERE oid = %s", (oid,)).fetchone()
-        dim = _dimension(str(kind and kind[0]), [row[2] for row in first.fetchall()], name)
-    header, number = _FORMATS[str(kind and kind[0])]
-    dtype = np.dtype([*header, ("numbers", np.dtype(number), (dim,))])
+        dtype = _format_of(str(kind and kind[0]), [row[2] for row in first.fetchall()], name)
 
     def read(count: int) -> Iterator[ForeignRows]:
         with _connected(server) as connection, connection.cursor("mixbct_import") as cursor:
@@ -83,7 +81,7 @@ def open_postgres(
             while rows := cursor.fetchmany(count):
                 yield decode(rows, dtype)
 
-    own = contract_of(chosen or contract, dim, name)
+    own = contract_of(chosen or contract, dtype["numbers"].shape[0], name)
     return VectorSource(name, own, counts.get(chosen or "", 0), read)
 
 
@@ -104,8 +102,8 @@ def _connected(server: Server) -> "Iterator[Connection[Any]]":
         yield connection
 
 
-def _dimension(kind: str, first: list[Any], name: str) -> int:
-    """Return how many numbers most of the first rows have."""
+def _format_of(kind: str, first: list[Any], name: str) -> np.dtype:
+    """Return what a row's bytes are; of as many numbers as most of the first rows have."""
     if kind not in _FORMATS:
         raise DataError(
             f"{name} holds {kind} there; expected vector, halfvec, real[] or float8[]: name "
@@ -119,4 +117,4 @@ def _dimension(kind: str, first: list[Any], name: str) -> int:
     dim, over = divmod(size - before, each)
     if dim < 1 or over:
         raise GalleryError(f"{name} holds no vectors there: expected numbers in one dimension")
-    return dim
+    return np.dtype([*header, ("numbers", number, (dim,))])

@@ -5,7 +5,7 @@ in its batch and left out, since whoever imports decides what a bad row means.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ class VectorSource:
     contract: Contract
     rows: int
     read: Callable[[int], Iterator[ForeignRows]]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def contract_of(name: str | None, dim: int, source: str) -> Contract:
@@ -94,19 +94,15 @@ def decode(
         rows: the bytes of a good one are one `dtype`.
         dtype: whose field "numbers" is as many records as a vector has numbers, each in "x".
     """
-    bad: dict[str, list[str]] = {}
-    size = dtype.itemsize
-    if any(key is None or content is None or len(content) != size for key, _, content in rows):
-        kept = []
-        for row in rows:
-            key, _, content = row
-            if key is not None and content is not None and len(content) == size:
-                kept.append(row)
-            else:
-                why = NO_KEY if key is None else NO_VECTOR if content is None else OTHER_DIMENSION
-                bad.setdefault(why, []).append(key or "(no key)")
-        rows = kept
-    stored = np.frombuffer(b"".join(row[2] or b"" for row in rows), dtype=dtype)
+    good, bad = [], dict[str, list[str]]()
+    for row in rows:
+        key, _, content = row
+        if key is not None and content is not None and len(content) == dtype.itemsize:
+            good.append(row)
+        else:
+            why = NO_KEY if key is None else NO_VECTOR if content is None else OTHER_DIMENSION
+            bad.setdefault(why, []).append(key or "(no key)")
+    stored = np.frombuffer(b"".join(row[2] or b"" for row in good), dtype=dtype)
     with np.errstate(all="ignore"):  # a float64 may be beyond float32: infinite, and found so
         numbers = stored["numbers"]["x"].astype(np.float32)
-    return ForeignRows([row[0] or "" for row in rows], [row[1] for row in rows], numbers, bad)
+    return ForeignRows([row[0] or "" for row in good], [row[1] for row in good], numbers, bad)

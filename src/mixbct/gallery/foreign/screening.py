@@ -1,8 +1,6 @@
 """What of a source can be stored: all that is wrong with rows is counted, and some are named."""
 
 import hashlib
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -12,10 +10,10 @@ from mixbct.data.bank import norms_of
 from mixbct.errors import GalleryError
 from mixbct.gallery.foreign.rows import ForeignRows, VectorSource
 from mixbct.gallery.records import Batch, LeftOut
+from mixbct.gallery.rules import no_names
 from mixbct.schemas.contract import Contract
 
 NAMED = 5
-_NOT_IN_NAMES = re.compile(r"[\0\n\ud800-\udfff]")
 _NOT_FINITE, _ZERO = "NaN or infinity", "zero vectors"
 _TWICE = "keys that were there before in the source"
 _BAD_NAME = "keys or labels with a line break, a NUL or half a character"
@@ -33,8 +31,7 @@ class Screening:
     def __init__(self, source: VectorSource, skip_bad: bool) -> None:
         self._source, self._skip_bad = source, skip_bad
         self._seen = _Seen()
-        self._counts: Counter[str] = Counter()
-        self._named: dict[str, list[str]] = {}
+        self._bad: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._digests = [hashlib.sha256() for _ in ForeignRows._fields[:3]]
         self.passed = 0
 
@@ -45,8 +42,7 @@ class Screening:
     def left_out(self) -> tuple[LeftOut, ...]:
         """Return what was wrong with rows so far, with the first of their keys."""
         return tuple(
-            LeftOut(why=why, rows=rows, first=tuple(self._named[why]))
-            for why, rows in self._counts.items()
+            LeftOut(why=why, rows=rows, first=first) for why, (rows, first) in self._bad.items()
         )
 
     def batches(self, rows: int, progress: Callable[[int, int], None]) -> Iterator[Batch]:
@@ -57,31 +53,25 @@ class Screening:
         """
         read = 0
         for found in self._source.read(rows):
-            self._add_to_digests(found)
+            labels = [name or "" for name in found.labels]
+            for digest, names in zip(self._digests, (found.keys, labels), strict=False):
+                digest.update("\n".join([*names, ""]).encode("utf-8", "surrogatepass"))
+            self._digests[2].update(np.ascontiguousarray(found.vectors).data)
             good = self._good(found, self._source.contract)
-            if self._skip_bad or not self._counts:
+            if self._skip_bad or not self._bad:
                 self.passed += len(good.keys)
                 if good.keys:
                     yield good
             read += len(found.keys) + sum(map(len, found.bad.values()))
             progress(read, max(read, self._source.rows))
-        if self._counts and not self._skip_bad:
-            said = "; ".join(
-                f"{each.rows:,} with {each.why} ({', '.join(each.first)}"
-                f"{', …' if each.rows > len(each.first) else ''})"
-                for each in self.left_out()
-            )
+        if self._bad and not self._skip_bad:
+            left_out = self.left_out()
+            said = "; ".join(f"{each.rows:,} with {each.why} ({each.names})" for each in left_out)
             raise GalleryError(
                 f"{self._source.name} has rows that cannot be stored: {said}. "
                 f"{self.passed:,} rows before the first of them were looked at and are stored; the "
                 "same command with --skip-bad goes on, and leaves those out"
             )
-
-    def _add_to_digests(self, rows: ForeignRows) -> None:
-        keys, labels, vectors = self._digests
-        for digest, names in ((keys, rows.keys), (labels, [name or "" for name in rows.labels])):
-            digest.update("\n".join([*names, ""]).encode("utf-8", "surrogatepass"))
-        vectors.update(np.ascontiguousarray(rows.vectors).data)
 
     def _good(self, rows: ForeignRows, contract: Contract) -> Batch:
         """Return the rows of a batch that can be stored; count and name the others."""
@@ -89,28 +79,30 @@ class Screening:
             self._count(why, keys)
         with np.errstate(all="ignore"):
             norms = norms_of(rows.vectors).astype(np.float32)
-        finite, named = np.isfinite(norms), _can_be_names(rows.keys, rows.labels)
+        wrong = {*no_names([*rows.keys, *rows.labels])}
+        pairs = zip(rows.keys, rows.labels, strict=True)
+        named = np.array([bool(pair[0]) and wrong.isdisjoint(pair) for pair in pairs], dtype=bool)
+        finite = np.isfinite(norms)
         good = finite & (norms > 0) & named
         again = good.copy()
         again[good] = self._seen.again([rows.keys[row] for row in np.flatnonzero(good)])
+        every = Batch(rows.keys, rows.labels, rows.vectors, contract)
         if good.all() and not again.any():
-            return Batch(rows.keys, rows.labels, rows.vectors, contract)
-        for why, wrong in (
+            return every
+        for why, bad in (
             (_NOT_FINITE, ~finite),
             (_ZERO, norms == 0),
             (_BAD_NAME, finite & (norms > 0) & ~named),
             (_TWICE, again),
         ):
-            self._count(why, [rows.keys[row] for row in np.flatnonzero(wrong)])
-        kept = np.flatnonzero(good & ~again).tolist()
-        keys, labels = [rows.keys[row] for row in kept], [rows.labels[row] for row in kept]
-        return Batch(keys, labels, rows.vectors[kept], contract)
+            self._count(why, [rows.keys[row] for row in np.flatnonzero(bad)])
+        return every.part(np.flatnonzero(good & ~again).tolist())
 
     def _count(self, why: str, keys: Sequence[str]) -> None:
         if keys:
-            self._counts[why] += len(keys)
-            named = self._named.setdefault(why, [])
-            named += [ascii(key)[1:-1] for key in keys[: NAMED - len(named)]]
+            rows, first = self._bad.get(why, (0, ()))
+            first += tuple(ascii(key)[1:-1] for key in keys[: NAMED - len(first)])
+            self._bad[why] = rows + len(keys), first
 
 
 class _Seen:
@@ -139,13 +131,3 @@ class _Seen:
         found = np.empty(len(keys), dtype=bool)
         found[order] = known
         return found
-
-
-def _can_be_names(keys: Sequence[str], labels: Sequence[str | None]) -> Bool[np.ndarray, " n"]:
-    """Return which rows have names that a gallery takes; only where one has not, each is tried."""
-    if all(keys) and not any(
-        _NOT_IN_NAMES.search(" ".join(filter(None, names))) for names in (keys, labels)
-    ):
-        return np.ones(len(keys), dtype=bool)
-    pairs = zip(keys, labels, strict=True)
-    return np.array([bool(k) and not _NOT_IN_NAMES.search(k + (c or "")) for k, c in pairs])

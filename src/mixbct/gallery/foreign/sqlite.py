@@ -47,8 +47,7 @@ def open_sqlite(
         parameters = [chosen] if chosen is not None else []
         query = relation.select("?" if parameters else None)
         first = connection.execute(f"{query} LIMIT {_SAMPLE}", parameters).fetchall()
-        kind, dim = _format_of([_packed(row[2]) for row in first], name)
-    dtype = np.dtype([("numbers", [("x", kind)], (dim,))])
+        dtype = _format_of([_packed(row[2]) for row in first], name)
 
     def read(count: int) -> Iterator[ForeignRows]:
         with _connected(path) as connection:
@@ -56,10 +55,10 @@ def open_sqlite(
             while some := rows.fetchmany(count):
                 yield decode([(k, label, _packed(v)) for k, label, v in some], dtype)
 
+    (dim,), number = dtype["numbers"].shape, dtype["numbers"].base["x"].name
     own = contract_of(chosen or contract, dim, name)
-    rows = counts[chosen or ""] if counts else 0
-    note = f"{name} was read as {dim} numbers of {np.dtype(kind).name} a row"
-    return VectorSource(name, own, rows, read, (note,))
+    note = f"{name} was read as {dim} numbers of {number} a row"
+    return VectorSource(name, own, counts.get(chosen or "", 0), read, (note,))
 
 
 @contextlib.contextmanager
@@ -117,8 +116,8 @@ def _packed(value: object) -> bytes | None:
     return found.tobytes() if found is not None and found.ndim == 1 and found.size else None
 
 
-def _format_of(values: list[bytes | None], name: str) -> tuple[str, int]:
-    """Return the type of the numbers, and how many a vector has, by most of the first rows.
+def _format_of(values: list[bytes | None], name: str) -> np.dtype:
+    """Return what a row's bytes are: the type of the numbers, and how many most of the first have.
 
     The halves of a float64 that are read as float32 are numbers of any size, some of them vast,
     which those of an embedding never are.
@@ -131,9 +130,10 @@ def _format_of(values: list[bytes | None], name: str) -> tuple[str, int]:
             f"of numbers, found {f'{size} bytes' if size else 'nothing like it'}"
         )
     together = b"".join(value for value in values if value and len(value) == size)
-    vast = {}
-    for kind in ("<f4", "<f8") if size % 8 == 0 else ("<f4",):
+
+    def usual(kind: str) -> bool:
         with np.errstate(all="ignore"):
-            vast[kind] = float(np.mean(~(np.abs(np.frombuffer(together, kind)) < _MOST)))
-    kind = "<f8" if vast.get("<f8", 1.0) == 0 < vast["<f4"] else "<f4"
-    return kind, size // np.dtype(kind).itemsize
+            return bool((np.abs(np.frombuffer(together, kind)) < _MOST).all())
+
+    kind = "<f8" if size % 8 == 0 and usual("<f8") and not usual("<f4") else "<f4"
+    return np.dtype([("numbers", [("x", kind)], (size // np.dtype(kind).itemsize,))])

@@ -10,22 +10,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mixbct.errors import (
-    DiskFullError,
-    GalleryError,
-    MixbctError,
-    NoGalleryError,
-    UnavailableError,
-)
+from mixbct.errors import DiskFullError, GalleryError, MixbctError, NoGalleryError, UnavailableError
 from mixbct.files import disk_full_as_error
 from mixbct.gallery.facts import Asked, Known
 from mixbct.gallery.records import Found, Parts, Rows, Tick
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.sqlite import indexes, versions
-from mixbct.gallery.sqlite.shared import Held, Key, Shared
+from mixbct.gallery.sqlite.indexes import Held, Key, Shared
 from mixbct.gallery.store import closed_on_error
 from mixbct.gallery.tables import ROWS, digest_of
-from mixbct.reading import reason, shown
+from mixbct.reading import failing_as, shown
 from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
@@ -83,7 +77,8 @@ class Sqlite:
     def lay_ground(self) -> None:
         """Make an empty file, also of what an interrupted `create` left behind."""
         folder = self.file.parent
-        try:
+        said = f"a gallery cannot be made at {shown(folder)}"
+        with failing_as(GalleryError, said, OSError, ValueError):
             if folder.exists() and not folder.is_dir():
                 raise GalleryError(f"{folder} is a file; name a folder for the gallery")
             with disk_full_as_error(folder):
@@ -97,10 +92,6 @@ class Sqlite:
                 # a row of 512 dimensions takes 2.1 kB: pages of 4 kB would be half empty
                 connection.execute("PRAGMA page_size = 8192")
                 connection.execute("PRAGMA journal_mode = WAL")
-        except (OSError, ValueError) as problem:
-            raise GalleryError(
-                f"a gallery cannot be made at {shown(folder)}: {reason(problem)}"
-            ) from problem
 
     def create_tables(self, connection: sqlite3.Connection) -> None:
         """Make the tables of an empty gallery."""
@@ -293,18 +284,17 @@ def _named(error: Exception, path: Path) -> MixbctError:
         )
     if code == sqlite3.SQLITE_CORRUPT or "decode" in str(error):
         return GalleryError(f"{path} is damaged ({error}); restore it from a backup")
-    if code in _UNWRITABLE and code != sqlite3.SQLITE_IOERR:
-        says = (
-            f"cannot be written: its disk or folder is read-only ({error}). It can be searched "
-            "there; to change it, copy the folder to where you may write"
-        )
-    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return UnavailableError(
             f"{path} is being written by another process; wait until that is done and run the same "
             "command again"
         )
-    elif code == sqlite3.SQLITE_NOTADB:
+    says = f"cannot be used as a gallery: {error}"
+    if code == sqlite3.SQLITE_NOTADB:
         says = "is not a gallery: it is not an SQLite file"
-    else:
-        says = f"cannot be used as a gallery: {error}"
+    elif code in _UNWRITABLE and code != sqlite3.SQLITE_IOERR:
+        says = (
+            f"cannot be written: its disk or folder is read-only ({error}). It can be searched "
+            "there; to change it, copy the folder to where you may write"
+        )
     return GalleryError(f"{path} {says}")

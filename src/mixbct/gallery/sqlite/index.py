@@ -94,15 +94,13 @@ class RowIndex:
     def write(self, file: BinaryIO) -> str:
         """Write a cache file; return its SHA-256."""
         digest = hashlib.sha256()
-        for parts, kind in (([s.ids for s in self.segments], "<i8"), (self._vectors(), "<f4")):
+        ids, vectors = zip(*self.segments, strict=True)
+        for parts, kind in ((ids, "<i8"), (vectors, "<f4")):
             for part in parts:
                 content = np.ascontiguousarray(part, kind).data
                 digest.update(content)
                 file.write(content)
         return digest.hexdigest()
-
-    def _vectors(self) -> list[np.ndarray]:
-        return [segment.vectors for segment in self.segments]
 
 
 def read_index(path: Path, rows: int, dim: int, sha256: str) -> RowIndex | None:

@@ -1,12 +1,22 @@
-"""The FAISS indexes of a gallery in SQLite: followed from state to state, kept in cache files."""
+"""The FAISS indexes of a gallery in SQLite: followed from state to state, kept in cache files.
+
+All open stores of one gallery share them in this process. What is held is immutable and swapped
+whole, so that no search waits for another that has to follow a change. A snapshot takes hold of
+what there is before it begins: that shows its state or an earlier one, and is followed from there.
+"""
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from mixbct.data.source import unseen
 from mixbct.errors import GalleryError, MixbctError
 from mixbct.features.bridged import through
 from mixbct.files import file_written_whole, sweep
@@ -14,8 +24,8 @@ from mixbct.gallery.facts import Known, State
 from mixbct.gallery.records import Ids, Tick
 from mixbct.gallery.snapshot import Snapshot
 from mixbct.gallery.sqlite.index import RowIndex, read_index
-from mixbct.gallery.sqlite.shared import Held, Key, file_name, key_of
 from mixbct.gallery.transaction import needed_by
+from mixbct.schemas.contract import Contract
 from mixbct.schemas.linear_map import LinearMap
 
 if TYPE_CHECKING:
@@ -31,6 +41,71 @@ _STALE_ROWS = 2000
 _FILE: Final = re.compile(
     r"(index-[0-9a-f]{16}(-[0-9a-f]{16})?\.(rows|cache))|\.(index-.*\.rows)\.[0-9a-f]+\.partial"
 )
+Key = tuple[str, str]
+"""Of an index: the contract's id, and the digest of the map that its rows go through, or ''."""
+
+
+def key_of(contract: Contract, side: LinearMap | None) -> Key:
+    """Return the name of an index."""
+    return contract.id, side.digest if side else ""
+
+
+def file_name(key: Key) -> str:
+    """Return the name of an index's cache file."""
+    return f"index-{key[0]}{key[1] and '-'}{key[1][:16]}.rows"
+
+
+@dataclass(frozen=True)
+class Held:
+    """An index, the state that it shows, and how many rows its cache file is behind."""
+
+    index: RowIndex
+    state: State
+    unsaved: int = 0
+
+
+class Shared:
+    """What all open stores of one gallery share; `of` gives that of a file."""
+
+    def __init__(self) -> None:
+        self.held: Mapping[Key, Held] = {}
+        self.changed = False
+        """Whether an index was swapped since the cache files were looked at."""
+        self.saving = threading.Lock()
+        self._switch = 0
+        self._locks: dict[Key, threading.Lock] = {}
+        self._swapping = threading.Lock()
+
+    @staticmethod
+    def of(path: Path) -> "Shared":
+        """Return what the open stores of `path` share."""
+        stat = path.stat()
+        with _REGISTERING:
+            return _SHARED.setdefault((stat.st_dev, stat.st_ino), Shared())
+
+    def following(self, key: Key) -> threading.Lock:
+        """Return the lock of whoever builds or follows an index, so that one thread does it."""
+        with self._swapping:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def swap(self, key: Key, held: Held, switch: int, needed: Collection[Key]) -> None:
+        """Hold another index; with the first one after a switch, what that needs not goes."""
+        with self._swapping:
+            rest = self.held
+            if switch > self._switch:
+                rest = {name: each for name, each in rest.items() if name in needed}
+            self._switch = max(switch, self._switch)
+            self.held, self.changed = {**rest, key: held}, True
+
+    def saved(self, key: Key, held: Held) -> None:
+        """Note that an index has its cache file, if it is the one that is held still."""
+        with self._swapping:
+            if self.held.get(key) is held:
+                self.held = {**self.held, key: replace(held, unsaved=0)}
+
+
+_SHARED: WeakValueDictionary[tuple[int, int], Shared] = WeakValueDictionary()
+_REGISTERING = threading.Lock()
 
 
 def index(
@@ -50,7 +125,9 @@ def index(
         newest = shared.held.get(key)
         if newest is not None and newest.state == state:
             return newest.index
-        followed = _followed(database, snapshot, known, side, (newest, held), progress)
+        earlier = (each for each in (newest, held) if each and _knows(snapshot, each.state))
+        start = next(earlier, None) or _loaded(database, snapshot, known, side)
+        followed = _followed(snapshot, known, side, start, progress or unseen)
         # what another thread has followed further, stays
         if snapshot.revision is None and not (newest and newest.state.revision > state.revision):
             present = snapshot.switches()[-1]
@@ -60,15 +137,8 @@ def index(
 
 
 def _followed(
-    database: "Sqlite",
-    snapshot: Snapshot,
-    known: Known,
-    side: LinearMap | None,
-    held: Iterable[Held | None],
-    progress: Tick | None,
+    snapshot: Snapshot, known: Known, side: LinearMap | None, start: Held | None, progress: Tick
 ) -> Held:
-    start = next((each for each in held if each and _knows(snapshot, each.state)), None)
-    start = start or _loaded(database, snapshot, known, side)
     state, rows = snapshot.facts.state, known.rows
 
     def added(after: int, before: int) -> Iterator[tuple[Ids, np.ndarray]]:
@@ -76,8 +146,7 @@ def _followed(
         for block in snapshot.blocks(known.contract, after):
             yield block.ids, through(side, block.vectors)
             done += len(block.ids)
-            if progress:
-                progress(done, max(rows - before, done))
+            progress(done, max(rows - before, done))
 
     if start is not None:
         ended = "SELECT id FROM past WHERE until > %s AND contract = %s ORDER BY id"

@@ -84,10 +84,8 @@ def checked_version(connection: sqlite3.Connection, path: Path) -> int:
         GalleryError: it is something else.
     """
     found = schema_of(connection)
-    application, version = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("application_id", "user_version")
-    )
+    [(application,)] = connection.execute("PRAGMA application_id")
+    [(version,)] = connection.execute("PRAGMA user_version")
     if not found:
         raise NoGalleryError(
             f"{path} is empty: `mixbct gallery init` was interrupted; run it again"
