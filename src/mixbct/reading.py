@@ -11,12 +11,14 @@ import math
 import re
 import stat
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from mixbct.errors import DataError, Error, MixbctError
 
@@ -29,6 +31,7 @@ _LONGEST_HEADER = 2**16
 _LONGEST_TOML = 2**22
 _LONGEST_KEY = 64
 _LONGEST_NUMBER = re.compile(r"\d{400}")
+_MOST_DIGITS = 18  # that int64 is sure to hold
 
 
 def read_bytes(path: Path, what: str, error: Error, most: int | None = None) -> bytes:
@@ -89,6 +92,64 @@ def read_lines_of(path: Path, what: str, error: Error = DataError) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def read_integers(
+    path: Path, columns: int, what: str, error: Error = DataError, skipped: list[str] | None = None
+) -> Int64[np.ndarray, "c n"]:
+    """Read lines of `columns` non-negative whole numbers.
+
+    A byte order mark, carriage returns, blanks at the ends of lines and blank lines at the end of
+    the file are not part of what somebody meant.
+
+    Args:
+        path: of the table.
+        columns: how many numbers a line has.
+        what: what they are, for errors ("a key and an offset").
+        error: raised where the file cannot be read or a line holds something else; it is named.
+        skipped: takes a message for each run of such lines, which are left out then.
+    """
+    file_size(path, f"table of {what}", error)
+    plain = _plain(path, columns)
+    if plain is not None:
+        return plain.T
+    text = read_bytes(path, f"table of {what}", error).decode("utf-8-sig", "backslashreplace")
+    rows: list[list[int]] = []
+    sound = True
+    for number, line in enumerate(text.rstrip().split("\n") if text.strip() else [], start=1):
+        words = line.split()
+        good = len(words) == columns and all(map(is_whole, words))
+        if good:
+            rows.append(list(map(int, words)))
+        elif sound:  # of a run of other lines the first is named
+            expected = f"{what} as whole numbers parted by blanks"
+            problem = wrong_line(path, number, expected, line.strip())
+            if skipped is None:
+                raise error(problem)
+            skipped.append(problem)
+        sound = good
+    return np.array(rows, np.int64).reshape(-1, columns).T
+
+
+def _plain(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
+    """Read a table without a flaw; None for one that has to be looked at line by line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file
+            values = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig")
+        with path.open("rb") as file:
+            lines = sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
+            file.seek(-1, 2)
+            lines += file.read() != b"\n"
+    except (OSError, ValueError):
+        return None
+    fits = values.shape == (lines, columns)  # blank lines are passed over
+    return values if fits and values.min() >= 0 and values.max() < 10**_MOST_DIGITS else None
+
+
+def is_whole(word: str) -> bool:
+    """Return whether a word is a whole number, from 0, that fits into an int64."""
+    return word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS
 
 
 def wrong_line(path: Path, number: int, expected: str, found: str) -> str:

@@ -20,10 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
-from mixbct.backbones.linear import LinearBackbone
+from mixbct.backbones.linear import LinearBackbone, ResidualMap
 from mixbct.backbones.mobilefacenet import MobileFaceNet
 from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder, OnnxFile
-from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
 from mixbct.backbones.trust import TRUSTED
 from mixbct.backbones.vit import VisionTransformer

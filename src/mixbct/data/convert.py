@@ -9,7 +9,7 @@ import numpy as np
 from mixbct.data.bank import encoder_of
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import image_of, png_of, suffix_of, to_png
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource, class_names_path
 from mixbct.data.source import Progress, Source, unseen, write_lines
 from mixbct.errors import BadImageError, DataError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mixbct.data.images import Pixels, decode_bytes
-from mixbct.data.source import Images, ListedSource, Rows, pieces
+from mixbct.data.source import Images, Rows, Source, pieces
 from mixbct.errors import BadImageError
 from mixbct.schemas.model import Preprocessing
 
@@ -29,7 +29,7 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
 
 
 @dataclass(eq=False, repr=False)
-class EncodedSource(ListedSource):
+class EncodedSource(Source):
     """Base of the sources whose images are stored as JPEG, PNG or the like.
 
     Args:

@@ -23,9 +23,8 @@ from mixbct.data.alignment import align
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import decode_unscaled, read_image
 from mixbct.data.source import Rows, digest_rows
-from mixbct.data.tables import is_whole, read_integers
 from mixbct.errors import BadImageError, DataError
-from mixbct.reading import read_lines_of, shown, wrong_line
+from mixbct.reading import is_whole, read_integers, read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing
 
 IMAGES = "loose_crop"

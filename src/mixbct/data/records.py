@@ -1,19 +1,44 @@
-"""A RecordIO face set (`train.rec`, `train.idx`) as a source."""
+"""A RecordIO face set (`train.rec`, `train.idx`) as a source.
 
+What opening it found is kept, so that the next opening looks at no record:
+
+    .STEM.rows.npy    int64 [3, n]: key, offset and label of every image
+    .STEM.rows.json   the classes' numbers, the array's SHA-256, and what both were made of
+
+They lie beside the record file or, where nothing can be written, in the user's cache. What they
+were made of are the sizes and times of the record file and its index; among the times is that of
+the last change of any kind, which no program sets back. Whatever does not fit is made anew.
+"""
+
+import contextlib
 import hashlib
 import os
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
 from mixbct.data.decoding import EncodedSource
 from mixbct.data.record_index import REPAIR, in_order, read_index, write_index
-from mixbct.data.record_rows import RecordRows, files_state, keep_rows, kept_rows
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
-from mixbct.errors import DataError, RecordError
-from mixbct.reading import read_lines_of
+from mixbct.errors import DataError, MixbctError, RecordError
+from mixbct.files import file_written_whole, sha256_file, user_cache, write_atomically
+from mixbct.reading import open_array, read_lines_of
+from mixbct.schemas.data import FileState, RecordRowsManifest
 from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.record import record_there
+
+SETTLED = 2.0
+"""Seconds without a change, after which another change is sure to have another time."""
+
+
+class RecordRows(NamedTuple):
+    """The images of a record file: key, offset and label of each, and the labels' numbers."""
+
+    table: Int64[np.ndarray, "3 n"]
+    classes: Int64[np.ndarray, " c"]
 
 
 class RecordSource(EncodedSource):
@@ -22,8 +47,6 @@ class RecordSource(EncodedSource):
     The record with key 0 may be a header: no image, and labels of which the first, N + 1, says
     that the images have the keys 1 to N (what follows them, such as one record a person, is left
     alone). Without a header every record is an image. Rows go by key.
-
-    What opening finds is kept for the next time, see `record_rows`.
 
     A class is named by its number, or, where `STEM.classes.txt` lies beside the record file (as
     `mixbct data convert` writes it), by the line with that number, from 0.
@@ -223,3 +246,55 @@ def record_path(path: Path) -> Path:
 def class_names_path(records: Path) -> Path:
     """Return where the names of a record file's classes are kept, one a line."""
     return records.with_suffix(".classes.txt")
+
+
+def files_state(records: Path) -> tuple[FileState | None, ...]:
+    """Return what tells the record file and its index from what they were before."""
+    return tuple(map(_state, (records, records.with_suffix(".idx"))))
+
+
+def kept_rows(records: Path, state: tuple[FileState | None, ...]) -> RecordRows | None:
+    """Return what was kept of files in this state, memory-mapped; None: nothing, or not sound."""
+    for array, said in _places(records):
+        try:
+            found = record_there(said, RecordRowsManifest, DataError, "list of rows")
+            if found is None or found.made_of != state:
+                continue
+            table = open_array(array, "rows", DataError, ["int64"], ndim=2)
+            if len(table) == 3 and sha256_file(array) == found.sha256:
+                return RecordRows(np.asarray(table), np.array(found.classes, np.int64))
+        except (MixbctError, OSError):
+            continue
+    return None
+
+
+def keep_rows(records: Path, state: tuple[FileState | None, ...], rows: RecordRows) -> None:
+    """Keep what was found of files that were in this state before anyone looked at them."""
+    newest = max(each.changed for each in state if each is not None)
+    if time.time() - newest / 1e9 < SETTLED:
+        return
+    classes = tuple(rows.classes.tolist())
+    for array, said in _places(records):
+        # a full disk is no error here: it will do without
+        with contextlib.suppress(MixbctError, OSError):
+            with file_written_whole(array) as file:
+                np.save(file, rows.table)
+            digest = sha256_file(array)
+            manifest = RecordRowsManifest(made_of=state, classes=classes, sha256=digest)
+            write_atomically(said, manifest.to_json())
+            return
+
+
+def _state(path: Path) -> FileState | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileState(size=found.st_size, written=found.st_mtime_ns, changed=found.st_ctime_ns)
+
+
+def _places(records: Path) -> list[tuple[Path, Path]]:
+    """Return the two files that rows may be kept in: beside the records, and apart."""
+    whole = hashlib.sha256(os.fsencode(records.absolute())).hexdigest()
+    places = records.with_name(f".{records.stem}.rows"), user_cache() / "records" / whole[:32]
+    return [(Path(f"{place}.npy"), Path(f"{place}.json")) for place in places]

@@ -2,10 +2,10 @@
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
@@ -24,48 +24,13 @@ Progress = Callable[[int, int], None]
 _NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
 
 
-@runtime_checkable
-class Source(Protocol):
+@dataclass(eq=False, repr=False)
+class Source(ABC):
     """A labelled set of images of one size, or of vectors in their place (`FeatureBank`).
 
     Labels are indices into `classes()`; they may have gaps (a class without an image).
-    `str(source)` says what it is and where, for manifests and errors.
-    """
-
-    def __len__(self) -> int: ...
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row."""
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes; `labels()` point into it."""
-
-    def keys(self) -> list[str]:
-        """Return a name of every row, unique within the source."""
-
-    def groups(self) -> list[str]:
-        """Return the family of every row that a split must keep on one side ('' for none)."""
-
-    def read(self, rows: Rows) -> Items:
-        """Return the images, or normalised vectors, of `rows`, in that order.
-
-        Raises:
-            BadImageError: an image cannot be decoded; it names each.
-        """
-
-    def digest(self) -> str:
-        """Return what changes when the keys, the labels or the images change.
-
-        Vectors are known by the images that they were extracted from, so that banks of several
-        models can be told to be of the same images, row by row.
-        """
-
-
-@dataclass(eq=False, repr=False)
-class ListedSource(Source):
-    """What most sources share: name, keys, labels, classes and groups, as they are given.
-
-    Abstract: `read` and `digest` are each source's own. None for groups: no row has one.
+    `str(source)` says what it is and where, for manifests and errors. `read` and `digest` are each
+    source's own; a source that looks up its keys or groups when asked gives none here.
     """
 
     _name: str
@@ -81,7 +46,7 @@ class ListedSource(Source):
         return self._name
 
     def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; a class may have none."""
+        """Return the label of every row."""
         return self._labels
 
     def classes(self) -> tuple[str, ...]:
@@ -89,12 +54,28 @@ class ListedSource(Source):
         return self._classes
 
     def keys(self) -> list[str]:
-        """Return the key of every row."""
+        """Return a name of every row, unique within the source."""
         return self._keys
 
     def groups(self) -> list[str]:
-        """Return the group of every row, '' without groups."""
+        """Return the family of every row that a split must keep on one side ('' for none)."""
         return self._groups or [""] * len(self)
+
+    @abstractmethod
+    def read(self, rows: Rows) -> Items:
+        """Return the images, or normalised vectors, of `rows`, in that order.
+
+        Raises:
+            BadImageError: an image cannot be decoded; it names each.
+        """
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return what changes when the keys, the labels or the images change.
+
+        Vectors are known by the images that they were extracted from, so that banks of several
+        models can be told to be of the same images, row by row.
+        """
 
 
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -112,7 +93,7 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
     return digest.hexdigest()
 
 
-class Selection(ListedSource):
+class Selection(Source):
     """Some rows of a source, as a source: labels have no gaps, classes without a row disappear.
 
     Rows chosen from a selection are rows of the source that it was chosen from.

@@ -13,7 +13,7 @@ from record_files import faces, jpeg, part, payload, write
 from mixbct.data import open_source
 from mixbct.data.images import decode_bytes
 from mixbct.data.info import info
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource
 from mixbct.errors import DataError, RecordError
 from mixbct.schemas.model import Preprocessing

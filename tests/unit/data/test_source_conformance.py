@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixbct.data.array import ArraySource, write_array
 from mixbct.data.folder import FolderSource
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Selection, Source
 from mixbct.schemas.model import Preprocessing
