@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Figure, in_turn, rate_figure
 from benchmarks.recordio import photograph
-from mixbct.backbones.model import build_backbone, normalise_images
+from mixbct.backbones.model import build_backbone, to_inputs
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource
@@ -202,7 +202,7 @@ def _bare_step(recipe: Recipe, source: Faces, device: torch.device) -> Callable[
         fused=device.type == "cuda",
     )
     rows = np.arange(recipe.train.batch)
-    images = normalise_images(torch.from_numpy(source.read(rows)).to(device), preprocessing)
+    images = to_inputs(torch.from_numpy(source.read(rows)).to(device), preprocessing)
     labels: Int64[Tensor, " b"] = torch.from_numpy(source.labels()[rows]).to(device)
 
     def step() -> None:

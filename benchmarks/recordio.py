@@ -44,7 +44,8 @@ def _reads(folder: Path) -> list[Figure]:
         for key in range(IMAGES):
             writer.write(key, [key % 100], photograph(key))
     preprocessing = Preprocessing(size=SIZE, channels=3)
-    source = RecordSource(folder, preprocessing, workers=1)
+    source = RecordSource(folder, preprocessing)
+    source.workers = 1
     orders = {
         "recordio sequential": np.arange(IMAGES),
         "recordio shuffled": np.random.default_rng(0).permutation(IMAGES),

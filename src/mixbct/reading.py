@@ -159,9 +159,8 @@ def wrong_line(path: Path, number: int, expected: str, found: str) -> str:
 
 def read_toml(path: Path, what: str, error: Error) -> dict[str, Any]:
     """Return the content of a TOML file."""
-    content = read_bytes(path, what, error, most=_LONGEST_TOML)
     with failing_as(error, f"{path} is not valid TOML, which a {what} must be", ValueError):
-        return parse_toml(content.decode("utf-8-sig"))
+        return parse_toml(read_bytes(path, what, error, most=_LONGEST_TOML).decode("utf-8-sig"))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -204,10 +203,9 @@ def open_array(
         ndim: the number of dimensions that is expected.
         shape: the shape that is expected, exactly.
     """
-    size = file_size(path, f"file of {what}", error)
     # NumPy parses the header as Python text, which fails in many ways
     with failing_as(error, f"{shown(path)} cannot be read as {what}"):
-        opened = _mapped(path, size)
+        opened = _mapped(path, file_size(path, f"file of {what}", error))
     found, dtype = opened.shape, opened.dtype
     if (
         (dtypes is not None and not (dtype.name in dtypes and dtype.isnative))
@@ -287,8 +285,7 @@ class ZippedArrays:
             _header(file, archive.getinfo(f"{name}.npy").file_size)
             for start in range(0, shape[0], rows):
                 count = min(rows, shape[0] - start)
-                block = np.frombuffer(file.read(count * takes), dtype)
-                yield block.reshape(count, *shape[1:])
+                yield np.frombuffer(file.read(count * takes), dtype).reshape(count, *shape[1:])
             file.read(1)  # at the end the checksum is held
 
 
@@ -314,10 +311,9 @@ def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[Non
             raise
         why = reason(problem)
         if not kinds:
-            name = (
-                "" if isinstance(problem, ValueError | OSError) else f"{type(problem).__name__}: "
-            )
-            why = name + " ".join(why.split())[:400]
+            why = " ".join(why.split())[:400]
+            if not isinstance(problem, ValueError | OSError):
+                why = f"{type(problem).__name__}: {why}"
         raise error(f"{said}: {why}") from problem
 
 

@@ -135,8 +135,7 @@ def within_classes(
 
     Args:
         vectors: [n, d].
-        labels: class of each; None: all are of one. The scatter is zero, but for rounding, where
-            no class has two different vectors.
+        labels: class of each; None, or where no class has two different vectors: all are of one.
     """
     n, d = vectors.shape
     of = np.zeros(n, np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
@@ -147,7 +146,10 @@ def within_classes(
         products += block.T @ block
     totals = sums.numpy()
     between = (totals / np.bincount(of)[:, None]).T @ totals
-    return totals.sum(axis=0) / n, (products - between) / n
+    scatter: Square = (products - between) / n
+    if labels is not None and scatter.trace() < d * LEAST:
+        return within_classes(vectors, None)
+    return totals.sum(axis=0) / n, scatter
 
 
 def inverse_root(covariance: Square, shrinkage: float) -> Square:

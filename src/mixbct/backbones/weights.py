@@ -11,6 +11,8 @@ from torch import Tensor
 from mixbct.errors import ModelError
 from mixbct.reading import failing_as, file_size, shown
 
+State = Mapping[str, Tensor]
+
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, whose header is held against its size.
@@ -23,7 +25,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
+def weights_digest(state: State) -> str:
     """Return the SHA-256 of a state dict: names, dtypes, shapes and values in name order."""
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -33,7 +35,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def state_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def state_copy(state: State) -> dict[str, Tensor]:
     """Return a copy in main memory, one tensor each: safetensors refuses shared memory."""
     plain = torch.contiguous_format
     return {k: v.detach().cpu().clone(memory_format=plain) for k, v in state.items()}
@@ -41,5 +43,4 @@ def state_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_double(tensors: Iterable[Tensor]) -> bool:
     """Return whether all numbers that are no whole ones are float64; a model computes in those."""
-    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-    return types == {torch.float64}
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float64}

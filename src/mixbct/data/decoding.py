@@ -34,12 +34,14 @@ class EncodedSource(Source):
 
     Args:
         preprocessing: the size and number of channels that images are brought to.
+
+    Attributes:
         workers: number of threads that decode; one decodes in the thread that asks; None for one
             a processor, eight at most.
     """
 
     preprocessing: Preprocessing = field(kw_only=True)
-    workers: int | None = field(default=None, kw_only=True)
+    workers: int | None = field(default=None, init=False)
 
     @abstractmethod
     def encoded(self, row: int) -> bytes:

@@ -97,9 +97,8 @@ class IjbLayout:
             chosen = np.isin(of.templates, left)
             return Subjects(of.templates[chosen], of.subjects[chosen])
 
-        images = {
-            name: getattr(self, name)[rows] for name in ("templates", "media", "points", "scores")
-        }
+        columns = "templates", "media", "points", "scores"
+        images = {name: getattr(self, name)[rows] for name in columns}
         return replace(
             self,
             **images,

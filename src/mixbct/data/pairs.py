@@ -158,5 +158,4 @@ def read_pairs_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
     if problem:
         raise DataError(f"{path}: {problem}{_REMEDY}")
     source = EncodedImages(f"verification set {path}", list(images), preprocessing)
-    pairs = np.arange(len(images)).reshape(-1, 2)
-    return PairSet(source, pairs, np.array(same, np.bool_), None)
+    return PairSet(source, np.arange(len(images)).reshape(-1, 2), np.array(same, np.bool_), None)

@@ -59,7 +59,6 @@ class RecordSource(EncodedSource):
         skip_bad: leave out damaged lines of the index, records that it lacks, and records whose
             frame or label is damaged; `skipped` lists them. (Images that cannot be decoded are
             found by decoding: see `readable_rows`.)
-        workers: number of threads that decode, see `EncodedSource`.
 
     Raises:
         RecordError: the file, its index, its header or the head of a record is damaged; it names
@@ -67,18 +66,12 @@ class RecordSource(EncodedSource):
         DataError: there is no record file, or no image in it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        preprocessing: Preprocessing,
-        *,
-        skip_bad: bool = False,
-        workers: int | None = None,
-    ) -> None:
+    def __init__(self, path: Path, preprocessing: Preprocessing, *, skip_bad: bool = False) -> None:
         self.path = record_path(path)
         self._file = RecordFile(self.path)
         self.skipped: list[str] = []
-        state = files_state(self.path)
+        # what tells the record file and its index from what they were before
+        state = tuple(map(_state, (self.path, self.path.with_suffix(".idx"))))
         rows = kept_rows(self.path, state)
         if rows is None:
             rows = self._look(skip_bad)
@@ -87,7 +80,7 @@ class RecordSource(EncodedSource):
         self._numbers, self._offsets, labels = rows.table
         # the keys stay numbers until they are asked for
         name, classes = f"record file {self.path}", self._names(rows.classes)
-        super().__init__(name, [], labels, classes, preprocessing=preprocessing, workers=workers)
+        super().__init__(name, [], labels, classes, preprocessing=preprocessing)
         if not len(self):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
@@ -134,17 +127,14 @@ class RecordSource(EncodedSource):
             return slice(None)
         end = header.label
         if not (1 <= end < 2**31 and end.is_integer()):
-            raise self._file.error(
-                0, int(index[1, 0]), f"the header gives {end} as the key behind the last image"
-            )
+            what = f"the header gives {end} as the key behind the last image"
+            raise self._file.error(0, int(index[1, 0]), what)
         stop = int(np.searchsorted(keys, int(end)))
         if end > EXACT:  # the number was rounded: the last ones may be records of another kind
             spacing = int(np.spacing(np.float32(end)))
-            while (
-                stop > 1
-                and keys[stop - 1] > end - spacing
-                and not self._is_image(*index[:, stop - 1])
-            ):
+            while stop > 1 and keys[stop - 1] > end - spacing:
+                if self._is_image(*index[:, stop - 1]):
+                    break
                 stop -= 1
             end = max(end - spacing, float(keys[stop - 1]) + 1)
         missing = int(end) - stop
@@ -248,11 +238,6 @@ def class_names_path(records: Path) -> Path:
     return records.with_suffix(".classes.txt")
 
 
-def files_state(records: Path) -> tuple[FileState | None, ...]:
-    """Return what tells the record file and its index from what they were before."""
-    return tuple(map(_state, (records, records.with_suffix(".idx"))))
-
-
 def kept_rows(records: Path, state: tuple[FileState | None, ...]) -> RecordRows | None:
     """Return what was kept of files in this state, memory-mapped; None: nothing, or not sound."""
     for array, said in _places(records):
@@ -279,8 +264,7 @@ def keep_rows(records: Path, state: tuple[FileState | None, ...], rows: RecordRo
         with contextlib.suppress(MixbctError, OSError):
             with file_written_whole(array) as file:
                 np.save(file, rows.table)
-            digest = sha256_file(array)
-            manifest = RecordRowsManifest(made_of=state, classes=classes, sha256=digest)
+            manifest = RecordRowsManifest(made_of=state, classes=classes, sha256=sha256_file(array))
             write_atomically(said, manifest.to_json())
             return
 

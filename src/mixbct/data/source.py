@@ -69,6 +69,10 @@ class Source(ABC):
             BadImageError: an image cannot be decoded; it names each.
         """
 
+    def encoded(self, row: int) -> bytes | None:
+        """Return the bytes of a row's image as they are stored, where that is a file each."""
+        return None
+
     @abstractmethod
     def digest(self) -> str:
         """Return what changes when the keys, the labels or the images change.
@@ -117,8 +121,7 @@ class Selection(Source):
         names = self.source.classes()
         chosen = tuple(names[i] for i in present)
         # keys and groups are looked up when they are asked for
-        name = f"{len(rows)} rows of {self.source}"
-        super().__init__(name, [], labels.astype(np.int64), chosen)
+        super().__init__(f"{len(rows)} rows of {self.source}", [], labels.astype(np.int64), chosen)
 
     def keys(self) -> list[str]:
         """Return the keys of the selected rows."""
@@ -133,6 +136,10 @@ class Selection(Source):
     def read(self, rows: Rows) -> Items:
         """Return images, or vectors, by their position in the selection."""
         return self.source.read(self.rows[rows])
+
+    def encoded(self, row: int) -> bytes | None:
+        """Return what the source has stored of a row, by its position in the selection."""
+        return self.source.encoded(int(self.rows[row]))
 
     def digest(self) -> str:
         """Return the digest of the source and of the rows chosen from it.

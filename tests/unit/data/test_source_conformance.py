@@ -58,7 +58,9 @@ def build_records(path: Path, images: Content) -> Source:
             number = classes.index(key.split("/")[0])
             writer.write(record_key(key), [number], file.getvalue())
     (path / "train.classes.txt").write_text("".join(f"{name}\n" for name in classes))
-    return RecordSource(path, RGB8, workers=2)
+    source = RecordSource(path, RGB8)
+    source.workers = 2
+    return source
 
 
 def record_key(key: str) -> int:

@@ -8,7 +8,7 @@ import torch
 from processes import LostError, outcomes, run_world
 from torch import nn
 
-from mixbct.backbones.model import EmbeddingModel, build_backbone, normalise_images
+from mixbct.backbones.model import EmbeddingModel, build_backbone, to_inputs
 from mixbct.data import bank_writer as bank_module
 from mixbct.data.bank import FeatureBank
 from mixbct.data.source import Source
@@ -70,7 +70,7 @@ def model(backbone: nn.Module | None = None) -> EmbeddingModel:
 def forwarded(embedder: EmbeddingModel, source: Memory) -> np.ndarray:
     """Forward the images one by one: batch normalisation in training would show."""
     rows = [
-        embedder.backbone.eval()(normalise_images(torch.from_numpy(i[None]), PRE)).detach()
+        embedder.backbone.eval()(to_inputs(torch.from_numpy(i[None]), PRE)).detach()
         for i in source.images
     ]
     return torch.cat(rows).numpy()
