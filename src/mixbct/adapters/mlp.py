@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from mixbct.adapters import procrustes
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.distributed import default_dtype, torch_rng
 
@@ -51,7 +52,7 @@ def fit(
     """
     rng = torch_rng(seed)
     # as float64: a thousand steps make much of a float32's rounding
-    rotation = torch.tensor(procrustes.fit(source, target)[0].arrays[0]).double()
+    rotation = torch.tensor(procrustes.fit(Pairs(source, target))[0].arrays[0]).double()
     (d1, d2), hidden = rotation.shape, 2 * max(rotation.shape)
     with default_dtype(torch.float64):
         inner = torch.randn(d1, hidden, generator=rng) / math.sqrt(d1)

@@ -4,10 +4,8 @@ Every closed-form fit needs no more of its vectors than these, so that five mill
 pass, or two, and the memory of a block. All is summed as float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,12 +26,17 @@ Square = Float64[np.ndarray, "d d"]
 
 Maps = tuple[LinearMap | None, LinearMap | None]
 """Of queries and of stored rows; none: they stay as they are."""
-MapsT = TypeVar("MapsT", bound=Maps)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The same items' vectors by a new and an old model, and their classes where known."""
+    """The same items' vectors by a new and an old model, row by row, and their classes where known.
+
+    Args:
+        source: the new model's [n, d1].
+        target: the old one's [n, d2].
+        labels: of the items' classes.
+    """
 
     source: Vectors
     target: Vectors
@@ -66,19 +69,6 @@ class Pairs:
                 f"{counts[0]} rows do not determine a map from {self.dims[0]} to {self.dims[1]} "
                 f"dimensions; give at least {needed}"
             )
-
-
-def adapter(of: Callable[..., MapsT]) -> Callable[..., MapsT]:
-    """Let a fit over `Pairs` take the new model's vectors [n, d1], the old one's [n, d2] of the
-    same items in the same order, and their labels where there are some."""
-
-    @wraps(of)
-    def fit(
-        source: Vectors, target: Vectors, labels: Labels | None = None, **settings: Any
-    ) -> MapsT:
-        return of(Pairs(source, target, labels), **settings)
-
-    return fit
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ through the same map, so that both must lie in one space: the old model's own qu
 of a model that was trained to be compatible.
 """
 
-from mixbct.adapters.moments import Labels, Maps, Pairs, adapter, inverse_root, within_classes
+from mixbct.adapters.moments import Labels, Maps, Pairs, inverse_root, within_classes
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
@@ -16,14 +16,13 @@ from mixbct.schemas.linear_map import LinearMap
 SHRINKAGE = 0.3
 
 
-@adapter
 def fit(pairs: Pairs, shrinkage: float = SHRINKAGE) -> Maps:
     """Return the one map for both sides; of the new vectors only the dimension counts.
 
     Where no class has two different vectors it is as without labels.
 
     Args:
-        pairs: see `adapter`.
+        pairs: see `Pairs`.
         shrinkage: s in (0, 1], towards leaving the space as it is.
 
     Raises:

@@ -12,9 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbct.backbones.model import build_backbone, build_with_weights, contract_of, save_model
+from mixbct.backbones.model import (
+    build_backbone,
+    build_with_weights,
+    contract_of,
+    read_tensors,
+    save_model,
+)
 from mixbct.backbones.onnx import EMBEDDING, ONNX, OnnxEncoder, OnnxFile
-from mixbct.backbones.weights import read_tensors
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole, refuse_existing
 from mixbct.reading import failing_as, file_size

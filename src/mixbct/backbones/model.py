@@ -5,10 +5,11 @@ backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph an
 head.safetensors       the classifier it was trained with, where there is one
 """
 
+import hashlib
 import importlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
@@ -26,16 +27,16 @@ from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder, OnnxFile
 from mixbct.backbones.small import SmallResNet
 from mixbct.backbones.trust import TRUSTED
 from mixbct.backbones.vit import VisionTransformer
-from mixbct.backbones.weights import State, is_double, read_tensors, state_copy, weights_digest
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole, refuse_existing
-from mixbct.reading import failing_as
+from mixbct.reading import failing_as, file_size, shown
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Contract, Input, ModelManifest, Preprocessing, VectorInput
 from mixbct.schemas.record import read_record
 
 Options = Mapping[str, int | float | str | bool]
+State = Mapping[str, Tensor]
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "small": SmallResNet,
@@ -301,3 +302,35 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
     else:
         backbone = OnnxEncoder(file, takes.size, takes.channels)
     return EmbeddingModel(backbone.to(target), manifest)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, whose header is held against its size.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    file_size(path, "file of weights", ModelError)
+    with failing_as(ModelError, f"the weights in {shown(path)} do not load as safetensors"):
+        return load_file(path)
+
+
+def weights_digest(state: State) -> str:
+    """Return the SHA-256 of a state dict: names, dtypes, shapes and values in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def state_copy(state: State) -> dict[str, Tensor]:
+    """Return a copy in main memory, one tensor each: safetensors refuses shared memory."""
+    plain = torch.contiguous_format
+    return {k: v.detach().cpu().clone(memory_format=plain) for k, v in state.items()}
+
+
+def is_double(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all numbers that are no whole ones are float64; a model computes in those."""
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float64}

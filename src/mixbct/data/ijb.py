@@ -20,9 +20,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from mixbct.data.alignment import align
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import decode_unscaled, read_image
-from mixbct.data.source import Rows, digest_rows
+from mixbct.data.source import EncodedSource, Rows, digest_rows
 from mixbct.errors import BadImageError, DataError
 from mixbct.reading import is_whole, read_integers, read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.record_index import REPAIR, in_order, read_index, write_index
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
+from mixbct.data.source import EncodedSource
 from mixbct.errors import DataError, MixbctError, RecordError
 from mixbct.files import file_written_whole, sha256_file, user_cache, write_atomically
 from mixbct.reading import open_array, read_lines_of

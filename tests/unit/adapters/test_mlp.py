@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mixbct.adapters import mlp, procrustes
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import through
@@ -17,14 +18,14 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
 def test_it_begins_at_the_procrustes_map() -> None:
     source, target = pairs()
     begun = mlp.fit(source, target, steps=0)(source)
-    rotated = through(procrustes.fit(source, target)[0], source)
+    rotated = through(procrustes.fit(Pairs(source, target))[0], source)
     np.testing.assert_allclose(begun, rotated, atol=1e-5)
 
 
 def test_it_learns_what_a_rotation_cannot() -> None:
     source, target = pairs()
     probe = source[500:]
-    rotated = through(procrustes.fit(source[:500], target[:500])[0], probe)
+    rotated = through(procrustes.fit(Pairs(source[:500], target[:500]))[0], probe)
     learned = mlp.fit(source[:500], target[:500])(probe)
     assert learned.dtype == np.float32
     before, after = (np.sum(m * target[500:], axis=1).mean() for m in (rotated, learned))
