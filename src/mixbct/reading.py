@@ -110,7 +110,7 @@ def read_integers(
         skipped: takes a message for each run of such lines, which are left out then.
     """
     file_size(path, f"table of {what}", error)
-    plain = _plain(path, columns)
+    plain = _plain_table(path, columns)
     if plain is not None:
         return plain.T
     text = read_bytes(path, f"table of {what}", error).decode("utf-8-sig", "backslashreplace")
@@ -131,7 +131,7 @@ def read_integers(
     return np.array(rows, np.int64).reshape(-1, columns).T
 
 
-def _plain(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
+def _plain_table(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
     """Read a table without a flaw; None for one that has to be looked at line by line."""
     try:
         with warnings.catch_warnings():
