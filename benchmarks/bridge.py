@@ -22,7 +22,7 @@ from jaxtyping import Float
 from benchmarks.denoise_full import most_private_gigabytes
 from benchmarks.measure import Figure, in_turn, time_figure
 from mixbct.adapters import cca, whiten
-from mixbct.adapters.moments import CHUNK
+from mixbct.adapters.moments import CHUNK, Pairs
 from mixbct.data.bank import normalise
 from mixbct.features.bridged import through
 
@@ -62,10 +62,10 @@ def measure(folder: Path) -> list[Figure]:
     labels = np.load(folder / "labels.npy")
 
     def fit_cca() -> object:
-        return cca.fit(new, old)
+        return cca.fit(Pairs(new, old))
 
     def fit_whiten() -> object:
-        return whiten.fit(old, old, labels)
+        return whiten.fit(Pairs(old, old, labels))
 
     figures = []
     for name, fit, bare in (
@@ -78,7 +78,7 @@ def measure(folder: Path) -> list[Figure]:
             time_figure(f"bridge/{name}", "s/fit", pairs),
             Figure(f"bridge/{name} memory", peak, "GB", MOST_GB, peak / MOST_GB),
         ]
-    side = whiten.fit(old, old, labels)[1]
+    side = whiten.fit(Pairs(old, old, labels))[1]
     rows = normalise(old[: min(ROWS, APPLIED)])
     matrix, _ = side.arrays
     pairs = in_turn(lambda: through(side, rows), lambda: rows @ matrix, for_seconds=10)

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.data import demo_model, image_source
 from benchmarks.measure import Figure, in_turn, rate_figure
-from mixbct.backbones.model import normalise_images
+from mixbct.backbones.model import to_inputs
 from mixbct.features.extract import extract
 
 IMAGES = 10_000
@@ -20,7 +20,7 @@ def run(folder: Path) -> list[Figure]:
     source = image_source(folder / "images", IMAGES)
     model = demo_model()
     everything = torch.from_numpy(source.read(np.arange(IMAGES)))
-    inputs = normalise_images(everything, model.preprocessing).split(BATCH)
+    inputs = to_inputs(everything, model.preprocessing).split(BATCH)
     numbers = count()
 
     def extract_all() -> None:

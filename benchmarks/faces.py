@@ -30,6 +30,7 @@ from benchmarks.faces_ijb import judge_layout, layout_lines
 from benchmarks.lfw import PREPROCESSING, find_encoder, find_images
 from benchmarks.npm import fetch
 from mixbct.adapters import mlp, procrustes, ridge
+from mixbct.adapters.moments import Pairs
 from mixbct.adapters.rank_merge import merge_ranks
 from mixbct.backbones.foreign import import_onnx, import_weights
 from mixbct.backbones.model import load_model
@@ -162,13 +163,14 @@ def judge_split(work: Path, banks: Mapping[str, FeatureBank], seed: int) -> dict
         "procrustes, centred": partial(procrustes.fit, centre=True),
         "ridge": ridge.fit,
     }
+    pairs = Pairs(new[training.rows], old[training.rows])
     mapped: dict[str, np.ndarray] = {}
     for name, fit in fits.items():
         say(f"split {seed}: {name}")
-        mapped[name] = through(fit(new[training.rows], old[training.rows])[0], new)
+        mapped[name] = through(fit(pairs)[0], new)
         rows[name] = judge(mapped[name], old)
     say(f"split {seed}: mlp")
-    rows["mlp"] = judge(mlp.fit(new[training.rows], old[training.rows])(new), old)
+    rows["mlp"] = judge(mlp.fit(pairs)(new), old)
     rows["rank_merge"] = _judge_merged(source.labels(), query, gallery, seed, old, mapped["ridge"])
     own: dict[str, Figures] = {}
     for name, overrides in HEADS.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.adapters import ridge
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import FeatureBank
 from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import read_layout
@@ -59,7 +60,7 @@ def judge_layout(
         for role, bank in banks.items()
     }
     old, new = pooled["old"], pooled["new"]
-    query, _ = ridge.fit(banks["new"].read(training), banks["old"].read(training))
+    query, _ = ridge.fit(Pairs(banks["new"].read(training), banks["old"].read(training)))
     mapped = Templates(new.ids, through(query, new.features))
     found: dict[str, dict[str, float]] = {}
     sides = {"old/old": (old, old), "new/new": (new, new), "new/old through ridge": (mapped, old)}

@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Figure, in_turn, rate_figure
 from benchmarks.recordio import photograph
-from mixbct.backbones.model import build_backbone, normalise_images
+from mixbct.backbones.model import build_backbone, to_inputs
 from mixbct.data.bank_writer import BankWriter
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource
-from mixbct.data.source import Images, ListedSource, Rows
+from mixbct.data.source import Images, Rows, Source
 from mixbct.distributed import device_name
 from mixbct.heads.classifier import build_head
 from mixbct.recipe import Recipe, parse_recipe
@@ -72,7 +72,7 @@ FULL = Scale("cuda", "iresnet50", {}, 112, 512, 93_431, (128, 512), 4096, 8192, 
 SMALL = Scale("cpu", "small", {"width": 4}, 32, 16, 50, (8, 16), 64, 256, 0.5, 2)
 
 
-class Faces(ListedSource):
+class Faces(Source):
     """Two images a class, cut out of a record file with fewer."""
 
     def __init__(self, records: RecordSource, classes: int) -> None:
@@ -202,7 +202,7 @@ def _bare_step(recipe: Recipe, source: Faces, device: torch.device) -> Callable[
         fused=device.type == "cuda",
     )
     rows = np.arange(recipe.train.batch)
-    images = normalise_images(torch.from_numpy(source.read(rows)).to(device), preprocessing)
+    images = to_inputs(torch.from_numpy(source.read(rows)).to(device), preprocessing)
     labels: Int64[Tensor, " b"] = torch.from_numpy(source.labels()[rows]).to(device)
 
     def step() -> None:

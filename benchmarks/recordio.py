@@ -18,11 +18,9 @@ from PIL import Image
 
 from benchmarks.measure import Figure, in_turn, rate_figure
 from mixbct.data.images import decode_bytes
-from mixbct.data.record_index import write_index
-from mixbct.data.record_rows import SETTLED
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer, write_index
 from mixbct.data.recordio import MAGIC
-from mixbct.data.records import RecordSource
+from mixbct.data.records import SETTLED, RecordSource
 from mixbct.schemas.model import Preprocessing
 
 IMAGES = 4_096
@@ -46,7 +44,8 @@ def _reads(folder: Path) -> list[Figure]:
         for key in range(IMAGES):
             writer.write(key, [key % 100], photograph(key))
     preprocessing = Preprocessing(size=SIZE, channels=3)
-    source = RecordSource(folder, preprocessing, workers=1)
+    source = RecordSource(folder, preprocessing)
+    source.workers = 1
     orders = {
         "recordio sequential": np.arange(IMAGES),
         "recordio shuffled": np.random.default_rng(0).permutation(IMAGES),

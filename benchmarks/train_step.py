@@ -9,7 +9,7 @@ import torch
 from benchmarks.data import CLASSES, DIM, image_source
 from benchmarks.measure import Figure, in_turn, rate_figure
 from benchmarks.mix_step import demo_recipe
-from mixbct.backbones.model import build_backbone, normalise_images
+from mixbct.backbones.model import build_backbone, to_inputs
 from mixbct.data.array import ArraySource
 from mixbct.heads.classifier import build_head
 from mixbct.recipe import Recipe
@@ -44,7 +44,7 @@ def bare_step(recipe: Recipe, source: ArraySource) -> Callable[[], object]:
         **recipe.optimizer.model_dump(exclude={"name"}),
     )
     rows = np.arange(recipe.train.batch)
-    images = normalise_images(torch.from_numpy(source.read(rows)), preprocessing)
+    images = to_inputs(torch.from_numpy(source.read(rows)), preprocessing)
     labels = torch.from_numpy(source.labels()[rows])
 
     def step() -> None:

@@ -34,9 +34,8 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) not in _FULL and not any(
-            words in str(error) for words in _FULL_WORDS
-        ):
+        told = any(words in str(error) for words in _FULL_WORDS)
+        if not told and getattr(error, "errno", None) not in _FULL:
             raise
         raise DiskFullError(
             f"no space left while writing {path}; free some space and run the same command "

@@ -11,12 +11,14 @@ import math
 import re
 import stat
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from mixbct.errors import DataError, Error, MixbctError
 
@@ -29,6 +31,7 @@ _LONGEST_HEADER = 2**16
 _LONGEST_TOML = 2**22
 _LONGEST_KEY = 64
 _LONGEST_NUMBER = re.compile(r"\d{400}")
+_MOST_DIGITS = 18  # that int64 is sure to hold
 
 
 def read_bytes(path: Path, what: str, error: Error, most: int | None = None) -> bytes:
@@ -91,6 +94,64 @@ def read_lines_of(path: Path, what: str, error: Error = DataError) -> list[str]:
     return lines
 
 
+def read_integers(
+    path: Path, columns: int, what: str, error: Error = DataError, skipped: list[str] | None = None
+) -> Int64[np.ndarray, "c n"]:
+    """Read lines of `columns` non-negative whole numbers.
+
+    A byte order mark, carriage returns, blanks at the ends of lines and blank lines at the end of
+    the file are not part of what somebody meant.
+
+    Args:
+        path: of the table.
+        columns: how many numbers a line has.
+        what: what they are, for errors ("a key and an offset").
+        error: raised where the file cannot be read or a line holds something else; it is named.
+        skipped: takes a message for each run of such lines, which are left out then.
+    """
+    file_size(path, f"table of {what}", error)
+    plain = _plain_table(path, columns)
+    if plain is not None:
+        return plain.T
+    text = read_bytes(path, f"table of {what}", error).decode("utf-8-sig", "backslashreplace")
+    rows: list[list[int]] = []
+    sound = True
+    for number, line in enumerate(text.rstrip().split("\n") if text.strip() else [], start=1):
+        words = line.split()
+        good = len(words) == columns and all(map(is_whole, words))
+        if good:
+            rows.append(list(map(int, words)))
+        elif sound:  # of a run of other lines the first is named
+            expected = f"{what} as whole numbers parted by blanks"
+            problem = wrong_line(path, number, expected, line.strip())
+            if skipped is None:
+                raise error(problem)
+            skipped.append(problem)
+        sound = good
+    return np.array(rows, np.int64).reshape(-1, columns).T
+
+
+def _plain_table(path: Path, columns: int) -> Int64[np.ndarray, "n c"] | None:
+    """Read a table without a flaw; None for one that has to be looked at line by line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file
+            values = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig")
+        with path.open("rb") as file:
+            lines = sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
+            file.seek(-1, 2)
+            lines += file.read() != b"\n"
+    except (OSError, ValueError):
+        return None
+    fits = values.shape == (lines, columns)  # blank lines are passed over
+    return values if fits and values.min() >= 0 and values.max() < 10**_MOST_DIGITS else None
+
+
+def is_whole(word: str) -> bool:
+    """Return whether a word is a whole number, from 0, that fits into an int64."""
+    return word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS
+
+
 def wrong_line(path: Path, number: int, expected: str, found: str) -> str:
     """Return the one message about a line of a foreign table; lines count from 1."""
     return f"{path}, line {number}: expected {expected}, found {found[:80]!r}"
@@ -98,9 +159,8 @@ def wrong_line(path: Path, number: int, expected: str, found: str) -> str:
 
 def read_toml(path: Path, what: str, error: Error) -> dict[str, Any]:
     """Return the content of a TOML file."""
-    content = read_bytes(path, what, error, most=_LONGEST_TOML)
     with failing_as(error, f"{path} is not valid TOML, which a {what} must be", ValueError):
-        return parse_toml(content.decode("utf-8-sig"))
+        return parse_toml(read_bytes(path, what, error, most=_LONGEST_TOML).decode("utf-8-sig"))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -143,10 +203,9 @@ def open_array(
         ndim: the number of dimensions that is expected.
         shape: the shape that is expected, exactly.
     """
-    size = file_size(path, f"file of {what}", error)
     # NumPy parses the header as Python text, which fails in many ways
     with failing_as(error, f"{shown(path)} cannot be read as {what}"):
-        opened = _mapped(path, size)
+        opened = _mapped(path, file_size(path, f"file of {what}", error))
     found, dtype = opened.shape, opened.dtype
     if (
         (dtypes is not None and not (dtype.name in dtypes and dtype.isnative))
@@ -226,8 +285,7 @@ class ZippedArrays:
             _header(file, archive.getinfo(f"{name}.npy").file_size)
             for start in range(0, shape[0], rows):
                 count = min(rows, shape[0] - start)
-                block = np.frombuffer(file.read(count * takes), dtype)
-                yield block.reshape(count, *shape[1:])
+                yield np.frombuffer(file.read(count * takes), dtype).reshape(count, *shape[1:])
             file.read(1)  # at the end the checksum is held
 
 
@@ -253,10 +311,9 @@ def failing_as(error: Error, said: str, *kinds: type[Exception]) -> Iterator[Non
             raise
         why = reason(problem)
         if not kinds:
-            name = (
-                "" if isinstance(problem, ValueError | OSError) else f"{type(problem).__name__}: "
-            )
-            why = name + " ".join(why.split())[:400]
+            why = " ".join(why.split())[:400]
+            if not isinstance(problem, ValueError | OSError):
+                why = f"{type(problem).__name__}: {why}"
         raise error(f"{said}: {why}") from problem
 
 

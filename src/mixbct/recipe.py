@@ -17,9 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mixbct.errors import RecipeError
-from mixbct.extends import read_extended
 from mixbct.reading import parse_toml
-from mixbct.recipe_problems import settings_of, variant_of
+from mixbct.recipe_parsing import read_extended, settings_of, variant_of
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import absent
 

@@ -18,7 +18,7 @@ import torch
 from mixbct.backbones.linear import LinearBackbone
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
-from mixbct.data.source import ListedSource
+from mixbct.data.source import Source
 from mixbct.errors import BadImageError
 from mixbct.features.ordering import Order
 from mixbct.gallery import Gallery
@@ -62,7 +62,7 @@ def rows(seed: int) -> np.ndarray:
     return normalise(np.random.default_rng(seed).standard_normal((ROWS, DIM)))
 
 
-class Items(ListedSource):
+class Items(Source):
     """What the items are seen as; two cannot be read."""
 
     def digest(self) -> str:

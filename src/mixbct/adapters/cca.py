@@ -29,17 +29,16 @@ from dataclasses import replace
 import numpy as np
 
 from mixbct.adapters import ridge
-from mixbct.adapters.moments import Maps, Moments, Pairs, adapter, beside, inverse_root, moments
+from mixbct.adapters.moments import Maps, Moments, Pairs, beside, inverse_root, moments
 from mixbct.adapters.whiten import whitening
 from mixbct.schemas.linear_map import LinearMap
 
 
-@adapter
 def fit(pairs: Pairs, shrinkage: float = 0.1) -> Maps:
     """Return the maps of queries and of stored rows.
 
     Args:
-        pairs: see `adapter`.
+        pairs: see `Pairs`.
         shrinkage: s in (0, 1], towards a covariance that is alike in all directions.
 
     Raises:
@@ -58,7 +57,6 @@ def of_moments(found: Moments, shrinkage: float) -> tuple[LinearMap, LinearMap]:
     return queries, LinearMap.of(gallery, -found.target_mean @ gallery)
 
 
-@adapter
 def fit_beside_ridge(pairs: Pairs, shrinkage: float = 0.3) -> Maps:
     """Return the maps of queries and of stored rows to both spaces; see `fit`."""
     found = moments(pairs, needed=3)
@@ -70,7 +68,6 @@ def fit_beside_ridge(pairs: Pairs, shrinkage: float = 0.3) -> Maps:
     )
 
 
-@adapter
 def fit_whitened(pairs: Pairs, shrinkage: float = 0.3) -> Maps:
     """Return the maps of queries and of stored rows; `shrinkage` is also that of the whitening."""
     found = moments(pairs)

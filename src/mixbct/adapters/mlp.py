@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from mixbct.adapters import procrustes
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.distributed import default_dtype, torch_rng
 
@@ -29,20 +30,14 @@ WEIGHT_DECAY = 0.05
 Map = Callable[[Float32[np.ndarray, "n d1"]], Float32[np.ndarray, "n d2"]]
 
 
-def fit(
-    source: Float32[np.ndarray, "n d1"],
-    target: Float32[np.ndarray, "m d2"],
-    steps: int = STEPS,
-    seed: int = 0,
-) -> Map:
+def fit(pairs: Pairs, steps: int = STEPS, seed: int = 0) -> Map:
     """Return what maps vectors [n, d1] to normalised ones [n, d2] in the other space.
 
     The hidden layer has twice the larger dimension. The same seed gives the same map on the
     same machine.
 
     Args:
-        source: n normalised rows.
-        target: the same items, in the same order, normalised.
+        pairs: the same items' vectors by both models, normalised.
         steps: of AdamW, each on 256 rows.
         seed: of the first weights and of the batches.
 
@@ -51,7 +46,7 @@ def fit(
     """
     rng = torch_rng(seed)
     # as float64: a thousand steps make much of a float32's rounding
-    rotation = torch.tensor(procrustes.fit(source, target)[0].arrays[0]).double()
+    rotation = torch.tensor(procrustes.fit(pairs)[0].arrays[0]).double()
     (d1, d2), hidden = rotation.shape, 2 * max(rotation.shape)
     with default_dtype(torch.float64):
         inner = torch.randn(d1, hidden, generator=rng) / math.sqrt(d1)
@@ -59,7 +54,7 @@ def fit(
     for weight in weights:
         weight.requires_grad_()
     optimizer = torch.optim.AdamW(weights, RATE, weight_decay=WEIGHT_DECAY)
-    x, y = torch.tensor(source), torch.tensor(target)
+    x, y = (torch.tensor(side[:]) for side in (pairs.source, pairs.target))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
         rows = torch.randint(len(x), (min(BATCH, len(x)),), generator=rng)

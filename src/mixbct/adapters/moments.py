@@ -4,10 +4,8 @@ Every closed-form fit needs no more of its vectors than these, so that five mill
 pass, or two, and the memory of a block. All is summed as float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,12 +26,17 @@ Square = Float64[np.ndarray, "d d"]
 
 Maps = tuple[LinearMap | None, LinearMap | None]
 """Of queries and of stored rows; none: they stay as they are."""
-MapsT = TypeVar("MapsT", bound=Maps)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The same items' vectors by a new and an old model, and their classes where known."""
+    """The same items' vectors by a new and an old model, row by row, and their classes where known.
+
+    Args:
+        source: the new model's [n, d1].
+        target: the old one's [n, d2].
+        labels: of the items' classes.
+    """
 
     source: Vectors
     target: Vectors
@@ -66,19 +69,6 @@ class Pairs:
                 f"{counts[0]} rows do not determine a map from {self.dims[0]} to {self.dims[1]} "
                 f"dimensions; give at least {needed}"
             )
-
-
-def adapter(of: Callable[..., MapsT]) -> Callable[..., MapsT]:
-    """Let a fit over `Pairs` take the new model's vectors [n, d1], the old one's [n, d2] of the
-    same items in the same order, and their labels where there are some."""
-
-    @wraps(of)
-    def fit(
-        source: Vectors, target: Vectors, labels: Labels | None = None, **settings: Any
-    ) -> MapsT:
-        return of(Pairs(source, target, labels), **settings)
-
-    return fit
 
 
 @dataclass(frozen=True)
@@ -135,8 +125,7 @@ def within_classes(
 
     Args:
         vectors: [n, d].
-        labels: class of each; None: all are of one. The scatter is zero, but for rounding, where
-            no class has two different vectors.
+        labels: class of each; None, or where no class has two different vectors: all are of one.
     """
     n, d = vectors.shape
     of = np.zeros(n, np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
@@ -147,7 +136,10 @@ def within_classes(
         products += block.T @ block
     totals = sums.numpy()
     between = (totals / np.bincount(of)[:, None]).T @ totals
-    return totals.sum(axis=0) / n, (products - between) / n
+    scatter: Square = (products - between) / n
+    if labels is not None and scatter.trace() < d * LEAST:
+        return within_classes(vectors, None)
+    return totals.sum(axis=0) / n, scatter
 
 
 def inverse_root(covariance: Square, shrinkage: float) -> Square:

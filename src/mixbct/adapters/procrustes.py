@@ -7,11 +7,10 @@ Procrustes problem", Psychometrika 31, 1966).
 
 import numpy as np
 
-from mixbct.adapters.moments import Pairs, adapter, moments
+from mixbct.adapters.moments import Pairs, moments
 from mixbct.schemas.linear_map import LinearMap
 
 
-@adapter
 def fit(pairs: Pairs, centre: bool = False) -> tuple[LinearMap, None]:
     """Return the map of queries; rows stay as they are. Labels play no part.
 
@@ -19,7 +18,7 @@ def fit(pairs: Pairs, centre: bool = False) -> tuple[LinearMap, None]:
     that are compared by their cosine the former is what counts.
 
     Args:
-        pairs: see `adapter`.
+        pairs: see `Pairs`.
         centre: fit around the means of both sides.
 
     Raises:

@@ -11,14 +11,13 @@ gallery instead of the queries.
 import numpy as np
 from jaxtyping import Float64
 
-from mixbct.adapters.moments import Maps, Moments, Pairs, adapter, moments
+from mixbct.adapters.moments import Maps, Moments, Pairs, moments
 from mixbct.schemas.linear_map import LinearMap
 
 CANDIDATES = np.logspace(-6, 2, 33)
 """Values of λ to choose from, as multiples of the mean eigenvalue of XᵀX."""
 
 
-@adapter
 def fit(pairs: Pairs) -> Maps:
     """Return the map of queries to the old vectors; rows stay as they are. Labels play no part.
 
@@ -28,7 +27,6 @@ def fit(pairs: Pairs) -> Maps:
     return of_moments(moments(pairs, needed=3)), None
 
 
-@adapter
 def fit_gallery(pairs: Pairs) -> Maps:
     """Return the map of stored rows to the new vectors; queries stay as they are; see `fit`."""
     pairs.check(needed=3)

@@ -8,15 +8,7 @@ through the same map, so that both must lie in one space: the old model's own qu
 of a model that was trained to be compatible.
 """
 
-from mixbct.adapters.moments import (
-    LEAST,
-    Labels,
-    Maps,
-    Pairs,
-    adapter,
-    inverse_root,
-    within_classes,
-)
+from mixbct.adapters.moments import Labels, Maps, Pairs, inverse_root, within_classes
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
@@ -24,14 +16,13 @@ from mixbct.schemas.linear_map import LinearMap
 SHRINKAGE = 0.3
 
 
-@adapter
 def fit(pairs: Pairs, shrinkage: float = SHRINKAGE) -> Maps:
     """Return the one map for both sides; of the new vectors only the dimension counts.
 
     Where no class has two different vectors it is as without labels.
 
     Args:
-        pairs: see `adapter`.
+        pairs: see `Pairs`.
         shrinkage: s in (0, 1], towards leaving the space as it is.
 
     Raises:
@@ -51,7 +42,5 @@ def fit(pairs: Pairs, shrinkage: float = SHRINKAGE) -> Maps:
 def whitening(vectors: Vectors, labels: Labels | None, shrinkage: float) -> LinearMap:
     """Return the whitening of one model's vectors; see `fit`."""
     mean, covariance = within_classes(vectors, labels)
-    if labels is not None and covariance.trace() < vectors.shape[1] * LEAST:
-        mean, covariance = within_classes(vectors, None)
     root = inverse_root(covariance, shrinkage)
     return LinearMap.of(root, -mean @ root)

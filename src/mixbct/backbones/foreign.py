@@ -12,9 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbct.backbones.model import build_backbone, build_with_weights, contract_of, save_model
+from mixbct.backbones.model import (
+    build_backbone,
+    build_with_weights,
+    contract_of,
+    read_tensors,
+    save_model,
+)
 from mixbct.backbones.onnx import EMBEDDING, ONNX, OnnxEncoder, OnnxFile
-from mixbct.backbones.weights import read_tensors
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole, refuse_existing
 from mixbct.reading import failing_as, file_size
@@ -108,16 +113,12 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping):
             inside = (content[key] for key in WRAPPERS if key in content)
             content = next((one for one in inside if isinstance(one, Mapping)), content)
-    if not isinstance(content, Mapping):
-        raise ModelError(
-            f"{file} holds a {type(content).__name__}; expected a state dict: names and tensors"
-        )
-    if not all(isinstance(key, str) and _plain(value) for key, value in content.items()):
-        raise ModelError(
-            f"{file} holds more than tensors, under the keys {', '.join(map(str, content))[:200]}; "
-            "expected a state dict: names and tensors"
-        )
-    return dict(content)
+    found = f"a {type(content).__name__}"
+    if isinstance(content, Mapping):
+        if all(isinstance(key, str) and _plain(value) for key, value in content.items()):
+            return dict(content)
+        found = f"more than tensors, under the keys {', '.join(map(str, content))[:200]}"
+    raise ModelError(f"{file} holds {found}; expected a state dict: names and tensors")
 
 
 def _plain(value: object) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mixbct.backbones.small import halved_four_times
 
-WIDTHS = (64, 128, 256, 512)
+Stages = tuple[int, int, int, int]
+WIDTHS: Stages = (64, 128, 256, 512)
 
 
 class _Block(nn.Module):
@@ -25,14 +26,10 @@ class _Block(nn.Module):
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        # every stage begins with a stride, so no other block changes the shape
-        self.downsample = (
-            nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-            if stride > 1
-            else None
-        )
+        self.downsample: nn.Sequential | None = None
+        if stride > 1:  # every stage begins with a stride, so no other block changes the shape
+            narrow = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(narrow, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.prelu(self.bn2(self.conv1(self.bn1(x))))
@@ -54,12 +51,7 @@ class IResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: tuple[int, int, int, int],
-        dim: int,
-        size: int,
-        channels: int,
-        dropout: float = 0.0,
+        self, blocks: Stages, dim: int, size: int, channels: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
         left = halved_four_times("iresnet", size)

@@ -24,11 +24,9 @@ def _layer(
     groups: int = 1,
     linear: bool = False,
 ) -> nn.Sequential:
-    parts: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
-    return nn.Sequential(*parts, *([] if linear else [nn.PReLU(outputs)]))
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+    activation = () if linear else (nn.PReLU(outputs),)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *activation)
 
 
 class _Unit(nn.Module):
@@ -67,9 +65,8 @@ class MobileFaceNet(nn.Module):
                 inputs = outputs
         self.stem = nn.Sequential(_layer(channels, 64, 3, 2, 1), _layer(64, 64, 3, 1, 1, 64))
         self.units = nn.Sequential(*units)
-        self.places = nn.Sequential(
-            _layer(inputs, 512), _layer(512, 512, left, groups=512, linear=True)
-        )
+        weighed = _layer(inputs, 512), _layer(512, 512, left, groups=512, linear=True)
+        self.places = nn.Sequential(*weighed)
         self.embedding = _layer(512, dim, linear=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -5,38 +5,38 @@ backbone.safetensors   the weights, or backbone.onnx: a frozen encoder, graph an
 head.safetensors       the classifier it was trained with, where there is one
 """
 
+import hashlib
 import importlib
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mixbct.backbones.iresnet import IResNet
-from mixbct.backbones.linear import LinearBackbone
+from mixbct.backbones.linear import LinearBackbone, ResidualMap
 from mixbct.backbones.mobilefacenet import MobileFaceNet
 from mixbct.backbones.onnx import FILE, ONNX, OnnxEncoder, OnnxFile
-from mixbct.backbones.residual import ResidualMap
 from mixbct.backbones.small import SmallResNet
 from mixbct.backbones.trust import TRUSTED
 from mixbct.backbones.vit import VisionTransformer
-from mixbct.backbones.weights import is_double, read_tensors, state_copy, weights_digest
 from mixbct.distributed import open_device
 from mixbct.errors import ModelError
 from mixbct.files import folder_written_whole, refuse_existing
-from mixbct.reading import failing_as
+from mixbct.reading import failing_as, file_size, shown
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Contract, Input, ModelManifest, Preprocessing, VectorInput
 from mixbct.schemas.record import read_record
 
 Options = Mapping[str, int | float | str | bool]
+State = Mapping[str, Tensor]
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     "small": SmallResNet,
@@ -73,13 +73,12 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
         ModelError: the name is unknown, the factory cannot be imported, or it refuses the options.
     """
     if isinstance(takes, VectorInput):
-        known, shape = VECTOR_BACKBONES, {"inputs": takes.dim}
+        known, shape, over = VECTOR_BACKBONES, {"inputs": takes.dim}, str(takes)
     else:
-        known, shape = BACKBONES, {"size": takes.size, "channels": takes.channels}
+        known, shape, over = BACKBONES, {"size": takes.size, "channels": takes.channels}, "images"
     factory = known.get(name)
     if factory is None:
         if ":" not in name:
-            over = takes if isinstance(takes, VectorInput) else "images"
             raise ModelError(
                 f"there is no backbone {name!r} over {over}; choose one of {', '.join(known)}, or "
                 "name a factory as package.module:function"
@@ -100,7 +99,7 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
 
 
 def build_with_weights(
-    name: str, dim: int, takes: Input, options: Options, state: Mapping[str, Tensor], where: Path
+    name: str, dim: int, takes: Input, options: Options, state: State, where: Path
 ) -> nn.Module:
     """Build a backbone and give it weights, which must have exactly its names and shapes.
 
@@ -140,21 +139,14 @@ def import_factory(name: str, what: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]
 
 
-def normalise_images(
-    images: UInt8[Tensor, "b h w c"],
-    preprocessing: Preprocessing,
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "b c h w"]:
-    """Return (value − mean) / std, channels first in shape, last in memory."""
-    values = images.permute(0, 3, 1, 2).to(dtype)
-    return values.sub_(preprocessing.mean).div_(preprocessing.std)
-
-
 def to_inputs(batch: Batch, takes: Input, dtype: torch.dtype = torch.float32) -> Inputs:
-    """Return what a backbone takes, as `dtype`: normalised images, or vectors of norm 1."""
+    """Return what a backbone takes, as `dtype`: vectors of norm 1, or normalised images.
+
+    Those are (value − mean) / std, channels first in shape, last in memory.
+    """
     if isinstance(takes, VectorInput):
         return F.normalize(batch.to(dtype))
-    return normalise_images(batch, takes, dtype)
+    return batch.permute(0, 3, 1, 2).to(dtype).sub_(takes.mean).div_(takes.std)
 
 
 def forward(backbone: nn.Module, inputs: Inputs, dim: int) -> Float[Tensor, "b d"]:
@@ -228,10 +220,7 @@ def contract_of(name: str, backbone: nn.Module, takes: Input, dim: int) -> Contr
 
 
 def save_model(
-    path: Path,
-    manifest: ModelManifest,
-    backbone: nn.Module,
-    head: Mapping[str, Tensor] = MappingProxyType({}),
+    path: Path, manifest: ModelManifest, backbone: nn.Module, head: State | None = None
 ) -> None:
     """Write a model folder, whole or not at all; the manifest has the contract of the backbone."""
     with folder_written_whole(path) as folder:
@@ -264,10 +253,8 @@ def read_manifest(path: Path) -> tuple[Path, ModelManifest]:
     Raises:
         ModelError: there is no model, or its manifest is malformed.
     """
-    try:
-        folder = path / "model" if (path / "model" / "model.json").exists() else path
-    except OSError:  # a path that is too long; reading it says so
-        folder = path
+    # the path's own method raises where a name is too long; reading it says so
+    folder = path / "model" if os.path.exists(path / "model" / "model.json") else path  # noqa: PTH110
     return folder, read_record(folder / "model.json", ModelManifest, ModelError, "model")
 
 
@@ -309,10 +296,41 @@ def load_model(path: Path, device: str = "cpu", trust_code: bool = False) -> Emb
             "was changed since"
         )
     if name != ONNX:
-        options = manifest.options
-        backbone = build_with_weights(name, contract.dim, takes, options, state, folder)
+        backbone = build_with_weights(name, contract.dim, takes, manifest.options, state, folder)
     elif isinstance(takes, VectorInput):
         raise ModelError(f"the ONNX encoder of {folder} cannot be a head over {takes}")
     else:
         backbone = OnnxEncoder(file, takes.size, takes.channels)
     return EmbeddingModel(backbone.to(target), manifest)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, whose header is held against its size.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    file_size(path, "file of weights", ModelError)
+    with failing_as(ModelError, f"the weights in {shown(path)} do not load as safetensors"):
+        return load_file(path)
+
+
+def weights_digest(state: State) -> str:
+    """Return the SHA-256 of a state dict: names, dtypes, shapes and values in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def state_copy(state: State) -> dict[str, Tensor]:
+    """Return a copy in main memory, one tensor each: safetensors refuses shared memory."""
+    plain = torch.contiguous_format
+    return {k: v.detach().cpu().clone(memory_format=plain) for k, v in state.items()}
+
+
+def is_double(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all numbers that are no whole ones are float64; a model computes in those."""
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float64}

@@ -187,11 +187,9 @@ class OnnxEncoder(nn.Module):
     def _run(self, images: Tensor) -> Tensor:
         count = len(images)
         if self._batch is not None and count < self._batch:
-            filling = images.new_zeros(self._batch - count, *images.shape[1:])
-            images = torch.cat([images, filling])
-        given = {self._input: images.contiguous().numpy()}
+            images = torch.cat([images, images.new_zeros(self._batch - count, *images.shape[1:])])
         with failing_as(ModelError, f"the ONNX model does not run on {len(images)} images"):
-            (out,) = self._session.run([self._output], given)
+            (out,) = self._session.run([self._output], {self._input: images.contiguous().numpy()})
         # what is dropped are ones at the end; tokens or a map of features are no vector
         if out.shape[:1] != (len(images),) or out.size != len(out) * max(out.shape[1:2], default=0):
             raise ModelError(

@@ -77,6 +77,5 @@ class SmallResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Return the raw embeddings."""
-        pooled = self.blocks(images).flatten(1)
-        out: Tensor = self.embedding_norm(self.embedding(pooled))
+        out: Tensor = self.embedding_norm(self.embedding(self.blocks(images).flatten(1)))
         return out

@@ -12,11 +12,10 @@ from mixbct.cli.protocols import ijb_layout
 from mixbct.data import foreign_bank, open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.convert import convert as convert_source
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.glyphs import build_glyphs
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
-from mixbct.data.source import left_out
+from mixbct.data.source import EncodedSource, left_out
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
 from mixbct.workflows.rows import look_at_all, unreadable

@@ -20,7 +20,7 @@ from mixbct.distributed import open_device
 from mixbct.errors import CheckpointError, RecipeError, ResultError
 from mixbct.evaluation.gate import GateSettings, judge, training_says
 from mixbct.evaluation.worth import worth
-from mixbct.features.stored import open_embedder
+from mixbct.features.extract import open_embedder
 from mixbct.files import write_atomically
 from mixbct.report.page import write_report
 from mixbct.report.results import (

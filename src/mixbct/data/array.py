@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.source import Images, ListedSource, Rows, digest_rows, read_lines, write_lines
+from mixbct.data.source import Images, Rows, Source, digest_rows, read_lines, write_lines
 from mixbct.errors import DataError
 from mixbct.files import folder_written_whole
 from mixbct.reading import open_array, shown
@@ -24,7 +24,7 @@ from mixbct.schemas.data import ArrayManifest
 from mixbct.schemas.record import read_record
 
 
-class ArraySource(ListedSource):
+class ArraySource(Source):
     """An image array, open for reading.
 
     Raises:

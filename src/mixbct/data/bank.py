@@ -132,12 +132,14 @@ class FeatureBank(Source):
         self.manifest = read_record(path / "manifest.json", BankManifest, BankError, "manifest")
         rows, dim = self.manifest.rows, self.manifest.dim
         self.features = self._open("features.npy", self.manifest.dtype, (rows, dim))
-        self._labels: Int64[np.ndarray, " n"] | None = None
+        labels = np.zeros(rows, np.int64)
         if classes := len(self.manifest.classes):
-            self._labels = labels = np.array(self._open("labels.npy", "int64", (rows,)))
+            labels = np.array(self._open("labels.npy", "int64", (rows,)))
             self._check_digest("labels.npy")
             if labels.min() < 0 or labels.max() >= classes:
                 raise self._damaged(f"labels {labels.min()} to {labels.max()}, {classes} classes")
+        # keys are read when they are asked for; a bank knows no groups
+        super().__init__(f"feature bank {path}", [], labels, self.manifest.classes)
 
     def _open(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """Open one array of the bank, memory-mapped; its size is looked at before its content."""
@@ -155,28 +157,18 @@ class FeatureBank(Source):
     def _damaged(self, how: str) -> BankError:
         return BankError(f"the feature bank {self.path} is damaged: {how}; make it again")
 
-    def __len__(self) -> int:
-        return self.manifest.rows
-
-    def __str__(self) -> str:
-        return f"feature bank {self.path}"
-
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return the class of each row, an index into `classes()`.
 
         Raises:
             BankError: the bank was made without labels.
         """
-        if self._labels is None:
+        if not self._classes:
             raise BankError(
                 f"the feature bank {self.path} has no labels, which `mixbct adapt` does without; "
                 "for anything else make it again with `mixbct data bank --labels`"
             )
         return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, none without labels; `labels()` point into it."""
-        return self.manifest.classes
 
     def keys(self) -> list[str]:
         """Return the key of every row."""
@@ -185,10 +177,6 @@ class FeatureBank(Source):
         if len(keys) != len(self):
             raise self._damaged(f"{len(keys)} keys for {len(self)} rows")
         return keys
-
-    def groups(self) -> list[str]:
-        """Return '' for every row: a bank knows no groups."""
-        return [""] * len(self)
 
     def digest(self) -> str:
         """Return the digest of the images (or keys and labels) that the bank was made of."""

@@ -65,22 +65,17 @@ class BankWriter:
             raise BankError(
                 f"{self.partial} is an unfinished bank: add --resume to go on, or delete it"
             )
-        begun = self._begun()
-        if begun is None:
-            self._begin(labels, keys, {})
-        elif plan_of(begun) != plan_of(manifest):
-            finished = self._finished_rows(begun)
+        places = (self.partial / "manifest.json", self.partial / "plan.json")
+        found = (record_there(each, BankManifest, BankError, "plan") for each in places)
+        begun = next(filter(None, found), None)
+        if begun is None or plan_of(begun) != plan_of(manifest):
+            finished = self._finished_rows(begun) if begun else {}
             if not finished.keys() <= set(keys):
                 raise BankError(
                     f"{self.partial} was begun with other data or another model; delete it, or "
                     "choose another --out"
                 )
             self._begin(labels, keys, finished)
-
-    def _begun(self) -> BankManifest | None:
-        places = (self.partial / "manifest.json", self.partial / "plan.json")
-        found = (record_there(path, BankManifest, BankError, "plan") for path in places)
-        return next(filter(None, found), None)
 
     def _finished_rows(self, begun: BankManifest) -> dict[str, int]:
         """Return key → row of what is finished of another extraction.

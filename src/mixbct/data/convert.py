@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mixbct.data.bank import encoder_of
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import image_of, png_of, suffix_of, to_png
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource, class_names_path
 from mixbct.data.source import Progress, Source, unseen, write_lines
 from mixbct.errors import BadImageError, DataError
@@ -76,10 +75,9 @@ def convert(
 
 
 def _encoded(source: Source, row: int, key: str) -> bytes:
-    if isinstance(source, EncodedSource):
-        data = source.encoded(row)
-        return data if suffix_of(data) in _KEPT else to_png(data, key)
-    return png_of(image_of(source.read(np.array([row]))[0]))
+    if (data := source.encoded(row)) is None:
+        return png_of(image_of(source.read(np.array([row]))[0]))
+    return data if suffix_of(data) in _KEPT else to_png(data, key)
 
 
 def _write_folders(folder: Path, source: Source, images: Iterator[tuple[int, bytes]]) -> list[int]:

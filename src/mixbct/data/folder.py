@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import SUFFIXES, read_image
-from mixbct.data.source import check_names, digest_rows
+from mixbct.data.source import EncodedSource, check_names, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import reason, shown
 from mixbct.schemas.model import Preprocessing

@@ -167,7 +167,6 @@ def _run(command: list[str], folder: Path) -> str:
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        check=False,
     )
     if ran.returncode == 0:
         return ""

@@ -77,11 +77,8 @@ def build_glyphs(
             between 2 and 2,965.
     """
     chosen = _choose(classes, seed)
-    typefaces = (
-        packaged_typefaces(user_cache() / "fonts", progress)
-        if fonts is None
-        else own_typefaces(fonts)
-    )
+    cache = user_cache() / "fonts"
+    typefaces = own_typefaces(fonts) if fonts else packaged_typefaces(cache, progress)
     origin = {
         "classes": f"{len(chosen)} kanji of JIS X 0208 level 1, seed {seed}",
         "rendering": f"{_RENDERING}; Pillow {PIL.__version__}, "

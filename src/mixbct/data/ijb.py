@@ -20,12 +20,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from mixbct.data.alignment import align
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import decode_unscaled, read_image
-from mixbct.data.source import Rows, digest_rows
-from mixbct.data.tables import is_whole, read_integers
+from mixbct.data.source import EncodedSource, Rows, digest_rows
 from mixbct.errors import BadImageError, DataError
-from mixbct.reading import read_lines_of, shown, wrong_line
+from mixbct.reading import is_whole, read_integers, read_lines_of, shown, wrong_line
 from mixbct.schemas.model import Preprocessing
 
 IMAGES = "loose_crop"
@@ -98,9 +96,8 @@ class IjbLayout:
             chosen = np.isin(of.templates, left)
             return Subjects(of.templates[chosen], of.subjects[chosen])
 
-        images = {
-            name: getattr(self, name)[rows] for name in ("templates", "media", "points", "scores")
-        }
+        columns = "templates", "media", "points", "scores"
+        images = {name: getattr(self, name)[rows] for name in columns}
         return replace(
             self,
             **images,

@@ -136,13 +136,13 @@ def to_png(data: bytes, name: str) -> bytes:
         return png_of(ImageOps.exif_transpose(opened))
 
 
-def thumbnail(data: bytes, name: str, side: int, most: int | None = None) -> bytes:
+def thumbnail(data: bytes, name: str, side: int) -> bytes:
     """Return an image file, upright and at most `side` pixels wide and high, as a PNG.
 
     Raises:
         BadImageError: it cannot be decoded, or has too many pixels. `keys` is `name`.
     """
-    with _named(name, data), _quiet_pillow(), _opened(data, most) as opened:
+    with _named(name, data), _quiet_pillow(), _opened(data) as opened:
         opened.draft("RGB", (2 * side, 2 * side))
         image = ImageOps.exif_transpose(opened)
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -184,28 +184,25 @@ def _named(name: str, data: bytes) -> Iterator[None]:
 
 def _opened(data: bytes, most: int | None = None) -> Image.Image:
     opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-    _refuse_bomb(opened.height, opened.width, most)
+    _refuse_bomb(opened.height, opened.width, most or MOST_PIXELS)
     return opened
 
 
-def _refuse_bomb(height: int, width: int, most: int | None) -> None:
-    most = most or MOST_PIXELS
+def _refuse_bomb(height: int, width: int, most: int) -> None:
     if height * width > most:
         raise ValueError(f"{width} × {height} pixels, more than {most:,}; scale it down")
 
 
 def _pixels(data: bytes, preprocessing: Preprocessing, most: int | None = None) -> Pixels:
     """Decode an image, reduced where it is a large JPEG."""
-    pixels = _decode_plain_jpeg(data, preprocessing, most)
+    pixels = _decode_plain_jpeg(data, preprocessing, most or MOST_PIXELS)
     if pixels is None:
         with _quiet_pillow():
             pixels = np.asarray(_decode_any(data, preprocessing, most))
     return pixels.reshape(*pixels.shape[:2], preprocessing.channels)
 
 
-def _decode_plain_jpeg(
-    data: bytes, preprocessing: Preprocessing, most: int | None
-) -> np.ndarray | None:
+def _decode_plain_jpeg(data: bytes, preprocessing: Preprocessing, most: int) -> np.ndarray | None:
     """Decode a JPEG that needs nothing special; None where Pillow has to look at it."""
     if simplejpeg is None or not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None

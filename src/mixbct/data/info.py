@@ -7,10 +7,9 @@ from PIL import Image
 
 from mixbct.data.array import ArraySource
 from mixbct.data.bank import encoder_of
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.folder import FolderSource
 from mixbct.data.foreign_bank import mean_norm, spread_rows
-from mixbct.data.source import Source
+from mixbct.data.source import EncodedSource, Source
 from mixbct.errors import BadImageError
 from mixbct.schemas.record import Record
 

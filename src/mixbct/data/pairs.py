@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.folder import FolderSource
 from mixbct.data.plain_pickle import read_plain_pickle
-from mixbct.data.source import Source, digest_rows
+from mixbct.data.source import EncodedSource, Source, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import read_bytes, read_lines_of, wrong_line
 from mixbct.schemas.model import Preprocessing
@@ -158,5 +157,4 @@ def read_pairs_bin(path: Path, preprocessing: Preprocessing) -> PairSet:
     if problem:
         raise DataError(f"{path}: {problem}{_REMEDY}")
     source = EncodedImages(f"verification set {path}", list(images), preprocessing)
-    pairs = np.arange(len(images)).reshape(-1, 2)
-    return PairSet(source, pairs, np.array(same, np.bool_), None)
+    return PairSet(source, np.arange(len(images)).reshape(-1, 2), np.array(same, np.bool_), None)

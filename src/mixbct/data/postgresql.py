@@ -12,13 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlencode
 
-from mixbct.errors import (
-    DiskFullError,
-    GalleryError,
-    MixbctError,
-    UnavailableError,
-    without_passwords,
-)
+from mixbct.errors import DiskFullError, GalleryError, UnavailableError, without_passwords
 from mixbct.reading import needing_extra
 
 if TYPE_CHECKING:
@@ -132,7 +126,7 @@ class Server:
         except psycopg.Error as error:
             raise self._named(error) from None
 
-    def _named(self, error: Any) -> MixbctError:
+    def _named(self, error: Any) -> DiskFullError | GalleryError:
         import psycopg
 
         lines = without_passwords(str(error)).strip().splitlines() or [type(error).__name__]

@@ -103,9 +103,8 @@ class RecordFile:
     def _part(self, offset: int, key: int | None) -> tuple[int, int]:
         """Return (length of the payload, kind) of the part at `offset`."""
         if offset % 4 or not 0 <= offset <= self.size - PART.size:
-            raise self.error(
-                key, offset, f"no record can begin there, the file has {self.size} bytes"
-            )
+            what = f"no record can begin there, the file has {self.size} bytes"
+            raise self.error(key, offset, what)
         magic, packed = PART.unpack_from(self._map, offset)
         if magic != MAGIC:
             raise self.error(key, offset, f"found {magic:#010x} where {MAGIC:#010x} should be")
@@ -113,17 +112,15 @@ class RecordFile:
         if kind > LAST:
             raise self.error(key, offset, f"a part of kind {kind}; kinds are 0 to {LAST}")
         if offset + PART.size + length > self.size:
-            raise self.error(
-                key, offset, f"{length} bytes should follow, but the file ends at {self.size}"
-            )
+            what = f"{length} bytes should follow, but the file ends at {self.size}"
+            raise self.error(key, offset, what)
         return length, kind
 
     def error(self, key: int | None, offset: int, what: str) -> RecordError:
         """Return the error that names file, key and byte offset."""
-        named = "" if key is None else f", key {key}"
-        return RecordError(
-            f"{self.path}{named}, byte {offset}: {what}", [] if key is None else [str(key)]
-        )
+        keys = [] if key is None else [str(key)]
+        named = "".join(f", key {each}" for each in keys)
+        return RecordError(f"{self.path}{named}, byte {offset}: {what}", keys)
 
     def record(self, offset: int, key: int | None) -> ImageRecord:
         """Return id, label and image bytes of the record at `offset`.
@@ -218,8 +215,7 @@ class RecordFile:
         sound = (self._words[words] == MAGIC) & (packed >> LENGTH_BITS == WHOLE)
         sound &= stop <= self.size
         count = self._words[words + 2].astype(np.int64)
-        start = offsets[rows] + _HEAD_SIZE + 4 * count
-        sound &= start < stop
+        sound &= offsets[rows] + _HEAD_SIZE + 4 * count < stop
         rows, words, count = rows[sound], words[sound], count[sound]
         # one label stands in the header, several behind it
         labels = self._words[words + np.where(count > 0, _HEAD_SIZE // 4, 3)].view("<f4")

@@ -1,19 +1,44 @@
-"""A RecordIO face set (`train.rec`, `train.idx`) as a source."""
+"""A RecordIO face set (`train.rec`, `train.idx`) as a source.
 
+What opening it found is kept, so that the next opening looks at no record:
+
+    .STEM.rows.npy    int64 [3, n]: key, offset and label of every image
+    .STEM.rows.json   the classes' numbers, the array's SHA-256, and what both were made of
+
+They lie beside the record file or, where nothing can be written, in the user's cache. What they
+were made of are the sizes and times of the record file and its index; among the times is that of
+the last change of any kind, which no program sets back. Whatever does not fit is made anew.
+"""
+
+import contextlib
 import hashlib
 import os
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.record_index import REPAIR, in_order, read_index, write_index
-from mixbct.data.record_rows import RecordRows, files_state, keep_rows, kept_rows
 from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
-from mixbct.errors import DataError, RecordError
-from mixbct.reading import read_lines_of
+from mixbct.data.source import EncodedSource
+from mixbct.errors import DataError, MixbctError, RecordError
+from mixbct.files import file_written_whole, sha256_file, user_cache, write_atomically
+from mixbct.reading import open_array, read_lines_of
+from mixbct.schemas.data import FileState, RecordRowsManifest
 from mixbct.schemas.model import Preprocessing
+from mixbct.schemas.record import record_there
+
+SETTLED = 2.0
+"""Seconds without a change, after which another change is sure to have another time."""
+
+
+class RecordRows(NamedTuple):
+    """The images of a record file: key, offset and label of each, and the labels' numbers."""
+
+    table: Int64[np.ndarray, "3 n"]
+    classes: Int64[np.ndarray, " c"]
 
 
 class RecordSource(EncodedSource):
@@ -22,8 +47,6 @@ class RecordSource(EncodedSource):
     The record with key 0 may be a header: no image, and labels of which the first, N + 1, says
     that the images have the keys 1 to N (what follows them, such as one record a person, is left
     alone). Without a header every record is an image. Rows go by key.
-
-    What opening finds is kept for the next time, see `record_rows`.
 
     A class is named by its number, or, where `STEM.classes.txt` lies beside the record file (as
     `mixbct data convert` writes it), by the line with that number, from 0.
@@ -36,7 +59,6 @@ class RecordSource(EncodedSource):
         skip_bad: leave out damaged lines of the index, records that it lacks, and records whose
             frame or label is damaged; `skipped` lists them. (Images that cannot be decoded are
             found by decoding: see `readable_rows`.)
-        workers: number of threads that decode, see `EncodedSource`.
 
     Raises:
         RecordError: the file, its index, its header or the head of a record is damaged; it names
@@ -44,18 +66,12 @@ class RecordSource(EncodedSource):
         DataError: there is no record file, or no image in it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        preprocessing: Preprocessing,
-        *,
-        skip_bad: bool = False,
-        workers: int | None = None,
-    ) -> None:
+    def __init__(self, path: Path, preprocessing: Preprocessing, *, skip_bad: bool = False) -> None:
         self.path = record_path(path)
         self._file = RecordFile(self.path)
         self.skipped: list[str] = []
-        state = files_state(self.path)
+        # what tells the record file and its index from what they were before
+        state = tuple(map(_state, (self.path, self.path.with_suffix(".idx"))))
         rows = kept_rows(self.path, state)
         if rows is None:
             rows = self._look(skip_bad)
@@ -64,7 +80,7 @@ class RecordSource(EncodedSource):
         self._numbers, self._offsets, labels = rows.table
         # the keys stay numbers until they are asked for
         name, classes = f"record file {self.path}", self._names(rows.classes)
-        super().__init__(name, [], labels, classes, preprocessing=preprocessing, workers=workers)
+        super().__init__(name, [], labels, classes, preprocessing=preprocessing)
         if not len(self):
             reason = f": {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{self.path} holds no image{reason}")
@@ -111,17 +127,14 @@ class RecordSource(EncodedSource):
             return slice(None)
         end = header.label
         if not (1 <= end < 2**31 and end.is_integer()):
-            raise self._file.error(
-                0, int(index[1, 0]), f"the header gives {end} as the key behind the last image"
-            )
+            what = f"the header gives {end} as the key behind the last image"
+            raise self._file.error(0, int(index[1, 0]), what)
         stop = int(np.searchsorted(keys, int(end)))
         if end > EXACT:  # the number was rounded: the last ones may be records of another kind
             spacing = int(np.spacing(np.float32(end)))
-            while (
-                stop > 1
-                and keys[stop - 1] > end - spacing
-                and not self._is_image(*index[:, stop - 1])
-            ):
+            while stop > 1 and keys[stop - 1] > end - spacing:
+                if self._is_image(*index[:, stop - 1]):
+                    break
                 stop -= 1
             end = max(end - spacing, float(keys[stop - 1]) + 1)
         missing = int(end) - stop
@@ -223,3 +236,49 @@ def record_path(path: Path) -> Path:
 def class_names_path(records: Path) -> Path:
     """Return where the names of a record file's classes are kept, one a line."""
     return records.with_suffix(".classes.txt")
+
+
+def kept_rows(records: Path, state: tuple[FileState | None, ...]) -> RecordRows | None:
+    """Return what was kept of files in this state, memory-mapped; None: nothing, or not sound."""
+    for array, said in _places(records):
+        try:
+            found = record_there(said, RecordRowsManifest, DataError, "list of rows")
+            if found is None or found.made_of != state:
+                continue
+            table = open_array(array, "rows", DataError, ["int64"], ndim=2)
+            if len(table) == 3 and sha256_file(array) == found.sha256:
+                return RecordRows(np.asarray(table), np.array(found.classes, np.int64))
+        except (MixbctError, OSError):
+            continue
+    return None
+
+
+def keep_rows(records: Path, state: tuple[FileState | None, ...], rows: RecordRows) -> None:
+    """Keep what was found of files that were in this state before anyone looked at them."""
+    newest = max(each.changed for each in state if each is not None)
+    if time.time() - newest / 1e9 < SETTLED:
+        return
+    classes = tuple(rows.classes.tolist())
+    for array, said in _places(records):
+        # a full disk is no error here: it will do without
+        with contextlib.suppress(MixbctError, OSError):
+            with file_written_whole(array) as file:
+                np.save(file, rows.table)
+            manifest = RecordRowsManifest(made_of=state, classes=classes, sha256=sha256_file(array))
+            write_atomically(said, manifest.to_json())
+            return
+
+
+def _state(path: Path) -> FileState | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileState(size=found.st_size, written=found.st_mtime_ns, changed=found.st_ctime_ns)
+
+
+def _places(records: Path) -> list[tuple[Path, Path]]:
+    """Return the two files that rows may be kept in: beside the records, and apart."""
+    whole = hashlib.sha256(os.fsencode(records.absolute())).hexdigest()
+    places = records.with_name(f".{records.stem}.rows"), user_cache() / "records" / whole[:32]
+    return [(Path(f"{place}.npy"), Path(f"{place}.json")) for place in places]

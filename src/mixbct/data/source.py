@@ -1,17 +1,22 @@
-"""The source: what every data set looks like to the rest, and a selection of its rows."""
+"""The source: what every data set looks like to the rest; encoded images, and some rows of one."""
 
+import functools
 import hashlib
+import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
 
+from mixbct.data.images import Pixels, decode_bytes
 from mixbct.errors import BadImageError, DataError, Error
 from mixbct.reading import failing_as, read_bytes
+from mixbct.schemas.model import Preprocessing
 
 Images = UInt8[np.ndarray, "n h w c"]
 Texts = Shaped[np.ndarray, " n"]
@@ -22,50 +27,22 @@ Rows = Int64[np.ndarray, " n"]
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 _NO_LINE = re.compile("[\n\r\0\ud800-\udfff]")
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A labelled set of images of one size, or of vectors in their place (`FeatureBank`).
-
-    Labels are indices into `classes()`; they may have gaps (a class without an image).
-    `str(source)` says what it is and where, for manifests and errors.
-    """
-
-    def __len__(self) -> int: ...
-
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row."""
-
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes; `labels()` point into it."""
-
-    def keys(self) -> list[str]:
-        """Return a name of every row, unique within the source."""
-
-    def groups(self) -> list[str]:
-        """Return the family of every row that a split must keep on one side ('' for none)."""
-
-    def read(self, rows: Rows) -> Items:
-        """Return the images, or normalised vectors, of `rows`, in that order.
-
-        Raises:
-            BadImageError: an image cannot be decoded; it names each.
-        """
-
-    def digest(self) -> str:
-        """Return what changes when the keys, the labels or the images change.
-
-        Vectors are known by the images that they were extracted from, so that banks of several
-        models can be told to be of the same images, row by row.
-        """
+# few enough for all workers to have some, enough for a hand-over to cost nothing
+_LEAST_A_TASK = 8
+_TASKS_A_WORKER = 4
+_ADVICE = (
+    "\n`mixbct data verify` finds all of them; repair or delete them, or leave them out with "
+    "--skip-bad: given to `data split`, it holds for all that follows"
+)
 
 
 @dataclass(eq=False, repr=False)
-class ListedSource(Source):
-    """What most sources share: name, keys, labels, classes and groups, as they are given.
+class Source(ABC):
+    """A labelled set of images of one size, or of vectors in their place (`FeatureBank`).
 
-    Abstract: `read` and `digest` are each source's own. None for groups: no row has one.
+    Labels are indices into `classes()`; they may have gaps (a class without an image).
+    `str(source)` says what it is and where, for manifests and errors. `read` and `digest` are each
+    source's own; a source that looks up its keys or groups when asked gives none here.
     """
 
     _name: str
@@ -81,7 +58,7 @@ class ListedSource(Source):
         return self._name
 
     def labels(self) -> Int64[np.ndarray, " n"]:
-        """Return the label of every row; a class may have none."""
+        """Return the label of every row."""
         return self._labels
 
     def classes(self) -> tuple[str, ...]:
@@ -89,12 +66,32 @@ class ListedSource(Source):
         return self._classes
 
     def keys(self) -> list[str]:
-        """Return the key of every row."""
+        """Return a name of every row, unique within the source."""
         return self._keys
 
     def groups(self) -> list[str]:
-        """Return the group of every row, '' without groups."""
+        """Return the family of every row that a split must keep on one side ('' for none)."""
         return self._groups or [""] * len(self)
+
+    @abstractmethod
+    def read(self, rows: Rows) -> Items:
+        """Return the images, or normalised vectors, of `rows`, in that order.
+
+        Raises:
+            BadImageError: an image cannot be decoded; it names each.
+        """
+
+    def encoded(self, row: int) -> bytes | None:
+        """Return the bytes of a row's image as they are stored, where that is a file each."""
+        return None
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return what changes when the keys, the labels or the images change.
+
+        Vectors are known by the images that they were extracted from, so that banks of several
+        models can be told to be of the same images, row by row.
+        """
 
 
 def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -112,7 +109,73 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
     return digest.hexdigest()
 
 
-class Selection(ListedSource):
+@functools.cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process: they do not live on in one that is forked from it."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+
+@dataclass(eq=False, repr=False)
+class EncodedSource(Source):
+    """Base of the sources whose images are stored as JPEG, PNG or the like.
+
+    Args:
+        preprocessing: the size and number of channels that images are brought to.
+
+    Attributes:
+        workers: number of threads that decode; one decodes in the thread that asks; None for one
+            a processor, eight at most.
+    """
+
+    preprocessing: Preprocessing = field(kw_only=True)
+    workers: int | None = field(default=None, init=False)
+
+    @abstractmethod
+    def encoded(self, row: int) -> bytes:
+        """Return the stored bytes of a row's image.
+
+        Raises:
+            BadImageError: they cannot be read.
+        """
+
+    def _key(self, row: int) -> str:
+        return self._keys[row]
+
+    def _pixels(self, row: int) -> Pixels:
+        return decode_bytes(self.encoded(row), self.preprocessing, self._key(row))
+
+    def read(self, rows: Rows) -> Images:
+        """Decode the images of `rows`, in that order.
+
+        Raises:
+            BadImageError: it counts and names every image of `rows` that cannot be decoded.
+        """
+        size, channels = self.preprocessing.size, self.preprocessing.channels
+        images = np.empty((len(rows), size, size, channels), np.uint8)
+        wanted = rows.tolist()
+
+        def decode(places: range) -> dict[str, BadImageError]:
+            bad = {}
+            for place in places:
+                try:
+                    images[place] = self._pixels(wanted[place])
+                except BadImageError as error:
+                    bad[self._key(wanted[place])] = error
+            return bad
+
+        workers = self.workers or min(8, os.cpu_count() or 1)
+        least = max(_LEAST_A_TASK, -(-len(rows) // (_TASKS_A_WORKER * workers)))
+        tasks, many = pieces(range(len(rows)), least), workers > 1 and len(rows) > least
+        spread = _pool(workers, os.getpid()).map if many else map
+        problems = {key: error for bad in spread(decode, tasks) for key, error in bad.items()}
+        if problems:
+            lines = "\n".join(f"  {problem}" for problem in problems.values())
+            said = f"{self}: {len(problems)} of {len(rows)} images cannot be read"
+            raise BadImageError(f"{said}:\n{lines}{_ADVICE}", list(problems))
+        return images
+
+
+class Selection(Source):
     """Some rows of a source, as a source: labels have no gaps, classes without a row disappear.
 
     Rows chosen from a selection are rows of the source that it was chosen from.
@@ -136,8 +199,7 @@ class Selection(ListedSource):
         names = self.source.classes()
         chosen = tuple(names[i] for i in present)
         # keys and groups are looked up when they are asked for
-        name = f"{len(rows)} rows of {self.source}"
-        super().__init__(name, [], labels.astype(np.int64), chosen)
+        super().__init__(f"{len(rows)} rows of {self.source}", [], labels.astype(np.int64), chosen)
 
     def keys(self) -> list[str]:
         """Return the keys of the selected rows."""
@@ -152,6 +214,10 @@ class Selection(ListedSource):
     def read(self, rows: Rows) -> Items:
         """Return images, or vectors, by their position in the selection."""
         return self.source.read(self.rows[rows])
+
+    def encoded(self, row: int) -> bytes | None:
+        """Return what the source has stored of a row, by its position in the selection."""
+        return self.source.encoded(int(self.rows[row]))
 
     def digest(self) -> str:
         """Return the digest of the source and of the rows chosen from it.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbct.data.source import ListedSource, Rows, Texts, check_names, digest_rows
+from mixbct.data.source import Rows, Source, Texts, check_names, digest_rows
 from mixbct.errors import DataError
 from mixbct.reading import file_size, needing_extra, reason
 
@@ -17,7 +17,7 @@ Row = tuple[str, object]
 """The place of a row, for people, and what stands there."""
 
 
-class TextSource(ListedSource):
+class TextSource(Source):
     """The texts of a table, which an encoder turns into vectors.
 
     Args:

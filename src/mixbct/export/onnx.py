@@ -20,15 +20,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.backbones.onnx import ONNX, OnnxFile, import_package, inherit
 from mixbct.data.bank import normalise
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import image_of, png_of, suffix_of
-from mixbct.data.source import Selection, Source
+from mixbct.data.source import Images, Source
 from mixbct.errors import DataError, ModelError
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole, refuse_existing
@@ -85,13 +84,14 @@ def export_onnx(
         bridge.check(model.contract, bridge.target)
     takes = model.preprocessing
     pixels = images.read(np.arange(min(len(images), max(_BATCHES))))
-    graph = _Graph(model.backbone, takes, bridge, unit)
-    content = _exported(graph, takes)
+    content = _exported(_Graph(model.backbone, takes, bridge, unit), takes)
     if int8:
         content = _quantised(content, images)
     file = OnnxFile(content if int8 else inherit(content, model.contract))
     exact = _vectors(model, pixels, bridge)
-    cosines = np.concatenate([_cosines(exact, found) for found in _run(file.content, pixels)])
+    ran = _run(file.content, pixels)
+    every = [np.einsum("nd,nd->n", exact[name][: len(v)], normalise(v)) for name, v in ran]
+    cosines = np.concatenate(every)
     farthest = float(1 - cosines.min())
     if farthest > FARTHEST and not int8:
         raise ModelError(
@@ -206,13 +206,11 @@ def _quantised(content: bytes, images: Source) -> bytes:
         return small.read_bytes()
 
 
-def _as_inputs(pixels: UInt8[np.ndarray, "b h w c"]) -> Float32[np.ndarray, "b c h w"]:
+def _as_inputs(pixels: Images) -> Float32[np.ndarray, "n c h w"]:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
 
 
-def _vectors(
-    model: EmbeddingModel, pixels: UInt8[np.ndarray, "n h w c"], bridge: Bridge | None
-) -> Outputs:
+def _vectors(model: EmbeddingModel, pixels: Images, bridge: Bridge | None) -> Outputs:
     """Return what the model itself makes of images, by the names of the graph's outputs."""
     embedding = normalise(model.embed(torch.from_numpy(pixels)).cpu().numpy())
     if bridge is None:
@@ -220,8 +218,8 @@ def _vectors(
     return {"embedding": embedding, "query": through(bridge.query, embedding)}
 
 
-def _run(content: bytes, pixels: UInt8[np.ndarray, "n h w c"]) -> Iterator[Outputs]:
-    """Yield what onnxruntime makes of the first 1, 3 and 64 images, each as one batch."""
+def _run(content: bytes, pixels: Images) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what onnxruntime makes of the first 1, 3 and 64 images, a batch each, by output."""
     runtime = import_package("onnxruntime")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -229,30 +227,14 @@ def _run(content: bytes, pixels: UInt8[np.ndarray, "n h w c"]) -> Iterator[Outpu
         said = f"the exported graph does not run on {len(pixels[:size])} images"
         with failing_as(ModelError, said):
             found = session.run(None, {"images": _as_inputs(pixels[:size])})
-        yield dict(zip(names, found, strict=True))
+        yield from zip(names, found, strict=True)
 
 
-def _cosines(exact: Outputs, found: Outputs) -> Float32[np.ndarray, " n"]:
-    """Return the cosine of each vector to the model's, of all outputs."""
-    return np.concatenate(
-        [
-            np.einsum("nd,nd->n", exact[name][: len(rows)], normalise(rows))
-            for name, rows in found.items()
-        ]
-    )
-
-
-def _write_golden(
-    folder: Path, images: Source, pixels: UInt8[np.ndarray, "n h w c"], vectors: Outputs
-) -> None:
+def _write_golden(folder: Path, images: Source, pixels: Images, vectors: Outputs) -> None:
     """Write a few images, as they are stored where that is a file each, and their vectors."""
     folder.mkdir()
-    root = images.source if isinstance(images, Selection) else images
     for row in range(min(_GOLDEN, len(pixels))):
-        if isinstance(root, EncodedSource):
-            content = root.encoded(int(images.rows[row]) if isinstance(images, Selection) else row)
-        else:
-            content = png_of(image_of(pixels[row]))
+        content = images.encoded(row) or png_of(image_of(pixels[row]))
         (folder / f"{row}{suffix_of(content)}").write_bytes(content)
     for name, rows in vectors.items():
         np.save(folder / f"{name}.npy", rows[:_GOLDEN])

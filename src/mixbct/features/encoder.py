@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from mixbct.backbones.model import import_factory
-from mixbct.backbones.weights import weights_digest
+from mixbct.backbones.model import import_factory, weights_digest
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Texts
 from mixbct.errors import ModelError

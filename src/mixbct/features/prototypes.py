@@ -16,6 +16,7 @@ from torch import Tensor
 
 CHUNK = 8192
 
+Labels = Int64[np.ndarray, " m"]
 Read = Callable[[Int64[np.ndarray, " n"]], Float32[np.ndarray, "n d"]]
 """Gives the normalised features of some rows."""
 
@@ -51,7 +52,7 @@ class ClassStats:
 
 
 def class_means(
-    read: Read, labels: Int64[np.ndarray, " m"], classes: int
+    read: Read, labels: Labels, classes: int
 ) -> tuple[Float32[Tensor, "c d"], Int64[Tensor, " c"]]:
     """Return the mean normalised feature of each class, and how many features it has.
 
@@ -79,10 +80,7 @@ def prototypes(means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]) -> Cl
 
 
 def class_stats(
-    read: Read,
-    labels: Int64[np.ndarray, " m"],
-    means: Float32[Tensor, "c d"],
-    counts: Int64[Tensor, " c"],
+    read: Read, labels: Labels, means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]
 ) -> ClassStats:
     """Return how far each class's features spread around its mean.
 
@@ -112,7 +110,7 @@ def class_stats(
 
 
 def _chunks(
-    read: Read, labels: Int64[np.ndarray, " m"]
+    read: Read, labels: Labels
 ) -> Iterator[tuple[Int64[np.ndarray, " n"], Float32[Tensor, "n d"]]]:
     """Yield the rows of training classes, in order, with their features."""
     rows = np.flatnonzero(labels >= 0)

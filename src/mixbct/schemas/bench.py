@@ -53,12 +53,10 @@ class BenchCell(Compact):
     error: str = Field("", description="why there is no figure; empty where there are some")
     figures: dict[str, dict[str, Estimate]] = Field({}, description="combination → metric → figure")
     update_gain: Estimate | None = None
-    gate_passed: bool | None = Field(
-        None, exclude_if=absent, description="by the gate of its day; earlier versions"
-    )
-    gate_failed: tuple[str, ...] = Field(
-        (), description="checks of the gate that failed and that figures do not tell"
-    )
+    gate_passed: bool | None = Field(None, exclude_if=absent)
+    """By the gate of its day; earlier versions."""
+    gate_failed: tuple[str, ...] = ()
+    """Checks of the gate that failed and that figures do not tell."""
     cost: CellCost | None = None
     versions: dict[str, str] = Field({})
     created: str = Field(default_factory=now)
@@ -103,9 +101,8 @@ class BenchTable(Record):
     old: str
     scenario: str
     base: dict[str, Score] = Field(description="old/old")
-    whitened: dict[str, Score] = Field(
-        {}, exclude_if=operator.not_, description="the same behind whitening: no new model"
-    )
+    whitened: dict[str, Score] = Field({}, exclude_if=operator.not_)
+    """The same behind whitening: no new model."""
     rows: tuple[BenchRow, ...]
 
 

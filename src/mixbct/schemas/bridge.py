@@ -60,15 +60,14 @@ class Bridge(Document):
 
     @model_validator(mode="after")
     def _sides_meet(self) -> "Bridge":
-        reached, sides = [], ("queries", "stored rows")
-        of, maps = (self.source, self.target), (self.query, self.gallery)
-        for side, contract, mapped in zip(sides, of, maps, strict=True):
+        sides = ("queries", self.source, self.query), ("stored rows", self.target, self.gallery)
+        for side, contract, mapped in sides:
             if mapped and mapped.source_dim != contract.dim:
                 raise ValueError(
                     f"its map of {side} takes {mapped.source_dim} dimensions, but {contract} has "
                     f"{contract.dim}"
                 )
-            reached.append(mapped.target_dim if mapped else contract.dim)
+        reached = [mapped.target_dim if mapped else contract.dim for _, contract, mapped in sides]
         if reached[0] != reached[1]:
             raise ValueError(
                 f"queries reach {reached[0]} dimensions and stored rows {reached[1]}: they do not "

@@ -21,12 +21,10 @@ class Space(Record):
     """How the normalised rows lie."""
 
     mean_cosine: float = Field(description="of two different rows; near 1: a narrow cone")
-    effective_rank: float = Field(
-        description="exp of the entropy of the covariance's eigenvalues, 1 to the dimension"
-    )
-    near_duplicates: float = Field(
-        description="share of the rows looked at that have another at a cosine of 0.999 or more"
-    )
+    effective_rank: float
+    """Exp of the entropy of the covariance's eigenvalues, 1 to the dimension."""
+    near_duplicates: float
+    """Share of the rows looked at that have another at a cosine of 0.999 or more."""
     looked_at: Count
 
 
@@ -38,9 +36,8 @@ class LabelCounts(Record):
     of_one: Count = Field(description="labels with a single item")
     median: float = Field(description="items a label")
     largest: Count
-    near_duplicates_across: Count = Field(
-        description="near duplicates that have different labels, among the rows looked at"
-    )
+    near_duplicates_across: Count
+    """Near duplicates that have different labels, among the rows looked at."""
 
 
 Sign = Literal["norms", "order", "halves"]

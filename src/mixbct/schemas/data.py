@@ -75,7 +75,7 @@ class FileState(Record):
 
 
 class RecordRowsManifest(Document):
-    """What is kept of a record file that was opened; see `mixbct.data.record_rows`."""
+    """What is kept of a record file that was opened; see `mixbct.data.records`."""
 
     made_of: tuple[FileState | None, ...] = Field(description="the record file, and its index")
     classes: tuple[int, ...] = Field(description="as the records number them")

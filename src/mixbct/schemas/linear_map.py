@@ -76,11 +76,8 @@ class LinearMap(BaseModel):
     @property
     def arrays(self) -> tuple[Float32[np.ndarray, "d e"], Float32[np.ndarray, " e"] | None]:
         """M and b, read-only."""
-        matrix, offset = (
-            np.frombuffer(part or b"", _LITTLE) for part in (self.matrix, self.offset)
-        )
-        shaped = matrix.astype(np.float32, copy=False).reshape(self.source_dim, self.target_dim)
-        return shaped, None if self.offset is None else offset.astype(np.float32, copy=False)
+        matrix = _numbers(self.matrix).reshape(self.source_dim, self.target_dim)
+        return matrix, None if self.offset is None else _numbers(self.offset)
 
     def apply(self, features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n e"]:
         """Return f M + b of normalised rows; the result is not normalised.
@@ -119,6 +116,10 @@ class LinearMap(BaseModel):
             )
         exact = follow.astype(float)
         return LinearMap.of(matrix @ exact, None if offset is None else offset @ exact)
+
+
+def _numbers(part: bytes) -> Float32[np.ndarray, " n"]:
+    return np.frombuffer(part, _LITTLE).astype(np.float32, copy=False)
 
 
 def _digest(shape: tuple[int, ...], parts: list[bytes]) -> str:

@@ -136,8 +136,7 @@ def tar_name(far: float) -> str:
     'TAR@1e-3'
     """
     mantissa, exponent = f"{far:.6e}".split("e")
-    digits = mantissa.rstrip("0").rstrip(".")
-    return f"TAR@{digits}e{int(exponent)}"
+    return f"TAR@{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 class Difference(Record):
@@ -227,10 +226,8 @@ class Backfill(Record):
     def _complete(self) -> "Backfill":
         names = self.curves[0].areas.keys()
         for one in self.curves:
-            sizes = [len(figures) for figures in one.metrics.values()]
-            if {*sizes} != {
-                len(self.shares)
-            } or not names == one.areas.keys() == one.metrics.keys():
+            sizes = {len(figures) for figures in one.metrics.values()}
+            if sizes != {len(self.shares)} or not names == one.areas.keys() == one.metrics.keys():
                 raise ValueError(f"the curve {one.order!r} has other points than the first")
         pairs = [{d.of, d.minus} for d in self.differences if "mAP" in d.metrics]
         others = {one.order for one in self.curves} - {self.take}
@@ -280,9 +277,8 @@ class Result(HadQueryMap):
     backfill: Backfill | None = Field(None, exclude_if=absent)
     worth: Worth | None = Field(None, exclude_if=absent)
     carried_threshold: CarriedThreshold
-    calibrations: dict[str, HeldOutCalibration] = Field(
-        {}, exclude_if=lambda found: not found, description="by combination"
-    )
+    calibrations: dict[str, HeldOutCalibration] = Field({}, exclude_if=lambda found: not found)
+    """By combination."""
     costs: dict[str, ModelCost] = Field({})
     examples: tuple[Example, ...] = ()
 

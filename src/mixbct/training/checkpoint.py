@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mixbct.backbones.weights import state_copy
+from mixbct.backbones.model import state_copy
 from mixbct.distributed import ALONE, World
 from mixbct.errors import CheckpointError
 from mixbct.files import disk_full_as_error, sha256_file, sync_file, write_atomically

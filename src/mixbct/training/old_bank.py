@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mixbct.adapters.whiten import whitening
-from mixbct.backbones.model import read_manifest
-from mixbct.backbones.weights import read_tensors
+from mixbct.backbones.model import read_manifest, read_tensors
 from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.distributed import ALONE, World

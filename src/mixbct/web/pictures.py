@@ -6,8 +6,8 @@ import numpy as np
 
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
-from mixbct.data.decoding import EncodedSource
 from mixbct.data.images import Pixels, decode_bytes, image_of, png_of, thumbnail
+from mixbct.data.source import EncodedSource
 from mixbct.errors import DataError, GalleryError, ServeError
 from mixbct.schemas.contract import Preprocessing
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mixbct.errors import ContractError, FeatureError
 from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.features.bridged import through
-from mixbct.features.stored import Embedder
+from mixbct.features.extract import Embedder
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.record import first_problem

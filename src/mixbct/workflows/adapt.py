@@ -20,8 +20,7 @@ from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.source import Rows
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
-from mixbct.features.extract import embed_source
-from mixbct.features.stored import open_embedder
+from mixbct.features.extract import embed_source, open_embedder
 from mixbct.files import refuse_existing, write_atomically
 from mixbct.schemas.bridge import IDENTITY, Bridge, BridgeFit, Candidate
 from mixbct.schemas.contract import Contract

@@ -22,8 +22,7 @@ from mixbct.evaluation.bootstrap import REPLICATES
 from mixbct.evaluation.scores import CPU, Embeddings, Pair
 from mixbct.evaluation.upgrade import evaluate_upgrade
 from mixbct.evaluation.worth import worth
-from mixbct.features.extract import embed_source
-from mixbct.features.stored import Embedder, StoredVectors
+from mixbct.features.extract import Embedder, StoredVectors, embed_source
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.model import Input, VectorInput
 from mixbct.schemas.record import record_there

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.features.bridged import both_queries
-from mixbct.features.stored import Embedder
+from mixbct.features.extract import Embedder
 from mixbct.schemas.bridge import IDENTITY, Bridge
 from mixbct.schemas.result import FREE
 from mixbct.workflows.across import across

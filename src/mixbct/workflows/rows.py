@@ -6,8 +6,7 @@ import numpy as np
 
 from mixbct.data import holds_vectors, open_source
 from mixbct.data.array import ArraySource
-from mixbct.data.decoding import EncodedSource
-from mixbct.data.source import Selection, Source, left_out, readable_rows
+from mixbct.data.source import EncodedSource, Selection, Source, left_out, readable_rows
 from mixbct.data.split import open_part, skips_bad
 from mixbct.errors import BadImageError, DataError
 from mixbct.recipe import Recipe

@@ -3,6 +3,7 @@ import pytest
 from sklearn.cross_decomposition import CCA
 
 from mixbct.adapters import cca, ridge
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.features.bridged import through
 
@@ -19,7 +20,7 @@ def pairs(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
 
 def test_correlations_are_scikit_learns() -> None:
     source, target = pairs()
-    sides = cca.fit(source, target, shrinkage=1e-9)
+    sides = cca.fit(Pairs(source, target), shrinkage=1e-9)
     x, y = (side.apply(rows) for side, rows in zip(sides, (source, target), strict=True))
     found = [np.corrcoef(x[:, k], y[:, k])[0, 1] for k in range(4)]
     theirs = CCA(4, scale=False, max_iter=5000, tol=1e-9).fit_transform(source, target)
@@ -45,7 +46,7 @@ def test_the_maps_are_those_of_the_formula(shrinkage: float) -> None:
 
     u, s, vt = np.linalg.svd(root(x) @ (x.T @ y / len(x)) @ root(y))
     expected = (x @ root(x) @ u[:, :4] * s) @ (y @ root(y) @ vt.T * s).T
-    sides = cca.fit(source, target, shrinkage=shrinkage)
+    sides = cca.fit(Pairs(source, target), shrinkage=shrinkage)
     found = sides[0].apply(source) @ sides[1].apply(target).T
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
@@ -54,11 +55,11 @@ def test_each_half_is_its_own_bridge_at_mean_square_one() -> None:
     rng = np.random.default_rng(0)
     source = normalise(rng.standard_normal((300, 6)) + 1)
     target = normalise(source @ rng.standard_normal((6, 4)) + 0.3 * rng.standard_normal((300, 4)))
-    query, gallery = cca.fit_beside_ridge(source, target, shrinkage=0.2)
+    query, gallery = cca.fit_beside_ridge(Pairs(source, target), shrinkage=0.2)
     assert (query.source_dim, query.target_dim) == (6, 8)
     assert (gallery.source_dim, gallery.target_dim) == (4, 8)
-    common = cca.fit(source, target, shrinkage=0.2)
-    halves = ((ridge.fit(source, target)[0], None), common)
+    common = cca.fit(Pairs(source, target), shrinkage=0.2)
+    halves = ((ridge.fit(Pairs(source, target))[0], None), common)
     for rows, side, number in ((source, query, 0), (target, gallery, 1)):
         mapped = side.apply(rows)
         for half, sides in ((mapped[:, :4], halves[0]), (mapped[:, 4:], halves[1])):
@@ -103,7 +104,9 @@ def test_whitened_maps_are_those_of_the_formula(shrinkage: float, labelled: bool
     right = inverse_root(whitened.T @ whitened / len(x), shrinkage)
     u, s, vt = np.linalg.svd(left @ (x.T @ whitened / len(x)) @ right)
     expected = (x @ left @ u[:, :4] * s) @ (whitened @ right @ vt.T * s).T
-    sides = cca.fit_whitened(source, target, labels if labelled else None, shrinkage=shrinkage)
+    sides = cca.fit_whitened(
+        Pairs(source, target, labels if labelled else None), shrinkage=shrinkage
+    )
     found = sides[0].apply(source) @ sides[1].apply(target).T
     np.testing.assert_allclose(found, expected, atol=5e-4)
 
@@ -116,6 +119,7 @@ def test_a_direction_in_which_old_classes_are_wide_counts_less() -> None:
     new = normalise(old @ rng.standard_normal((6, 8)) + 0.05 * rng.standard_normal((500, 8)))
     contrasts = []
     for fit in (cca.fit, cca.fit_whitened):
-        strengths = np.linalg.norm(fit(new, old, labels, shrinkage=0.3)[1].arrays[0], axis=1)
+        gallery = fit(Pairs(new, old, labels), shrinkage=0.3)[1]
+        strengths = np.linalg.norm(gallery.arrays[0], axis=1)
         contrasts.append(strengths[:4].min() / strengths[4:].max())
     assert contrasts[1] > 1.5 * contrasts[0]

@@ -3,6 +3,7 @@ import pytest
 from scipy.linalg import orthogonal_procrustes
 
 from mixbct.adapters import procrustes
+from mixbct.adapters.moments import Pairs
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import through
@@ -13,7 +14,7 @@ def rows(n, dim, seed=0):
 
 
 def rotation_of(source, target):
-    return procrustes.fit(source, target)[0].arrays[0]
+    return procrustes.fit(Pairs(source, target))[0].arrays[0]
 
 
 def orthonormal(d1, d2, seed=9):
@@ -32,7 +33,7 @@ def test_the_rotation_is_scipys():
 
 def test_the_centred_rotation_is_scipys_of_the_centred_rows():
     source, target = normalise(rows(50, 8) + 0.3), normalise(rows(50, 8, seed=1) - 0.2)
-    rotation, offset = procrustes.fit(source, target, centre=True)[0].arrays
+    rotation, offset = procrustes.fit(Pairs(source, target), centre=True)[0].arrays
     expected, _ = orthogonal_procrustes(
         source - source.mean(axis=0, dtype=np.float64),
         target - target.mean(axis=0, dtype=np.float64),
@@ -46,7 +47,7 @@ def test_the_centred_rotation_is_scipys_of_the_centred_rows():
 def test_a_rotation_is_recovered(d1, d2):
     source = rows(40, d1)
     target = source @ orthonormal(d1, d2)
-    mapped = through(procrustes.fit(source, target)[0], rows(5, d1, seed=3))
+    mapped = through(procrustes.fit(Pairs(source, target))[0], rows(5, d1, seed=3))
     np.testing.assert_allclose(mapped, rows(5, d1, seed=3) @ orthonormal(d1, d2), atol=1e-5)
 
 
@@ -70,7 +71,9 @@ def test_centring_finds_a_shifted_copy():
     source = normalise(centred + shift)
     target = normalise((source - source.mean(axis=0)) @ orthonormal(8, 8) - shift)
     plain, around_means = (
-        np.mean(np.sum(through(procrustes.fit(source, target, centre=c)[0], source) * target, 1))
+        np.mean(
+            np.sum(through(procrustes.fit(Pairs(source, target), centre=c)[0], source) * target, 1)
+        )
         for c in (False, True)
     )
     assert around_means > plain
@@ -80,5 +83,5 @@ def test_centring_finds_a_shifted_copy():
 @pytest.mark.parametrize(("n", "centre"), [(5, False), (6, True)])
 def test_too_few_rows_are_refused(n, centre):
     with pytest.raises(FeatureError, match=f"{n} rows .* at least {n + 1}"):
-        procrustes.fit(rows(n, 10), rows(n, 6), centre=centre)
-    procrustes.fit(rows(n + 1, 10), rows(n + 1, 6), centre=centre)
+        procrustes.fit(Pairs(rows(n, 10), rows(n, 6)), centre=centre)
+    procrustes.fit(Pairs(rows(n + 1, 10), rows(n + 1, 6)), centre=centre)

@@ -3,6 +3,7 @@ import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from mixbct.adapters import ridge
+from mixbct.adapters.moments import Pairs
 from mixbct.adapters.ridge import CANDIDATES
 from mixbct.data.bank import normalise
 from mixbct.features.bridged import through
@@ -34,7 +35,7 @@ def test_the_map_is_scikit_learns_at_the_lambda_of_the_hat_matrix(n: int, noise:
     source, target = pairs(n, noise)
     strength = gcv_by_hat_matrix(source, target)
     oracle = SklearnRidge(alpha=strength).fit(source.astype(np.float64), target.astype(np.float64))
-    fitted, rows = ridge.fit(source, target)
+    fitted, rows = ridge.fit(Pairs(source, target))
     assert rows is None
     np.testing.assert_allclose(fitted.arrays[0], oracle.coef_.T, atol=1e-4)
     probe = normalise(np.random.default_rng(1).standard_normal((5, 10)))
@@ -50,7 +51,7 @@ def test_more_noise_asks_for_a_stronger_hold() -> None:
 
 def test_the_other_way_it_maps_the_gallery() -> None:
     source, target = pairs(40, 0.5)
-    query, gallery = ridge.fit_gallery(source, target)
+    query, gallery = ridge.fit_gallery(Pairs(source, target))
     assert query is None
-    assert gallery == ridge.fit(target, source)[0]
+    assert gallery == ridge.fit(Pairs(target, source))[0]
     assert (gallery.source_dim, gallery.target_dim) == (6, 10)

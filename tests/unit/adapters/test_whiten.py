@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mixbct.adapters import whiten
+from mixbct.adapters.moments import Pairs
 from mixbct.adapters.whiten import whitening
 from mixbct.data.bank import normalise
 from mixbct.errors import FeatureError
@@ -30,7 +31,7 @@ def test_within_classes_all_directions_weigh_alike(shrinkage: float) -> None:
 
 def test_it_tells_classes_better_apart() -> None:
     vectors, labels = classes()
-    side, _ = whiten.fit(vectors, vectors, labels, shrinkage=0.05)
+    side, _ = whiten.fit(Pairs(vectors, vectors, labels), shrinkage=0.05)
     gaps = []
     for rows in (vectors, normalise(side.apply(vectors))):
         cosines = rows @ rows.T
@@ -52,7 +53,7 @@ def test_without_classes_of_two_it_is_that_of_all() -> None:
 def test_both_sides_have_the_one_map_of_the_stored_side() -> None:
     vectors, labels = classes()
     others = normalise(vectors + 0.5)
-    query, gallery = whiten.fit(others, vectors, labels)
+    query, gallery = whiten.fit(Pairs(others, vectors, labels))
     assert query == gallery == whitening(vectors, labels, whiten.SHRINKAGE)
     with pytest.raises(FeatureError, match=r"queries of 5 dimensions with rows of 6: fit cca"):
-        whiten.fit(others[:, :5], vectors, labels)
+        whiten.fit(Pairs(others[:, :5], vectors, labels))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mixbct.backbones.foreign import import_weights
-from mixbct.backbones.model import build_backbone, load_model, normalise_images, state_copy
+from mixbct.backbones.model import build_backbone, load_model, state_copy, to_inputs
 from mixbct.cli import main
 from mixbct.errors import ModelError
 from mixbct.schemas.model import Preprocessing
@@ -91,7 +91,7 @@ def test_weights_come_in_unchanged(
     images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
     oracle = build_backbone("small", 8, PRE, {}).eval()
     oracle.load_state_dict(state)
-    assert torch.equal(model.embed(images), oracle(normalise_images(images, PRE)))
+    assert torch.equal(model.embed(images), oracle(to_inputs(images, PRE)))
 
 
 def test_an_iresnet_comes_in(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_counters_of_batches_may_be_missing(
     oracle = build_backbone("small", 8, PRE, {})
     torch.nn.Module.load_state_dict(oracle, without, strict=False)
     images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
-    expected = oracle.eval()(normalise_images(images, PRE))
+    expected = oracle.eval()(to_inputs(images, PRE))
     assert torch.equal(load_model(tmp_path / "out").embed(images), expected)
 
 

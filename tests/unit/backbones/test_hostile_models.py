@@ -17,8 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mixbct.backbones.foreign import import_onnx, import_weights
-from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
-from mixbct.backbones.weights import state_copy
+from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model, state_copy
 from mixbct.cli import main
 from mixbct.errors import MixbctError, ModelError
 from mixbct.schemas.model import ModelManifest, Preprocessing

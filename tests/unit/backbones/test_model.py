@@ -18,9 +18,9 @@ from mixbct.backbones.model import (
     build_backbone,
     contract_of,
     load_model,
-    normalise_images,
     read_manifest,
     save_model,
+    to_inputs,
     weights_digest,
 )
 from mixbct.errors import ModelError
@@ -108,7 +108,7 @@ def test_a_saved_model_comes_back_bit_for_bit(backbone: nn.Module, folder: Path)
         assert torch.equal(state[name], tensor)
         assert state[name].dtype == tensor.dtype
     assert not model.backbone.training
-    expected = backbone.eval()(normalise_images(images(), PRE))
+    expected = backbone.eval()(to_inputs(images(), PRE))
     assert torch.equal(model.embed(images()), expected)
     assert model.contract.dim == 6
     assert model.contract.weights == weights_digest(backbone.state_dict())
@@ -137,7 +137,7 @@ def test_saving_again_replaces_the_folder(backbone: nn.Module, folder: Path) -> 
 
 def test_images_are_normalised_by_the_contract() -> None:
     pre = Preprocessing(size=16, channels=1, mean=100.0, std=50.0)
-    values = normalise_images(images(), pre)
+    values = to_inputs(images(), pre)
     assert values.shape == (5, 1, 16, 16)
     assert values.dtype == torch.float32
     expected = (images().double().permute(0, 3, 1, 2) - 100) / 50

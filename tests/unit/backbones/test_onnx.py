@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mixbct.backbones.foreign import import_onnx
-from mixbct.backbones.model import load_model, normalise_images
+from mixbct.backbones.model import load_model, to_inputs
 from mixbct.backbones.onnx import OnnxEncoder, OnnxFile
 from mixbct.cli import main
 from mixbct.errors import ModelError
@@ -81,7 +81,7 @@ def test_a_folder_embeds_as_the_map_says(
     for count in (1, 3, 7):
         found = model.embed(images(count))
         assert found.dtype == torch.float32
-        expected = normalise_images(images(count), PRE).flatten(1).double().numpy() @ WEIGHT
+        expected = to_inputs(images(count), PRE).flatten(1).double().numpy() @ WEIGHT
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
@@ -171,7 +171,7 @@ def test_weights_beside_the_file_are_part_of_the_contract(
     (tmp_path / "m.data").write_bytes((WEIGHT + 1).tobytes())  # in the current folder: not read
     contract = take_in(file, tmp_path / "out").contract
     found = load_model(tmp_path / "out")
-    expected = normalise_images(images(3), PRE).flatten(1).double().numpy() @ WEIGHT
+    expected = to_inputs(images(3), PRE).flatten(1).double().numpy() @ WEIGHT
     np.testing.assert_allclose(found.embed(images(3)).numpy(), expected, rtol=1e-5, atol=1e-4)
     assert contract.weights != sha256_file(file)
     monkeypatch.chdir(tmp_path / "here")
@@ -308,7 +308,7 @@ def test_of_several_outputs_one_is_named(tmp_path: Path) -> None:
     manifest = take_in(tmp_path / "m.onnx", tmp_path / "out", "pooled")
     model = load_model(tmp_path / "out")
     assert (model.contract, model.contract.dim) == (manifest.contract, SIZE * SIZE)
-    expected = normalise_images(images(2), PRE).mean(1).flatten(1)
+    expected = to_inputs(images(2), PRE).mean(1).flatten(1)
     torch.testing.assert_close(model.embed(images(2)), expected)
     # another output of the same file is another space
     file = OnnxFile((tmp_path / "m.onnx").read_bytes(), "tokens")

@@ -20,6 +20,7 @@ from mixbct.data import bank as bank_module
 from mixbct.data import bank_writer as writer_module
 from mixbct.data.bank import FeatureBank, normalise, partial_path
 from mixbct.data.bank_writer import BankWriter
+from mixbct.data.source import Source
 from mixbct.errors import BankError, DataError, DiskFullError, FeatureError
 from mixbct.features.extract import extract
 from mixbct.schemas.data import BankManifest, DenoiseManifest
@@ -540,26 +541,13 @@ def test_credible_rows_without_their_record_do_not_count(
     assert bank.credible() is None
 
 
-class Noise:
+class Noise(Source):
     """A source of 60 images that takes its time."""
 
     def __init__(self, pause: float) -> None:
         self.pause = pause
-
-    def __len__(self) -> int:
-        return 60
-
-    def labels(self) -> np.ndarray:
-        return np.arange(60) % 7
-
-    def classes(self) -> tuple[str, ...]:
-        return tuple("abcdefg")
-
-    def keys(self) -> list[str]:
-        return [f"k{i}" for i in range(60)]
-
-    def groups(self) -> list[str]:
-        return [""] * 60
+        keys = [f"k{i}" for i in range(60)]
+        super().__init__("noise", keys, np.arange(60) % 7, tuple("abcdefg"))
 
     def digest(self) -> str:
         return "noise"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbct.data.tables import read_integers
 from mixbct.errors import DataError
+from mixbct.reading import read_integers
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -112,7 +112,8 @@ def record_set(folder: Path) -> Path:
 
 def use(folder: Path, skip_bad: bool) -> None:
     """Do with a record set what commands do, and check what comes out."""
-    source = RecordSource(folder, RGB8, skip_bad=skip_bad, workers=1)
+    source = RecordSource(folder, RGB8, skip_bad=skip_bad)
+    source.workers = 1
     keys, labels = source.keys(), source.labels()
     assert len(set(keys)) == len(keys) == len(labels) == len(source) > 0
     assert labels.min() == 0
@@ -124,7 +125,8 @@ def use(folder: Path, skip_bad: bool) -> None:
 
 def decode_all(folder: Path) -> None:
     """Decode what is left; a damaged image may say that it is larger than its file."""
-    source = RecordSource(folder, RGB8, skip_bad=True, workers=1)
+    source = RecordSource(folder, RGB8, skip_bad=True)
+    source.workers = 1
     with contextlib.suppress(BadImageError):
         assert source.read(np.arange(len(source))).shape == (len(source), 8, 8, 3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from record_files import faces, jpeg, part, payload, write
 
-from mixbct.data import record_rows
+from mixbct.data import records
 from mixbct.data.recordio import RecordFile
 from mixbct.data.records import RecordSource
 from mixbct.errors import RecordError
@@ -19,7 +19,7 @@ RGB8 = Preprocessing(size=8, channels=3)
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(record_rows, "SETTLED", -1.0)
+    monkeypatch.setattr(records, "SETTLED", -1.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -106,6 +106,6 @@ def test_nothing_is_kept_of_files_that_may_still_change_or_are_damaged(
 ) -> None:
     damaged = {i: part(payload(0.5 if i == 1 else i, jpeg(i), i)) for i in range(3)}
     RecordSource(write(tmp_path / "damaged", damaged), RGB8, skip_bad=True)
-    monkeypatch.setattr(record_rows, "SETTLED", 60.0)
+    monkeypatch.setattr(records, "SETTLED", 60.0)
     RecordSource(faces(tmp_path / "fresh"), RGB8)
     assert not list(tmp_path.rglob(".train.rows.*"))

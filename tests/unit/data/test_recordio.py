@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from record_files import MAGIC, jpeg, part, payload
 
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.recordio import RecordFile, frame
 from mixbct.errors import DataError, RecordError
 

@@ -13,7 +13,7 @@ from record_files import faces, jpeg, part, payload, write
 from mixbct.data import open_source
 from mixbct.data.images import decode_bytes
 from mixbct.data.info import info
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource
 from mixbct.errors import DataError, RecordError
 from mixbct.schemas.model import Preprocessing
@@ -259,7 +259,8 @@ def test_which_file_is_opened(tmp_path: Path) -> None:
 
 
 def test_threads_read_what_one_reads(tmp_path: Path) -> None:
-    source = RecordSource(faces(tmp_path, (20, 20)), RGB8, workers=3)
+    source = RecordSource(faces(tmp_path, (20, 20)), RGB8)
+    source.workers = 3
     rows = np.random.default_rng(0).integers(0, 40, (50, 30))
     expected = [source.read(some) for some in rows]
     with ThreadPoolExecutor(8) as pool:
@@ -273,7 +274,8 @@ def _child(source: RecordSource, total: int) -> None:
 
 
 def test_a_forked_process_reads_too(tmp_path: Path) -> None:
-    source = RecordSource(faces(tmp_path, (20, 20)), RGB8, workers=2)
+    source = RecordSource(faces(tmp_path, (20, 20)), RGB8)
+    source.workers = 2
     total = int(source.read(np.arange(40)).sum())  # the decoding threads run before the fork
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: what is tested

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixbct.data.array import ArraySource, write_array
 from mixbct.data.folder import FolderSource
-from mixbct.data.record_writer import record_writer
+from mixbct.data.record_index import record_writer
 from mixbct.data.records import RecordSource
 from mixbct.data.source import Selection, Source
 from mixbct.schemas.model import Preprocessing
@@ -58,7 +58,9 @@ def build_records(path: Path, images: Content) -> Source:
             number = classes.index(key.split("/")[0])
             writer.write(record_key(key), [number], file.getvalue())
     (path / "train.classes.txt").write_text("".join(f"{name}\n" for name in classes))
-    return RecordSource(path, RGB8, workers=2)
+    source = RecordSource(path, RGB8)
+    source.workers = 2
+    return source
 
 
 def record_key(key: str) -> int:

@@ -277,26 +277,12 @@ def test_record_order_is_the_published_rule(tmp_path: Path, share: float) -> Non
 def test_the_published_numbers_of_classes_and_images(tmp_path: Path) -> None:
     """MS1Mv3 has 93,431 classes; 0.3 of 5 and of 15 images are halves, which go to the even."""
 
-    class Numbers:
+    class Numbers(Source):
         """93,431 classes of 1 to 15 images, without the images."""
 
         def __init__(self) -> None:
             self.counts = 1 + np.arange(93_431) % 15
-
-        def __len__(self) -> int:
-            return int(self.counts.sum())
-
-        def labels(self) -> np.ndarray:
-            return np.repeat(np.arange(93_431), self.counts)
-
-        def classes(self) -> tuple[str, ...]:
-            return ()
-
-        def keys(self) -> list[str]:
-            return []
-
-        def groups(self) -> list[str]:
-            return []
+            super().__init__("numbers", [], np.repeat(np.arange(93_431), self.counts), ())
 
         def read(self, rows: np.ndarray) -> np.ndarray:
             raise NotImplementedError

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mixbct.backbones.model import build_backbone, contract_of, load_model, save_model
 from mixbct.data import open_source
-from mixbct.export import export_onnx
+from mixbct.export.onnx import export_onnx
 from mixbct.features.extract import embed_source
 from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_files

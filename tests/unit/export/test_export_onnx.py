@@ -26,7 +26,7 @@ from mixbct.cli import main
 from mixbct.data import open_source
 from mixbct.data.bank import normalise
 from mixbct.errors import ContractError, ModelError
-from mixbct.export import export_onnx
+from mixbct.export.onnx import export_onnx
 from mixbct.features.bridged import through
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.linear_map import LinearMap

@@ -8,9 +8,10 @@ import torch
 from processes import LostError, outcomes, run_world
 from torch import nn
 
-from mixbct.backbones.model import EmbeddingModel, build_backbone, normalise_images
+from mixbct.backbones.model import EmbeddingModel, build_backbone, to_inputs
 from mixbct.data import bank_writer as bank_module
 from mixbct.data.bank import FeatureBank
+from mixbct.data.source import Source
 from mixbct.distributed import World
 from mixbct.errors import BankError, FeatureError
 from mixbct.features.extract import embed_source, extract
@@ -20,30 +21,16 @@ PRE = Preprocessing(size=16, channels=1)
 DIM = 5
 
 
-class Memory:
+class Memory(Source):
     """Images in memory as a source; it notes which rows were read."""
 
     def __init__(self, count: int = 23, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.images = rng.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
-        self._labels = rng.integers(0, 4, count)
         self.seed = seed
         self.rows_read: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def labels(self) -> np.ndarray:
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        return ("a", "b", "c", "d")
-
-    def keys(self) -> list[str]:
-        return [f"image {i}" for i in range(len(self))]
-
-    def groups(self) -> list[str]:
-        return [""] * len(self)
+        keys = [f"image {i}" for i in range(count)]
+        super().__init__("memory", keys, rng.integers(0, 4, count), ("a", "b", "c", "d"))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         self.rows_read += rows.tolist()
@@ -83,7 +70,7 @@ def model(backbone: nn.Module | None = None) -> EmbeddingModel:
 def forwarded(embedder: EmbeddingModel, source: Memory) -> np.ndarray:
     """Forward the images one by one: batch normalisation in training would show."""
     rows = [
-        embedder.backbone.eval()(normalise_images(torch.from_numpy(i[None]), PRE)).detach()
+        embedder.backbone.eval()(to_inputs(torch.from_numpy(i[None]), PRE)).detach()
         for i in source.images
     ]
     return torch.cat(rows).numpy()

@@ -7,7 +7,7 @@ import numpy as np
 
 from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.bank_writer import BankWriter
-from mixbct.data.source import Selection
+from mixbct.data.source import Selection, Source
 from mixbct.recipe import Recipe, apply_overrides, parse_recipe
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract, Preprocessing
@@ -16,31 +16,16 @@ CLASSES = ("a", "b", "c", "d", "e")
 DIM = 4
 
 
-class MemorySource:
+class MemorySource(Source):
     """Noise with labels; notes every row that is read."""
 
     def __init__(self, count: int = 52, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> None:
         rng = np.random.default_rng(seed)
         self.images = rng.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
-        self._labels = np.arange(count) % len(classes)
-        self._classes = classes
         self.seed = seed
         self.rows_read: list[list[int]] = []
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def labels(self) -> np.ndarray:
-        return self._labels
-
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    def keys(self) -> list[str]:
-        return [f"k{i}" for i in range(len(self))]
-
-    def groups(self) -> list[str]:
-        return [""] * len(self)
+        keys = [f"k{i}" for i in range(count)]
+        super().__init__("noise", keys, np.arange(count) % len(classes), classes)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         self.rows_read.append(rows.tolist())

@@ -10,7 +10,7 @@ import torch
 from mixbct.backbones.linear import LinearBackbone
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.data.bank import normalise
-from mixbct.data.source import ListedSource
+from mixbct.data.source import Source
 from mixbct.errors import BadImageError, ContractError, GalleryError, SwitchedError
 from mixbct.features.denoise import credible_rows
 from mixbct.features.ordering import highest_first, least_credible, most_items
@@ -27,7 +27,7 @@ LABELS = [f"c{min(i % 8, 4)}" if i % 10 else None for i in range(ROWS)]
 """c4 has half of the items; some have no label."""
 
 
-class Images(ListedSource):
+class Images(Source):
     """What the items are seen as; some of them cannot be read."""
 
     def __init__(self, keys: list[str], bad: set[str] = frozenset()) -> None:

@@ -29,7 +29,7 @@ def test_the_cosine_is_about_the_mean_of_both(whitened: bool) -> None:
     own = None
     if whitened:
         # as a model carries it that was trained against whitened rows
-        gallery = whiten.fit(new, old, LABELS)[1]
+        gallery = whiten.fit(Pairs(new, old, LABELS))[1]
         own = Bridge(kind="whiten", source=models[0], target=models[1], gallery=gallery)
     fitted = fit_bridge("whiten_cca", items, 0.1)
     both = beside_own(own, fitted, items)

@@ -11,7 +11,7 @@ from mixbct.data.split import make_split
 from mixbct.evaluation.gate import edge_from, judge
 from mixbct.evaluation.worth import worth
 from mixbct.features.bridged import both_queries
-from mixbct.features.stored import StoredVectors
+from mixbct.features.extract import StoredVectors
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract
 from mixbct.schemas.result import Result

@@ -16,7 +16,6 @@ from pydantic import Field, model_validator
 
 from mixbct.adapters import ADAPTERS
 from mixbct.data.split import Scenario
-from mixbct.extends import lay_over
 from mixbct.recipe import (
     HeadSettings,
     ModelSettings,
@@ -27,7 +26,7 @@ from mixbct.recipe import (
     parse_recipe,
     read_overridden,
 )
-from mixbct.recipe_problems import settings_of
+from mixbct.recipe_parsing import lay_over, settings_of
 from mixbct.report.names import INDEPENDENT
 
 MLP = "mlp"

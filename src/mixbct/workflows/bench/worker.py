@@ -185,7 +185,7 @@ def _adapt(name: str, items: PairedItems, sides: Pair) -> tuple[Pair, CellCost]:
     """Return a model's queries and the old gallery as they meet, and what the fit took."""
     began, cpu_began = time.perf_counter(), time.process_time()
     if name == MLP:
-        mapped = mlp.fit(items.pairs.source[:], items.pairs.target[:])(sides.query.features)
+        mapped = mlp.fit(items.pairs)(sides.query.features)
         sides = Pair(Embeddings(mapped, sides.query.labels), sides.gallery)
     else:
         sides = across([fit_bridge(name, items)], sides.query, sides.gallery)
