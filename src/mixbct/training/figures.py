@@ -1,7 +1,7 @@
-"""The losses of a step on their way from the device, so that no step waits for its own."""
+"""What the loop says after a step; its losses come so that no step waits for its own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,31 +11,40 @@ from torch import Tensor
 from mixbct.errors import TrainingDivergedError
 
 
-class StepFigures:
-    """Losses and gradient norm of one step.
+@dataclass
+class StepReport:
+    """Where a run is after a step, with the step's losses and the norm of its gradient.
 
-    The copy begins at once and runs beside what the device is given next: to read it when the next
-    step is on its way costs no time.
+    They leave their device at once, and beside what the device is given next: to read them when
+    the next step is on its way costs no time.
 
     Args:
         step: which, counted from 1.
-        said: what errors say of the run after that: how many steps, which recipe.
+        steps: of the run.
+        epoch: from 0.
+        images: forwarded so far.
+        recipe: its name, for errors.
         names: of the losses.
         values: the losses, and the norm last, on any device.
     """
 
-    def __init__(
-        self, step: int, said: tuple[int, str], names: Sequence[str], values: Float[Tensor, " n"]
-    ) -> None:
-        self._step, self._said, self._names = step, said, tuple(names)
+    step: int
+    steps: int
+    epoch: int
+    images: int
+    recipe: str
+    names: tuple[str, ...]
+    values: Float[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        self._arrived = torch.cuda.Event() if self.values.is_cuda else None  # type: ignore[no-untyped-call]
         # torch takes memory that a GPU can write to by itself
-        self._values = values.to("cpu", non_blocking=values.is_cuda)
-        self._arrived = None
-        if values.is_cuda:
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.values = self.values.to("cpu", non_blocking=self.values.is_cuda)
+        if self._arrived is not None:
             self._arrived.record()
 
-    def losses(self) -> dict[str, float]:
+    @property
+    def losses(self) -> Mapping[str, float]:
         """Return the losses by name, once they have arrived.
 
         Raises:
@@ -43,34 +52,16 @@ class StepFigures:
         """
         if self._arrived is not None:
             self._arrived.synchronize()
-        *losses, norm = self._values.tolist()
-        found = dict(zip(self._names, losses, strict=True))
+        *losses, norm = self.values.tolist()
+        found = dict(zip(self.names, losses, strict=True))
         if not all(map(math.isfinite, [norm, *losses])):
             named = ", ".join(f"{name} = {value}" for name, value in found.items())
-            steps, recipe = self._said
             raise TrainingDivergedError(
-                f"training diverged at step {self._step} of {steps}: {named}, gradient "
-                f"norm {norm} (recipe {recipe}); lower optimizer.lr, set "
+                f"training diverged at step {self.step} of {self.steps}: {named}, gradient "
+                f"norm {norm} (recipe {self.recipe}); lower optimizer.lr, set "
                 "train.warmup_steps, or look at the data"
             )
         return found
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What the loop says after each step."""
-
-    step: int
-    steps: int
-    epoch: int
-    figures: StepFigures
-    images: int
-    """Images forwarded so far."""
-
-    @property
-    def losses(self) -> Mapping[str, float]:
-        """Return the step's losses, once they are there; see `StepFigures`."""
-        return self.figures.losses()
 
     @property
     def images_in_all(self) -> int:

@@ -1,7 +1,8 @@
 """The old model as the training set sees it: its bank, and what methods need of it."""
 
+import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +16,15 @@ from mixbct.backbones.weights import read_tensors
 from mixbct.data.bank import FeatureBank, root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.distributed import ALONE, World
-from mixbct.errors import BankError, FeatureError, ModelError
+from mixbct.errors import BankError, DataError, FeatureError, ModelError
 from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
-from mixbct.reading import failing_as
+from mixbct.reading import failing_as, read_lines_of, wrong_line
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import OldPart
-from mixbct.training.label_map import read_label_map
 
 
 def open_task(
@@ -234,3 +234,41 @@ def _training_classes(bank: FeatureBank, source: Source, label_map: Path | None)
         names = [tied.get(name) for name in bank.classes()]
     index = {name: i for i, name in enumerate(source.classes())}
     return np.array([-1 if n is None else index.get(n, -1) for n in names], dtype=np.int64)
+
+
+def read_label_map(path: Path, old: Sequence[str], new: Sequence[str]) -> Mapping[str, str]:
+    """Read lines of an old class name, a tab and a training class name.
+
+    Several old classes may be the same training class. Old classes that are not named take no
+    part, whatever they are called.
+
+    Args:
+        path: a UTF-8 text file.
+        old: the names of the bank's classes.
+        new: the names of all classes of the training data, whichever part is trained on.
+
+    Raises:
+        DataError: the file cannot be read or is empty, a line is not two names, a name is not
+            among the bank's or the data's, or an old class is named twice; it has the line.
+    """
+    lines = read_lines_of(path, "label map")
+    found: dict[str, str] = {}
+    known = (("the old bank", old, set(old)), ("the training data", new, set(new)))
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        names = [name.strip(" ") for name in line.split("\t")]
+        if len(names) != 2:
+            form = "an old class, one tab and a training class"
+            raise DataError(wrong_line(path, number, form, line))
+        for name, (where, there, quick) in zip(names, known, strict=True):
+            if name not in quick:
+                close = difflib.get_close_matches(name, there, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise DataError(f"{path}, line {number}: {where} has no class {name!r}{hint}")
+        if names[0] in found:
+            raise DataError(f"{path}, line {number}: the old class {names[0]!r} is named twice")
+        found[names[0]] = names[1]
+    if not found:
+        raise DataError(f"the label map {path} is empty")
+    return found

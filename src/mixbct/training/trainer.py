@@ -30,16 +30,15 @@ from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import RowIndices
-from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings
+from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings, TrainSettings
 from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
-from mixbct.training.figures import StepFigures, StepReport
+from mixbct.training.figures import StepReport
 from mixbct.training.inputs import input_of, inputs_digest
 from mixbct.training.objective import Objective, average_statistics, check_used, shared_out
 from mixbct.training.old_bank import open_task
-from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import HeadStart, start_at_adapter
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW}
@@ -127,7 +126,7 @@ class Trainer:
         self.seconds = 0.0
         self.images = 0
         self.rate = recipe.optimizer.lr
-        self.pending: StepFigures | None = None
+        self.pending: StepReport | None = None
 
     @property
     def late(self) -> bool:
@@ -246,22 +245,24 @@ class Trainer:
             check_used(self.backbone)
         limit = math.inf if settings.clip is None else settings.clip
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), limit)
-        figures = StepFigures(
+        report = StepReport(
             self.step + 1,
-            (self.steps, self.recipe.name),
-            [*losses],
+            self.steps,
+            epoch,
+            self.images + batch.forwarded,
+            self.recipe.name,
+            tuple(losses),
             torch.cat([summed, norm.detach().to(summed)[None]]),
         )
-        due, self.pending = self.pending if self.late else figures, figures
+        due, self.pending = self.pending if self.late else report, report
         if due is not None:
-            due.losses()
+            _ = due.losses  # raises where it diverged
         with contextlib.ExitStack() as chosen:
             for head in self.heads:
                 chosen.enter_context(head.updated_by(self.optimizer))
             self.optimizer.step()
-        self.step += 1
-        self.images += batch.forwarded
-        return StepReport(self.step, self.steps, epoch, figures, self.images)
+        self.step, self.images = report.step, report.images
+        return report
 
     def _extract(self, rows: RowIndices) -> Float[Tensor, "n d"]:
         """Return the present raw features of some rows; their images count as forwarded."""
@@ -297,7 +298,7 @@ class Trainer:
             TrainingDivergedError: its losses, or the gradient, are NaN or infinite.
         """
         if self.pending is not None:
-            self.pending.losses()
+            _ = self.pending.losses  # raises where it diverged
         average_statistics(self.backbone, self.world)
         self.state.save(folder, self._manifest(self.step))
 
@@ -314,3 +315,18 @@ class Trainer:
             recipe_digest=self.recipe.digest(),
             data_digest=self.inputs_digest,
         )
+
+
+def learning_rate_factor(step: int, steps: int, settings: TrainSettings) -> float:
+    """Return what the base learning rate is multiplied by at `step` of `steps`.
+
+    (1 − step/steps)^power, after a linear warm-up over the first `warmup_steps`. MixBCT's text
+    says that the rate decays linearly (power 1); its code decays quadratically (power 2).
+
+    >>> learning_rate_factor(5, 10, TrainSettings(epochs=1, power=2.0))
+    0.25
+    """
+    decay = float((1 - step / steps) ** settings.power)
+    if step < settings.warmup_steps:
+        return decay * (step + 1) / settings.warmup_steps
+    return decay

@@ -39,8 +39,7 @@ from mixbct.training import checkpoint as checkpoint_module
 from mixbct.training import run as run_module
 from mixbct.training.figures import StepReport
 from mixbct.training.run import train
-from mixbct.training.schedule import learning_rate_factor
-from mixbct.training.trainer import Trainer
+from mixbct.training.trainer import Trainer, learning_rate_factor
 
 METHODS = ("independent", "replace", "skip", "bank")
 
