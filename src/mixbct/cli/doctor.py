@@ -8,7 +8,7 @@ from typer import Argument, Option
 from mixbct.cli.options import Device
 from mixbct.cli.output import progress_bar, tell
 from mixbct.gallery.foreign import Columns
-from mixbct.report.checkup import checkup_text
+from mixbct.report.templates import render_page
 from mixbct.schemas.checkup import CheckupReport
 from mixbct.workflows.doctor import check_up
 
@@ -44,7 +44,8 @@ def doctor(
     names = ("table", "key", "vector", "label", "contract-column", "preset", "keys", "labels")
     told = zip(names, (*columns, preset, keys, labels), strict=True)
     words = [word for name, value in told if value for word in (f"--{name}", value)]
-    tell(report, checkup_text(report), then=_next(report, words))
+    says = render_page("checkup.txt.j2", report=report).rstrip()
+    tell(report, says, then=_next(report, words))
 
 
 def _next(report: CheckupReport, told: list[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`mixbct eval`, `mixbct gate` and `mixbct report`."""
+"""`mixbct eval`, `mixbct generations`, `mixbct gate` and `mixbct report`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from mixbct.adapters import OF_STRANGERS
+from mixbct.backbones.model import load_model
 from mixbct.cli.options import (
     Device,
     OtherClasses,
@@ -26,6 +27,7 @@ from mixbct.report.page import write_report
 from mixbct.report.results import (
     backfill_lines,
     flip_lines,
+    generations_table,
     remedies,
     results_table,
     threshold_lines,
@@ -36,6 +38,7 @@ from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.record import made_of, one_line, read_record, record_there
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.workflows.evaluate import HeldOutSet, bank_with_labels, evaluate_models
+from mixbct.workflows.generations import compare_generations
 from mixbct.workflows.verdict import beside, decide
 
 ResultPath = Annotated[Path, Argument(help="A result.json, as `mixbct eval` writes it.")]
@@ -108,6 +111,38 @@ def evaluate(
     trained = training_says(result.trained_apart)
     said = *left_out, *flip_lines(result), *backfill_lines(result), trained
     tell(result, worth(result).says, results_table(result), *said, then=("gate", out))
+
+
+def generations(
+    models: Annotated[
+        list[Path],
+        Argument(metavar="V1 V2 ...", help="Folders or runs of the versions, oldest first."),
+    ],
+    data: Annotated[Path, Option(help="A folder of class folders, or an image array.")],
+    split: Annotated[Path, Option(help="A split folder.")],
+    bridge: list[Path] | None = Option(
+        None, help="A bridge between two of them, in the place of the models' own."
+    ),
+    out: Path = Option(Path("generations.json"), help="The file to write."),
+    seed: Seed = 0,
+    replicates: Replicates = 1000,
+    device: Device = "cpu",
+    other_classes: OtherClasses = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Compare every version's queries with the galleries of all versions before it."""
+    held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
+    versions = [load_model(path, device) for path in models]
+    bridges = [load_bridge(path) for path in bridge or []]
+    device_of_scores = open_device(device)
+    found = compare_generations(
+        held_out, versions, bridges, seed, replicates, device_of_scores, progress_bar
+    )
+    write_atomically(out, found.to_json())
+    name_skipped(sorted(held_out.left_out))
+    tables = (generations_table(found, metric) for metric in found.summary)
+    then = ("eval", "--old", models[-2], "--new", models[-1], "--data", data, "--split", split)
+    tell(found, *tables, training_says(found.trained_apart), then=then)
 
 
 def gate(

@@ -27,14 +27,20 @@ VERBS = {
     "train": ("train", "Train the model that a recipe describes."),
     "bench": ("bench", "Hold methods against each other."),
     "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),
-    "export": ("export", "Write a model as an ONNX file that takes pixels."),
+    "export": ("models:export", "Write a model as an ONNX file that takes pixels."),
     "extract": ("features:extract", "Embed images, or a bank's vectors, into a feature bank."),
     "denoise": ("features:denoise", "Mark the credible features of a bank."),
-    "adapt": ("adapt", "Fit a bridge from a new model's queries to an old model's vectors."),
+    "adapt": (
+        "features:adapt",
+        "Fit a bridge from a new model's queries to an old model's vectors.",
+    ),
     "eval": ("evaluate", "Compare old and new on the split's queries and gallery."),
     "eval-pairs": ("protocols:eval_pairs", "Verify pairs of images."),
     "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
-    "generations": ("generations", "Compare every version's queries with all earlier galleries."),
+    "generations": (
+        "evaluate:generations",
+        "Compare every version's queries with all earlier galleries.",
+    ),
     "gate": ("evaluate:gate", "Decide whether the new model may search the old gallery."),
     "doctor": (
         "doctor",

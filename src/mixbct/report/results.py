@@ -1,4 +1,4 @@
-"""The table of all combinations of a result, and the verdict in words."""
+"""Tables of results for terminals and pages, and the verdict in words."""
 
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ from mixbct.report.tables import (
     visible,
 )
 from mixbct.schemas.gate import GateOutcome
+from mixbct.schemas.generations import GenerationsResult
 from mixbct.schemas.result import Result, tar_name
 
 _NAMED = 5
@@ -63,6 +64,31 @@ def _cell(result: Result, one: Named, column: str, best: float) -> Cell:
 def results_table(result: Result) -> RichTable:
     """Return the table for a terminal."""
     return rich_table(combinations_table(result))
+
+
+def generations_table(result: GenerationsResult, metric: str) -> RichTable:
+    """Return one metric: a row a query version, a column a gallery version."""
+    versions = range(1, len(result.models) + 1)
+
+    def cell(query: int, gallery: int) -> Cell:
+        if gallery > query:
+            return Cell("")
+        pair = result.pair(query, gallery)
+        return figure_cell(pair.metrics[metric], pair.gains.get(metric), best=query == gallery)
+
+    rows = tuple(
+        Row(f"v{query} {model.name}, {model.dim}-d", tuple(cell(query, g) for g in versions))
+        for query, model in enumerate(result.models, 1)
+    )
+    columns = tuple(f"gallery of v{n}\n{m.name}" for n, m in enumerate(result.models, 1))
+    summary = result.summary[metric]
+    caption = (
+        f"compatible pairs {percent(summary.compatible)} % (surely "
+        f"{percent(summary.surely_compatible)} %), mean of cross-tests "
+        f"{percent(summary.mean_cross.value)} [{interval(summary.mean_cross)}], of all "
+        f"{percent(summary.mean.value)} [{interval(summary.mean)}]"
+    )
+    return rich_table(Table("queries of", columns, rows, caption, metric))
 
 
 def verdict(outcome: GateOutcome) -> str:

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from mixbct.gallery.plan import UpgradePlan
 from mixbct.gallery.records import EnrolReport, Rollback
-from mixbct.web.bodies import Image, given
+from mixbct.web.bodies import given
 from mixbct.web.pages import answered
 from mixbct.web.records import Answer, Problem, Removed, RollbackAsked, Status, SwitchAsked
 from mixbct.web.serving import Asked, Queries, Serving
@@ -75,15 +75,13 @@ async def search(request: Request, at: At, how: How, contract: ContractName = No
     """Search with an image, or with vectors of the query model, which are named by a contract."""
     named = await at.contract(contract) if contract else None
     body = await given(request, named.dim if named else None)
-    if isinstance(body, Image):
-        return answered(
-            request, await at.search_things([body.content], how), "found.html.j2", at=at
-        )
-    assert named is not None
-    names = (
-        ["vector"] if len(body.vectors) == 1 else [f"vector {i}" for i in range(len(body.vectors))]
-    )
-    found = await at.search(Queries(names, body, named), how)
+    if isinstance(body, bytes):
+        found = await at.search_things([body], how)
+    else:
+        assert named is not None
+        count = len(body.vectors)
+        names = ["vector"] if count == 1 else [f"vector {i}" for i in range(count)]
+        found = await at.search(Queries(names, body, named), how)
     return answered(request, found, "found.html.j2", at=at)
 
 
@@ -105,9 +103,9 @@ async def enrol(
     """Enrol an image by the query model, or vectors."""
     named = await at.contract(contract) if contract else None
     body = await given(request, named.dim if named else None)
-    if isinstance(body, Image):
+    if isinstance(body, bytes):
         model = await run_in_threadpool(at.gallery.query_model)
-        vectors = await at.embedding(at.vector_of, model, body.content)
+        vectors = await at.embedding(at.vector_of, model, body)
         of = model.contract
     else:
         assert named is not None

@@ -19,13 +19,6 @@ MOST_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Image:
-    """An encoded image."""
-
-    content: bytes
-
-
-@dataclass(frozen=True)
 class Given:
     """Vectors, and those by the old model of the same things."""
 
@@ -33,8 +26,8 @@ class Given:
     old: Float32[np.ndarray, "n e"] | None = None
 
 
-async def given(request: Request, dim: int | None) -> Image | Given:
-    """Return what a request carries, by its content type.
+async def given(request: Request, dim: int | None) -> bytes | Given:
+    """Return what a request carries, an encoded image or vectors, by its content type.
 
     Args:
         request: `image/*`: an image. `application/json`: {"vectors": …, "old_vectors": …}, each a
@@ -47,7 +40,7 @@ async def given(request: Request, dim: int | None) -> Image | Given:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await request.body()
     if kind.startswith("image/"):
-        return Image(body)
+        return body
     if kind not in ("application/json", "application/octet-stream"):
         raise ServeError(
             f"a body of type {kind[:80]!r}; send an image (image/*), vectors as JSON "

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from pydantic import BaseModel
 
 from mixbct.errors import (
@@ -19,6 +19,7 @@ from mixbct.errors import (
     without_passwords,
 )
 from mixbct.report.tables import visible
+from mixbct.report.templates import loading
 from mixbct.web.records import Problem
 
 _STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503, UnavailableError: 503}
@@ -27,13 +28,7 @@ _STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503, Unavaila
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("mixbct.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = loading("mixbct.web")
     made.filters["short"] = lambda contract: contract.rpartition(" (")[0] or contract
     return made
 

@@ -22,7 +22,7 @@ from mixbct.backbones.model import (
     save_model,
     save_with_bridge,
 )
-from mixbct.cli.adapt import Kind
+from mixbct.cli.features import Kind
 from mixbct.cli.verbs import app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank, normalise
