@@ -29,8 +29,7 @@ from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.source import write_lines
 from mixbct.errors import BankError, ContractError, DataError, FeatureError, ModelError
-from mixbct.evaluation.pairs import pair_similarities
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import pair_similarities, verification
 from mixbct.features.extract import embed_source
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.linear_map import LinearMap
