@@ -1,4 +1,4 @@
-"""`mixbct extract`, `mixbct denoise` and `mixbct adapt`: what is made of vectors."""
+"""`mixbct extract`, `denoise`, `adapt` and `doctor`: vectors made, used and looked at."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +19,12 @@ from mixbct.distributed import joined
 from mixbct.features.denoise import denoise as denoise_bank
 from mixbct.features.encoder import TextEncoder
 from mixbct.features.extract import extract as extract_bank
+from mixbct.gallery.foreign import Columns
+from mixbct.report.templates import render_page
 from mixbct.schemas.bridge import Bridge, without_numbers
+from mixbct.schemas.checkup import CheckupReport
 from mixbct.workflows.adapt import adapt as fit_bridge
+from mixbct.workflows.doctor import check_up
 from mixbct.workflows.rows import open_rows, rows_of
 
 Kind = Literal[
@@ -153,3 +157,51 @@ def _lines(found: Bridge, out: Path) -> Iterator[str | Table]:
         f"those of {found.target}, {found.target.dim} dimensions (--to). {found}, fitted on "
         f"{found.fit.items:,} items; in {out}"
     )
+
+
+def doctor(
+    store: Annotated[
+        str,
+        Argument(
+            metavar="STORE",
+            help="A gallery, a feature bank, a .npy, .npz, FAISS or SQLite file, or a URL.",
+        ),
+    ],
+    images: Path | None = Option(None, help="Of the items, known by their keys."),
+    model: Path | None = Option(None, help="The new model: its rate is measured on --images."),
+    contract: str | None = Option(None, metavar="NAME", help="Which model's vectors, of several."),
+    preset: str | None = Option(None, help="The product that made the tables."),
+    table: str | None = Option(None, help="Table or view, with its schema where needed."),
+    key: str | None = Option(None, metavar="COLUMN", help="Names the item."),
+    vector: str | None = Option(None, metavar="COLUMN", help="Holds the vector."),
+    label: str | None = Option(None, metavar="COLUMN", help="Names the class [none]."),
+    contract_column: str | None = Option(None, metavar="COLUMN", help="Names the model [none]."),
+    keys: str | None = Option(None, metavar="FILE", help="Keys, one a line; or an .npz's member."),
+    labels: str | None = Option(None, metavar="FILE", help="Labels likewise."),
+    device: Device = "cpu",
+) -> None:
+    """Look at stored vectors, which are only read: damage, duplicates, two models in one column.
+
+    It also says what the old model could do whitened, and what an upgrade would need.
+    """
+    columns = Columns(table, key, vector, label, contract_column)
+    how = contract, columns if any(columns) else None, preset, keys, labels
+    report = check_up(store, how, images, model, device, progress_bar)
+    names = ("table", "key", "vector", "label", "contract-column", "preset", "keys", "labels")
+    told = zip(names, (*columns, preset, keys, labels), strict=True)
+    words = [word for name, value in told if value for word in (f"--{name}", value)]
+    says = render_page("checkup.txt.j2", report=report).rstrip()
+    tell(report, says, then=_next(report, words))
+
+
+def _next(report: CheckupReport, told: list[str]) -> tuple[str, ...]:
+    """Return the one command to run next: faults first, then the upgrade."""
+    faulty = any(each.not_finite + each.zero for each in report.found)
+    if not report.gallery:
+        words = (*told, "--contract", "NAME", *(["--skip-bad"] if faulty else []))
+        return ("gallery", "import", "GALLERY", report.place, *words)
+    if not report.found:
+        return ("gallery", "enrol", report.place, "--bank", "BANK")
+    if faulty:
+        return ("gallery", "status", report.place, "--verify")
+    return ("adapt", "--from", "NEW-BANK", "--to", "OLD-BANK", "--out", "bridge.json")

@@ -11,8 +11,7 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from mixbct.files import write_atomically
-from mixbct.report.charts import Plot, percent_axis
-from mixbct.report.figures import Figure
+from mixbct.report.figures import Figure, Plot, percent_axis
 from mixbct.report.names import INDEPENDENT
 from mixbct.report.tables import TRENDS, Cell, Row, Table, figure_cell, marked, percent, rich_table
 from mixbct.report.templates import render_page
