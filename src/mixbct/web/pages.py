@@ -20,7 +20,7 @@ from mixbct.errors import (
 )
 from mixbct.report.tables import visible
 from mixbct.report.templates import loading
-from mixbct.web.records import Problem
+from mixbct.web.bodies import Problem
 
 _STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503, UnavailableError: 503}
 """Of errors whose cause is not what was asked; 422 is that of the others."""

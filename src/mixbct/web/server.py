@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mixbct.errors import ServeError
 from mixbct.reading import failing_as, read_bytes
+from mixbct.web.guard import is_loopback
 from mixbct.web.observed import LOG, Told
-from mixbct.web.sessions import is_loopback
 
 STOP_SECONDS = 30
 HEAD_SECONDS = 10.0
