@@ -98,9 +98,8 @@ class World:
                 f"the device {name!r} is one GPU for {self.size} processes: name it 'cuda', and "
                 "each process takes its own"
             )
-        return open_device(
-            f"cuda:{self.local}" if self.size > 1 and name == "cuda" else name, dtype
-        )
+        own = f"cuda:{self.local}" if self.size > 1 and name == "cuda" else name
+        return open_device(own, dtype)
 
 
 ALONE = World()

@@ -114,11 +114,9 @@ class AdvBCT(Method):
         if self.settings.mean_over == "outside":
             by = new.world.reduce((outside > 0).sum()).clamp_min(1)
         fading = (progress.epochs - progress.epoch + 1) / progress.epochs
+        weight = self.settings.adversarial_weight * fading
         return {
             "classification": classification(new, head),
-            "adversarial": self.settings.adversarial_weight
-            * fading
-            * discriminator_loss
-            / new.total,
+            "adversarial": weight * discriminator_loss / new.total,
             "boundary": self.settings.boundary_weight * outside.sum() / by,
         }

@@ -66,8 +66,7 @@ class Mapped(Method):
 
     def __init__(self, method: Method, head: Head, dim: int) -> None:
         super().__init__(method.settings, method.task)
-        self.method = method
-        self.head = head
+        self.method, self.head = method, head
         kind: Map = given(self.settings.query_map)
         matrix = first_map(kind, dim, head.weight.shape[1])
         if kind == "projection":

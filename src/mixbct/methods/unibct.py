@@ -97,8 +97,7 @@ class UniBCT(Method):
         """Return the classification loss and, from epoch `start`, that under the prototypes."""
         losses = {"classification": classification(new, head)}
         if progress.epoch >= self.settings.start:
-            rows = influence(
-                new.values, new.labels, self.directions, self.known, cosine_scale(head)
-            )
+            scale = cosine_scale(head)
+            rows = influence(new.values, new.labels, self.directions, self.known, scale)
             losses["influence"] = self.settings.weight * rows.sum() / new.total
         return losses

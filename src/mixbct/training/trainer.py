@@ -36,10 +36,9 @@ from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
 from mixbct.training.figures import StepReport
-from mixbct.training.inputs import input_of, inputs_digest
 from mixbct.training.objective import Objective, average_statistics, check_used, shared_out
-from mixbct.training.old_bank import open_task
 from mixbct.training.start import HeadStart, start_at_adapter
+from mixbct.training.task import input_of, inputs_digest, open_task
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 """By the name that a recipe gives them; its settings are their arguments."""
@@ -74,9 +73,7 @@ class Trainer:
             torch.set_num_threads(recipe.train.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.source = source
-        self.world = world
+        self.recipe, self.source, self.world = recipe, source, world
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
         self.device = world.open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
@@ -115,16 +112,10 @@ class Trainer:
         if recipe.train.compile:
             self.backbone.compile()
         self.objective = shared_out(whole, world, recipe.train.shared_statistics)
-        self.heads = [
-            head
-            for m in self.modules.values()
-            for head in m.modules()
-            if isinstance(head, CosineHead)
-        ]
+        every = (part for module in self.modules.values() for part in module.modules())
+        self.heads = [part for part in every if isinstance(part, CosineHead)]
         self.state = State(self.modules, self.optimizer, classes, world)
-        self.step = 0
-        self.seconds = 0.0
-        self.images = 0
+        self.step, self.images, self.seconds = 0, 0, 0.0
         self.rate = recipe.optimizer.lr
         self.pending: StepReport | None = None
 
@@ -160,32 +151,28 @@ class Trainer:
         recipe, world = self.recipe, self.world
         plan = self.method.plan(recipe.seed, *divmod(step, self.steps_per_epoch))
         share, own = plan.share(world)
-        old = torch.empty(0, self.old_dim)
+        values = torch.empty(0, self.old_dim)
         if self.old is not None and len(share.old_rows):
-            old = torch.from_numpy(self.old.read(share.old_rows))
+            values = torch.from_numpy(self.old.read(share.old_rows))
+        labels = self._staged(torch.from_numpy(share.old_labels))
+        old = Features(self._staged(values), labels, world.counts(len(plan.old_rows)), world)
         items = torch.from_numpy(self.source.read(share.forward_rows))
         generator = torch_rng(recipe.seed, AUGMENT, step)
         classes = None
         if not isinstance(recipe.head, SoftmaxSettings) and recipe.head.sample < 1:
-            labels = np.concatenate([plan.forward_labels[: plan.trained], plan.old_labels])
+            every = np.concatenate([plan.forward_labels[: plan.trained], plan.old_labels])
             classes = sample_classes(
-                torch.from_numpy(labels[labels >= 0]),
+                torch.from_numpy(every[every >= 0]),
                 len(self.source.classes()),
                 recipe.head.sample,
                 torch_rng(recipe.seed, SAMPLE, step),
             )
         items = augment(items, recipe.data, generator, len(plan.forward_rows), own)
-        labels, old_labels = share.forward_labels[: share.trained], share.old_labels
         return _Batch(
             self._staged(items),
-            self._staged(torch.from_numpy(labels)),
+            self._staged(torch.from_numpy(share.forward_labels[: share.trained])),
             world.counts(plan.trained),
-            Features(
-                self._staged(old),
-                self._staged(torch.from_numpy(old_labels)),
-                world.counts(len(plan.old_rows)),
-                world,
-            ),
+            old,
             len(plan.forward_rows),
             classes,
         )

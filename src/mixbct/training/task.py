@@ -1,6 +1,10 @@
-"""The old model as the training set sees it: its bank, and what methods need of it."""
+"""What a run is given: what its backbone takes, and the old model as the training set sees it.
+
+That is the old bank, and what methods need of it; and a digest of all that must not change.
+"""
 
 import difflib
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +17,10 @@ import torch.nn.functional as F
 from mixbct.adapters.whiten import whitening
 from mixbct.backbones.model import read_manifest
 from mixbct.backbones.weights import read_tensors
-from mixbct.data.bank import FeatureBank, root_digest
+from mixbct.data.bank import FeatureBank, encoder_of, root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.distributed import ALONE, World
-from mixbct.errors import BankError, DataError, FeatureError, ModelError
+from mixbct.errors import BankError, DataError, FeatureError, ModelError, RecipeError
 from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
@@ -24,7 +28,7 @@ from mixbct.methods.method import Need
 from mixbct.reading import failing_as, read_lines_of, wrong_line
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import OldPart
+from mixbct.schemas.model import Input, OldPart, VectorInput
 
 
 def open_task(
@@ -48,8 +52,7 @@ def open_task(
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()))
-        if "prototypes" in needs:
-            directions = prototypes(means, counts)
+        directions = prototypes(means, counts) if "prototypes" in needs else None
         if "class_stats" in needs:
             stats = class_stats(old.read, old.labels, means, counts)
     weights = None
@@ -157,14 +160,12 @@ def open_old_bank(
             f"but the new model is to have {dim}: set model.dim = {bank.manifest.dim}, or "
             f"method.query_map = {kind!r} to meet them through a map"
         )
-    credible = None
-    if "credible" in needs:
-        credible = bank.credible()
-        if credible is None:
-            raise BankError(
-                f"the bank {path} was not denoised: run `mixbct denoise {path}` "
-                "(with --keep 1 to keep every feature)"
-            )
+    credible = bank.credible() if "credible" in needs else None
+    if "credible" in needs and credible is None:
+        raise BankError(
+            f"the bank {path} was not denoised: run `mixbct denoise {path}` "
+            "(with --keep 1 to keep every feature)"
+        )
     rows = _rows_of_same_images(bank, source)
     if rows is not None and label_map is not None:
         raise BankError(
@@ -272,3 +273,37 @@ def read_label_map(path: Path, old: Sequence[str], new: Sequence[str]) -> Mappin
     if not found:
         raise DataError(f"the label map {path} is empty")
     return found
+
+
+def input_of(recipe: Recipe, source: Source) -> Input:
+    """Return what the backbone takes: the recipe's images, or the vectors that the source holds.
+
+    Raises:
+        RecipeError: a setting that means nothing for vectors is set.
+    """
+    encoder = encoder_of(source)
+    if encoder is None:
+        return recipe.model.preprocessing()
+    for name, section in (("data", recipe.data), ("model", recipe.model)):
+        for field in ("shift", "flip", "size", "channels"):
+            default = type(section).model_fields.get(field)
+            if default is not None and getattr(section, field) != default.default:
+                raise RecipeError(
+                    f"{name}.{field} means nothing for {source}, which holds vectors: leave it out"
+                )
+    return encoder.as_input()
+
+
+def inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task: Task) -> str:
+    """Return what must not change on resuming: the images, and what is known of the old model."""
+    of_data = source.digest()
+    if isinstance(takes, VectorInput):
+        of_data += f" by {takes.encoder}"
+    if bank is None or task.old is None:
+        return of_data
+    bank_record = bank.manifest.model_dump_json(exclude={"created"})
+    digest = hashlib.sha256(f"{of_data}\n{bank_record}\n".encode())
+    weights = None if task.old_classifier is None else task.old_classifier.values.numpy()
+    for array in (task.old.labels, task.old.credible, weights):
+        digest.update(b"" if array is None else array.tobytes())
+    return digest.hexdigest()
