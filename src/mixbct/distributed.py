@@ -223,6 +223,4 @@ def row_rng(*words: int) -> np.random.Generator:
 def torch_rng(*words: int) -> torch.Generator:
     """Return a CPU torch generator that is a pure function of `words`."""
     state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    generator = torch.Generator()
-    generator.manual_seed(state % 2**63)
-    return generator
+    return torch.Generator().manual_seed(state % 2**63)

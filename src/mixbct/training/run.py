@@ -31,13 +31,15 @@ from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import finished_checkpoints, latest_checkpoint
-from mixbct.training.figures import StepReport
-from mixbct.training.log import EVERY, StepLog
+from mixbct.training.log import EVERY, StepLog, StepReport
 from mixbct.training.start import hold_out
 from mixbct.training.task import input_of
 from mixbct.training.trainer import Trainer
 
 OnStep = Callable[[StepReport], None]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
 
 
 def train(
@@ -190,10 +192,6 @@ def _run(
     finally:
         if log:
             log.close()
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Handler = Callable[[int, FrameType | None], None]
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
-from mixbct.training.figures import StepReport
+from mixbct.training.log import StepReport
 from mixbct.training.objective import Objective, average_statistics, check_used, shared_out
 from mixbct.training.start import HeadStart, start_at_adapter
 from mixbct.training.task import input_of, inputs_digest, open_task
@@ -95,16 +95,15 @@ class Trainer:
             if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
                 head = build_head(recipe.head, classes, self.old_dim, world)
                 self.method = Mapped(self.method, head, recipe.model.dim)
-        self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
-        for module in self.modules.values():
-            if self.dtype == torch.float64:
-                module.double()
-            module.to(self.device)
-        parameters = [p for module in self.modules.values() for p in module.parameters()]
+        parts = {"backbone": self.backbone, "head": self.head, "method": self.method}
+        self.modules = nn.ModuleDict(parts)
+        if self.dtype == torch.float64:
+            self.modules.double()
+        self.modules.to(self.device)
         # one pass over all weights; on processors the usual loop, whose bits are known
         fused = {"fused": True} if self.device.type == "cuda" else {}
         self.optimizer = OPTIMIZERS[recipe.optimizer.name](
-            parameters, **recipe.optimizer.model_dump(exclude={"name"}), **fused
+            self.modules.parameters(), **recipe.optimizer.model_dump(exclude={"name"}), **fused
         )
         bf16 = recipe.train.precision == "bf16"
         whole = Objective(self.backbone, self.method, recipe.model.dim, bf16)
@@ -112,8 +111,7 @@ class Trainer:
         if recipe.train.compile:
             self.backbone.compile()
         self.objective = shared_out(whole, world, recipe.train.shared_statistics)
-        every = (part for module in self.modules.values() for part in module.modules())
-        self.heads = [part for part in every if isinstance(part, CosineHead)]
+        self.heads = [part for part in self.modules.modules() if isinstance(part, CosineHead)]
         self.state = State(self.modules, self.optimizer, classes, world)
         self.step, self.images, self.seconds = 0, 0, 0.0
         self.rate = recipe.optimizer.lr
@@ -210,8 +208,7 @@ class Trainer:
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
-        for module in self.modules.values():
-            module.train()
+        self.modules.train()
         if batch.classes is not None:
             for head in self.heads:
                 head.choose(batch.classes)
