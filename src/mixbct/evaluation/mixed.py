@@ -24,6 +24,13 @@ from mixbct.schemas.result import Backfill, BackfillCurve, Difference, Estimate,
 Line = tuple[float, float]
 """Begin and width of a scale."""
 
+SHARES = tuple(i / 10 for i in range(11))
+METRICS = ("mAP", tar_name(1e-3))
+_AREA = np.array([0.05, *[0.1] * 9, 0.05])
+"""What each share counts for under the line through all of them."""
+Sides = Callable[[Sequence[float], Int64[np.ndarray, " n"]], Mapping[str, Sequence[Pair]]]
+"""From shares and an order of the rows to the galleries (see `mixed_sides`)."""
+
 
 def mixed_sides(
     new: Pair,
@@ -78,15 +85,6 @@ def _on_scale(pair: Pair, rows: Int64[np.ndarray, " k"], line: Line, size: float
 def mixed_rows(rows: int, share: float, seed: int) -> Int64[np.ndarray, " k"]:
     """Return which rows of a gallery the new model has enrolled; smaller shares lie in larger."""
     return row_rng(seed, rows).permutation(rows)[: round(share * rows)].astype(np.int64)
-
-
-SHARES = tuple(i / 10 for i in range(11))
-METRICS = ("mAP", tar_name(1e-3))
-_AREA = np.array([0.05, *[0.1] * 9, 0.05])
-"""What each share counts for under the line through all of them."""
-
-Sides = Callable[[Sequence[float], Int64[np.ndarray, " n"]], Mapping[str, Sequence[Pair]]]
-"""From shares and an order of the rows to the galleries (see `mixed_sides`)."""
 
 
 def backfill_curves(

@@ -27,6 +27,10 @@ FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 _CURVE_POINTS = 200
 
+FOLDS = 10
+FPIRS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RANKS = (1, 5, 10)
+
 
 def at_most(scores: Trials, far: float) -> Threshold:
     """Return the threshold with the largest TAR whose measured FAR does not exceed `far`.
@@ -73,8 +77,7 @@ def area(scores: Trials) -> float:
     """Return the chance that a genuine trial scores above an impostor, ties counting one half."""
     below = np.searchsorted(scores.impostor, scores.genuine, "left")
     up_to = np.searchsorted(scores.impostor, scores.genuine, "right")
-    pairs = len(scores.genuine) * len(scores.impostor)
-    return float((below.sum() + up_to.sum()) / (2 * pairs))
+    return float((below.sum() + up_to.sum()) / (2 * len(scores.genuine) * len(scores.impostor)))
 
 
 def curve(scores: Trials) -> Curve:
@@ -108,9 +111,6 @@ def verification(
         nearest_points=tuple(rate_point(scores, nearest(scores, far)) for far in fars),
         roc=curve(scores),
     )
-
-
-FOLDS = 10
 
 
 def pair_similarities(
@@ -185,10 +185,6 @@ def fold_accuracies(
         right = (scores[inside] > np.float32(threshold)) == same[inside]
         found.append(Fold(threshold=threshold, accuracy=float(right.mean())))
     return tuple(found)
-
-
-FPIRS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-RANKS = (1, 5, 10)
 
 
 def identify(

@@ -28,6 +28,11 @@ _DECADES = 6
 _BINS = 100
 _MARGIN = 1e-3  # bins have a width even where all scores are equal
 
+Brackets = Float32[np.ndarray, "f 2"]
+"""For each rate a score below its threshold, and one at or above it."""
+_SAMPLE_QUERIES, _SAMPLE_ITEMS = 4096, 1024
+_DEVIATIONS = 6.0  # of a count in the sample; queries of one class are not independent
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -61,13 +66,6 @@ def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid
         edges=np.concatenate([[-np.inf], edges, [np.inf]]).astype(np.float32),
         bins=np.linspace(ends.min() - _MARGIN, ends.max() + _MARGIN, _BINS + 1).astype(np.float32),
     )
-
-
-Brackets = Float32[np.ndarray, "f 2"]
-"""For each rate a score below its threshold, and one at or above it."""
-
-_SAMPLE_QUERIES, _SAMPLE_ITEMS = 4096, 1024
-_DEVIATIONS = 6.0  # of a count in the sample; queries of one class are not independent
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ from mixbct.schemas.result import Backfill, Combination, Curve, tar_name
 
 Tick = tuple[float, str]
 
+_CMC_RANKS = 20
+_ORDERS = ("k-today", "k-cross", "k-self", "k-map")
+"""The colours of the orders of a backfill, as they come."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -100,11 +104,6 @@ class Plot:
         """Return a shape of `shapes.svg.j2`; `chart` is the whole, with its layers in order."""
         shapes = environment().get_template("shapes.svg.j2").module
         return Markup(getattr(shapes, shape)(self, *content))
-
-
-_CMC_RANKS = 20
-_ORDERS = ("k-today", "k-cross", "k-self", "k-map")
-"""The colours of the orders of a backfill, as they come."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ MARKS: dict[Trend, str] = {"up": "▲", "down": "▼", "level": "≈"}
 _STYLES: dict[Trend, str] = {"up": "green", "down": "red", "level": "dim"}
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+_NAMED = 5
+"""Classes that a terminal names; the page has more."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -149,10 +152,6 @@ def visible(text: str) -> str:
     'photogpj.exe'
     """
     return _UNSEEN.sub("", text)
-
-
-_NAMED = 5
-"""Classes that a terminal names; the page has more."""
 
 
 def combinations_table(result: Result) -> Table:

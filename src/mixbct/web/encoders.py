@@ -26,6 +26,9 @@ from mixbct.gallery.rules import led_back
 from mixbct.schemas.contract import Contract, Preprocessing
 from mixbct.workflows.service import load_query_model
 
+SIDE = 240
+"""Pixels of a picture's longer side."""
+
 
 class Encoders:
     """The query model and the old one.
@@ -85,10 +88,6 @@ class Encoders:
         """Return the mean time to embed an image by a model; None: it has embedded none."""
         images, seconds = self._taken.get(contract.id, (0, 0.0))
         return seconds / images if images else None
-
-
-SIDE = 240
-"""Pixels of a picture's longer side."""
 
 
 class Pictures:

@@ -28,6 +28,23 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 LEAST_TOKEN = 16
 _HOURS = 12
 
+OPEN: Final = ("/healthz", "/login")
+"""Paths that answer without the token; the second gives nothing but a cookie, for the token."""
+MOST_BYTES: Final = 16 * 2**20
+MOST_AT_ONCE: Final = 16 * MOST_BYTES
+SECONDS: Final = 60.0
+HEADERS: Final = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
 
 class Sessions:
     """Who may ask: the token, the browser's cookie in its place, and no page of anybody else.
@@ -121,25 +138,6 @@ def _name_of(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-OPEN: Final = ("/healthz", "/login")
-"""Paths that answer without the token; the second gives nothing but a cookie, for the token."""
-
-MOST_BYTES: Final = 16 * 2**20
-MOST_AT_ONCE: Final = 16 * MOST_BYTES
-SECONDS: Final = 60.0
-HEADERS: Final = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-store",
-}
 
 
 class Guard:

@@ -34,8 +34,7 @@ def read_token(file: Path | None) -> str | None:
     if file is None:
         told = os.environ.get(TOKEN)
         return None if told is None else told.strip()
-    content = read_bytes(file, "token", ServeError, most=4096)
-    return content.decode("utf-8", "replace").strip()
+    return read_bytes(file, "token", ServeError, most=4096).decode("utf-8", "replace").strip()
 
 
 def check_address(host: str, token: str | None) -> None:

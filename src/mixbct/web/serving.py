@@ -28,6 +28,12 @@ from mixbct.workflows.service import search_as
 Wanted = tuple[Contract, int, float | None, Contract | None]
 """How to search, as `Batches.search` takes it; what is searched alike is searched together."""
 
+T = TypeVar("T")
+MOST_PIXELS = 32_000_000
+"""Of an image that came with a request."""
+MOST_HITS = 10_000
+"""Of all queries of a request."""
+
 
 class _Waiting(NamedTuple):
     given: Given
@@ -94,14 +100,6 @@ class Batches:
         older = [asked.given.old for asked in batch if asked.given.old is not None]
         mixed = (np.concatenate(older), old) if old and older else None
         return self._gallery.search(vectors, contract, k, far, mixed)
-
-
-T = TypeVar("T")
-MOST_PIXELS = 32_000_000
-"""Of an image that came with a request."""
-
-MOST_HITS = 10_000
-"""Of all queries of a request."""
 
 
 class Asked(NamedTuple):
