@@ -193,8 +193,7 @@ def split(
     said = [manifest.rule, ", ".join(f"{part} {n:,}" for part, n in manifest.parts.items())]
     if not looked:
         said.insert(1, "no image was looked at: `mixbct data verify` finds what cannot be read")
-    then = ("recipes", "copy", "old", "--data", data, "--split", out)
-    tell(manifest, *said, then=then)
+    tell(manifest, *said, then=("recipes", "copy", "old", "--data", data, "--split", out))
 
 
 @app.command()

@@ -33,6 +33,15 @@ from mixbct.workflows.verdict import beside, decide
 ResultPath = Annotated[Path, Argument(help="A result.json, as `mixbct eval` writes it.")]
 _ADAPTERS = ", ".join(OF_STRANGERS)
 
+Model = Annotated[Path, Option(help="The model's folder or run; in a cross-test the new one.")]
+GalleryModel = Annotated[Path | None, Option(help="The gallery's model in a cross-test: the old.")]
+BridgeFile = Annotated[
+    Path | None, Option(help="A bridge from the model to the gallery model, as `adapt` writes it.")
+]
+Flip = Annotated[bool, Option("--flip", help="Sum features with the flipped image's.")]
+ResultOut = Annotated[Path | None, Option("--out", help="Also write the result there.")]
+_CROSS_TEST = ("--model", "NEW", "--gallery-model", "OLD")
+
 
 def evaluate(
     old: Annotated[Path, Option(help="The old model's folder or run, or a bank of its vectors.")],
@@ -123,9 +132,8 @@ def generations(
     held_out = HeldOutSet(data, split, skip_bad=skip_bad, other_classes=other_classes)
     versions = [load_model(path, device) for path in models]
     bridges = [load_bridge(path) for path in bridge or []]
-    device_of_scores = open_device(device)
     found = compare_generations(
-        held_out, versions, bridges, seed, replicates, device_of_scores, progress_bar
+        held_out, versions, bridges, seed, replicates, open_device(device), progress_bar
     )
     write_atomically(out, found.to_json())
     name_skipped(sorted(held_out.left_out))
@@ -181,8 +189,7 @@ def gate(
     then: tuple[str | Path, ...] = ("report", result)
     if outcome.passed:
         said.append("(a new gallery begins with `mixbct gallery init GALLERY --model OLD_MODEL`)")
-        edge = beside(result, "edge.json")
-        then = ("upgrade", "plan", "GALLERY", "NEW_MODEL", "--edge", edge)
+        then = ("upgrade", "plan", "GALLERY", "NEW_MODEL", "--edge", beside(result, "edge.json"))
     tell(outcome, *said, then=then)
     if not outcome.passed:
         raise typer.Exit(1)
@@ -201,18 +208,7 @@ def report(
     if decided and decided.result_digest == outcome.result_digest:
         outcome = decided
     write_report(page, found, outcome)
-    said = (tables.verdict_line(outcome, found), f"report: {page}")
-    tell(outcome, *said, then=("gate", result))
-
-
-Model = Annotated[Path, Option(help="The model's folder or run; in a cross-test the new one.")]
-GalleryModel = Annotated[Path | None, Option(help="The gallery's model in a cross-test: the old.")]
-BridgeFile = Annotated[
-    Path | None, Option(help="A bridge from the model to the gallery model, as `adapt` writes it.")
-]
-Flip = Annotated[bool, Option("--flip", help="Sum features with the flipped image's.")]
-ResultOut = Annotated[Path | None, Option("--out", help="Also write the result there.")]
-_CROSS_TEST = ("--model", "NEW", "--gallery-model", "OLD")
+    tell(outcome, tables.verdict_line(outcome, found), f"report: {page}", then=("gate", result))
 
 
 def eval_pairs(
@@ -226,14 +222,13 @@ def eval_pairs(
     device: Device = "cpu",
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR; self-test or cross-test."""
-    sides = _sides(model, gallery_model, bridge, flip, device)
-    found = evaluate_pairs(pairs, sides, data)
+    found = evaluate_pairs(pairs, _sides(model, gallery_model, bridge, flip, device), data)
     head = (
         f"accuracy {found.accuracy:.4f} ± {found.accuracy_deviation:.4f} over "
         f"{len(found.folds)} folds, AUC {found.verification.auc:.4f}"
     )
-    then = ("eval-pairs", *_CROSS_TEST, "--pairs", pairs)
-    tell(found, head, _written(found, out, {}), then=then)
+    table = _written(found, out, {})
+    tell(found, head, table, then=("eval-pairs", *_CROSS_TEST, "--pairs", pairs))
 
 
 def eval_ijb(

@@ -106,8 +106,7 @@ def denoise(
     with progress_bar("denoise") as tick:
         record = denoise_bank(opened, keep, normalise_columns, tick)
     said = f"{record.credible:,} of {record.rows:,} features are credible"
-    then = ("recipes", "copy", "new", "--data", "DATA", "--bank", bank)
-    tell(record, said, then=then)
+    tell(record, said, then=("recipes", "copy", "new", "--data", "DATA", "--bank", bank))
 
 
 def adapt(
@@ -190,8 +189,7 @@ def doctor(
     names = ("table", "key", "vector", "label", "contract-column", "preset", "keys", "labels")
     told = zip(names, (*columns, preset, keys, labels), strict=True)
     words = [word for name, value in told if value for word in (f"--{name}", value)]
-    says = render_page("checkup.txt.j2", report=report).rstrip()
-    tell(report, says, then=_next(report, words))
+    tell(report, render_page("checkup.txt.j2", report=report).rstrip(), then=_next(report, words))
 
 
 def _next(report: CheckupReport, told: list[str]) -> tuple[str, ...]:
