@@ -17,8 +17,7 @@ from mixbct.data.folder import FolderSource
 from mixbct.data.ijb import read_layout
 from mixbct.data.ijb_layout import lay_out
 from mixbct.data.source import Rows
-from mixbct.evaluation.identification import identify
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import identify, verification
 from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 from mixbct.features.bridged import through
 from mixbct.files import folder_written_whole

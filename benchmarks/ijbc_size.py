@@ -22,8 +22,7 @@ import torch
 
 from benchmarks.measure import Figure, in_turn, time_figure
 from mixbct.data.ijb import Subjects
-from mixbct.evaluation.identification import identify
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import identify, verification
 from mixbct.evaluation.templates import pool_templates, template_scores
 
 IMAGES, DIM = 469_375, 512

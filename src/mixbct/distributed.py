@@ -98,9 +98,8 @@ class World:
                 f"the device {name!r} is one GPU for {self.size} processes: name it 'cuda', and "
                 "each process takes its own"
             )
-        return open_device(
-            f"cuda:{self.local}" if self.size > 1 and name == "cuda" else name, dtype
-        )
+        own = f"cuda:{self.local}" if self.size > 1 and name == "cuda" else name
+        return open_device(own, dtype)
 
 
 ALONE = World()
@@ -224,6 +223,4 @@ def row_rng(*words: int) -> np.random.Generator:
 def torch_rng(*words: int) -> torch.Generator:
     """Return a CPU torch generator that is a pure function of `words`."""
     state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-    generator = torch.Generator()
-    generator.manual_seed(state % 2**63)
-    return generator
+    return torch.Generator().manual_seed(state % 2**63)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mixbct.data.ijb import Subjects
-from mixbct.evaluation.identification import identify
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import identify, verification
 from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 
 GOLDEN = json.loads(Path(__file__).with_name("ijb.json").read_text())

@@ -101,7 +101,7 @@ def test_modules_import_from_below_alone() -> None:
     ("part", "line", "fine"),
     [
         ("training", "from mixbct.data.bank import FeatureBank", True),
-        ("training", "from mixbct.training.stop import stop_on_signal", True),
+        ("training", "from mixbct.training.run import stop_on_signal", True),
         ("schemas", "from mixbct.errors import MixbctError", True),
         ("data", "from mixbct import backbones", False),
         ("data", "import mixbct.backbones.model", False),

@@ -8,16 +8,18 @@ from typer import Argument, Option
 
 from mixbct.cli.options import Commands, Fonts, Out, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
-from mixbct.cli.protocols import ijb_layout
 from mixbct.data import foreign_bank, open_source
 from mixbct.data.bank import FeatureBank
 from mixbct.data.convert import convert as convert_source
+from mixbct.data.folder import FolderSource
 from mixbct.data.glyphs import build_glyphs
+from mixbct.data.ijb_layout import IMPOSTORS, TEMPLATE_IMAGES, lay_out
 from mixbct.data.info import info as summarise
 from mixbct.data.records import RecordSource
 from mixbct.data.source import EncodedSource, left_out
 from mixbct.data.split import Order, Scenario, make_split
 from mixbct.errors import BadImageError
+from mixbct.schemas.model import Preprocessing
 from mixbct.workflows.rows import look_at_all, unreadable
 
 app = Commands()
@@ -190,8 +192,27 @@ def split(
     said = [manifest.rule, ", ".join(f"{part} {n:,}" for part, n in manifest.parts.items())]
     if not looked:
         said.insert(1, "no image was looked at: `mixbct data verify` finds what cannot be read")
-    then = ("recipes", "copy", "old", "--data", data, "--split", out)
-    tell(manifest, *said, then=then)
+    tell(manifest, *said, then=("recipes", "copy", "old", "--data", data, "--split", out))
 
 
-app.command("ijb-layout")(ijb_layout)
+@app.command()
+def ijb_layout(
+    source: Annotated[Path, Argument(help="A folder of class folders of aligned faces.")],
+    out: Annotated[Path, Argument(help="The folder to write.")],
+    seed: int = Option(0, help="Of galleries, templates and pairs."),
+    template_images: int = Option(TEMPLATE_IMAGES, min=1, help="Most images of a template."),
+    impostors: int = Option(IMPOSTORS, min=1, help="Impostor pairs of each probe."),
+) -> None:
+    """Lay out a labelled face folder like IJB-C: templates, two galleries, probes, pairs."""
+    # the images are copied as they are; no preprocessing is used
+    faces = FolderSource(source, Preprocessing(size=112, channels=3))
+    settings = {"seed": seed, "template_images": template_images, "impostors": impostors}
+    with progress_bar("copy the images") as tick:
+        found = lay_out(faces, out, **settings, progress=tick)
+    first, second = found.galleries
+    said = (
+        f"{found.images:,} images of {found.subjects:,} subjects: galleries of {first:,} and "
+        f"{second:,} templates, {found.probes:,} probes, {found.genuine_pairs:,} genuine and "
+        f"{found.impostor_pairs:,} impostor pairs, in {out}"
+    )
+    tell(found, said, then=("eval-ijb", "--model", "MODEL", "--data", out))

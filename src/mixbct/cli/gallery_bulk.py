@@ -263,9 +263,8 @@ def serve(
     """Serve a gallery: a page for people, an API for programs."""
     with needing_extra("serve", "the server", ServeError):
         from mixbct.web.app import make_app
-        from mixbct.web.encoders import Encoders
+        from mixbct.web.encoders import Encoders, Pictures
         from mixbct.web.observed import HitCounts, Observed
-        from mixbct.web.pictures import Pictures
         from mixbct.web.server import check_address, read_token
         from mixbct.web.server import serve as run
         from mixbct.web.serving import Serving

@@ -54,8 +54,7 @@ def embed_images(model: EmbeddingModel, items: Sequence[str]) -> Float[np.ndarra
         BadImageError: an image cannot be decoded.
         ModelError: the model is a head, which takes no image.
     """
-    preprocessing = model.preprocessing
-    pixels = np.stack([decode(Path(item), preprocessing) for item in items])
+    pixels = np.stack([decode(Path(item), model.preprocessing) for item in items])
     return np.asarray(model.embed(torch.from_numpy(pixels)).cpu().numpy())
 
 

@@ -1,12 +1,14 @@
-"""`mixbct train RECIPE`."""
+"""`mixbct recipes` and `mixbct train RECIPE`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
+from rich.table import Table
 from typer import Argument, Option
 
 from mixbct.backbones.model import read_manifest
-from mixbct.cli.options import Overrides, Resume, SkipBad
+from mixbct.cli.options import Commands, Overrides, Resume, SkipBad
 from mixbct.cli.output import name_skipped, progress_bar, tell
 from mixbct.data.bank import encoder_of
 from mixbct.data.source import Source
@@ -16,7 +18,45 @@ from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe, load_recipe
 from mixbct.schemas.record import record_there
 from mixbct.training.run import train as train_model
 from mixbct.training.start import HeadStart
+from mixbct.workflows.recipes import copy_recipe, recipe_names, recipe_text
 from mixbct.workflows.rows import open_training_rows
+
+recipes = Commands()
+
+Name = Annotated[str, Argument(metavar="NAME", help="Of the recipe, as `list` has it.")]
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """Name the recipes that the package carries."""
+    names = recipe_names()
+    table = Table("recipe", "what it is", box=None)
+    for name, purpose in names.items():
+        table.add_row(name, purpose)
+    tell(json.dumps({"recipes": names}), table, then=("recipes", "copy", "NAME"))
+
+
+@recipes.command()
+def show(name: Name) -> None:
+    """Print a recipe as it is."""
+    text = recipe_text(name).removesuffix("\n")
+    tell(json.dumps({"name": name, "recipe": text}), text, then=())
+
+
+@recipes.command()
+def copy(
+    name: Name,
+    out: Annotated[Path, Option("--out", help="The folder to write into.")] = Path(),
+    data: Path | None = Option(None, help="Images, or a bank: sets path, size and channels."),
+    split: Path | None = Option(None, help="Sets the split of the data."),
+    bank: Path | None = Option(None, help="Sets the old model's bank."),
+) -> None:
+    """Write a recipe, and what it extends, into a folder, fitted to what is there."""
+    file = copy_recipe(name, out, data=data, split=split, bank=bank)
+    verb = "bench" if name.startswith("bench/") else "train"
+    words = ("--out", f"runs/{file.stem}") if verb == "train" else ()
+    made = json.dumps({"name": name, "file": str(file)})
+    tell(made, str(file), then=(verb, file, *words))
 
 
 def train(

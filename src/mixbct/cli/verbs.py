@@ -21,23 +21,32 @@ from mixbct.cli import interrupted, rank, stopped
 from mixbct.errors import MixbctError, WorldError, without_passwords
 
 VERBS = {
-    "demo": ("demo", "Train an old, a compatible and an independent model, and prove the upgrade."),
+    "demo": (
+        "experiments:demo",
+        "Train an old, a compatible and an independent model, and prove the upgrade.",
+    ),
     "data": ("data:app", "Make, look at, check and split data."),
-    "recipes": ("recipes:app", "Hand out the recipes that the package carries."),
+    "recipes": ("train:recipes", "Hand out the recipes that the package carries."),
     "train": ("train", "Train the model that a recipe describes."),
-    "bench": ("bench", "Hold methods against each other."),
+    "bench": ("experiments:bench", "Hold methods against each other."),
     "import-model": ("models:import_model", "Make a model folder from weights from elsewhere."),
-    "export": ("export", "Write a model as an ONNX file that takes pixels."),
+    "export": ("models:export", "Write a model as an ONNX file that takes pixels."),
     "extract": ("features:extract", "Embed images, or a bank's vectors, into a feature bank."),
     "denoise": ("features:denoise", "Mark the credible features of a bank."),
-    "adapt": ("adapt", "Fit a bridge from a new model's queries to an old model's vectors."),
+    "adapt": (
+        "features:adapt",
+        "Fit a bridge from a new model's queries to an old model's vectors.",
+    ),
     "eval": ("evaluate", "Compare old and new on the split's queries and gallery."),
-    "eval-pairs": ("protocols:eval_pairs", "Verify pairs of images."),
-    "eval-ijb": ("protocols:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
-    "generations": ("generations", "Compare every version's queries with all earlier galleries."),
+    "eval-pairs": ("evaluate:eval_pairs", "Verify pairs of images."),
+    "eval-ijb": ("evaluate:eval_ijb", "Run the IJB protocols, 1:1 and 1:N."),
+    "generations": (
+        "evaluate:generations",
+        "Compare every version's queries with all earlier galleries.",
+    ),
     "gate": ("evaluate:gate", "Decide whether the new model may search the old gallery."),
     "doctor": (
-        "doctor",
+        "features:doctor",
         "Look at a gallery, or at any stored vectors, and say what they are like.",
     ),
     "gallery": ("gallery:app", "Enrol and search stored vectors, whatever model made them."),

@@ -3,7 +3,14 @@
 Pairs of one class are not independent of each other, so whole classes are drawn, not pairs or
 queries (Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems", 2004). One
 set of weights serves every combination, which makes differences between them paired.
+
+A model that is better on the whole can be worse for some, who notice. So negative flips, queries
+that the old system answered right and the new one does not, are counted by identity as well; their
+share is the negative flip rate of Yan et al., "Positive-Congruent Training: Towards Regression-Free
+Model Updates" (CVPR 2021).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -12,9 +19,10 @@ from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.comparison import Comparison
 from mixbct.evaluation.counting import Weights
-from mixbct.schemas.result import Estimate, tar_name
+from mixbct.schemas.result import Estimate, FlippedClass, Flips, tar_name
 
 REPLICATES = 1000
+MOST_NAMED = 50
 _MOST_NUMBERS = 2**22
 
 Replicates = Float64[np.ndarray, " r"]
@@ -42,7 +50,11 @@ def class_weights(
 def replicate_metrics(comparison: Comparison) -> dict[str, Replicates]:
     """Return every figure of every replicate, by the names of `Combination.metrics`.
 
-    A replicate that drew no query with its class in the gallery has no figure: NaN.
+    A replicate that drew no query with its class in the gallery has no figure: NaN. Its TAR is one
+    at a threshold set anew for that replicate. The lowest edge with a FAR of at most the wanted one
+    is exact where every impostor score near it is an edge. Where scores between it and the next
+    lower edge were skipped, it lies up to one step too high, and the TAR is taken on the line
+    between the two.
     """
     mated = comparison.mated
     values = {"mAP": comparison.average_precision}
@@ -53,15 +65,17 @@ def replicate_metrics(comparison: Comparison) -> dict[str, Replicates]:
     }
     with np.errstate(invalid="ignore"):
         tar, far = (above / above[:, :1] for above in comparison.drawn_above)
-    for threshold in comparison.thresholds:
-        figures[tar_name(threshold.far)] = _tar_at(tar, far, threshold.far, comparison.skipped)
+    rows = np.arange(len(far))
+    for wanted in (threshold.far for threshold in comparison.thresholds):
+        edge = (far > wanted).sum(axis=1)
+        here, below = tar[rows, edge], tar[rows, edge - 1]
+        rise = (wanted - far[rows, edge]) / (far[rows, edge - 1] - far[rows, edge])
+        figures[tar_name(wanted)] = here + comparison.skipped[edge - 1] * rise * (below - here)
     return figures
 
 
 def mean_replicates(
-    values: Float64[np.ndarray, " n"],
-    class_of: Int64[np.ndarray, " n"],
-    weights: Weights,
+    values: Float64[np.ndarray, " n"], class_of: Int64[np.ndarray, " n"], weights: Weights
 ) -> Replicates:
     """Return the mean over queries in every replicate; NaN where it drew none of them."""
     counts = np.bincount(class_of, minlength=weights.shape[1])
@@ -80,25 +94,6 @@ def _some(rows: int, columns: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
-def _tar_at(
-    tar: Float64[np.ndarray, "r e"],
-    far: Float64[np.ndarray, "r e"],
-    wanted: float,
-    skipped: Bool[np.ndarray, " s"],
-) -> Replicates:
-    """Return each replicate's TAR at a threshold set anew for that replicate.
-
-    The lowest edge with a FAR of at most `wanted` is exact where every impostor score near it is
-    an edge. Where scores between it and the next lower edge were skipped, it lies up to one step
-    too high, and the TAR is taken on the line between the two.
-    """
-    rows = np.arange(len(far))
-    edge = (far > wanted).sum(axis=1)
-    here = tar[rows, edge]
-    rise = (wanted - far[rows, edge]) / (far[rows, edge - 1] - far[rows, edge])
-    return np.asarray(here + skipped[edge - 1] * rise * (tar[rows, edge - 1] - here))
-
-
 def estimate(value: float, replicates: Replicates) -> Estimate:
     """Return `value` with the 2.5th and the 97.5th percentile of its replicates (NaN left out).
 
@@ -115,3 +110,45 @@ def estimate(value: float, replicates: Replicates) -> Estimate:
         )
     low, high = np.nanpercentile(replicates, (2.5, 97.5))
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
+
+
+def flips_of(
+    ranks: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]],
+    labels: Int64[np.ndarray, " n"],
+    weights: Weights,
+    names: Sequence[str] = (),
+) -> Flips:
+    """Return how many mated queries flipped at rank 1, in all and by class.
+
+    Args:
+        ranks: before and after, of the first correct item, from 1; 0 where the query has none.
+        labels: classes of the queries.
+        weights: [r, c] how often each class was drawn in each bootstrap replicate.
+        names: of the classes, by label; none: they are called by their labels.
+    """
+    classes, class_of = np.unique(labels, return_inverse=True)
+    mated = ranks[0] > 0
+    before, after = (each[mated] == 1 for each in ranks)
+    of = class_of[mated].astype(np.int64)
+    counts, shares = [], []
+    for flipped in (before & ~after, ~before & after):
+        counts.append(np.bincount(of, flipped, len(classes)).astype(int))
+        drawn = mean_replicates(flipped.astype(np.float64), of, weights)
+        shares.append(estimate(float(flipped.mean()), drawn))
+    (lost, gained), queries = counts, np.bincount(of, minlength=len(classes))
+    # the least net gain first, then the most lost
+    worst = [c for c in np.lexsort((-lost, gained - lost)) if lost[c]][:MOST_NAMED]
+    return Flips(
+        negative=shares[0],
+        positive=shares[1],
+        classes=int((lost > 0).sum()),
+        worst=tuple(
+            FlippedClass(
+                name=names[classes[c]] if names else str(classes[c]),
+                queries=int(queries[c]),
+                lost=int(lost[c]),
+                gained=int(gained[c]),
+            )
+            for c in worst
+        ),
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 
 from mixbct.errors import DataError, ResultError
 from mixbct.evaluation.comparison import Comparison
@@ -15,9 +15,7 @@ _PER_DECADE = 10
 _JUMP = 10 ** (1 / _PER_DECADE)
 
 
-def calibrate(
-    comparison: Comparison, above: Int64[np.ndarray, " e"] | None = None, classes: int = 0
-) -> Calibration:
+def calibrate(comparison: Comparison, above: Int64[np.ndarray, " e"], classes: int) -> Calibration:
     """Return the false-accept rate of every score, from the impostor pairs of some query classes.
 
     The counts at the comparison's edges are exact. Between two edges, 1/96 of a decade apart, they
@@ -27,14 +25,12 @@ def calibrate(
 
     Args:
         comparison: queries of one contract against rows of another.
-        above: impostor pairs of these classes above each of its edges; None: of all of them.
+        above: impostor pairs of these classes above each of its edges.
         classes: how many they are.
 
     Raises:
         DataError: these classes have no impostor pair.
     """
-    if above is None:
-        above, classes = comparison.impostor_above, len(comparison.classes)
     pairs = int(above[0])
     if not pairs:
         raise DataError(f"{classes} query classes have no impostor pair to calibrate by")
@@ -45,7 +41,12 @@ def calibrate(
     scores = np.stack([edges, beyond], axis=1).astype(np.float64).ravel()
     counts = np.stack([np.where(steps, before, after), after], axis=1).ravel()
     rising = np.diff(scores, prepend=-np.inf) > 0
-    scores, counts = _thinned(scores[rising], counts[rising], pairs)
+    scores, counts = scores[rising], counts[rising]
+    with np.errstate(divide="ignore"):
+        part = np.floor(_PER_DECADE * np.log10(counts / pairs) + 1e-9)
+    changes = part[1:] != part[:-1]
+    kept = np.r_[True, changes] | np.r_[changes, True]
+    scores, counts = scores[kept], counts[kept]
     if counts[0] < pairs:  # where the lowest scores lie was not counted
         scores, counts = np.r_[-1.5, scores], np.r_[pairs, counts]
     return Calibration(
@@ -106,14 +107,3 @@ def thresholds_at(result: Result, fars: Sequence[float]) -> tuple[PairThreshold,
                 )
             )
     return tuple(found)
-
-
-def _thinned(
-    scores: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " p"], pairs: int
-) -> tuple[Float64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
-    """Return the points to either side of each tenth of a decade of the rate, and the ends."""
-    with np.errstate(divide="ignore"):
-        part = np.floor(_PER_DECADE * np.log10(counts / pairs) + 1e-9)
-    changes = part[1:] != part[:-1]
-    kept = np.r_[True, changes] | np.r_[changes, True]
-    return scores[kept], counts[kept]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from mixbct.data.source import Progress, unseen
 from mixbct.evaluation.bootstrap import Replicates, estimate, replicate_metrics
 from mixbct.evaluation.calibration import calibrate_halves
-from mixbct.evaluation.comparison import Comparison, compare_all
+from mixbct.evaluation.comparison import FARS, Comparison, compare_all
 from mixbct.evaluation.counting import Weights
 from mixbct.evaluation.scores import CPU, Pair
 from mixbct.evaluation.thresholds import Threshold
@@ -43,7 +43,7 @@ class Judged:
 def judge_all(
     sides: Mapping[str, Sequence[Pair]],
     weights: Weights,
-    fars: tuple[float, ...],
+    fars: tuple[float, ...] = FARS,
     *,
     half: Bool[np.ndarray, " c"] | None = None,
     calibrated: Collection[str] = (),

@@ -16,9 +16,8 @@ from jaxtyping import Bool, Float64, Int64
 
 from mixbct.errors import DataError
 from mixbct.evaluation.counting import Counter, Weights, sort_rows
-from mixbct.evaluation.grid import Grid, score_grid
 from mixbct.evaluation.scores import CPU, Embeddings, Pair, PairBlock, genuine_counts, pair_blocks
-from mixbct.evaluation.thresholds import Threshold, guess_brackets
+from mixbct.evaluation.thresholds import Grid, Threshold, guess_brackets, score_grid
 
 FARS = (1e-2, 1e-3, 1e-4)
 
@@ -126,18 +125,16 @@ def compare_all(
     for name, parts in sides.items():
         _check_pairs(parts)
         grid = score_grid(parts, budget, device)
-        counters[name] = Counter(
-            parts, grid, guess_brackets(parts, fars, device), class_of, weights
-        )
+        brackets = guess_brackets(parts, fars, device)
+        counters[name] = Counter(parts, grid, brackets, class_of, weights)
     _walk(list(counters.values()), budget, device)
     found = {name: counter.thresholds(fars) for name, counter in counters.items()}
     # where a sample deceived, the counts at the edges say where to look
     for name, thresholds in found.items():
         if None in thresholds:
             counter = counters[name]
-            again = Counter(
-                counter.parts, counter.grid, counter.narrowed(fars), class_of, weights[:0]
-            )
+            brackets = counter.narrowed(fars)
+            again = Counter(counter.parts, counter.grid, brackets, class_of, weights[:0])
             _walk([again], budget, device)
             found[name] = again.thresholds(fars)
     return {

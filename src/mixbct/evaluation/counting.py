@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from mixbct.evaluation.grid import Grid
 from mixbct.evaluation.scores import Pair, PairBlock, genuine_counts
-from mixbct.evaluation.thresholds import Brackets, Threshold, Trials, allowed_impostors, narrow
+from mixbct.evaluation.thresholds import Brackets, Grid, Threshold, Trials, allowed_impostors
 
 Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
 """How often each query class is drawn in each replicate."""
@@ -115,8 +114,11 @@ class Counter:
         return Threshold(far, value, genuine, impostors, far * pairs >= 1)
 
     def narrowed(self, fars: tuple[float, ...]) -> Brackets:
-        """Return the brackets that are sure to hold each threshold."""
-        return narrow(self.grid.edges, self._above[1, : self._at[0]], fars)
+        """Return the neighbouring edges, ascending from −inf to +inf, that each threshold is in."""
+        above, edges = self._above[1, : self._at[0]], self.grid.edges
+        # the first edge above which no more than allowed lie; the threshold is at most that high
+        upper = [int(np.argmax(above <= allowed_impostors(far, int(above[0])))) for far in fars]
+        return np.array([[edges[i - 1], edges[i]] for i in upper])
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted, by the names in `Comparison`."""

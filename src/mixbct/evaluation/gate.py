@@ -338,8 +338,7 @@ def _too_few(result: Result, names: Sequence[str], far: float) -> list[GateCheck
             f"The test set has {classes} query classes with an item in the gallery; intervals are "
             f"drawn over classes, and need {LEAST_CLASSES} at least to be believed."
         )
-        more = "add test classes"
-        least = float(LEAST_CLASSES)
+        least, more = float(LEAST_CLASSES), "add test classes"
         checks.append(_check("test classes", float(classes), least, False, says, more))
     return checks
 

@@ -1,4 +1,8 @@
-"""Exact thresholds at a false-accept rate, for any number of pairs.
+"""The score edges at which pairs are counted, and exact thresholds at a false-accept rate.
+
+The edges lie where the false-accept rate passes through evenly spaced powers of ten. Where
+exactly they lie does not matter, since the counts at them are exact, so a sample of the queries
+is enough to place them.
 
 A sample says between which two scores a threshold should lie. The walk over the pairs counts
 what lies above and keeps only the scores between those two, and the threshold is one of these. If
@@ -11,16 +15,57 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from mixbct.errors import DataError
 from mixbct.evaluation.scores import Pair, sampled_scores
 
+_EXACT = 4096  # up to so many distinct impostor scores, each is an edge
+_SAMPLE_PAIRS = 2**22
+_FEWEST_QUERIES = 16
+_PER_DECADE = 96
+_DECADES = 6
+_BINS = 100
+_MARGIN = 1e-3  # bins have a width even where all scores are equal
+
 Brackets = Float32[np.ndarray, "f 2"]
 """For each rate a score below its threshold, and one at or above it."""
-
 _SAMPLE_QUERIES, _SAMPLE_ITEMS = 4096, 1024
 _DEVIATIONS = 6.0  # of a count in the sample; queries of one class are not independent
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where pairs are counted.
+
+    Args:
+        edges: ascending, with −inf first and +inf last.
+        bins: edges of evenly wide histogram bins; the outermost bins take what lies beyond.
+    """
+
+    edges: Float32[np.ndarray, " e"]
+    bins: Float32[np.ndarray, " h"]
+
+
+def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid:
+    """Place the edges by the impostor scores of some queries, of all where the pairs are few."""
+    labels, items = parts[0].query.labels, sum(len(part.gallery) for part in parts)
+    # evenly over the classes
+    wanted = min(len(labels), max(_FEWEST_QUERIES, _SAMPLE_PAIRS // items))
+    places = np.linspace(0, len(labels) - 1, wanted).astype(np.int64)
+    sample = np.argsort(labels, kind="stable")[places]
+    genuine, impostor = sampled_scores(parts, sample, budget, device)
+    scores = np.sort(impostor)
+    ends = np.concatenate([scores[:1], scores[-1:], genuine])
+    edges = scores[np.diff(scores, prepend=-np.inf) > 0]
+    if len(edges) > _EXACT:
+        rates = np.logspace(-_DECADES, 0, _PER_DECADE * _DECADES + 1)
+        ranks = np.maximum(np.rint(rates * len(scores)), 1).astype(np.int64)
+        edges = np.unique(scores[len(scores) - ranks])
+    return Grid(
+        edges=np.concatenate([[-np.inf], edges, [np.inf]]).astype(np.float32),
+        bins=np.linspace(ends.min() - _MARGIN, ends.max() + _MARGIN, _BINS + 1).astype(np.float32),
+    )
 
 
 @dataclass(frozen=True)
@@ -116,15 +161,3 @@ def guess_brackets(
     margin = _DEVIATIONS * np.sqrt(expected) + 3
     places = np.stack([expected + margin, expected - margin], axis=1)
     return np.asarray(ends[np.rint(places).clip(0, len(ends) - 1).astype(np.int64)])
-
-
-def narrow(
-    edges: Float32[np.ndarray, " e"],
-    impostor_above: Int64[np.ndarray, " e"],
-    fars: tuple[float, ...],
-) -> Brackets:
-    """Return the neighbouring edges, ascending from −inf to +inf, that each threshold lies in."""
-    pairs = int(impostor_above[0])
-    # the first edge above which no more than allowed lie; the threshold is at most that high
-    upper = [int(np.argmax(impostor_above <= allowed_impostors(far, pairs))) for far in fars]
-    return np.array([[edges[i - 1], edges[i]] for i in upper])

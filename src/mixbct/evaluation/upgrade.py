@@ -1,16 +1,23 @@
-"""A whole upgrade, judged on unseen classes: every combination, and what differs between them.
+"""A whole upgrade, or several generations of a model, judged on unseen classes.
+
+Of an upgrade every combination is judged, and what differs between them.
 
 Combinations are named query/gallery: old/old, new/old (the cross-test), new/new, independent/old
 (the naive swap), procrustes/old (the independent model's queries behind that bridge), whiten/old
 (the old model's own, whitened on both sides) and so on; `10 % new` is the old gallery with that
 share of its rows enrolled again by the new model.
+
+Generations v1 → v2 → … are each trained against the one before. A system that never re-embeds holds
+vectors of every version, so every version's queries must search every earlier gallery. M(i, j) is a
+metric of version i's queries against version j's gallery, j ≤ i; the pair is compatible when
+M(i, j) > M(j, j).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +26,12 @@ from jaxtyping import Bool
 from mixbct.data.source import unseen
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
-from mixbct.evaluation.backfill import backfill_curves
-from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate
+from mixbct.evaluation.bootstrap import REPLICATES, Replicates, class_weights, estimate, flips_of
 from mixbct.evaluation.combination import Judged, judge_all
-from mixbct.evaluation.comparison import FARS
-from mixbct.evaluation.flips import flips_of
-from mixbct.evaluation.mixed import mixed_rows, mixed_sides
+from mixbct.evaluation.mixed import backfill_curves, mixed_rows, mixed_sides
 from mixbct.evaluation.scores import CPU, Pair, check_dimensions
-from mixbct.evaluation.thresholds import Threshold
 from mixbct.schemas.calibration import HeldOutCalibration
+from mixbct.schemas.generations import Summary, VersionPair
 from mixbct.schemas.result import (
     FREE,
     Backfill,
@@ -36,12 +40,15 @@ from mixbct.schemas.result import (
     Difference,
     Estimate,
     Flips,
+    tar_name,
 )
 
 CARRIED_FAR = 1e-3
 CALIBRATED = ("old/old", "new/old", "new/new", "new+old/old")
 """What a system may have to decide about before the switch, after it, and as its gallery fills."""
 MIXED_SHARES = (0.1, 0.5, 0.9)
+METRICS = ("mAP", "rank-1", tar_name(CARRIED_FAR))
+"""Of generations."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,6 @@ def evaluate_upgrade(
     judged = judge_all(
         {name: [both] for name, both in sides.items()},
         weights,
-        FARS,
         half=half,
         calibrated=calibrated,
         device=device,
@@ -138,7 +144,6 @@ def evaluate_upgrade(
     judged |= judge_all(
         mixed_sides(new, cross, mixed, order, *lines),
         weights[:-1],
-        FARS,
         device=device,
         progress=lambda done, _: progress(len(sides) + done, total),
     )
@@ -158,7 +163,10 @@ def evaluate_upgrade(
     compared += [(of, minus) for minus, of in combinations(there, 2)]
     if oracle is not None:
         compared.append(("new/new", "independent/independent"))
-    carried = next(t for t in base.thresholds if t.far == CARRIED_FAR)
+    # by one half of the query classes, measured on the rest; the old system's is on all of them
+    cross_calibration = calibrations["new/old"]
+    carried = next(t.value for t in base.thresholds if t.far == CARRIED_FAR)
+    threshold = cross_calibration.set_on.threshold(CARRIED_FAR)
     return UpgradeFigures(
         classes=len(np.intersect1d(old.query.classes, old.gallery.classes)),
         combinations={name: each.combination for name, each in judged.items()},
@@ -170,26 +178,15 @@ def evaluate_upgrade(
         negative_flips=flips.negative.value,
         flips=flips,
         backfill=curves,
-        carried_threshold=carry_threshold(carried, calibrations["new/old"]),
+        carried_threshold=CarriedThreshold(
+            far=CARRIED_FAR,
+            old_threshold=carried,
+            far_at_old_threshold=cross_calibration.rate_above(carried),
+            threshold=threshold,
+            measured_far=cross_calibration.unseen.rate_above(threshold),
+        ),
         calibrations=calibrations,
         replicates={name: each.replicates for name, each in judged.items()},
-    )
-
-
-def carry_threshold(old: Threshold, cross: HeldOutCalibration) -> CarriedThreshold:
-    """Return the cross-test's threshold by one half of the query classes, measured on the rest.
-
-    Args:
-        old: where the old system reaches the rate, on all classes.
-        cross: of new queries against the old gallery.
-    """
-    value = cross.set_on.threshold(old.far)
-    return CarriedThreshold(
-        far=old.far,
-        old_threshold=old.value,
-        far_at_old_threshold=cross.rate_above(old.value),
-        threshold=value,
-        measured_far=cross.unseen.rate_above(value),
     )
 
 
@@ -241,3 +238,77 @@ def _update_gain(base: Judged, cross: Judged, oracle: Judged | None) -> Estimate
         return None
     gains = np.divide(reaches - starts, room, out=np.full_like(room, np.nan), where=room > 0)
     return estimate((reached - start) / (best - start), gains)
+
+
+class GenerationFigures(NamedTuple):
+    """The part of a `GenerationsResult` that evaluation fills in."""
+
+    pairs: tuple[VersionPair, ...]
+    summary: dict[str, Summary]
+
+
+def evaluate_generations(
+    sides: Mapping[tuple[int, int], Pair],
+    *,
+    seed: int,
+    replicates: int = REPLICATES,
+    device: torch.device = CPU,
+    progress: Callable[[int, int], None] = unseen,
+) -> GenerationFigures:
+    """Evaluate every version's queries against its own gallery and those of all before it.
+
+    Args:
+        sides: the queries of one version and the gallery of the same or an earlier one, both
+            counted from 0, of the same items, as they are compared: behind a bridge where there is
+            one.
+        seed: of the bootstrap; the same draw of classes serves every pair.
+        replicates: of the bootstrap.
+        device: where scores are computed.
+        progress: called with (pairs done, pairs in all).
+
+    Raises:
+        DataError: there are fewer than two versions, or they were given different items.
+        FeatureError: two versions do not meet in one dimension.
+    """
+    if len(sides) < 3:
+        raise DataError(f"generations need at least 2 versions to compare, not {len(sides)}")
+    for (query, gallery), both in sides.items():
+        check_same_items(f"version {query + 1}", both, sides[0, 0])
+        ends = f"queries of version {query + 1}", f"vectors of version {gallery + 1}"
+        check_dimensions(both.query.dim, both.gallery.dim, *ends)
+    weights = class_weights(len(sides[0, 0].query.classes), replicates, seed)
+    named = {f"v{query + 1}/v{gallery + 1}": [sides[query, gallery]] for query, gallery in sides}
+    found = judge_all(named, weights, (CARRIED_FAR,), device=device, progress=progress)
+    judged = dict(zip(sides, found.values(), strict=True))
+
+    def pair(query: int, gallery: int) -> VersionPair:
+        found, own = judged[query, gallery], judged[gallery, gallery]
+        gains = found.minus(own) if found is not own else {}
+        figures = found.combination.metrics()
+        return VersionPair(
+            query=query + 1,
+            gallery=gallery + 1,
+            metrics={name: figures[name] for name in METRICS},
+            gains={name: gains[name] for name in METRICS if name in gains},
+        )
+
+    pairs = tuple(pair(*place) for place in sorted(judged))
+    return GenerationFigures(pairs, {name: _summary(judged, pairs, name) for name in METRICS})
+
+
+def _summary(
+    judged: Mapping[tuple[int, int], Judged], pairs: Sequence[VersionPair], metric: str
+) -> Summary:
+    across = [pair for pair in pairs if pair.query > pair.gallery]
+
+    def mean(chosen: Sequence[Judged]) -> Estimate:
+        values = [one.combination.metric(metric).value for one in chosen]
+        drawn = np.mean([one.replicates[metric] for one in chosen], axis=0)
+        return estimate(float(np.mean(values)), drawn)
+
+    return Summary(
+        compatible=sum(pair.compatible(metric) for pair in across) / len(across),
+        surely_compatible=sum(pair.gains[metric].low > 0 for pair in across) / len(across),
+        mean_cross=mean([one for (query, gallery), one in judged.items() if query > gallery]),
+        mean=mean(list(judged.values())),
+    )

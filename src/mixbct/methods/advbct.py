@@ -68,17 +68,14 @@ class AdvBCT(Method):
 
     needs = frozenset({"old", "class_stats"})
     settings: AdvBCTSettings
-    means: Tensor
-    radii: Tensor
-    bounded: Tensor
 
     def __init__(self, settings: AdvBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
         self.old = given(task.old)
         stats = given(task.class_stats)
-        self.register_buffer("means", stats.means, persistent=False)
-        self.register_buffer("radii", stats.radii, persistent=False)
-        self.register_buffer("bounded", stats.counts > 1, persistent=False)
+        self.means = nn.Buffer(stats.means, persistent=False)
+        self.radii = nn.Buffer(stats.radii, persistent=False)
+        self.bounded = nn.Buffer(stats.counts > 1, persistent=False)
         self.elasticity = nn.Parameter(torch.empty(len(stats.radii)).uniform_(-1, 1))
         self.discriminator = nn.Sequential(
             nn.Linear(stats.means.shape[1], HIDDEN),
@@ -114,11 +111,9 @@ class AdvBCT(Method):
         if self.settings.mean_over == "outside":
             by = new.world.reduce((outside > 0).sum()).clamp_min(1)
         fading = (progress.epochs - progress.epoch + 1) / progress.epochs
+        weight = self.settings.adversarial_weight * fading
         return {
             "classification": classification(new, head),
-            "adversarial": self.settings.adversarial_weight
-            * fading
-            * discriminator_loss
-            / new.total,
+            "adversarial": weight * discriminator_loss / new.total,
             "boundary": self.settings.boundary_weight * outside.sum() / by,
         }

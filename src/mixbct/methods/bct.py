@@ -15,7 +15,7 @@ influence is then much weaker.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.independent import classification
@@ -52,8 +52,6 @@ class BCT(Method):
 
     needs = frozenset({"prototypes"})
     settings: BCTSettings
-    directions: Tensor
-    known: Tensor
 
     def __init__(self, settings: BCTSettings, task: Task) -> None:
         super().__init__(settings, task)
@@ -62,8 +60,8 @@ class BCT(Method):
         if weights is not None:
             directions = torch.where(weights.known[:, None], weights.values, directions)
             known = known | weights.known
-        self.register_buffer("directions", directions, persistent=False)
-        self.register_buffer("known", known, persistent=False)
+        self.directions = nn.Buffer(directions, persistent=False)
+        self.known = nn.Buffer(known, persistent=False)
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss under the new and under the old weights."""

@@ -62,18 +62,13 @@ class Mapped(Method):
     """
 
     settings: CompatibleSettings
-    matrix: Tensor
 
     def __init__(self, method: Method, head: Head, dim: int) -> None:
         super().__init__(method.settings, method.task)
-        self.method = method
-        self.head = head
+        self.method, self.head = method, head
         kind: Map = given(self.settings.query_map)
         matrix = first_map(kind, dim, head.weight.shape[1])
-        if kind == "projection":
-            self.matrix = nn.Parameter(matrix)
-        else:
-            self.register_buffer("matrix", matrix)
+        self.matrix = nn.Parameter(matrix) if kind == "projection" else nn.Buffer(matrix)
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the step of the method."""

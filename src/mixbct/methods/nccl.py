@@ -23,7 +23,7 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixbct.errors import RecipeError
 from mixbct.heads.classifier import CosineHead, Head
@@ -71,9 +71,6 @@ class NCCL(Method):
 
     needs = frozenset({"old", "paired_old", "class_stats"})
     settings: NCCLSettings
-    means: Tensor
-    queue: Tensor
-    queue_labels: Tensor
     enqueued: Tensor
 
     def __init__(self, settings: NCCLSettings, task: Task) -> None:
@@ -85,11 +82,11 @@ class NCCL(Method):
             )
         stats = given(task.class_stats)
         self.variance = stats.variance
-        self.register_buffer("means", stats.means[stats.counts > 0], persistent=False)
+        self.means = nn.Buffer(stats.means[stats.counts > 0], persistent=False)
         self.entropy_limit = math.log(len(self.means)) / 2
-        self.register_buffer("queue", torch.zeros(settings.queue, stats.means.shape[1]))
-        self.register_buffer("queue_labels", torch.zeros(settings.queue, dtype=torch.int64))
-        self.register_buffer("enqueued", torch.tensor(0))
+        self.queue = nn.Buffer(torch.zeros(settings.queue, stats.means.shape[1]))
+        self.queue_labels = nn.Buffer(torch.zeros(settings.queue, dtype=torch.int64))
+        self.enqueued = nn.Buffer(torch.tensor(0))
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch with the old features of its images."""

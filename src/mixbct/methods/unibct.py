@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixbct.heads.classifier import Head, cosine_scale
 from mixbct.methods.bct import influence
@@ -61,14 +61,12 @@ class UniBCT(Method):
 
     needs = frozenset({"old", "paired_old", "prototypes"})
     settings: UniBCTSettings
-    directions: Tensor
-    known: Tensor
 
     def __init__(self, settings: UniBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
         means = given(task.prototypes)
-        self.register_buffer("directions", means.values.clone())
-        self.register_buffer("known", means.known, persistent=False)
+        self.directions = nn.Buffer(means.values.clone())
+        self.known = nn.Buffer(means.known, persistent=False)
         self.rows = np.argsort(task.labels, kind="stable")
         self.counts = np.bincount(task.labels)
         self.starts = np.cumsum(self.counts) - self.counts
@@ -97,8 +95,7 @@ class UniBCT(Method):
         """Return the classification loss and, from epoch `start`, that under the prototypes."""
         losses = {"classification": classification(new, head)}
         if progress.epoch >= self.settings.start:
-            rows = influence(
-                new.values, new.labels, self.directions, self.known, cosine_scale(head)
-            )
+            scale = cosine_scale(head)
+            rows = influence(new.values, new.labels, self.directions, self.known, scale)
             losses["influence"] = self.settings.weight * rows.sum() / new.total
         return losses

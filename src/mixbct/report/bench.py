@@ -11,9 +11,7 @@ from pathlib import Path
 from rich.table import Table as RichTable
 
 from mixbct.files import write_atomically
-from mixbct.report.charts import Plot, percent_axis
-from mixbct.report.figures import Figure
-from mixbct.report.foreign_text import markdown, markdown_code
+from mixbct.report.figures import Figure, Plot, percent_axis
 from mixbct.report.names import INDEPENDENT
 from mixbct.report.tables import TRENDS, Cell, Row, Table, figure_cell, marked, percent, rich_table
 from mixbct.report.templates import render_page
@@ -213,8 +211,6 @@ def _rendered(template: str, summary: BenchSummary) -> str:
             "data": _listed(summary.data),
             "versions": _listed(summary.versions),
         },
-        md=markdown,
-        code=markdown_code,
     )
 
 

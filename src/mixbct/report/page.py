@@ -10,8 +10,7 @@ from mixbct.evaluation.worth import worth
 from mixbct.files import write_atomically
 from mixbct.report import figures
 from mixbct.report.names import BASELINE, CROSS, MAIN_FAR, named_combinations
-from mixbct.report.results import backfill_lines, combinations_table, remedies, verdict
-from mixbct.report.tables import percent
+from mixbct.report.tables import backfill_lines, combinations_table, percent, remedies, verdict
 from mixbct.report.templates import render_page
 from mixbct.schemas.gate import GateOutcome
 from mixbct.schemas.result import Estimate, Result, tar_name

@@ -67,20 +67,17 @@ class State:
     """
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], optimizer: Optimizer, classes: int, world: World
+        self, modules: nn.ModuleDict, optimizer: Optimizer, classes: int, world: World
     ) -> None:
         self.modules, self.optimizer, self.world = modules, optimizer, world
         ends = np.cumsum((0, *world.counts(classes))).tolist()
         self.spans = tuple(pairwise(ends))
         self._of_heads = tuple(
-            ".".join(filter(None, (name, inner))) + "."
-            for name, module in modules.items()
-            for inner, each in module.named_modules()
+            f"{name}."
+            for name, each in modules.named_modules()
             if isinstance(each, CosineHead | LinearHead)
         )
-        self._names = [
-            f"{name}.{inner}" for name, m in modules.items() for inner, _ in m.named_parameters()
-        ]
+        self._names = [name for name, _ in modules.named_parameters()]
 
     def save(self, folder: Path, manifest: CheckpointManifest) -> None:
         """Write one checkpoint and, once it is whole, remove all but the last few.
@@ -108,8 +105,7 @@ class State:
                     held = {span: digest for span, digest in files if span[0] < span[1]}
                     digests = {_HEAD.format(*span): held[span].hex() for span in held}
                     digests[SHARED] = _write(path / SHARED, rest).hex()
-                    update = {"spans": tuple(held), "digests": digests}
-                    signed = manifest.model_copy(update=update)
+                    signed = manifest.model_copy(update={"spans": tuple(held), "digests": digests})
                     write_atomically(path / "manifest.json", signed.to_json())
                     kept = finished_checkpoints(folder)[-KEPT:]
                     for other in folder.iterdir():
@@ -122,9 +118,7 @@ class State:
 
     def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what is of heads, row by row, and what every process has."""
-        tensors = {
-            f"{n}.{k}": v for n, m in self.modules.items() for k, v in m.state_dict().items()
-        }
+        tensors: dict[str, Tensor] = dict(self.modules.state_dict())
         for index, state in self.optimizer.state_dict()["state"].items():
             for kind, value in state.items():
                 if value is not None:
@@ -157,9 +151,7 @@ class State:
         with failing_as(CheckpointError, f"{path} cannot be loaded", *_DAMAGE):
             tensors = load_file(path / SHARED)
             tensors |= _rows(path, manifest, *self.spans[self.world.rank])
-            for name, module in self.modules.items():
-                own = {k: v for k, v in _below(f"{name}.", tensors).items() if "@" not in k}
-                module.load_state_dict(own)
+            self.modules.load_state_dict({k: v for k, v in tensors.items() if "@" not in k})
             groups = self.optimizer.state_dict()["param_groups"]
             states = {i: _below(f"{name}@", tensors) for i, name in enumerate(self._names)}
             self.optimizer.load_state_dict({"state": states, "param_groups": groups})

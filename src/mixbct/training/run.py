@@ -13,10 +13,13 @@ checkpoint; all of them need the same folder.
 
 import contextlib
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import FrameType
 
 from mixbct.backbones.model import contract_of, save_model
 from mixbct.data.source import Source
@@ -28,14 +31,15 @@ from mixbct.schemas.model import ModelManifest
 from mixbct.schemas.record import read_record
 from mixbct.schemas.result import ModelCost
 from mixbct.training.checkpoint import finished_checkpoints, latest_checkpoint
-from mixbct.training.figures import StepReport
-from mixbct.training.held_out import hold_out
-from mixbct.training.inputs import input_of
-from mixbct.training.log import EVERY, StepLog
-from mixbct.training.stop import signals_as_stopped, stop_on_signal
+from mixbct.training.log import EVERY, StepLog, StepReport
+from mixbct.training.start import hold_out
+from mixbct.training.task import input_of
 from mixbct.training.trainer import Trainer
 
 OnStep = Callable[[StepReport], None]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
 
 
 def train(
@@ -188,3 +192,56 @@ def _run(
     finally:
         if log:
             log.close()
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether a stop was asked for.
+
+    The first signal is a request; a second one acts at once, as if this were not here. Outside
+    the main thread, where signals cannot be caught, nothing is asked for.
+    """
+    asked = threading.Event()
+    with contextlib.ExitStack() as stack:
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            asked.set()
+            stack.close()
+
+        stack.enter_context(_handled_by(on_signal))
+        yield asked.is_set
+
+
+@contextlib.contextmanager
+def signals_as_stopped(message: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM act at once, and end in a `StoppedError` that says `message`.
+
+    So does whatever a library makes of the exception that interrupts it.
+    """
+    asked = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    try:
+        with _handled_by(on_signal):
+            yield
+    except (KeyboardInterrupt, Exception) as error:
+        if asked.is_set() or isinstance(error, KeyboardInterrupt):
+            raise StoppedError(message) from None
+        raise
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Handler) -> Iterator[None]:
+    """Handle the signals for a while, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -30,17 +30,15 @@ from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
 from mixbct.methods.method import RowIndices
-from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings
+from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings, TrainSettings
 from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
 from mixbct.schemas.model import Contract, VectorInput
 from mixbct.training.checkpoint import CheckpointManifest, State
-from mixbct.training.figures import StepFigures, StepReport
-from mixbct.training.inputs import input_of, inputs_digest
+from mixbct.training.log import StepReport
 from mixbct.training.objective import Objective, average_statistics, check_used, shared_out
-from mixbct.training.old_bank import open_task
-from mixbct.training.schedule import learning_rate_factor
 from mixbct.training.start import HeadStart, start_at_adapter
+from mixbct.training.task import input_of, inputs_digest, open_task
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 """By the name that a recipe gives them; its settings are their arguments."""
@@ -75,9 +73,7 @@ class Trainer:
             torch.set_num_threads(recipe.train.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.source = source
-        self.world = world
+        self.recipe, self.source, self.world = recipe, source, world
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32
         self.device = world.open_device(recipe.train.device, self.dtype)
         self.takes = input_of(recipe, source)
@@ -99,16 +95,15 @@ class Trainer:
             if isinstance(recipe.method, CompatibleSettings) and recipe.method.query_map:
                 head = build_head(recipe.head, classes, self.old_dim, world)
                 self.method = Mapped(self.method, head, recipe.model.dim)
-        self.modules = {"backbone": self.backbone, "head": self.head, "method": self.method}
-        for module in self.modules.values():
-            if self.dtype == torch.float64:
-                module.double()
-            module.to(self.device)
-        parameters = [p for module in self.modules.values() for p in module.parameters()]
+        parts = {"backbone": self.backbone, "head": self.head, "method": self.method}
+        self.modules = nn.ModuleDict(parts)
+        if self.dtype == torch.float64:
+            self.modules.double()
+        self.modules.to(self.device)
         # one pass over all weights; on processors the usual loop, whose bits are known
         fused = {"fused": True} if self.device.type == "cuda" else {}
         self.optimizer = OPTIMIZERS[recipe.optimizer.name](
-            parameters, **recipe.optimizer.model_dump(exclude={"name"}), **fused
+            self.modules.parameters(), **recipe.optimizer.model_dump(exclude={"name"}), **fused
         )
         bf16 = recipe.train.precision == "bf16"
         whole = Objective(self.backbone, self.method, recipe.model.dim, bf16)
@@ -116,18 +111,11 @@ class Trainer:
         if recipe.train.compile:
             self.backbone.compile()
         self.objective = shared_out(whole, world, recipe.train.shared_statistics)
-        self.heads = [
-            head
-            for m in self.modules.values()
-            for head in m.modules()
-            if isinstance(head, CosineHead)
-        ]
+        self.heads = [part for part in self.modules.modules() if isinstance(part, CosineHead)]
         self.state = State(self.modules, self.optimizer, classes, world)
-        self.step = 0
-        self.seconds = 0.0
-        self.images = 0
+        self.step, self.images, self.seconds = 0, 0, 0.0
         self.rate = recipe.optimizer.lr
-        self.pending: StepFigures | None = None
+        self.pending: StepReport | None = None
 
     @property
     def late(self) -> bool:
@@ -161,32 +149,28 @@ class Trainer:
         recipe, world = self.recipe, self.world
         plan = self.method.plan(recipe.seed, *divmod(step, self.steps_per_epoch))
         share, own = plan.share(world)
-        old = torch.empty(0, self.old_dim)
+        values = torch.empty(0, self.old_dim)
         if self.old is not None and len(share.old_rows):
-            old = torch.from_numpy(self.old.read(share.old_rows))
+            values = torch.from_numpy(self.old.read(share.old_rows))
+        labels = self._staged(torch.from_numpy(share.old_labels))
+        old = Features(self._staged(values), labels, world.counts(len(plan.old_rows)), world)
         items = torch.from_numpy(self.source.read(share.forward_rows))
         generator = torch_rng(recipe.seed, AUGMENT, step)
         classes = None
         if not isinstance(recipe.head, SoftmaxSettings) and recipe.head.sample < 1:
-            labels = np.concatenate([plan.forward_labels[: plan.trained], plan.old_labels])
+            every = np.concatenate([plan.forward_labels[: plan.trained], plan.old_labels])
             classes = sample_classes(
-                torch.from_numpy(labels[labels >= 0]),
+                torch.from_numpy(every[every >= 0]),
                 len(self.source.classes()),
                 recipe.head.sample,
                 torch_rng(recipe.seed, SAMPLE, step),
             )
         items = augment(items, recipe.data, generator, len(plan.forward_rows), own)
-        labels, old_labels = share.forward_labels[: share.trained], share.old_labels
         return _Batch(
             self._staged(items),
-            self._staged(torch.from_numpy(labels)),
+            self._staged(torch.from_numpy(share.forward_labels[: share.trained])),
             world.counts(plan.trained),
-            Features(
-                self._staged(old),
-                self._staged(torch.from_numpy(old_labels)),
-                world.counts(len(plan.old_rows)),
-                world,
-            ),
+            old,
             len(plan.forward_rows),
             classes,
         )
@@ -224,8 +208,7 @@ class Trainer:
         factor = learning_rate_factor(self.step, self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * factor
-        for module in self.modules.values():
-            module.train()
+        self.modules.train()
         if batch.classes is not None:
             for head in self.heads:
                 head.choose(batch.classes)
@@ -246,22 +229,24 @@ class Trainer:
             check_used(self.backbone)
         limit = math.inf if settings.clip is None else settings.clip
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), limit)
-        figures = StepFigures(
+        report = StepReport(
             self.step + 1,
-            (self.steps, self.recipe.name),
-            [*losses],
+            self.steps,
+            epoch,
+            self.images + batch.forwarded,
+            self.recipe.name,
+            tuple(losses),
             torch.cat([summed, norm.detach().to(summed)[None]]),
         )
-        due, self.pending = self.pending if self.late else figures, figures
+        due, self.pending = self.pending if self.late else report, report
         if due is not None:
-            due.losses()
+            _ = due.losses  # raises where it diverged
         with contextlib.ExitStack() as chosen:
             for head in self.heads:
                 chosen.enter_context(head.updated_by(self.optimizer))
             self.optimizer.step()
-        self.step += 1
-        self.images += batch.forwarded
-        return StepReport(self.step, self.steps, epoch, figures, self.images)
+        self.step, self.images = report.step, report.images
+        return report
 
     def _extract(self, rows: RowIndices) -> Float[Tensor, "n d"]:
         """Return the present raw features of some rows; their images count as forwarded."""
@@ -297,7 +282,7 @@ class Trainer:
             TrainingDivergedError: its losses, or the gradient, are NaN or infinite.
         """
         if self.pending is not None:
-            self.pending.losses()
+            _ = self.pending.losses  # raises where it diverged
         average_statistics(self.backbone, self.world)
         self.state.save(folder, self._manifest(self.step))
 
@@ -314,3 +299,18 @@ class Trainer:
             recipe_digest=self.recipe.digest(),
             data_digest=self.inputs_digest,
         )
+
+
+def learning_rate_factor(step: int, steps: int, settings: TrainSettings) -> float:
+    """Return what the base learning rate is multiplied by at `step` of `steps`.
+
+    (1 − step/steps)^power, after a linear warm-up over the first `warmup_steps`. MixBCT's text
+    says that the rate decays linearly (power 1); its code decays quadratically (power 2).
+
+    >>> learning_rate_factor(5, 10, TrainSettings(epochs=1, power=2.0))
+    0.25
+    """
+    decay = float((1 - step / steps) ** settings.power)
+    if step < settings.warmup_steps:
+        return decay * (step + 1) / settings.warmup_steps
+    return decay

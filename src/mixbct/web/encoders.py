@@ -1,7 +1,7 @@
-"""The models that embed queries: each loaded once, used by one thread at a time, followed.
+"""What is at hand for every request: the models that embed queries, and pictures of stored items.
 
-What a model folder holds is looked at when the query model is another one than before, for instance
-because another server switched it.
+A model is loaded once, used by one thread at a time, and followed. What its folder holds is looked
+at when the query model is another one than before, for instance because another server switched it.
 """
 
 import threading
@@ -15,12 +15,19 @@ from jaxtyping import Float32
 
 from mixbct.backbones.model import EmbeddingModel, read_manifest
 from mixbct.backbones.trust import TRUSTED
-from mixbct.data.images import Pixels
+from mixbct.data import open_source
+from mixbct.data.bank import FeatureBank
+from mixbct.data.images import Pixels, decode_bytes, image_of, png_of, thumbnail
+from mixbct.data.source import EncodedSource
+from mixbct.errors import DataError, GalleryError, ServeError
 from mixbct.gallery import Gallery
 from mixbct.gallery.records import QueryModel
 from mixbct.gallery.rules import led_back
 from mixbct.schemas.contract import Contract, Preprocessing
 from mixbct.workflows.service import load_query_model
+
+SIDE = 240
+"""Pixels of a picture's longer side."""
 
 
 class Encoders:
@@ -81,3 +88,55 @@ class Encoders:
         """Return the mean time to embed an image by a model; None: it has embedded none."""
         images, seconds = self._taken.get(contract.id, (0, 0.0))
         return seconds / images if images else None
+
+
+class Pictures:
+    """Images by key.
+
+    Args:
+        path: what `open_source` takes; None: there are none.
+
+    Raises:
+        DataError: there is no source.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._source = open_source(path) if path else None
+        if isinstance(self._source, FeatureBank):
+            raise DataError(f"{path} holds vectors: name the images that the keys come from")
+        self._rows = {key: i for i, key in enumerate(self._source.keys() if self._source else [])}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def pixels(self, key: str, preprocessing: Preprocessing) -> Pixels:
+        """Return the image of an item as a model takes it.
+
+        Raises:
+            BadImageError: it cannot be decoded.
+            GalleryError: it is kept in another size.
+        """
+        if isinstance(self._source, EncodedSource):
+            return decode_bytes(self._source.encoded(self._rows[key]), preprocessing, key)
+        pixels = self._read(key)
+        if pixels.shape[::2] != (preprocessing.size, preprocessing.channels):
+            size = f"{pixels.shape[0]} px and {pixels.shape[2]} channels"
+            raise GalleryError(f"{self._source}: of {size}, but the model takes {preprocessing}")
+        return pixels
+
+    def png(self, key: str) -> bytes:
+        """Return a small picture of an item.
+
+        Raises:
+            ServeError: there is none.
+            BadImageError: it cannot be decoded.
+        """
+        if key not in self._rows:
+            raise ServeError("there is no picture of this key", 404)
+        if isinstance(self._source, EncodedSource):
+            return thumbnail(self._source.encoded(self._rows[key]), key, SIDE)
+        return png_of(image_of(self._read(key)))
+
+    def _read(self, key: str) -> Pixels:
+        assert self._source is not None
+        return np.asarray(self._source.read(np.array([self._rows[key]]))[0])

@@ -37,22 +37,16 @@ class Observed:
     """Requests that were answered, and what the gallery holds."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        into = self._registry = CollectorRegistry()
         of = ("method", "route")
         self._requests = Counter(
-            "mixbct_requests", "Answered requests.", (*of, "status"), registry=self._registry
+            "mixbct_requests", "Answered requests.", (*of, "status"), registry=into
         )
         self._seconds = Histogram(
-            "mixbct_request_seconds",
-            "Time to answer.",
-            of,
-            buckets=_BUCKETS,
-            registry=self._registry,
+            "mixbct_request_seconds", "Time to answer.", of, buckets=_BUCKETS, registry=into
         )
-        self._rows = Gauge(
-            "mixbct_rows", "Rows a contract.", ("contract",), registry=self._registry
-        )
-        self._switches = Gauge("mixbct_switch", "The last switch.", registry=self._registry)
+        self._rows = Gauge("mixbct_rows", "Rows a contract.", ("contract",), registry=into)
+        self._switches = Gauge("mixbct_switch", "The last switch.", registry=into)
 
     def answered(
         self, method: str, route: str, status: int, seconds: float, client: str, fault: str | None

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from pydantic import BaseModel
 
 from mixbct.errors import (
@@ -19,7 +19,8 @@ from mixbct.errors import (
     without_passwords,
 )
 from mixbct.report.tables import visible
-from mixbct.web.records import Problem
+from mixbct.report.templates import loading
+from mixbct.web.bodies import Problem
 
 _STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503, UnavailableError: 503}
 """Of errors whose cause is not what was asked; 422 is that of the others."""
@@ -27,13 +28,7 @@ _STATUS = {ContractError: 409, DiskFullError: 507, NoGalleryError: 503, Unavaila
 
 @functools.cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("mixbct.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = loading("mixbct.web")
     made.filters["short"] = lambda contract: contract.rpartition(" (")[0] or contract
     return made
 

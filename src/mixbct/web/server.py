@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mixbct.errors import ServeError
 from mixbct.reading import failing_as, read_bytes
+from mixbct.web.guard import is_loopback
 from mixbct.web.observed import LOG, Told
-from mixbct.web.sessions import is_loopback
 
 STOP_SECONDS = 30
 HEAD_SECONDS = 10.0
@@ -34,8 +34,7 @@ def read_token(file: Path | None) -> str | None:
     if file is None:
         told = os.environ.get(TOKEN)
         return None if told is None else told.strip()
-    content = read_bytes(file, "token", ServeError, most=4096)
-    return content.decode("utf-8", "replace").strip()
+    return read_bytes(file, "token", ServeError, most=4096).decode("utf-8", "replace").strip()
 
 
 def check_address(host: str, token: str | None) -> None:

@@ -241,12 +241,8 @@ def evaluate_models(
     if earlier and (found := record_there(earlier, Result, ResultError, "result")):
         wanted = {f"{name}/old" for name in rivals_of(models, adapters)}
         same = all(getattr(found, name) == value for name, value in known.items())
-        if (
-            same
-            and found.calibrations
-            and (found.backfill or not backfill)
-            and wanted <= found.combinations.keys() | found.left_out.keys()
-        ):
+        whole = found.calibrations and (found.backfill or not backfill)
+        if same and whole and wanted <= found.combinations.keys() | found.left_out.keys():
             return found
     pairs = {role: embed_pair(data, model, role, stage) for role, model in models.items()}
     rivals = find_rivals(models, pairs, between, adapters, data.items, stage)

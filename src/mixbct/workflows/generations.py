@@ -7,8 +7,8 @@ import torch
 from mixbct.backbones.model import EmbeddingModel
 from mixbct.errors import DataError
 from mixbct.evaluation.bootstrap import REPLICATES
-from mixbct.evaluation.generations import evaluate_generations
 from mixbct.evaluation.scores import CPU
+from mixbct.evaluation.upgrade import evaluate_generations
 from mixbct.schemas.bridge import Bridge
 from mixbct.schemas.generations import GenerationsResult
 from mixbct.workflows.across import across, bridges_between

@@ -21,9 +21,7 @@ from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.pairs import PairSet, read_pairs_bin, read_pairs_text
 from mixbct.data.source import Selection, Source, readable_rows
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.identification import identify
-from mixbct.evaluation.pairs import fold_accuracies, pair_similarities
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import fold_accuracies, identify, pair_similarities, verification
 from mixbct.evaluation.scores import check_dimensions
 from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 from mixbct.features.bridged import through

@@ -1,13 +1,11 @@
 """The recipes that the package carries: named, shown, and fitted to a person's own data."""
 
 import tomllib
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import tomlkit
-from tomlkit import TOMLDocument
 
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank
@@ -95,24 +93,18 @@ def _fitted(name: str, data: Path | None, split: Path | None, bank: Path | None)
     document = tomlkit.parse(recipe_text(name))
     if bank is not None and document.get("method", {}).get("name") in (None, "independent"):
         raise RecipeError(f"recipe {name!r} has no method with a bank: leave --bank out")
-    for key, value in _settings(document, data, split, bank):
+    settings: dict[str, Any] = {}
+    if data is not None:
+        settings["data.path"] = str(data)
+        if (shape := image_shape(open_source(data))) is not None:
+            settings |= zip(("model.size", "model.channels"), shape, strict=True)
+    if split is not None:
+        settings["data.split"] = str(split)
+    if bank is not None:
+        settings["method.bank"] = str(bank)
+        if "start" in document.get("model", {}):  # a head maps into the old space
+            settings["model.dim"] = FeatureBank(bank).manifest.dim
+    for key, value in settings.items():
         section, _, setting = key.partition(".")
         document.setdefault(section, tomlkit.table())[setting] = value
     return tomlkit.dumps(document)
-
-
-def _settings(
-    document: TOMLDocument, data: Path | None, split: Path | None, bank: Path | None
-) -> Iterator[tuple[str, Any]]:
-    """Yield what is set, by its dotted name."""
-    if data is not None:
-        yield "data.path", str(data)
-        shape = image_shape(open_source(data))
-        if shape is not None:
-            yield from zip(("model.size", "model.channels"), shape, strict=True)
-    if split is not None:
-        yield "data.split", str(split)
-    if bank is not None:
-        yield "method.bank", str(bank)
-        if "start" in document.get("model", {}):  # a head maps into the old space
-            yield "model.dim", FeatureBank(bank).manifest.dim

@@ -60,8 +60,7 @@ def open_training_rows(recipe: Recipe, skip_bad: bool = False) -> tuple[Selectio
     """Open what a recipe trains on; see `open_rows`. A bank brings its own kind of input."""
     data = recipe.data
     wanted = None if holds_vectors(data.path) else recipe.model.preprocessing()
-    part = data.part if data.split else None
-    return open_rows(data.path, wanted, data.split, part, skip_bad)
+    return open_rows(data.path, wanted, data.split, data.part if data.split else None, skip_bad)
 
 
 def unreadable(source: Source, stage: Stage = silent) -> list[str]:

@@ -22,15 +22,14 @@ from mixbct.backbones.model import (
     save_model,
     save_with_bridge,
 )
-from mixbct.cli.adapt import Kind
+from mixbct.cli.features import Kind
 from mixbct.cli.verbs import app
 from mixbct.data import open_source
 from mixbct.data.bank import FeatureBank, normalise
 from mixbct.data.ijb import IjbImages, read_layout
 from mixbct.data.source import write_lines
 from mixbct.errors import BankError, ContractError, DataError, FeatureError, ModelError
-from mixbct.evaluation.pairs import pair_similarities
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import pair_similarities, verification
 from mixbct.features.extract import embed_source
 from mixbct.schemas.bridge import load_bridge
 from mixbct.schemas.linear_map import LinearMap

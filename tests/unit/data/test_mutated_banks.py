@@ -14,7 +14,7 @@ from mixbct.data.info import info
 from mixbct.data.split import make_split, open_part
 from mixbct.errors import MixbctError
 from mixbct.features.denoise import denoise
-from mixbct.training.label_map import read_label_map
+from mixbct.training.task import read_label_map
 
 MUTANTS = 60
 KEYS = [f"k{i} 字" for i in range(24)]

@@ -139,7 +139,7 @@ def test_class_counts_and_histogram_count_every_pair(sides):
 def test_the_grid_from_a_sample_of_the_queries_changes_no_exact_figure(clustered, monkeypatch):
     sides = clustered(queries=240, gallery=300, classes=12)
     whole = compare(*sides, fars=FARS)
-    monkeypatch.setattr("mixbct.evaluation.grid._SAMPLE_PAIRS", 1)
+    monkeypatch.setattr("mixbct.evaluation.thresholds._SAMPLE_PAIRS", 1)
     sampled = compare(*sides, fars=FARS)
     assert len(sampled.grid.edges) < len(whole.grid.edges)
     assert sampled.thresholds == whole.thresholds

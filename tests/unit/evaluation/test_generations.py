@@ -8,8 +8,8 @@ from sklearn.metrics import average_precision_score
 
 from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.generations import GenerationFigures, evaluate_generations
 from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.upgrade import GenerationFigures, evaluate_generations
 from mixbct.schemas.linear_map import LinearMap
 
 CLASSES = 12

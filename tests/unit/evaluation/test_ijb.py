@@ -6,8 +6,7 @@ import pytest
 from mixbct.data.ijb import Subjects
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation import templates as templates_module
-from mixbct.evaluation.identification import identify
-from mixbct.evaluation.roc import verification
+from mixbct.evaluation.protocols import identify, verification
 from mixbct.evaluation.scores import Embeddings
 from mixbct.evaluation.templates import Templates, pool_templates, template_scores
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mixbct.errors import DataError, FeatureError
-from mixbct.evaluation.pairs import best_threshold, fold_accuracies, pair_similarities
+from mixbct.evaluation.protocols import best_threshold, fold_accuracies, pair_similarities
 
 
 def slow_threshold(scores: np.ndarray, same: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from mixbct.errors import DataError
-from mixbct.evaluation.roc import area, at_most, curve, nearest, verification
+from mixbct.evaluation.protocols import area, at_most, curve, nearest, verification
 from mixbct.evaluation.thresholds import trials
 
 

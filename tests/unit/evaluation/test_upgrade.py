@@ -5,10 +5,9 @@ from mixbct.data.bank import normalise
 from mixbct.errors import DataError, FeatureError
 from mixbct.evaluation.combination import cmc_curve, histogram, roc_curve
 from mixbct.evaluation.comparison import compare
-from mixbct.evaluation.flips import flips_of
 from mixbct.evaluation.mixed import mixed_rows, mixed_sides
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.upgrade import evaluate_upgrade
+from mixbct.evaluation.upgrade import evaluate_upgrade, flips_of
 
 CLASSES, DIM = 12, 16
 

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from mixbct.report.charts import Axis, Plot, decade_axis, percent_axis
-from mixbct.report.figures import cmc, histograms, life, roc
+from mixbct.report.figures import Axis, Plot, cmc, decade_axis, histograms, life, percent_axis, roc
 from mixbct.report.names import named_combinations
 from mixbct.schemas.result import Curve, Histogram
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from mixbct.errors import ResultError
 from mixbct.evaluation.worth import worth
 from mixbct.report.page import render_report, write_report
-from mixbct.report.results import backfill_lines, flip_lines, threshold_lines
+from mixbct.report.tables import backfill_lines, flip_lines, threshold_lines
 from mixbct.schemas.gate import PairThreshold
 from mixbct.schemas.result import (
     Backfill,

@@ -4,8 +4,17 @@ import pytest
 from rich.console import Console
 
 from mixbct.report.names import enrolled_share, named_combinations
-from mixbct.report.results import combinations_table, remedies, results_table, verdict_line
-from mixbct.report.tables import interval, percent, points, trend, visible
+from mixbct.report.tables import (
+    combinations_table,
+    interval,
+    percent,
+    points,
+    remedies,
+    results_table,
+    trend,
+    verdict_line,
+    visible,
+)
 from mixbct.schemas.gate import GateCheck, GateOutcome
 from mixbct.schemas.result import Difference, Estimate
 

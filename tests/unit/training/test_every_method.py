@@ -18,8 +18,8 @@ from mixbct.errors import BankError, CheckpointError, ModelError, StoppedError
 from mixbct.features.extract import extract
 from mixbct.methods import METHODS
 from mixbct.recipe import Recipe
-from mixbct.training.old_bank import open_old_classifier
 from mixbct.training.run import train
+from mixbct.training.task import open_old_classifier
 from mixbct.training.trainer import Trainer
 
 COMPATIBLE = [name for name in METHODS if name != "independent"]

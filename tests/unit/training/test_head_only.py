@@ -29,9 +29,8 @@ from mixbct.features.extract import extract
 from mixbct.methods import METHODS
 from mixbct.recipe import Recipe
 from mixbct.schemas.record import read_record
-from mixbct.training.held_out import HeldOut, hold_out
 from mixbct.training.run import train
-from mixbct.training.start import HeadStart, paired_means, paired_rows
+from mixbct.training.start import HeadStart, HeldOut, hold_out, paired_means, paired_rows
 from mixbct.training.trainer import Trainer
 
 

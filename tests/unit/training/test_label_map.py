@@ -6,9 +6,8 @@ from vector_run import NEW, OLD, head_recipe, make_banks, source_of, vectors, wr
 
 from mixbct.data.source import Selection
 from mixbct.errors import BankError, CheckpointError, DataError, StoppedError
-from mixbct.training.label_map import read_label_map
-from mixbct.training.old_bank import open_old_bank
 from mixbct.training.run import train
+from mixbct.training.task import open_old_bank, read_label_map
 
 OLD_NAMES = ("anna", "bert", "carl", "c1")
 

@@ -18,7 +18,7 @@ from tiny_run import make_bank
 from mixbct.distributed import World
 from mixbct.recipe import Recipe
 from mixbct.training.checkpoint import latest_checkpoint
-from mixbct.training.figures import StepReport
+from mixbct.training.log import StepReport
 from mixbct.training.run import train
 from mixbct.training.trainer import Trainer
 

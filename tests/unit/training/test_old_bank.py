@@ -12,8 +12,8 @@ from mixbct.errors import BankError
 from mixbct.methods import OldRows
 from mixbct.methods.method import Need
 from mixbct.schemas.model import OldPart
-from mixbct.training.old_bank import open_old_bank, open_task
 from mixbct.training.run import train
+from mixbct.training.task import open_old_bank, open_task
 
 NEEDS: frozenset[Need] = frozenset({"old", "credible"})
 

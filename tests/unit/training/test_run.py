@@ -37,10 +37,9 @@ from mixbct.files import sha256_file
 from mixbct.recipe import Recipe
 from mixbct.training import checkpoint as checkpoint_module
 from mixbct.training import run as run_module
-from mixbct.training.figures import StepReport
+from mixbct.training.log import StepReport
 from mixbct.training.run import train
-from mixbct.training.schedule import learning_rate_factor
-from mixbct.training.trainer import Trainer
+from mixbct.training.trainer import Trainer, learning_rate_factor
 
 METHODS = ("independent", "replace", "skip", "bank")
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mixbct.recipe import TrainSettings
-from mixbct.training.schedule import learning_rate_factor
+from mixbct.training.trainer import learning_rate_factor
 
 
 def factors(steps: int, **settings: float) -> list[float]:

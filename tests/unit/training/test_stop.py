@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from mixbct.errors import StoppedError
-from mixbct.training.stop import signals_as_stopped, stop_on_signal
+from mixbct.training.run import signals_as_stopped, stop_on_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

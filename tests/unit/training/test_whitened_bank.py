@@ -14,8 +14,8 @@ from mixbct.errors import BankError, StoppedError
 from mixbct.features.bridged import through
 from mixbct.methods import METHODS
 from mixbct.recipe import Recipe
-from mixbct.training.old_bank import open_task
 from mixbct.training.run import train
+from mixbct.training.task import open_task
 from mixbct.training.trainer import Trainer
 
 COMPATIBLE = [name for name in METHODS if name != "independent"]

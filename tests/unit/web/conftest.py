@@ -19,9 +19,8 @@ from mixbct.schemas.calibration import Calibration
 from mixbct.schemas.gate import Edge
 from mixbct.schemas.model import ModelManifest, Preprocessing
 from mixbct.web.app import make_app
-from mixbct.web.encoders import Encoders
+from mixbct.web.encoders import Encoders, Pictures
 from mixbct.web.observed import HitCounts, Observed
-from mixbct.web.pictures import Pictures
 from mixbct.web.server import Bounded
 from mixbct.web.serving import Serving
 

@@ -16,8 +16,8 @@ from mixbct.cli.gallery_bulk import serve
 from mixbct.errors import ServeError
 from mixbct.web import guard
 from mixbct.web.app import make_app
+from mixbct.web.guard import Sessions
 from mixbct.web.server import check_address, read_token
-from mixbct.web.sessions import Sessions
 
 TOKEN = "a token of the tests alone"
 PNG = {"content-type": "image/png"}
@@ -108,7 +108,7 @@ def test_a_cookie_ends(monkeypatch):
     sessions = Sessions(TOKEN)
     cookie = sessions.new_cookie()
     sessions.admit("GET", Headers(), cookie)
-    monkeypatch.setattr("mixbct.web.sessions.time.time", lambda: 4e9)
+    monkeypatch.setattr("mixbct.web.guard.time.time", lambda: 4e9)
     with pytest.raises(ServeError, match="token"):
         sessions.admit("GET", Headers(), cookie)
 

@@ -1,7 +1,12 @@
-"""The old model as the training set sees it: its bank, and what methods need of it."""
+"""What a run is given: what its backbone takes, and the old model as the training set sees it.
 
+That is the old bank, and what methods need of it; and a digest of all that must not change.
+"""
+
+import difflib
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +16,18 @@ import torch.nn.functional as F
 
 from mixbct.adapters.whiten import whitening
 from mixbct.backbones.model import read_manifest, read_tensors
-from mixbct.data.bank import FeatureBank, root_digest
+from mixbct.data.bank import FeatureBank, encoder_of, root_digest
 from mixbct.data.source import Rows, Selection, Source, root_of
 from mixbct.distributed import ALONE, World
-from mixbct.errors import BankError, FeatureError, ModelError
+from mixbct.errors import BankError, DataError, FeatureError, ModelError, RecipeError
 from mixbct.features.bridged import ReadRows, through
 from mixbct.features.prototypes import ClassDirections, class_means, class_stats, prototypes
 from mixbct.methods import METHODS, OldRows, Task
 from mixbct.methods.method import Need
-from mixbct.reading import failing_as
+from mixbct.reading import failing_as, read_lines_of, wrong_line
 from mixbct.recipe import BCTSettings, CompatibleSettings, Recipe
 from mixbct.schemas.linear_map import LinearMap
-from mixbct.schemas.model import OldPart
-from mixbct.training.label_map import read_label_map
+from mixbct.schemas.model import Input, OldPart, VectorInput
 
 
 def open_task(
@@ -47,8 +51,7 @@ def open_task(
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()))
-        if "prototypes" in needs:
-            directions = prototypes(means, counts)
+        directions = prototypes(means, counts) if "prototypes" in needs else None
         if "class_stats" in needs:
             stats = class_stats(old.read, old.labels, means, counts)
     weights = None
@@ -156,14 +159,12 @@ def open_old_bank(
             f"but the new model is to have {dim}: set model.dim = {bank.manifest.dim}, or "
             f"method.query_map = {kind!r} to meet them through a map"
         )
-    credible = None
-    if "credible" in needs:
-        credible = bank.credible()
-        if credible is None:
-            raise BankError(
-                f"the bank {path} was not denoised: run `mixbct denoise {path}` "
-                "(with --keep 1 to keep every feature)"
-            )
+    credible = bank.credible() if "credible" in needs else None
+    if "credible" in needs and credible is None:
+        raise BankError(
+            f"the bank {path} was not denoised: run `mixbct denoise {path}` "
+            "(with --keep 1 to keep every feature)"
+        )
     rows = _rows_of_same_images(bank, source)
     if rows is not None and label_map is not None:
         raise BankError(
@@ -233,3 +234,75 @@ def _training_classes(bank: FeatureBank, source: Source, label_map: Path | None)
         names = [tied.get(name) for name in bank.classes()]
     index = {name: i for i, name in enumerate(source.classes())}
     return np.array([-1 if n is None else index.get(n, -1) for n in names], dtype=np.int64)
+
+
+def read_label_map(path: Path, old: Sequence[str], new: Sequence[str]) -> Mapping[str, str]:
+    """Read lines of an old class name, a tab and a training class name.
+
+    Several old classes may be the same training class. Old classes that are not named take no
+    part, whatever they are called.
+
+    Args:
+        path: a UTF-8 text file.
+        old: the names of the bank's classes.
+        new: the names of all classes of the training data, whichever part is trained on.
+
+    Raises:
+        DataError: the file cannot be read or is empty, a line is not two names, a name is not
+            among the bank's or the data's, or an old class is named twice; it has the line.
+    """
+    lines = read_lines_of(path, "label map")
+    found: dict[str, str] = {}
+    known = (("the old bank", old, set(old)), ("the training data", new, set(new)))
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        names = [name.strip(" ") for name in line.split("\t")]
+        if len(names) != 2:
+            form = "an old class, one tab and a training class"
+            raise DataError(wrong_line(path, number, form, line))
+        for name, (where, there, quick) in zip(names, known, strict=True):
+            if name not in quick:
+                close = difflib.get_close_matches(name, there, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise DataError(f"{path}, line {number}: {where} has no class {name!r}{hint}")
+        if names[0] in found:
+            raise DataError(f"{path}, line {number}: the old class {names[0]!r} is named twice")
+        found[names[0]] = names[1]
+    if not found:
+        raise DataError(f"the label map {path} is empty")
+    return found
+
+
+def input_of(recipe: Recipe, source: Source) -> Input:
+    """Return what the backbone takes: the recipe's images, or the vectors that the source holds.
+
+    Raises:
+        RecipeError: a setting that means nothing for vectors is set.
+    """
+    encoder = encoder_of(source)
+    if encoder is None:
+        return recipe.model.preprocessing()
+    for name, section in (("data", recipe.data), ("model", recipe.model)):
+        for field in ("shift", "flip", "size", "channels"):
+            default = type(section).model_fields.get(field)
+            if default is not None and getattr(section, field) != default.default:
+                raise RecipeError(
+                    f"{name}.{field} means nothing for {source}, which holds vectors: leave it out"
+                )
+    return encoder.as_input()
+
+
+def inputs_digest(source: Source, takes: Input, bank: FeatureBank | None, task: Task) -> str:
+    """Return what must not change on resuming: the images, and what is known of the old model."""
+    of_data = source.digest()
+    if isinstance(takes, VectorInput):
+        of_data += f" by {takes.encoder}"
+    if bank is None or task.old is None:
+        return of_data
+    bank_record = bank.manifest.model_dump_json(exclude={"created"})
+    digest = hashlib.sha256(f"{of_data}\n{bank_record}\n".encode())
+    weights = None if task.old_classifier is None else task.old_classifier.values.numpy()
+    for array in (task.old.labels, task.old.credible, weights):
+        digest.update(b"" if array is None else array.tobytes())
+    return digest.hexdigest()
