@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Barrier, Thread
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
@@ -111,8 +112,23 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
 
 @functools.cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Return the threads of a process: they do not live on in one that is forked from it."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    """Return the threads of a process: they do not live on in one that is forked from it.
+
+    All are started here, by another thread. A stop comes to the main thread at any moment: one that
+    fell between a start and its registering would leave a thread that nobody tells to end.
+    """
+    pool, together = ThreadPoolExecutor(workers, thread_name_prefix="decode"), Barrier(workers)
+
+    def start_all() -> None:
+        try:
+            list(pool.map(lambda _: together.wait(), range(workers)))
+        except RuntimeError:  # the program is ending
+            together.abort()
+
+    starter = Thread(target=start_all)
+    starter.start()
+    starter.join()
+    return pool
 
 
 @dataclass(eq=False, repr=False)

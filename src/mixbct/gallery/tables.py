@@ -1,7 +1,7 @@
 """The tables that every database of a gallery has.
 
-The present rows of the contract numbered n are in `rows_n`, names and vector together: where they lie
-apart, a database takes an eighth longer to store them.
+The present rows of the contract numbered n are in `rows_n`, names and vector together: where they
+lie apart, a database takes an eighth longer to store them.
 """
 
 import zlib
