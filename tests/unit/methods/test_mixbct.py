@@ -241,7 +241,7 @@ def test_the_readout_equals_a_loop_over_rows_that_have_a_partner() -> None:
     values = torch.randn(20, 6, generator=generator, dtype=torch.float64)
     bank = F.normalize(torch.randn(100, 6, generator=generator, dtype=torch.float64))
     with torch.no_grad():
-        ours.reader += torch.randn(6, 6, generator=generator, dtype=torch.float64)
+        ours.reader.add_(torch.randn(6, 6, generator=generator, dtype=torch.float64))
     new = Features(values, torch.from_numpy(plan.forward_labels))
     old = Features(bank[plan.old_rows], torch.from_numpy(plan.old_labels))
     head = build_head(ArcFaceSettings(name="arcface"), 5, 6).double()
