@@ -181,6 +181,8 @@ class MixBCTSettings(CompatibleSettings):
     partner: Literal["class", "own"] = "class"
     """Of the contrast: an old row of an image's class, or the image's own."""
     negatives: int = Field(1024, ge=0, le=2**20, description="old rows contrasted beside partners")
+    readout: float = Field(0.0, ge=0, exclude_if=operator.not_)
+    """With a contrast: weight of reading each partner off its new feature by a linear map."""
 
 
 class SGDSettings(Settings):

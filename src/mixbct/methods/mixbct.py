@@ -30,12 +30,21 @@ over the old rows that are mixed, a partner for each new row and `negatives` mor
 credible old feature of the row's class, drawn at random, or with `partner = "own"` that of the same
 image wherever it is credible. Mixing ties classes together through W; the contrast asks for the
 right old feature before all others, which is what a search is judged by.
+
+With `readout` = ρ > 0 as well, a linear map A, trained along, reads its partner off each new row,
+
+    L + (ρ/B) Σ_i ‖A f̂_i/‖A f̂_i‖ − o_p(i)‖²,    p(i) = the partner of row i
+
+so that f holds what the old model says of the image itself, where a bridge that is fitted
+afterwards finds it, and yet need not lie there. A begins as the identity and is not deployed.
 """
 
 from fractions import Fraction
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mixbct.distributed import OLD_ROWS, PARTNERS, row_rng
 from mixbct.errors import BankError, RecipeError
@@ -111,6 +120,12 @@ class MixBCT(Method):
             self._by_class = self.candidates[np.argsort(labels, kind="stable")]
             self._counts = np.bincount(labels, minlength=int(task.labels.max()) + 1)
             self._starts = np.cumsum(self._counts) - self._counts
+        if settings.readout:
+            if not settings.contrast:
+                raise RecipeError(
+                    "method.readout reads the partners of the contrast: set method.contrast as well"
+                )
+            self.reader = nn.Parameter(torch.eye(self.old.read(self.candidates[:1]).shape[1]))
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch and the old rows that join it, or take the place of some."""
@@ -165,4 +180,17 @@ class MixBCT(Method):
             positive = new.labels[:, None] == old.labels
             apart = contrastive_loss(similarities, positive)
             losses["contrast"] = self.settings.contrast * apart.sum() / new.total
+        if self.settings.readout:
+            has, partners = self._partners(new, old, mixed.total)
+            read = F.normalize(F.normalize(new.values[has]) @ self.reader)
+            losses["readout"] = self.settings.readout * (read - partners).square().sum() / new.total
         return losses
+
+    def _partners(self, new: Features, old: Features, mixed: int) -> tuple[Tensor, Tensor]:
+        """Return which new rows have a partner, and theirs; `old`: all rows, `mixed` ones first."""
+        counts = torch.from_numpy(self._counts).to(new.labels.device)
+        has = new.world.gather((counts[new.labels] > 0).int(), new.counts)
+        own = new.world.span(new.counts) if new.counts else slice(None)
+        places = mixed - 1 + has.cumsum(0)[own]
+        found = has[own].bool()
+        return found, old.values[places[found]]

@@ -40,6 +40,9 @@ SETTINGS: dict[str, Any] = {
     "mixbct, own partners": MixBCTSettings(
         name="mixbct", draw="bank", contrast=1.0, partner="own", **BANK
     ),
+    "mixbct, readout": MixBCTSettings(
+        name="mixbct", draw="bank", contrast=1.0, readout=2.0, **BANK
+    ),
 }
 
 

@@ -148,7 +148,7 @@ def test_skip_equals_replace_without_batch_normalisation() -> None:
         torch.testing.assert_close(replaced, skipped)
 
 
-def contrasting(partner: str = "class", **old: object) -> MixBCT:
+def contrasting(partner: str = "class", readout: float = 0.0, **old: object) -> MixBCT:
     found = method("bank", 0.5, 20, **old)
     settings = MixBCTSettings(
         name="mixbct",
@@ -159,6 +159,7 @@ def contrasting(partner: str = "class", **old: object) -> MixBCT:
         temperature=0.1,
         partner=partner,  # type: ignore[arg-type]
         negatives=30,
+        readout=readout,
     )
     return MixBCT(settings, Task(LABELS, 20, found.old))
 
@@ -231,6 +232,35 @@ def test_the_contrast_equals_a_loop() -> None:
         new, Features(old.values[:20], old.labels[:20]), head, Progress(0, 1, 0.0)
     )
     assert found["mixed"].item() == pytest.approx(alone["mixed"].item())
+
+
+def test_the_readout_equals_a_loop_over_rows_that_have_a_partner() -> None:
+    ours = contrasting("own", readout=3.0, credible=LABELS != 2).double()
+    plan = ours.plan(0, 0, 0)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+    bank = F.normalize(torch.randn(100, 6, generator=generator, dtype=torch.float64))
+    with torch.no_grad():
+        ours.reader.add_(torch.randn(6, 6, generator=generator, dtype=torch.float64))
+    new = Features(values, torch.from_numpy(plan.forward_labels))
+    old = Features(bank[plan.old_rows], torch.from_numpy(plan.old_labels))
+    head = build_head(ArcFaceSettings(name="arcface"), 5, 6).double()
+    found = ours.losses(new, old, head, Progress(0, 1, 0.0))
+    total = 0.0
+    for value, row, label in zip(values, plan.forward_rows, plan.forward_labels, strict=True):
+        if label != 2:
+            read = F.normalize(value @ ours.reader, dim=0)
+            total += (read - bank[row]).square().sum().item()
+    assert 0 < (plan.forward_labels == 2).sum() < 20
+    assert found["readout"].item() == pytest.approx(3.0 * total / 20)
+    found["readout"].backward()
+    assert ours.reader.grad is not None
+
+
+def test_a_readout_needs_the_partners_of_a_contrast() -> None:
+    settings = MixBCTSettings(name="mixbct", bank="b", readout=1.0)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"set method.contrast"):
+        MixBCT(settings, Task(LABELS, 20, method("bank").old))
 
 
 @pytest.mark.parametrize("draw", ["replace", "skip"])
