@@ -9,6 +9,7 @@ What is imported before a verb is known is little, so that help and a stop come 
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -16,7 +17,8 @@ _STOPPED = "stopped: run the same command again, with --resume where it has that
 _STOPS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
-_interrupted = False
+_interrupted = 0  # or the signal that did
+_report = sys.unraisablehook
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def main() -> None:
     # before a verb runs there is nothing to save, and libraries that are being imported may swallow
     # an exception
     _on_stop(_leave)
+    sys.unraisablehook = _again
     from mixbct.cli.verbs import run
 
     try:
@@ -36,7 +39,7 @@ def main() -> None:
 
 def interrupted() -> bool:
     """Return whether a stop interrupted the verb, whatever a library made of the exception."""
-    return _interrupted
+    return bool(_interrupted)
 
 
 def stopped() -> int:
@@ -64,5 +67,16 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _interrupted
-    _interrupted = True
+    _interrupted = number
     raise KeyboardInterrupt
+
+
+def _again(swallowed: "sys.UnraisableHookArgs") -> None:
+    """Send a stop once more that came where Python lets nothing be raised, as in a destructor."""
+    if not isinstance(swallowed.exc_value, KeyboardInterrupt):
+        _report(swallowed)
+        return
+    # to the process, so that a call of the main thread is broken off
+    later = threading.Timer(0.05, os.kill, [os.getpid(), _interrupted or signal.SIGINT])
+    later.daemon = True
+    later.start()

@@ -79,7 +79,7 @@ def test_a_stop_that_a_library_made_an_error_of_is_a_stop(
     monkeypatch: pytest.MonkeyPatch,
     made: Exception,
 ) -> None:
-    monkeypatch.setattr(cli, "_interrupted", False)
+    monkeypatch.setattr(cli, "_interrupted", 0)
 
     def verb() -> None:
         try:
@@ -89,6 +89,34 @@ def test_a_stop_that_a_library_made_an_error_of_is_a_stop(
 
     assert ended(verb) == 3
     assert capsys.readouterr().err.startswith("stopped: run the same command again")
+
+
+SWALLOWED = """
+import os, signal, time
+from mixbct import cli
+from mixbct.cli import verbs
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def run(ready):
+    ready()
+    ends = Ends()
+    del ends  # what is raised in there is not
+    time.sleep(50)
+    return 0
+
+verbs.run = run
+cli.main()
+"""
+
+
+def test_a_stop_that_python_swallows_comes_again() -> None:
+    command = [sys.executable, "-c", SWALLOWED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    assert done.returncode == 3
+    assert done.stderr == "stopped: run the same command again, with --resume where it has that\n"
 
 
 def test_a_fault_leaves_what_to_report(
