@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.counting import Counter, Weights, sort_rows
-from mixbct.evaluation.scores import CPU, Embeddings, Pair, PairBlock, genuine_counts, pair_blocks
+from mixbct.evaluation.counting import Counter, Weights, see
+from mixbct.evaluation.scores import CPU, Embeddings, Pair, genuine_counts, pair_blocks
 from mixbct.evaluation.thresholds import Grid, Threshold, guess_brackets, score_grid
 
 FARS = (1e-2, 1e-3, 1e-4)
@@ -102,8 +102,7 @@ def compare_all(
     """Score the same queries against several galleries, and count.
 
     The scores are walked over once (and samples of them before); no more than a block of them is
-    held. Rows are sorted once, then every count is a binary search. A part that stands in several
-    galleries is scored and sorted once for all of them.
+    held. A part that stands in several galleries is scored and counted once for all of them.
 
     Args:
         sides: by name, a gallery in parts with the queries that search each, row for row of the
@@ -111,7 +110,7 @@ def compare_all(
         fars: false-accept rates in (0, 1).
         weights: how often each query class is drawn in each bootstrap replicate; None: in none.
         budget: bytes for a block of scores and its temporaries; 0: what suits the device.
-        device: where scores are computed and sorted.
+        device: where scores are computed and counted.
 
     Raises:
         FeatureError: the two sides of a part differ in dimension.
@@ -121,20 +120,21 @@ def compare_all(
         raise DataError(f"false-accept rates must lie between 0 and 1, not {fars}")
     classes, class_of = np.unique(next(iter(sides.values()))[0].query.labels, return_inverse=True)
     weights = np.empty((0, len(classes)), np.uint8) if weights is None else weights
-    counters = {}
-    for name, parts in sides.items():
+    for parts in sides.values():
         _check_pairs(parts)
-        grid = score_grid(parts, budget, device)
-        brackets = guess_brackets(parts, fars, device)
-        counters[name] = Counter(parts, grid, brackets, class_of, weights)
+    every = _different([part for parts in sides.values() for part in parts])
+    grid = score_grid(every, budget, device)
+    counters = {
+        name: Counter(parts, grid, guess_brackets(parts, fars, device), class_of, weights)
+        for name, parts in sides.items()
+    }
     _walk(list(counters.values()), budget, device)
     found = {name: counter.thresholds(fars) for name, counter in counters.items()}
     # where a sample deceived, the counts at the edges say where to look
     for name, thresholds in found.items():
         if None in thresholds:
             counter = counters[name]
-            brackets = counter.narrowed(fars)
-            again = Counter(counter.parts, counter.grid, brackets, class_of, weights[:0])
+            again = Counter(counter.parts, grid, counter.narrowed(fars), class_of, weights[:0])
             _walk([again], budget, device)
             found[name] = again.thresholds(fars)
     return {
@@ -160,15 +160,22 @@ def _check_pairs(parts: Sequence[Pair]) -> None:
         )
 
 
+def _different(parts: Sequence[Pair]) -> list[Pair]:
+    return list({id(part): part for part in parts}.values())
+
+
 def _walk(counters: Sequence[Counter], budget: int, device: torch.device) -> None:
     """Show every block of scores to all counters."""
-    parts = list({id(part): part for counter in counters for part in counter.parts}.values())
+    parts = _different([part for counter in counters for part in counter.parts])
     place = {id(part): i for i, part in enumerate(parts)}
+    grid, low = counters[0].grid, min(float(counter.brackets.min()) for counter in counters)
+    labels = parts[0].query.labels
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for blocks in pair_blocks(parts, None, budget, device):
-            found = [
-                PairBlock(b.rows, sort_rows(b.genuine, threads), sort_rows(b.impostor, threads))
-                for b in blocks
-            ]
+            rows = blocks[0].rows
+            begins = np.flatnonzero(np.diff(labels[rows], prepend=np.nan))
+            genuine = torch.cat([block.genuine for block in blocks], dim=1)
+            seen = [see(block, genuine, begins, grid, low, threads) for block in blocks]
+            own = [block.genuine.cpu() for block in blocks]
             for counter in counters:
-                counter.take(blocks[0].rows, [found[place[id(part)]] for part in counter.parts])
+                counter.take(rows, begins, own, seen, [place[id(part)] for part in counter.parts])

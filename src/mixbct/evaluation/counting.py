@@ -1,12 +1,18 @@
-"""What is counted of one gallery, a block of sorted scores at a time."""
+"""What is counted of the scores, a block of them at a time.
+
+A mark is a score at which pairs can be counted, and the code of a score is how many marks lie
+below it. Impostor pairs are counted by code, class by class, and never sorted: what lies above an
+edge is a sum of counts. Codes serve every gallery that a block belongs to.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from mixbct.evaluation.scores import Pair, PairBlock, genuine_counts
@@ -15,15 +21,158 @@ from mixbct.evaluation.thresholds import Brackets, Grid, Threshold, Trials, allo
 Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
 """How often each query class is drawn in each replicate."""
 
+_AT_A_TIME = 2**19
+# a long row is compared with up to so many low genuine scores one by one; others are sorted
+_LONG, _FEW = 2**13, 32
 
-def sort_rows(scores: Float32[Tensor, "b s"], threads: ThreadPoolExecutor) -> Tensor:
-    """Return scores with each row ascending; in main memory they are sorted in place."""
-    if scores.device.type != "cpu":
-        return scores.sort(dim=1).values
-    # NumPy sorts rows of float32 with vector instructions, torch carries indices along
-    rows = np.array_split(scores.numpy(), torch.get_num_threads())
-    list(threads.map(lambda some: some.sort(axis=1), rows))
-    return scores
+
+@dataclass(frozen=True)
+class Seen:
+    """What is counted of a block's impostor pairs with one part.
+
+    Args:
+        above: [k, a] pairs of each class above each of the grid's places.
+        codes: [m + 1] pairs of each code.
+        at_least: [b, p] pairs of each query that score at least each genuine score.
+        highest: [t] scores above all that no threshold can be.
+    """
+
+    above: Int64[np.ndarray, "k a"]
+    codes: Int64[np.ndarray, " c"]
+    at_least: Int64[np.ndarray, "b p"]
+    highest: Float32[np.ndarray, " t"]
+
+
+def see(
+    block: PairBlock,
+    genuine: Float32[Tensor, "b p"],
+    begins: Int64[np.ndarray, " k"],
+    grid: Grid,
+    low: float,
+    threads: ThreadPoolExecutor,
+) -> Seen:
+    """Count the impostor pairs of a block, whose buffer may be sorted on the way.
+
+    Args:
+        block: of queries class by class.
+        genuine: their genuine scores with every part, −inf where there is none.
+        begins: the row with which each class begins.
+        grid: where pairs are counted.
+        low: scores above it are kept.
+        threads: share the rows in main memory.
+    """
+    own = (block.genuine > -torch.inf).sum(dim=1).cpu().numpy()
+    if block.impostor.device.type != "cpu":
+        return see_on_device(block.impostor, genuine, own, begins, grid, low)
+    scores, others = block.impostor.numpy(), genuine.numpy()
+    place = np.zeros(len(scores), np.int64)
+    place[begins[1:]] = 1
+    place = place.cumsum()
+
+    def look(rows: Int64[np.ndarray, " l"]) -> Seen:
+        some = slice(rows[0], rows[-1] + 1)
+        return _see_rows(scores[some], others[some], own[some], place[some], len(begins), grid, low)
+
+    shares = np.array_split(np.arange(len(scores)), min(len(scores), torch.get_num_threads()))
+    found = list(threads.map(look, shares))
+    return Seen(
+        np.sum([one.above for one in found], axis=0),
+        np.sum([one.codes for one in found], axis=0),
+        np.concatenate([one.at_least for one in found]),
+        np.concatenate([one.highest for one in found]),
+    )
+
+
+def _see_rows(
+    scores: Float32[np.ndarray, "b s"],
+    genuine: Float32[np.ndarray, "b p"],
+    own: Int64[np.ndarray, " b"],
+    place: Int64[np.ndarray, " b"],
+    classes: int,
+    grid: Grid,
+    low: float,
+) -> Seen:
+    """Count some rows; `own`: how many of each are no impostor pairs, `place`: of their class."""
+    size, items = len(grid.marks) + 1, scores.shape[1]
+    # long steps, since threads lose time whenever they meet between two
+    most = max(1, min(_AT_A_TIME // items, _AT_A_TIME // (4 * size)))
+    room, flags = np.empty((most, items), np.float32), np.empty((most, items), np.bool_)
+    above = np.zeros((classes, len(grid.starts)), np.int64)
+    codes = np.zeros(size, np.int64)
+    at_least, highest = np.empty(genuine.shape, np.int64), []
+    for first in range(0, len(scores), most):
+        rows = slice(first, first + most)
+        some = scores[rows]
+        to, over = room[: len(some)], flags[: len(some)]
+        begin, end = place[rows][[0, -1]] + [0, 1]
+        local = place[rows] - begin
+        found = grid.codes(some, size * local, to)
+        # of NumPy's and torch's, the one that lets other threads run
+        counted = torch.bincount(torch.from_numpy(found.ravel()), minlength=size * (end - begin))
+        counts = counted.numpy().reshape(-1, size)
+        np.subtract.at(counts[:, 0], local, own[rows])
+        codes += counts.sum(axis=0)
+        above[begin:end] += grid.above(counts)
+        np.greater(some, low, out=over)
+        highest.append(some.ravel().take(np.flatnonzero(over)))
+        at_least[rows] = _at_least(some, genuine[rows], low, over, highest[-1])
+    return Seen(above, codes, at_least, np.concatenate(highest))
+
+
+def _at_least(
+    scores: Float32[np.ndarray, "b s"],
+    genuine: Float32[np.ndarray, "b p"],
+    low: float,
+    over: Bool[np.ndarray, "b s"],
+    highest: Float32[np.ndarray, " t"],
+) -> Int64[np.ndarray, "b p"]:
+    """Return how many scores of each row are at least each genuine one; they may be sorted.
+
+    Args:
+        scores: of impostor pairs.
+        genuine: of each row; for −inf anything is returned.
+        low: some score.
+        over: which scores lie above it; written over.
+        highest: those scores.
+    """
+    items = scores.shape[1]
+    lower = list(zip(*np.nonzero((genuine <= low) & (genuine > -np.inf)), strict=True))
+    if items < _LONG or len(lower) > _FEW * len(scores):
+        scores.sort(axis=1)
+        below = torch.searchsorted(torch.from_numpy(scores), torch.from_numpy(genuine))
+        return np.asarray(items - below.numpy())
+    found = np.empty(genuine.shape, np.int64)
+    cuts = np.cumsum([np.count_nonzero(row) for row in over])
+    for row, above in enumerate(np.split(highest, cuts[:-1])):
+        above.sort()
+        found[row] = len(above) - np.searchsorted(above, genuine[row])
+    for place in lower:
+        np.greater_equal(scores[place[0]], genuine[place], out=over[0])
+        found[place] = np.count_nonzero(over[0])
+    return found
+
+
+def see_on_device(
+    scores: Float32[Tensor, "b s"],
+    genuine: Float32[Tensor, "b p"],
+    own: Int64[np.ndarray, " b"],
+    begins: Int64[np.ndarray, " k"],
+    grid: Grid,
+    low: float,
+) -> Seen:
+    """Return what `see` does, all rows at once."""
+    size = len(grid.marks) + 1
+    classes = torch.zeros(len(scores), dtype=torch.int64)
+    classes[torch.from_numpy(begins[1:])] = 1
+    codes = torch.bucketize(scores, torch.from_numpy(grid.marks).to(scores.device))
+    codes += size * classes.cumsum(0).to(scores.device)[:, None]
+    counts = torch.bincount(codes.view(-1), minlength=size * len(begins)).view(-1, size).cpu()
+    counts[:, 0] -= torch.from_numpy(np.add.reduceat(own, begins))
+    highest = scores[scores > low].cpu().numpy()
+    at_least = scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, genuine)
+    return Seen(
+        grid.above(counts.numpy()), counts.sum(dim=0).numpy(), at_least.cpu().numpy(), highest
+    )
 
 
 class Counter:
@@ -37,67 +186,86 @@ class Counter:
         class_of: Int64[np.ndarray, " n"],
         weights: Weights,
     ) -> None:
-        self.parts, self.grid = parts, grid
-        self._brackets, self._class_of, self._weights = brackets, class_of, weights
+        self.parts, self.grid, self.brackets = parts, grid, brackets
+        self._class_of, self._weights = class_of, weights
         counts = sum(genuine_counts(part.query, part.gallery) for part in parts)
         self._width = max(1, int(np.max(counts)))
         self._precision = np.empty(len(class_of))
         self._rank = np.empty(len(class_of), np.int64)
-        edges, inner = len(grid.edges), len(grid.bins) - 2
-        self._marks = np.concatenate([grid.edges, grid.bins[1:-1], *brackets.T])
         # genuine first, impostor second
-        self._above = np.zeros((2, len(self._marks)), np.int64)
-        self._at_least = np.zeros((2, len(brackets)), np.int64)
-        self._skipped = np.zeros(edges - 1, np.bool_)
-        self._drawn = np.zeros((2, len(weights), edges))
-        self._at = np.cumsum([edges, inner, len(brackets)])
+        self._above = np.zeros((2, len(grid.starts)), np.int64)
+        self._drawn = np.zeros((2, len(weights), len(grid.edges)))
+        self._codes = np.zeros(len(grid.marks) + 1, np.int64)
+        self._over, self._at_least = np.zeros((2, 2, len(brackets)), np.int64)
         self._inside: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in brackets]
 
-    def take(self, rows: Int64[np.ndarray, " b"], blocks: Sequence[PairBlock]) -> None:
-        """Count a block with sorted rows: of queries in the order of their classes."""
-        genuine = blocks[0].genuine
-        if len(blocks) > 1:
-            # as wide as the whole gallery's would be, so that sums of a row run alike
-            genuine = torch.cat([block.genuine for block in blocks], dim=1).sort(dim=1).values
-            genuine = genuine[:, -self._width :].contiguous()
-        impostors = [block.impostor for block in blocks]
-        self._precision[rows], self._rank[rows] = _ranking(genuine, impostors)
-        marks = torch.from_numpy(self._marks).to(genuine.device)
+    def take(
+        self,
+        rows: Int64[np.ndarray, " b"],
+        begins: Int64[np.ndarray, " k"],
+        genuine: Sequence[Float32[Tensor, "b _"]],
+        seen: Sequence[Seen],
+        places: Sequence[int],
+    ) -> None:
+        """Count a block: of queries in the order of their classes, with some of the parts.
+
+        Args:
+            rows: which queries.
+            begins: the place in it with which each class begins.
+            genuine: their genuine scores with each part.
+            seen: what was counted of the impostor pairs with each part.
+            places: the gallery's parts.
+        """
+        stops = np.cumsum([part.shape[1] for part in genuine])
+        columns = np.concatenate(
+            [np.arange(*(stops[i] - [genuine[i].shape[1], 0])) for i in places]
+        )
+        # as wide as the whole gallery's would be, so that sums of a row run alike
+        found = torch.cat([genuine[i] for i in places], dim=1).sort(dim=1)
+        own, order = (each[:, -self._width :].contiguous().numpy() for each in found)
+        at_least = np.sum([seen[i].at_least[:, columns] for i in places], axis=0)
+        ahead = np.take_along_axis(at_least, order, axis=1)
+        self._precision[rows], self._rank[rows] = _ranking(own, ahead)
+        present = own[own > -np.inf]
+        class_of = np.repeat(self._class_of[rows], (own > -np.inf).sum(axis=1))
+        by_class = (
+            self._genuine_above(present, class_of, self._class_of[rows[begins]]),
+            np.sum([seen[i].above for i in places], axis=0),
+        )
+        self._codes += np.sum([seen[i].codes for i in places], axis=0)
         first = int(self._class_of[rows[0]])
-        # queries come class by class: where each class begins
-        begins = np.flatnonzero(np.diff(self._class_of[rows], prepend=first - 1))
         drawn = self._weights[:, first : first + len(begins)].astype(np.float64)
-        for side, scores in enumerate(([genuine], impostors)):
-            above = torch.zeros(len(rows), len(marks), dtype=torch.int64, device=genuine.device)
-            for ascending in scores:
-                over = _places(ascending, marks, right=True)
-                above += ascending.shape[1] - over
-                at = _places(ascending, marks[self._at[2] :], right=False)
-                self._at_least[side] += (ascending.shape[1] - at).sum(dim=0).cpu().numpy()
-                lows = over[:, self._at[1] : self._at[2]]
-                for i, kept in enumerate(self._inside):
-                    kept[side].append(_between(ascending, lows[:, i], at[:, i]))
-                if side == 1:
-                    # the first score above an edge, where there is one, may lie below the next;
-                    # of the edges where it did before nothing is asked again
-                    left = np.flatnonzero(~self._skipped)
-                    last = ascending.shape[1] - 1
-                    first_above = ascending.gather(1, over[:, left].clamp_max(last))
-                    between = (first_above > marks[left]) & (first_above < marks[left + 1])
-                    self._skipped[left] = between.any(dim=0).cpu().numpy()
-            by_class = np.add.reduceat(above.cpu().numpy(), begins, axis=0)
-            self._above[side] += by_class.sum(axis=0)
+        highest = np.concatenate([seen[i].highest for i in places])
+        for side, (above, values) in enumerate(zip(by_class, (present, highest), strict=True)):
+            self._above[side] += above.sum(axis=0)
             if len(drawn):
                 # whole numbers below 2⁵³, so that no order of the sums changes a bit
-                self._drawn[side] += drawn @ by_class[:, : self._at[0]].astype(np.float64)
+                self._drawn[side] += drawn @ above[:, : len(self.grid.edges)].astype(np.float64)
+            for i, (low, high) in enumerate(self.brackets):
+                self._over[side, i] += np.count_nonzero(values > high)
+                self._at_least[side, i] += np.count_nonzero(values >= high)
+                self._inside[i][side].append(values[(values > low) & (values < high)])
+
+    def _genuine_above(
+        self,
+        scores: Float32[np.ndarray, " g"],
+        class_of: Int64[np.ndarray, " g"],
+        classes: Int64[np.ndarray, " k"],
+    ) -> Int64[np.ndarray, "k a"]:
+        """Return how many genuine scores of each class lie above each place of the grid."""
+        size = len(self.grid.marks) + 1
+        codes = np.searchsorted(self.grid.marks, scores)
+        cuts = np.searchsorted(class_of, classes[1:])
+        counts = [np.bincount(some, minlength=size) for some in np.split(codes, cuts)]
+        return np.array([self.grid.above(some) for some in counts])
 
     def thresholds(self, fars: tuple[float, ...]) -> list[Threshold | None]:
         """Return the exact threshold at each rate; None where it lies outside its bracket."""
         return [self._threshold(i, far) for i, far in enumerate(fars)]
 
     def _threshold(self, i: int, far: float) -> Threshold | None:
-        pairs, high = int(self._above[1, 0]), self._at[2] + i
-        value, (genuine, impostors) = float(self._marks[high]), self._above[:, high].tolist()
+        pairs, value = int(self._above[1, 0]), float(self.brackets[i][1])
+        genuine, impostors = self._over[:, i].tolist()
         # ties at the upper end may be most of the pairs
         at_least = self._at_least[:, i].tolist()
         place = allowed_impostors(far, pairs)
@@ -115,25 +283,25 @@ class Counter:
 
     def narrowed(self, fars: tuple[float, ...]) -> Brackets:
         """Return the neighbouring edges, ascending from −inf to +inf, that each threshold is in."""
-        above, edges = self._above[1, : self._at[0]], self.grid.edges
+        edges = self.grid.edges
+        above = self._above[1, : len(edges)]
         # the first edge above which no more than allowed lie; the threshold is at most that high
         upper = [int(np.argmax(above <= allowed_impostors(far, int(above[0])))) for far in fars]
         return np.array([[edges[i - 1], edges[i]] for i in upper])
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted, by the names in `Comparison`."""
-        edges, bins = self._at[0], self._at[1]
-        per_edge = self._above[:, :edges]
-        totals = per_edge[:, :1]
-        over = np.concatenate([totals, self._above[:, edges:bins], np.zeros_like(totals)], axis=1)
+        edges = len(self.grid.edges)
+        totals = self._above[:, :1]
+        over = np.concatenate([totals, self._above[:, edges:], np.zeros_like(totals)], axis=1)
         genuine_bins, impostor_bins = -np.diff(over, axis=1)
         return {
             "average_precision": self._precision,
             "rank": self._rank,
             "grid": self.grid,
-            "genuine_above": per_edge[0],
-            "impostor_above": per_edge[1],
-            "skipped": self._skipped,
+            "genuine_above": self._above[0, :edges],
+            "impostor_above": self._above[1, :edges],
+            "skipped": self.grid.skipped(self._codes),
             "genuine_bins": genuine_bins,
             "impostor_bins": impostor_bins,
             "drawn_above": self._drawn,
@@ -141,7 +309,7 @@ class Counter:
 
 
 def _ranking(
-    genuine: Float32[Tensor, "b p"], impostors: Sequence[Float32[Tensor, "b _"]]
+    genuine: Float32[np.ndarray, "b p"], impostor_at_least: Int64[np.ndarray, "b p"]
 ) -> tuple[Float64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
     """Return each query's average precision and the rank of its first correct item, from 1.
 
@@ -152,36 +320,14 @@ def _ranking(
 
     Args:
         genuine: scores of genuine pairs, each row ascending, −inf where there is none.
-        impostors: of each part, scores of impostor pairs, each row ascending, −inf where there is
-            none.
+        impostor_at_least: how many impostor pairs score at least that.
     """
-    genuine_at_least = (genuine.shape[1] - torch.searchsorted(genuine, genuine)).cpu()
-    impostor_at_least = torch.zeros_like(genuine_at_least)
-    for ascending in impostors:
-        impostor_at_least += (ascending.shape[1] - torch.searchsorted(ascending, genuine)).cpu()
-    present = (genuine > -torch.inf).cpu()
-    precision = genuine_at_least.double() / (genuine_at_least + impostor_at_least)
+    ascending = torch.from_numpy(genuine)
+    genuine_at_least = (genuine.shape[1] - torch.searchsorted(ascending, ascending)).numpy()
+    present = genuine > -np.inf
+    precision = genuine_at_least / (genuine_at_least + impostor_at_least)
     # the best is the last
-    rank = torch.where(present[:, -1], impostor_at_least[:, -1] + 1, 0)
-    average = (precision * present).sum(dim=1) / present.sum(dim=1)
-    return average.numpy(), rank.numpy()
-
-
-def _places(
-    ascending: Float32[Tensor, "b s"], marks: Float32[Tensor, " m"], right: bool
-) -> Int64[Tensor, "b m"]:
-    """Return how many scores of each row lie below (`right`: or at) each mark."""
-    rows = marks.expand(len(ascending), -1).contiguous()
-    return torch.searchsorted(ascending, rows, right=right)
-
-
-def _between(
-    ascending: Float32[Tensor, "b s"], start: Int64[Tensor, " b"], stop: Int64[Tensor, " b"]
-) -> Float32[np.ndarray, " k"]:
-    """Return the scores of each row from one place to another, all in one array."""
-    counts = (stop - start).clamp_min(0)
-    ends = counts.cumsum(0)
-    rows = torch.repeat_interleave(counts)
-    columns = torch.arange(len(rows), device=rows.device) - (ends - counts - start)[rows]
-    found: np.ndarray = ascending[rows, columns].cpu().numpy()
-    return found
+    rank = np.where(present[:, -1], impostor_at_least[:, -1] + 1, 0)
+    with np.errstate(invalid="ignore"):
+        average = (precision * present).sum(axis=1) / present.sum(axis=1)
+    return average, rank

@@ -12,10 +12,11 @@ it lies elsewhere, the counts at the grid's edges say where, and a second walk f
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int64, Integer
 
 from mixbct.errors import DataError
 from mixbct.evaluation.scores import Pair, sampled_scores
@@ -26,6 +27,8 @@ _FEWEST_QUERIES = 16
 _PER_DECADE = 96
 _DECADES = 6
 _BINS = 100
+_MARKS = 2**13
+_FINEST = -21  # of steps as powers of two: float32 holds a score and its rounding
 _MARGIN = 1e-3  # bins have a width even where all scores are equal
 
 Brackets = Float32[np.ndarray, "f 2"]
@@ -39,12 +42,68 @@ class Grid:
     """Where pairs are counted.
 
     Args:
-        edges: ascending, with −inf first and +inf last.
-        bins: edges of evenly wide histogram bins; the outermost bins take what lies beyond.
+        marks: ascending; the code of a score is how many of them lie below it.
+        edges: marks, with −inf first and +inf last.
+        bins: edges of histogram bins, evenly wide but for a mark's distance; the outermost bins
+            take what lies beyond.
+        step: 0 where marks lie anywhere. Else scores are rounded to multiples of it, which codes
+            count from `lowest` on, and marks lie half-way between two multiples.
+        lowest: a multiple; scores below count as it.
     """
 
+    marks: Float32[np.ndarray, " m"]
     edges: Float32[np.ndarray, " e"]
     bins: Float32[np.ndarray, " h"]
+    step: float = 0.0
+    lowest: float = 0.0
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, " a"]:
+        """Return the codes from which scores lie above each edge, then each inner end of a bin."""
+        starts = np.searchsorted(self.marks, [*self.edges, *self.bins[1:-1]]) + 1
+        starts[0], starts[len(self.edges) - 1] = 0, len(self.marks) + 1
+        return starts
+
+    def codes(
+        self,
+        scores: Float32[np.ndarray, "b s"],
+        added: Int64[np.ndarray, " b"],
+        room: Float32[np.ndarray, "b s"],
+    ) -> Integer[np.ndarray, "b s"]:
+        """Return the code of each score and what is added to its row's, in `room` if need be."""
+        if not self.step:
+            return np.asarray(np.searchsorted(self.marks, scores) + added[:, None])
+        # of numbers from 2²³ to 2²⁴ steps the last bit is a step: the sum is rounded to one
+        zero = 3 * 2**22 * self.step
+        ends = np.array([self.lowest, self.lowest + len(self.marks) * self.step]) + zero
+        first, last = ends.astype(np.float32)
+        np.add(scores, np.float32(zero), out=room)
+        np.clip(room, first, last, out=room)
+        codes = room.view(np.int32)
+        codes -= (first.view(np.int32) - added[:, None]).astype(np.int32)
+        return codes
+
+    def above(self, counts: Int64[np.ndarray, "*k c"]) -> Int64[np.ndarray, "*k a"]:
+        """Return from counts of codes how many scores lie above each edge and end of a bin."""
+        below = _below(counts)
+        return np.asarray(below[..., -1:] - below[..., self.starts])
+
+    def skipped(self, counts: Int64[np.ndarray, " c"]) -> Bool[np.ndarray, " s"]:
+        """Return from counts of codes whether scores lie strictly between two edges."""
+        below = _below(counts)
+        starts = self.starts[: len(self.edges)]
+        stops = starts[1:].copy()
+        if not self.step:
+            # a mark lies just below each edge: what is between the two is the edge
+            stops[:-1] -= 1
+        return np.asarray(below[stops] > below[starts[:-1]])
+
+
+def _below(counts: Int64[np.ndarray, "*k c"]) -> Int64[np.ndarray, "*k d"]:
+    """Return how many scores have a code below each, and below none."""
+    below = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1), np.int64)
+    np.cumsum(counts, axis=-1, out=below[..., 1:])
+    return below
 
 
 def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid:
@@ -57,15 +116,36 @@ def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid
     genuine, impostor = sampled_scores(parts, sample, budget, device)
     scores = np.sort(impostor)
     ends = np.concatenate([scores[:1], scores[-1:], genuine])
+    low, high = float(ends.min()) - _MARGIN, float(ends.max()) + _MARGIN
     edges = scores[np.diff(scores, prepend=-np.inf) > 0]
-    if len(edges) > _EXACT:
+    several = len(edges) > _EXACT
+    if several:
         rates = np.logspace(-_DECADES, 0, _PER_DECADE * _DECADES + 1)
         ranks = np.maximum(np.rint(rates * len(scores)), 1).astype(np.int64)
         edges = np.unique(scores[len(scores) - ranks])
-    return Grid(
-        edges=np.concatenate([[-np.inf], edges, [np.inf]]).astype(np.float32),
-        bins=np.linspace(ends.min() - _MARGIN, ends.max() + _MARGIN, _BINS + 1).astype(np.float32),
-    )
+    if several and wanted < len(labels):
+        marks, step, lowest = even_marks(low, high)
+        edges = np.unique(marks[np.searchsorted(marks, edges)])
+        bins = marks[np.linspace(0, len(marks) - 1, _BINS + 1).astype(np.int64)]
+        return Grid(marks, _between_infinities(edges), bins, step, lowest)
+    bins = np.linspace(low, high, _BINS + 1).astype(np.float32)
+    below = np.nextafter(edges, np.float32(-np.inf))
+    marks = np.unique(np.concatenate([below, edges, bins[1:-1]]))
+    return Grid(marks, _between_infinities(edges), bins)
+
+
+def even_marks(low: float, high: float) -> tuple[Float32[np.ndarray, " m"], float, float]:
+    """Return some thousand marks from one score to another, their step and the lowest multiple."""
+    step = 2.0 ** max(_FINEST, math.ceil(math.log2((high - low) / _MARKS)))
+    multiples = np.arange(math.floor(low / step), math.ceil(high / step))
+    marks = ((multiples + 0.5) * step).astype(np.float32)
+    # what lies half-way is rounded to the even one, which may be the upper
+    marks[multiples % 2 == 1] = np.nextafter(marks[multiples % 2 == 1], np.float32(-np.inf))
+    return marks, step, float(multiples[0] * step)
+
+
+def _between_infinities(edges: Float32[np.ndarray, " e"]) -> Float32[np.ndarray, " i"]:
+    return np.concatenate([[-np.inf], edges, [np.inf]]).astype(np.float32)
 
 
 @dataclass(frozen=True)

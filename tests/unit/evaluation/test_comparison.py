@@ -10,17 +10,19 @@ from sklearn.metrics import average_precision_score, roc_curve
 from torchmetrics.functional.retrieval import retrieval_average_precision
 
 from mixbct.errors import DataError
-from mixbct.evaluation import comparison
+from mixbct.evaluation import comparison, counting
 from mixbct.evaluation.bootstrap import class_weights
 from mixbct.evaluation.comparison import compare, compare_all
 from mixbct.evaluation.scores import Embeddings, Pair
-from mixbct.evaluation.thresholds import allowed_impostors
+from mixbct.evaluation.thresholds import Grid, allowed_impostors, even_marks
 
 FARS = (0.3, 0.1, 1e-2, 1e-3, 1e-5)
 
 
-@pytest.fixture(params=["few pairs", "many pairs", "ties"])
-def sides(request, clustered, tied):
+@pytest.fixture(params=["few pairs", "many pairs", "more than a sample", "ties"])
+def sides(request, clustered, tied, monkeypatch):
+    if request.param == "more than a sample":
+        monkeypatch.setattr("mixbct.evaluation.thresholds._SAMPLE_PAIRS", 1)
     if request.param == "ties":
         return tied
     if request.param == "few pairs":
@@ -236,3 +238,52 @@ def test_a_set_without_genuine_or_without_impostor_pairs_is_refused(labels):
 def test_a_rate_out_of_range_is_refused(tied):
     with pytest.raises(DataError, match="between 0 and 1"):
         compare(*tied, fars=(1.5,))
+
+
+def everything(comparison):
+    return {f.name: getattr(comparison, f.name) for f in dataclasses.fields(comparison)}
+
+
+@pytest.mark.parametrize("few", [0, 32])
+def test_long_rows_are_counted_as_short_ones(sides, monkeypatch, few):
+    weights = class_weights(len(sides[0].classes), 20, seed=1)
+    expected = everything(compare(*sides, fars=FARS, weights=weights))
+    monkeypatch.setattr(counting, "_LONG", 1)
+    monkeypatch.setattr(counting, "_FEW", few)
+    monkeypatch.setattr(counting, "_AT_A_TIME", 3000)
+    found = everything(compare(*sides, fars=FARS, weights=weights))
+    del found["grid"], expected["grid"]
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_a_device_counts_as_main_memory_does(sides, monkeypatch):
+    weights = class_weights(len(sides[0].classes), 20, seed=1)
+    expected = everything(compare(*sides, fars=FARS, weights=weights))
+
+    def see(block, genuine, begins, grid, low, _):
+        own = (block.genuine > -torch.inf).sum(dim=1).numpy()
+        return counting.see_on_device(block.impostor, genuine, own, begins, grid, low)
+
+    monkeypatch.setattr(comparison, "see", see)
+    found = everything(compare(*sides, fars=FARS, weights=weights))
+    del found["grid"], expected["grid"]
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("ends", [(-0.4, 0.9), (-1.0, 1.0), (0.97, 0.9701), (0.999, 1.001)])
+def test_the_code_of_a_score_is_how_many_marks_lie_below_it(ends):
+    marks, step, lowest = even_marks(*ends)
+    grid = Grid(marks, marks[:2], marks[:2], step, lowest)
+    assert (np.diff(marks) > 0).all()
+    assert 4096 <= len(marks) <= 8200 or step == 2.0**-21
+    beside = [np.nextafter(marks, np.float32(way)) for way in (-2, 2)]
+    random = np.random.default_rng(0).uniform(-1.003, 1.003, 5000).astype(np.float32)
+    scores = np.concatenate([marks, *beside, random, np.float32([-np.inf, -1, 0, 1])])[None]
+    added = np.array([7])
+    codes = grid.codes(scores, added, np.empty_like(scores))
+    expected = np.searchsorted(marks, scores) + 7
+    np.testing.assert_array_equal(codes, expected)
+    searched = dataclasses.replace(grid, step=0.0)
+    np.testing.assert_array_equal(searched.codes(scores, added, scores), expected)
