@@ -99,7 +99,7 @@ class Transaction(Snapshot):
         return replaced
 
     def _added(self, known: Known, rows: Iterable[Rows]) -> bool:
-        """Return whether all are new: to look for each of them first takes a third longer."""
+        """Add rows if all are new, and return whether they were: looking for each first is slower."""
         self.do("SAVEPOINT before")
         try:
             self.database.add_rows(self.connection, known.table, rows)

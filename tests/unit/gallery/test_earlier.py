@@ -26,8 +26,9 @@ EARLIER = Path(__file__).parent / "earlier"
 def place(request, tmp_path):
     """Return where a gallery of an earlier version is, and what it said of itself."""
     script = (EARLIER / f"{request.param}.sql").read_text()
-    told = json.loads((EARLIER / "told.json").read_text())[request.param]
-    if request.param.startswith("sqlite"):
+    database = request.param.split("_")[0]
+    told = json.loads((EARLIER / "told.json").read_text())[database]
+    if database == "sqlite":
         with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
             connection.executescript(script)
         return str(tmp_path), told

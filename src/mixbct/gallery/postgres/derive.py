@@ -42,7 +42,7 @@ def derive(
         if milvus:
             milvus.create(name, dim)
         else:
-            tables.create_mapped(to.connection, name, dim)
+            tables.create_table(to.connection, name, dim)
         to.do(
             "INSERT INTO derived VALUES (%s, %s, %s, %s, 0, %s, 0)",
             *(name, known.number, side.digest if side else ""),

@@ -65,8 +65,8 @@ WHERE within = (SELECT id FROM place) AND NOT EXISTS (SELECT FROM pg_catalog.pg_
 """
 
 
-def create_mapped(connection: "Connection", table: str, dim: int, columns: str = VECTORS) -> None:
-    """Make a table of mapped vectors, which are kept in their rows where they fit.
+def create_table(connection: "Connection", table: str, dim: int, columns: str = VECTORS) -> None:
+    """Make a table with vectors, which are kept in their rows where they fit.
 
     Kept aside, as the server does with rows of more than 2 kB, they take twice as long to scan.
     """
@@ -77,7 +77,7 @@ def create_mapped(connection: "Connection", table: str, dim: int, columns: str =
 
 def create_rows(connection: "Connection", table: str, dim: int, searched_by: str) -> None:
     """Make a table of rows, whose names stay beside their vector, with its index."""
-    create_mapped(connection, table, dim, ROWS)
+    create_table(connection, table, dim, ROWS)
     for column in ("key", "label"):
         connection.execute(f"ALTER TABLE {table} ALTER {column} SET STORAGE MAIN".encode())
     index(connection, table, dim, searched_by)
