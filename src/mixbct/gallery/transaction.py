@@ -99,7 +99,7 @@ class Transaction(Snapshot):
         return replaced
 
     def _added(self, known: Known, rows: Iterable[Rows]) -> bool:
-        """Add rows if all are new, and return whether they were: looking for each first is slower."""
+        """Add rows if all are new, and say so: to look for each of them first is slower."""
         self.do("SAVEPOINT before")
         try:
             self.database.add_rows(self.connection, known.table, rows)
