@@ -116,8 +116,8 @@ def test_a_demo_on_ones_own_folder(mixbct, photos: Path) -> None:
     assert {"report.html", "result.json", "gate.json", "old", "new", "independent", "bank"} <= left
     # deployed behind a bridge that was fitted to it, and judged so
     deployed = json.loads((photos / "demo/model/model.json").read_text())["bridge"]
-    assert deployed["kind"] == "whiten_cca"
-    assert deployed["fit"]["shrinkage"] == 0.3
+    assert deployed["kind"] == "trained + whiten_cca"
+    assert deployed["fit"]["shrinkage"] == 0.1
     result = json.loads((photos / "demo/result.json").read_text())
     assert result["bridge"] == deployed
     rows = {"old/old", "new/old", "new/new", "procrustes/old", "whiten/old", "new+old/old"}

@@ -32,11 +32,14 @@ from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import Record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
-from mixbct.workflows.adapt import fit_bridge
+from mixbct.workflows.adapt import beside_own, fit_bridge
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, open_training_rows
 from mixbct.workflows.verdict import decide
+
+SHARE = 0.1
+"""Shrinkage of the bridge that a new model is deployed behind."""
 
 
 class Switch(Record):
@@ -143,9 +146,9 @@ class _Run:
     def deploy(self, old: EmbeddingModel, new: EmbeddingModel, whiten: float | None) -> Path:
         """Return the folder of the new model as it is deployed.
 
-        One that was trained against the whitened bank is deployed behind `whiten_cca`, at the same
-        shrinkage. That is no choice by cross-validation: the training classes, which it has
-        learned, would prefer the bridge that it was trained with.
+        One that was trained against the whitened bank is compared in the space that it was trained
+        in and in that of `whiten_cca`, side by side. That is no choice by cross-validation: the
+        training classes, which it has learned, would prefer the bridge that it was trained with.
         """
         trained, folder = self.out / "new" / "model", self.out / "model"
         if whiten is None:
@@ -159,7 +162,7 @@ class _Run:
         try:
             items = self.data.items(new, old, self.stage)
             with self.stage("fit the new model's bridge"):
-                bridge = fit_bridge("whiten_cca", items, whiten)
+                bridge = beside_own(new.bridge, fit_bridge("whiten_cca", items, SHARE), items)
         except FeatureError:
             return trained
         save_with_bridge(trained, folder, bridge)
