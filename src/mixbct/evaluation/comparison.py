@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float64, Int64
 
 from mixbct.errors import DataError
 from mixbct.evaluation.counting import Counter, Weights, see
-from mixbct.evaluation.scores import CPU, Embeddings, Pair, genuine_counts, pair_blocks
-from mixbct.evaluation.thresholds import Grid, Threshold, guess_brackets, score_grid
+from mixbct.evaluation.scores import BUDGET, CPU, Embeddings, Pair, genuine_counts, pair_blocks
+from mixbct.evaluation.thresholds import Grid, Threshold, guess_brackets, score_grids
 
 FARS = (1e-2, 1e-3, 1e-4)
+_HIGH = 0.05  # of a block, the share that is kept beside it for a threshold, and copied
 
 
 @dataclass(frozen=True)
@@ -122,20 +123,22 @@ def compare_all(
     weights = np.empty((0, len(classes)), np.uint8) if weights is None else weights
     for parts in sides.values():
         _check_pairs(parts)
-    every = _different([part for parts in sides.values() for part in parts])
-    grid = score_grid(every, budget, device)
+    grids = score_grids(list(sides.values()), budget, device)
     counters = {
         name: Counter(parts, grid, guess_brackets(parts, fars, device), class_of, weights)
-        for name, parts in sides.items()
+        for (name, parts), grid in zip(sides.items(), grids, strict=True)
     }
-    _walk(list(counters.values()), budget, device)
+    if not budget and device.type == "cpu" and max(fars) > _HIGH:
+        budget = BUDGET // 4
+    _walk(list(counters.values()), class_of, budget, device)
     found = {name: counter.thresholds(fars) for name, counter in counters.items()}
     # where a sample deceived, the counts at the edges say where to look
     for name, thresholds in found.items():
         if None in thresholds:
             counter = counters[name]
-            again = Counter(counter.parts, grid, counter.narrowed(fars), class_of, weights[:0])
-            _walk([again], budget, device)
+            brackets, none = counter.narrowed(fars), weights[:0]
+            again = Counter(counter.parts, counter.grid, brackets, class_of, none)
+            _walk([again], class_of, budget, device)
             found[name] = again.thresholds(fars)
     return {
         name: Comparison(
@@ -160,22 +163,24 @@ def _check_pairs(parts: Sequence[Pair]) -> None:
         )
 
 
-def _different(parts: Sequence[Pair]) -> list[Pair]:
-    return list({id(part): part for part in parts}.values())
-
-
-def _walk(counters: Sequence[Counter], budget: int, device: torch.device) -> None:
+def _walk(
+    counters: Sequence[Counter],
+    class_of: Int64[np.ndarray, " n"],
+    budget: int,
+    device: torch.device,
+) -> None:
     """Show every block of scores to all counters."""
-    parts = _different([part for counter in counters for part in counter.parts])
+    parts = list({id(part): part for each in counters for part in each.parts}.values())
     place = {id(part): i for i, part in enumerate(parts)}
     grid, low = counters[0].grid, min(float(counter.brackets.min()) for counter in counters)
-    labels = parts[0].query.labels
+    codes = np.unique(np.concatenate([counter.grid.starts for counter in counters]))
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for blocks in pair_blocks(parts, None, budget, device):
             rows = blocks[0].rows
-            begins = np.flatnonzero(np.diff(labels[rows], prepend=np.nan))
+            begins = np.flatnonzero(np.diff(class_of[rows], prepend=-1))
             genuine = torch.cat([block.genuine for block in blocks], dim=1)
-            seen = [see(block, genuine, begins, grid, low, threads) for block in blocks]
+            seen = [see(block, genuine, begins, grid, codes, low, threads) for block in blocks]
             own = [block.genuine.cpu() for block in blocks]
             for counter in counters:
-                counter.take(rows, begins, own, seen, [place[id(part)] for part in counter.parts])
+                places = [place[id(part)] for part in counter.parts]
+                counter.take(rows, begins, own, seen, codes, places)

@@ -16,7 +16,14 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from mixbct.evaluation.scores import Pair, PairBlock, genuine_counts
-from mixbct.evaluation.thresholds import Brackets, Grid, Threshold, Trials, allowed_impostors
+from mixbct.evaluation.thresholds import (
+    Brackets,
+    Grid,
+    Threshold,
+    Trials,
+    above_places,
+    allowed_impostors,
+)
 
 Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
 """How often each query class is drawn in each replicate."""
@@ -31,7 +38,7 @@ class Seen:
     """What is counted of a block's impostor pairs with one part.
 
     Args:
-        above: [k, a] pairs of each class above each of the grid's places.
+        above: [k, a] pairs of each class whose code is one of those asked for, or higher.
         codes: [m + 1] pairs of each code.
         at_least: [b, p] pairs of each query that score at least each genuine score.
         highest: [t] scores above all that no threshold can be.
@@ -48,6 +55,7 @@ def see(
     genuine: Float32[Tensor, "b p"],
     begins: Int64[np.ndarray, " k"],
     grid: Grid,
+    places: Int64[np.ndarray, " a"],
     low: float,
     threads: ThreadPoolExecutor,
 ) -> Seen:
@@ -57,26 +65,32 @@ def see(
         block: of queries class by class.
         genuine: their genuine scores with every part, −inf where there is none.
         begins: the row with which each class begins.
-        grid: where pairs are counted.
+        grid: one of those that share its marks.
+        places: codes from which to count.
         low: scores above it are kept.
         threads: share the rows in main memory.
     """
     own = (block.genuine > -torch.inf).sum(dim=1).cpu().numpy()
     if block.impostor.device.type != "cpu":
-        return see_on_device(block.impostor, genuine, own, begins, grid, low)
+        return see_on_device(block.impostor, genuine, own, begins, grid, places, low)
     scores, others = block.impostor.numpy(), genuine.numpy()
-    place = np.zeros(len(scores), np.int64)
-    place[begins[1:]] = 1
-    place = place.cumsum()
+    of_class = np.zeros(len(scores), np.int64)
+    of_class[begins[1:]] = 1
+    of_class = of_class.cumsum()
 
     def look(rows: Int64[np.ndarray, " l"]) -> Seen:
         some = slice(rows[0], rows[-1] + 1)
-        return _see_rows(scores[some], others[some], own[some], place[some], len(begins), grid, low)
+        local = of_class[some] - of_class[rows[0]]
+        return _see_rows(scores[some], others[some], own[some], local, grid, places, low)
 
     shares = np.array_split(np.arange(len(scores)), min(len(scores), torch.get_num_threads()))
     found = list(threads.map(look, shares))
+    above = np.zeros((len(begins), len(places)), np.int64)
+    for rows, one in zip(shares, found, strict=True):
+        # a class may stand in two shares
+        above[of_class[rows[0]] : of_class[rows[-1]] + 1] += one.above
     return Seen(
-        np.sum([one.above for one in found], axis=0),
+        above,
         np.sum([one.codes for one in found], axis=0),
         np.concatenate([one.at_least for one in found]),
         np.concatenate([one.highest for one in found]),
@@ -87,32 +101,31 @@ def _see_rows(
     scores: Float32[np.ndarray, "b s"],
     genuine: Float32[np.ndarray, "b p"],
     own: Int64[np.ndarray, " b"],
-    place: Int64[np.ndarray, " b"],
-    classes: int,
+    of_class: Int64[np.ndarray, " b"],
     grid: Grid,
+    places: Int64[np.ndarray, " a"],
     low: float,
 ) -> Seen:
-    """Count some rows; `own`: how many of each are no impostor pairs, `place`: of their class."""
+    """Count some rows; `own`: how many of each are no impostor pairs; classes count from 0."""
     size, items = len(grid.marks) + 1, scores.shape[1]
     # long steps, since threads lose time whenever they meet between two
     most = max(1, min(_AT_A_TIME // items, _AT_A_TIME // (4 * size)))
     room, flags = np.empty((most, items), np.float32), np.empty((most, items), np.bool_)
-    above = np.zeros((classes, len(grid.starts)), np.int64)
-    codes = np.zeros(size, np.int64)
+    above, codes = np.zeros((of_class[-1] + 1, len(places)), np.int64), np.zeros(size, np.int64)
     at_least, highest = np.empty(genuine.shape, np.int64), []
     for first in range(0, len(scores), most):
         rows = slice(first, first + most)
         some = scores[rows]
         to, over = room[: len(some)], flags[: len(some)]
-        begin, end = place[rows][[0, -1]] + [0, 1]
-        local = place[rows] - begin
+        begin, end = of_class[rows][[0, -1]] + [0, 1]
+        local = of_class[rows] - begin
         found = grid.codes(some, size * local, to)
         # of NumPy's and torch's, the one that lets other threads run
         counted = torch.bincount(torch.from_numpy(found.ravel()), minlength=size * (end - begin))
         counts = counted.numpy().reshape(-1, size)
         np.subtract.at(counts[:, 0], local, own[rows])
         codes += counts.sum(axis=0)
-        above[begin:end] += grid.above(counts)
+        above[begin:end] += above_places(counts, places)
         np.greater(some, low, out=over)
         highest.append(some.ravel().take(np.flatnonzero(over)))
         at_least[rows] = _at_least(some, genuine[rows], low, over, highest[-1])
@@ -158,6 +171,7 @@ def see_on_device(
     own: Int64[np.ndarray, " b"],
     begins: Int64[np.ndarray, " k"],
     grid: Grid,
+    places: Int64[np.ndarray, " a"],
     low: float,
 ) -> Seen:
     """Return what `see` does, all rows at once."""
@@ -168,11 +182,11 @@ def see_on_device(
     codes += size * classes.cumsum(0).to(scores.device)[:, None]
     counts = torch.bincount(codes.view(-1), minlength=size * len(begins)).view(-1, size).cpu()
     counts[:, 0] -= torch.from_numpy(np.add.reduceat(own, begins))
+    del codes  # before the sort
     highest = scores[scores > low].cpu().numpy()
     at_least = scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, genuine)
-    return Seen(
-        grid.above(counts.numpy()), counts.sum(dim=0).numpy(), at_least.cpu().numpy(), highest
-    )
+    above = above_places(counts.numpy(), places)
+    return Seen(above, counts.sum(dim=0).numpy(), at_least.cpu().numpy(), highest)
 
 
 class Counter:
@@ -205,6 +219,7 @@ class Counter:
         begins: Int64[np.ndarray, " k"],
         genuine: Sequence[Float32[Tensor, "b _"]],
         seen: Sequence[Seen],
+        counted: Int64[np.ndarray, " a"],
         places: Sequence[int],
     ) -> None:
         """Count a block: of queries in the order of their classes, with some of the parts.
@@ -214,6 +229,7 @@ class Counter:
             begins: the place in it with which each class begins.
             genuine: their genuine scores with each part.
             seen: what was counted of the impostor pairs with each part.
+            counted: the codes from which it was counted, ascending.
             places: the gallery's parts.
         """
         stops = np.cumsum([part.shape[1] for part in genuine])
@@ -226,11 +242,12 @@ class Counter:
         at_least = np.sum([seen[i].at_least[:, columns] for i in places], axis=0)
         ahead = np.take_along_axis(at_least, order, axis=1)
         self._precision[rows], self._rank[rows] = _ranking(own, ahead)
-        present = own[own > -np.inf]
-        class_of = np.repeat(self._class_of[rows], (own > -np.inf).sum(axis=1))
+        there = own > -np.inf
+        present, class_of = own[there], np.repeat(self._class_of[rows], there.sum(axis=1))
+        asked = np.searchsorted(counted, self.grid.starts)
         by_class = (
             self._genuine_above(present, class_of, self._class_of[rows[begins]]),
-            np.sum([seen[i].above for i in places], axis=0),
+            np.sum([seen[i].above[:, asked] for i in places], axis=0),
         )
         self._codes += np.sum([seen[i].codes for i in places], axis=0)
         first = int(self._class_of[rows[0]])
@@ -257,7 +274,7 @@ class Counter:
         codes = np.searchsorted(self.grid.marks, scores)
         cuts = np.searchsorted(class_of, classes[1:])
         counts = [np.bincount(some, minlength=size) for some in np.split(codes, cuts)]
-        return np.array([self.grid.above(some) for some in counts])
+        return np.array([above_places(some, self.grid.starts) for some in counts])
 
     def thresholds(self, fars: tuple[float, ...]) -> list[Threshold | None]:
         """Return the exact threshold at each rate; None where it lies outside its bracket."""

@@ -28,6 +28,7 @@ _PER_DECADE = 96
 _DECADES = 6
 _BINS = 100
 _MARKS = 2**13
+_FEW_TIES, _MOST_TIES = 100, 0.05
 _FINEST = -21  # of steps as powers of two: float32 holds a score and its rounding
 _MARGIN = 1e-3  # bins have a width even where all scores are equal
 
@@ -39,7 +40,7 @@ _DEVIATIONS = 6.0  # of a count in the sample; queries of one class are not inde
 
 @dataclass(frozen=True)
 class Grid:
-    """Where pairs are counted.
+    """Where the pairs of a gallery are counted; the grids of one walk share their marks.
 
     Args:
         marks: ascending; the code of a score is how many of them lie below it.
@@ -83,11 +84,6 @@ class Grid:
         codes -= (first.view(np.int32) - added[:, None]).astype(np.int32)
         return codes
 
-    def above(self, counts: Int64[np.ndarray, "*k c"]) -> Int64[np.ndarray, "*k a"]:
-        """Return from counts of codes how many scores lie above each edge and end of a bin."""
-        below = _below(counts)
-        return np.asarray(below[..., -1:] - below[..., self.starts])
-
     def skipped(self, counts: Int64[np.ndarray, " c"]) -> Bool[np.ndarray, " s"]:
         """Return from counts of codes whether scores lie strictly between two edges."""
         below = _below(counts)
@@ -99,6 +95,14 @@ class Grid:
         return np.asarray(below[stops] > below[starts[:-1]])
 
 
+def above_places(
+    counts: Int64[np.ndarray, "*k c"], places: Int64[np.ndarray, " a"]
+) -> Int64[np.ndarray, "*k a"]:
+    """Return from counts of codes how many scores have each of some codes, or a higher one."""
+    below = _below(counts)
+    return np.asarray(below[..., -1:] - below[..., places])
+
+
 def _below(counts: Int64[np.ndarray, "*k c"]) -> Int64[np.ndarray, "*k d"]:
     """Return how many scores have a code below each, and below none."""
     below = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1), np.int64)
@@ -106,8 +110,46 @@ def _below(counts: Int64[np.ndarray, "*k c"]) -> Int64[np.ndarray, "*k d"]:
     return below
 
 
-def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid:
-    """Place the edges by the impostor scores of some queries, of all where the pairs are few."""
+def score_grids(
+    galleries: Sequence[Sequence[Pair]], budget: int, device: torch.device
+) -> list[Grid]:
+    """Place edges by the impostor scores of some queries, of all where the pairs are few.
+
+    Marks are even where pairs are many, but not where many scores tie, or nearly: within such a
+    group nothing lies between two edges, and even marks would see no end of it.
+    """
+    found = [_sampled_edges(parts, budget, device) for parts in galleries]
+    low = min(ends[0] for _, ends, _ in found)
+    high = max(ends[1] for _, ends, _ in found)
+    marks, step, lowest = even_marks(low, high)
+    if all(
+        scores is not None and _evenly_seen(scores, marks) and 8 * (top - bottom) > high - low
+        for _, (bottom, top), scores in found
+    ):
+        return [
+            Grid(
+                marks,
+                _between_infinities(np.unique(marks[np.searchsorted(marks, edges)])),
+                marks[np.searchsorted(marks[:-1], np.linspace(*ends, _BINS + 1))],
+                step,
+                lowest,
+            )
+            for edges, ends, _ in found
+        ]
+    bins = [np.linspace(*ends, _BINS + 1).astype(np.float32) for _, ends, _ in found]
+    below = [np.nextafter(edges, np.float32(-np.inf)) for edges, _, _ in found]
+    some = [*below, *(edges for edges, _, _ in found), *(each[1:-1] for each in bins)]
+    marks = np.unique(np.concatenate(some))
+    return [
+        Grid(marks, _between_infinities(edges), each)
+        for (edges, _, _), each in zip(found, bins, strict=True)
+    ]
+
+
+def _sampled_edges(
+    parts: Sequence[Pair], budget: int, device: torch.device
+) -> tuple[Float32[np.ndarray, " e"], tuple[float, float], Float32[np.ndarray, " s"] | None]:
+    """Return edges, the ends of all scores, and those of a sample where it is not everything."""
     labels, items = parts[0].query.labels, sum(len(part.gallery) for part in parts)
     # evenly over the classes
     wanted = min(len(labels), max(_FEWEST_QUERIES, _SAMPLE_PAIRS // items))
@@ -115,23 +157,21 @@ def score_grid(parts: Sequence[Pair], budget: int, device: torch.device) -> Grid
     sample = np.argsort(labels, kind="stable")[places]
     genuine, impostor = sampled_scores(parts, sample, budget, device)
     scores = np.sort(impostor)
-    ends = np.concatenate([scores[:1], scores[-1:], genuine])
-    low, high = float(ends.min()) - _MARGIN, float(ends.max()) + _MARGIN
+    every = np.concatenate([scores[:1], scores[-1:], genuine])
+    ends = float(every.min()) - _MARGIN, float(every.max()) + _MARGIN
     edges = scores[np.diff(scores, prepend=-np.inf) > 0]
-    several = len(edges) > _EXACT
-    if several:
-        rates = np.logspace(-_DECADES, 0, _PER_DECADE * _DECADES + 1)
-        ranks = np.maximum(np.rint(rates * len(scores)), 1).astype(np.int64)
-        edges = np.unique(scores[len(scores) - ranks])
-    if several and wanted < len(labels):
-        marks, step, lowest = even_marks(low, high)
-        edges = np.unique(marks[np.searchsorted(marks, edges)])
-        bins = marks[np.linspace(0, len(marks) - 1, _BINS + 1).astype(np.int64)]
-        return Grid(marks, _between_infinities(edges), bins, step, lowest)
-    bins = np.linspace(low, high, _BINS + 1).astype(np.float32)
-    below = np.nextafter(edges, np.float32(-np.inf))
-    marks = np.unique(np.concatenate([below, edges, bins[1:-1]]))
-    return Grid(marks, _between_infinities(edges), bins)
+    if len(edges) <= _EXACT:
+        return edges, ends, None
+    rates = np.logspace(-_DECADES, 0, _PER_DECADE * _DECADES + 1)
+    ranks = np.maximum(np.rint(rates * len(scores)), 1).astype(np.int64)
+    return np.unique(scores[len(scores) - ranks]), ends, scores if wanted < len(labels) else None
+
+
+def _evenly_seen(scores: Float32[np.ndarray, " s"], marks: Float32[np.ndarray, " m"]) -> bool:
+    """Return whether no code has many of the ascending scores that have it or a higher one."""
+    starts = np.searchsorted(scores, marks, side="right")
+    counts = np.diff(starts, append=len(scores))
+    return bool((counts <= np.maximum(_FEW_TIES, _MOST_TIES * (len(scores) - starts))).all())
 
 
 def even_marks(low: float, high: float) -> tuple[Float32[np.ndarray, " m"], float, float]:

@@ -108,12 +108,12 @@ def test_a_part_at_a_time_the_same_classes_are_drawn(monkeypatch):
 
 
 def test_memory_does_not_grow_with_replicates_times_classes():
-    """In a process of its own; 15,000 more classes would take 72 MB as float64, once."""
+    """In a process of its own; 35,000 more classes would take 168 MB as float64, once."""
     done = subprocess.run(
         [sys.executable, "-c", _MANY_CLASSES], check=True, capture_output=True, text=True
     )
     few, many = map(float, done.stdout.split())
-    assert many - few < 60
+    assert many - few < 120
 
 
 _MANY_CLASSES = """
@@ -126,7 +126,7 @@ from mixbct.evaluation.combination import judge_all
 from mixbct.evaluation.scores import Embeddings, Pair
 rng = np.random.default_rng(0)
 bootstrap._MOST_NUMBERS = 2**18
-for classes in (5_000, 20_000):
+for classes in (5_000, 40_000):
     query = Embeddings(normalise(rng.standard_normal((classes, 8))), np.arange(classes))
     both = Pair(query, query.take(np.arange(1000)))
     judge_all({"old/old": [both]}, bootstrap.class_weights(classes, 600, 0), (1e-2,))

@@ -11,7 +11,7 @@ from torchmetrics.functional.retrieval import retrieval_average_precision
 
 from mixbct.errors import DataError
 from mixbct.evaluation import comparison, counting
-from mixbct.evaluation.bootstrap import class_weights
+from mixbct.evaluation.bootstrap import class_weights, replicate_metrics
 from mixbct.evaluation.comparison import compare, compare_all
 from mixbct.evaluation.scores import Embeddings, Pair
 from mixbct.evaluation.thresholds import Grid, allowed_impostors, even_marks
@@ -261,9 +261,9 @@ def test_a_device_counts_as_main_memory_does(sides, monkeypatch):
     weights = class_weights(len(sides[0].classes), 20, seed=1)
     expected = everything(compare(*sides, fars=FARS, weights=weights))
 
-    def see(block, genuine, begins, grid, low, _):
+    def see(block, genuine, begins, grid, places, low, _):
         own = (block.genuine > -torch.inf).sum(dim=1).numpy()
-        return counting.see_on_device(block.impostor, genuine, own, begins, grid, low)
+        return counting.see_on_device(block.impostor, genuine, own, begins, grid, places, low)
 
     monkeypatch.setattr(comparison, "see", see)
     found = everything(compare(*sides, fars=FARS, weights=weights))
@@ -287,3 +287,54 @@ def test_the_code_of_a_score_is_how_many_marks_lie_below_it(ends):
     np.testing.assert_array_equal(codes, expected)
     searched = dataclasses.replace(grid, step=0.0)
     np.testing.assert_array_equal(searched.codes(scores, added, scores), expected)
+
+
+def test_most_pairs_may_tie_where_there_are_more_than_a_sample(monkeypatch):
+    """As of vectors that are mostly zero: no threshold lies within the group."""
+    monkeypatch.setattr("mixbct.evaluation.thresholds._SAMPLE_PAIRS", 1)
+    monkeypatch.setattr("mixbct.evaluation.thresholds._FEWEST_QUERIES", 150)
+    rng = np.random.default_rng(0)
+
+    def side(rows):
+        labels = np.arange(rows) % 40
+        places = np.where(rng.random((rows, 3)) < 0.4, 3 * labels[:, None], 120) + np.arange(3)
+        places = np.where(places >= 120, rng.integers(120, 300, (rows, 3)), places)
+        features = np.zeros((rows, 300), np.float32)
+        features[np.arange(rows)[:, None], places] = rng.random((rows, 3)) + 0.1
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        return Embeddings(features / lengths, labels)
+
+    query, gallery = side(400), side(300)
+    scores, same = dense(query, gallery)
+    assert (scores[~same] == 0).mean() > 0.5
+    weights = class_weights(len(query.classes), 200, seed=1)
+    found = compare(query, gallery, fars=(0.3,), weights=weights)
+    assert found.grid.step == 0
+    tar = found.true_accept_rate(found.thresholds[0])
+    drawn = replicate_metrics(found)["TAR@3e-1"]
+    assert np.percentile(drawn, 2.5) < tar < np.percentile(drawn, 97.5)
+
+
+def test_galleries_of_other_scales_do_not_disturb_each_other(clustered):
+    query, gallery = clustered(queries=240, gallery=300, classes=12)
+    apart = [
+        Embeddings(
+            np.concatenate([side.features * 0.1, np.full((len(side), 1), 0.99499, np.float32)], 1),
+            side.labels,
+        )
+        for side in (query, gallery)
+    ]
+    weights = class_weights(len(query.classes), 20, seed=1)
+    sides = {"wide": [Pair(query, gallery)], "narrow": [Pair(*apart)]}
+    for name, value in compare_all(sides, weights=weights).items():
+        alone = compare(sides[name][0].query, sides[name][0].gallery, weights=weights)
+        np.testing.assert_array_equal(value.grid.edges, alone.grid.edges)
+        np.testing.assert_array_equal(value.drawn_above, alone.drawn_above)
+
+
+def test_labels_may_be_any_whole_numbers(tied):
+    query, gallery = tied
+    far = [Embeddings(side.features, side.labels + 2**60) for side in tied]
+    weights = np.eye(len(query.classes))
+    expected = compare(query, gallery, weights=weights)
+    np.testing.assert_array_equal(compare(*far, weights=weights).drawn_above, expected.drawn_above)
