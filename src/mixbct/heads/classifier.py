@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from mixbct.distributed import ALONE, World
 from mixbct.errors import RecipeError
-from mixbct.heads.margin_softmax import margin_softmax, parts
+from mixbct.heads.margin_softmax import Workspace, margin_softmax, parts
 from mixbct.heads.margins import arcface, cosface
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
@@ -51,7 +51,7 @@ class CosineHead(nn.Module):
         self.margin_function = arcface if isinstance(settings, ArcFaceSettings) else cosface
         self.chosen: Int64[Tensor, " k"] | None = None
         self._rows: Tensor | None = None
-        self._space: Tensor | None = None
+        self._workspace = Workspace()
 
     def choose(self, classes: Int64[Tensor, " m"]) -> None:
         """Let the next step look at some classes alone, and learn those.
@@ -61,11 +61,9 @@ class CosineHead(nn.Module):
         """
         own = classes[(classes >= self.owned.start) & (classes < self.owned.stop)]
         self.chosen = (own - self.owned.start).to(self.weight.device)
-        # fresh memory would take as long as the rows themselves
-        if self._space is None or len(self._space) < len(self.chosen):
-            self._space = self.weight.new_empty(len(self.chosen), self.weight.shape[1])
-        space, weight = self._space[: len(self.chosen)], self.weight.detach()
-        self._rows = torch.index_select(weight, 0, self.chosen, out=space).requires_grad_()
+        weight = self.weight.detach()
+        rows = self._workspace.lend("rows", len(self.chosen), weight.shape[1], weight)
+        self._rows = torch.index_select(weight, 0, self.chosen, out=rows).requires_grad_()
 
     @property
     def present(self) -> Float[Tensor, "k d"]:
@@ -87,7 +85,9 @@ class CosineHead(nn.Module):
             labels = labels.where(owned, 0)
         margin, scale = self.settings.margin, self.settings.scale
         losses: Tensor = margin_softmax(
-            values, self.present, labels, self.margin_function, margin, scale, world, owned
+            *(values, self.present, labels, self.margin_function, margin, scale, world, owned),
+            self._workspace,
+            lent=self._rows is not None,
         )
         return losses[world.span(counts)] if counts else losses
 
@@ -125,6 +125,8 @@ class CosineHead(nn.Module):
                     _put(whole[name], chosen, rows)
         weight.grad, weight.data = None, whole.pop("")
         state.update({k: v for k, v in whole.items() if v.shape == shape})
+        self._workspace.give_back("rows", self._rows)
+        self._workspace.give_back("gradient", gradient)
         self.chosen = self._rows = None
 
 

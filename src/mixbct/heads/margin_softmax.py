@@ -14,6 +14,7 @@ classes. A row's largest logit, its sum of exponentials and its target are then 
 process's part, and all else stays where it is (An et al., "Partial FC", ICCV workshops 2021).
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,30 @@ CACHED = 1 << 18
 _SMALLEST_NORM = 1e-12
 
 
+class Workspace:
+    """Memory of a head's large arrays, kept from one step to the next on a processor.
+
+    Fresh memory is handed out page by page as it is first written, which takes half as long as
+    a matrix product that writes it. What is lent has no other user until it is given back; what
+    never is (a loss without a backward pass) is freed, and made anew.
+    """
+
+    def __init__(self) -> None:
+        self._idle: dict[str, Tensor] = {}
+
+    def lend(self, what: str, rows: int, columns: int, like: Tensor) -> Float[Tensor, "n m"]:
+        """Return an array of any content, of the type and on the device of `like`."""
+        kept, numbers = self._idle.pop(what, None), rows * columns
+        if kept is None or kept.numel() < numbers or kept.dtype != like.dtype:
+            kept = like.new_empty(numbers)
+        return kept[:numbers].view(rows, columns)
+
+    def give_back(self, what: str, array: Tensor | None) -> None:
+        """Take an array whose content nobody needs any more; a GPU's memory is torch's to keep."""
+        if array is not None and array.device.type == "cpu":
+            self._idle[what] = array.new_empty(0).set_(array.untyped_storage())
+
+
 def margin_softmax(
     features: Float[Tensor, "n d"],
     weight: Float[Tensor, "c d"],
@@ -42,6 +67,8 @@ def margin_softmax(
     scale: float,
     world: World = ALONE,
     owned: Bool[Tensor, " n"] | None = None,
+    workspace: Workspace | None = None,
+    lent: bool = False,
 ) -> Float[Tensor, " n"]:
     """Return the cross-entropy of each row; gradients run through all of it, once.
 
@@ -55,9 +82,13 @@ def margin_softmax(
         world: the processes that have a part of W each.
         owned: which rows have their own class in this process's part; others' labels are not
             looked at. None: all.
+        workspace: where the logits are made.
+        lent: whether W's gradient is made there, too, for the caller to give back.
     """
     losses: Tensor = _MarginSoftmax.apply(  # type: ignore[no-untyped-call]
-        features, weight, labels, margin_function, margin, scale, world, owned
+        *(features, weight, labels, margin_function, margin, scale, world, owned),
+        workspace or Workspace(),
+        lent,
     )
     return losses
 
@@ -74,14 +105,18 @@ class _MarginSoftmax(Function):
         scale: float,
         world: World,
         owned: Tensor | None,
+        workspace: Workspace,
+        lent: bool,
     ) -> Tensor:
         ctx.scale, ctx.world, ctx.classes = scale, world, len(weight)
+        ctx.memory = workspace if lent else Workspace()
         if not len(weight):  # a class that no row is near
             weight = weight.new_zeros(1, weight.shape[1])
         norms = torch.linalg.vector_norm(weight, dim=1).clamp_min_(_SMALLEST_NORM)
         lengths = norms.reciprocal_()
         # columns are divided by their norms in the cache, so that no copy of W is made
-        logits = (features * scale) @ weight.t()
+        logits = workspace.lend("logits", len(features), len(weight), features)
+        torch.mm(features * scale, weight.t(), out=logits)
         if not ctx.classes:
             logits.fill_(-torch.inf)
         rows = torch.arange(len(labels), device=labels.device)
@@ -114,6 +149,7 @@ class _MarginSoftmax(Function):
         inside = (share - sums * lengths[labels]) * slopes
         logits[rows, labels] = _where(owned, slice(None), inside, share)
         ctx.save_for_backward(features, weight, lengths, logits, sums)
+        weakref.finalize(ctx, workspace.give_back, "logits", logits)  # when nobody can walk back
         return tops + sums.log() - targets
 
     @staticmethod
@@ -127,12 +163,13 @@ class _MarginSoftmax(Function):
         if ctx.needs_input_grad[0]:
             of_features = (shares @ weight).mul_(by_row)
         if ctx.needs_input_grad[1]:
-            of_weight = shares.t() @ (features * by_row)
+            of_weight = ctx.memory.lend("gradient", *weight.shape, weight)
+            torch.mm(shares.t(), features * by_row, out=of_weight)
             for part in parts(of_weight):
                 along = (of_weight[part] * weight[part]).sum(1) * lengths[part].square()
                 of_weight[part].addcmul_(weight[part], along[:, None], value=-1)
             of_weight = of_weight[: ctx.classes]
-        return of_features, of_weight, None, None, None, None, None, None
+        return of_features, of_weight, *[None] * 8
 
 
 def _shares(

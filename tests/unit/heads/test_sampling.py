@@ -110,3 +110,41 @@ def test_scales_at_which_a_bare_exponential_overflows() -> None:
     assert torch.isfinite(gradient).all()
     slow = plain_losses(head, values, labels, list(range(CLASSES)))
     torch.testing.assert_close(losses, slow, rtol=1e-4, atol=1e-2)
+
+
+def test_memory_that_is_kept_from_step_to_step_changes_nothing() -> None:
+    """Two losses a step, a loss without a backward pass, a gradient in two walks, other samples."""
+    kept = make_head()
+    optimizer = torch.optim.SGD(kept.parameters(), 0.1, momentum=0.9)
+    features, labels = batch()
+    for seed, share in enumerate((0.5, 0.3, 0.9, 0.4)):
+        bare = make_head()
+        bare.load_state_dict(kept.state_dict())
+        gradients = []
+        for head in (bare, kept):
+            head.choose(drawn(share, seed))
+            head(features, labels)
+            other = head(features.flip(0), labels.flip(0))
+            loss = head(features, labels).square().sum() + other.sum()
+            loss.backward(retain_graph=True)
+            loss.backward()
+            gradients.append(head.present.grad.clone())
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+        with kept.updated_by(optimizer):
+            optimizer.step()
+
+
+def test_a_step_finds_the_memory_of_the_one_before() -> None:
+    head = make_head()
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    features, labels = batch()
+    places = []
+    for seed in range(3):
+        head.choose(drawn(0.5, seed))
+        head(features, labels).sum().backward()
+        rows = head.present
+        places.append((rows.data_ptr(), rows.grad.data_ptr()))
+        with head.updated_by(optimizer):
+            optimizer.step()
+        del rows
+    assert len(set(places)) == 1
