@@ -183,6 +183,8 @@ class MixBCTSettings(CompatibleSettings):
     negatives: int = Field(1024, ge=0, le=2**20, description="old rows contrasted beside partners")
     readout: float = Field(0.0, ge=0, exclude_if=operator.not_)
     """With a contrast: weight of reading each partner off its new feature by a linear map."""
+    gallery_map: Literal["projection"] | None = Field(None, exclude_if=absent)
+    """Old rows go through a linear map, too, trained along; it begins as the identity."""
 
 
 class SGDSettings(Settings):

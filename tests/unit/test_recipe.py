@@ -85,8 +85,8 @@ def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
             "method.ration=0.1",
             "method.ration",
             "ratio",
-            "bank, contrast, draw, full_weight, label_map, name, negatives, old_weight, partner, "
-            "query_map, ratio, readout, temperature",
+            "bank, contrast, draw, full_weight, gallery_map, label_map, name, negatives, "
+            "old_weight, partner, query_map, ratio, readout, temperature",
         ),
         ("head.scael=3", "head.scael", "scale", "margin, name, sample, scale"),
         ("optimizer.momentun=0", "optimizer.momentun", "momentum", "lr, momentum, name"),

@@ -87,3 +87,7 @@ class Mapped(Method):
     def query_map(self) -> Float[Tensor, "d e"]:
         """Return a copy of the present map, in main memory."""
         return self.matrix.detach().cpu().clone()
+
+    def gallery_map(self) -> Float[Tensor, "d d"] | None:
+        """Return that of the method."""
+        return self.method.gallery_map()

@@ -286,6 +286,10 @@ class Method(nn.Module, ABC):
         """Return what takes new features into the old space; None where they lie there already."""
         return None
 
+    def gallery_map(self) -> Float[Tensor, "d d"] | None:
+        """Return what old features go through, after `OldRows.gallery_map`; None: nothing."""
+        return None
+
     def on_epoch(self, epoch: int, extract: Extract) -> None:
         """Look at the whole training set before the first step of an epoch; most do not.
 

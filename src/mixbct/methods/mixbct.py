@@ -37,13 +37,20 @@ With `readout` = ρ > 0 as well, a linear map A, trained along, reads its partne
 
 so that f holds what the old model says of the image itself, where a bridge that is fitted
 afterwards finds it, and yet need not lie there. A begins as the identity and is not deployed.
+
+With `gallery_map`, old rows go through a linear map of their own before they are mixed or
+contrasted, o_j + Δ o_j, normalised, with Δ = 0 at first and decayed towards it. It is trained by
+the losses of the old rows themselves, on all classes of the new model, and stored rows are
+searched through it; the readout reads o_j as it was.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixbct.distributed import OLD_ROWS, PARTNERS, row_rng
@@ -125,7 +132,26 @@ class MixBCT(Method):
                 raise RecipeError(
                     "method.readout reads the partners of the contrast: set method.contrast as well"
                 )
-            self.reader = nn.Parameter(torch.eye(self.old.read(self.candidates[:1]).shape[1]))
+            self.reader = nn.Parameter(torch.eye(self._old_dim))
+        if settings.gallery_map:
+            if not (self.old_rows_per_step or settings.contrast):
+                raise RecipeError(
+                    "method.gallery_map is trained by the old rows' losses, and none takes part: "
+                    "raise method.ratio"
+                )
+            self.shift = nn.Parameter(torch.zeros(self._old_dim, self._old_dim))
+
+    @property
+    def _old_dim(self) -> int:
+        dim: int = self.old.read(self.candidates[:1]).shape[1]
+        return dim
+
+    def gallery_map(self) -> Float[Tensor, "d d"] | None:
+        """Return a copy of the present map of old rows, in main memory."""
+        if not self.settings.gallery_map:
+            return None
+        shift = self.shift.detach().cpu()
+        return torch.eye(len(shift), dtype=shift.dtype) + shift
 
     def plan(self, seed: int, epoch: int, step: int) -> StepPlan:
         """Return the batch and the old rows that join it, or take the place of some."""
@@ -161,6 +187,9 @@ class MixBCT(Method):
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the mean classification loss over new and mixed rows, and the contrast."""
+        stored = old
+        if self.settings.gallery_map:
+            old = replace(old, values=F.normalize(old.values + old.values @ self.shift))
         mixed = old
         if self.settings.draw == "bank":
             mixed = old.first(min(self.old_rows_per_step, len(self.candidates)))
@@ -181,7 +210,7 @@ class MixBCT(Method):
             apart = contrastive_loss(similarities, positive)
             losses["contrast"] = self.settings.contrast * apart.sum() / new.total
         if self.settings.readout:
-            has, partners = self._partners(new, old, mixed.total)
+            has, partners = self._partners(new, stored.everywhere(), mixed.total)
             read = F.normalize(F.normalize(new.values[has]) @ self.reader)
             losses["readout"] = self.settings.readout * (read - partners).square().sum() / new.total
         return losses

@@ -77,10 +77,10 @@ def train(
             return read_record(out / "cost.json", ModelCost, CheckpointError, "training cost")
         held_out = hold_out(recipe, source)
         trainer = Trainer(recipe, held_out.rest if held_out else source, world)
-        side = trainer.old.gallery_map if trainer.old else None
         head_start = trainer.begin()
-        began = deepcopy(trainer.backbone.state_dict()) if head_start else {}
-        at_start = held_out.judge(trainer.embed, side) if held_out else None
+        learned = [trainer.backbone, trainer.method] if head_start else []
+        began = deepcopy([each.state_dict() for each in learned])
+        at_start = held_out.judge(trainer.embed, trainer.gallery_map()) if held_out else None
         if (path := latest_checkpoint(checkpoints, world)) is not None:
             trainer.load(path)
         if first:
@@ -95,11 +95,12 @@ def train(
             head_name: str | None = recipe.head.name
             classifier = trainer.state.whole_head(checkpoints)
             if head_start and held_out:
-                at_end = held_out.judge(trainer.embed, side)
+                at_end = held_out.judge(trainer.embed, trainer.gallery_map())
                 figures = {"held_out": held_out.classes, "at_start": at_start, "at_end": at_end}
                 head_start = head_start.model_copy(update=figures)
                 if head_start.kept:
-                    trainer.backbone.load_state_dict(began)
+                    for each, state in zip(learned, began, strict=True):
+                        each.load_state_dict(state)
                     head_name, classifier = None, {}  # it belongs to the trained head
             if head_start:
                 write_atomically(out / "start.json", head_start.to_json())

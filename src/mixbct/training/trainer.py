@@ -261,10 +261,19 @@ class Trainer:
         inputs = to_inputs(torch.from_numpy(items).to(self.device), self.takes, self.dtype)
         return self.features(inputs).cpu()
 
+    def gallery_map(self) -> LinearMap | None:
+        """Return what stored rows go through at present, to be compared with new features."""
+        fixed = None if self.old is None else self.old.gallery_map
+        trained = self.method.gallery_map()
+        if trained is None:
+            return fixed
+        after = LinearMap.of(trained.numpy())
+        return fixed.then(after) if fixed else after
+
     def bridge_from(self, model: Contract) -> Bridge | None:
         """Return how the model's queries meet the old bank's vectors; None: both as they are."""
         matrix = self.method.query_map()
-        gallery = None if self.old is None else self.old.gallery_map
+        gallery = self.gallery_map()
         if self.bank is None or (matrix is None and gallery is None):
             return None
         return Bridge(

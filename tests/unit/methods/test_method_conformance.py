@@ -43,6 +43,9 @@ SETTINGS: dict[str, Any] = {
     "mixbct, readout": MixBCTSettings(
         name="mixbct", draw="bank", contrast=1.0, readout=2.0, **BANK
     ),
+    "mixbct, gallery map": MixBCTSettings(
+        name="mixbct", draw="replace", gallery_map="projection", **BANK
+    ),
 }
 
 

@@ -148,7 +148,9 @@ def test_skip_equals_replace_without_batch_normalisation() -> None:
         torch.testing.assert_close(replaced, skipped)
 
 
-def contrasting(partner: str = "class", readout: float = 0.0, **old: object) -> MixBCT:
+def contrasting(
+    partner: str = "class", readout: float = 0.0, gallery_map: str | None = None, **old: object
+) -> MixBCT:
     found = method("bank", 0.5, 20, **old)
     settings = MixBCTSettings(
         name="mixbct",
@@ -160,6 +162,7 @@ def contrasting(partner: str = "class", readout: float = 0.0, **old: object) -> 
         partner=partner,  # type: ignore[arg-type]
         negatives=30,
         readout=readout,
+        gallery_map=gallery_map,  # type: ignore[arg-type]
     )
     return MixBCT(settings, Task(LABELS, 20, found.old))
 
@@ -260,6 +263,48 @@ def test_the_readout_equals_a_loop_over_rows_that_have_a_partner() -> None:
 def test_a_readout_needs_the_partners_of_a_contrast() -> None:
     settings = MixBCTSettings(name="mixbct", bank="b", readout=1.0)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=r"set method.contrast"):
+        MixBCT(settings, Task(LABELS, 20, method("bank").old))
+
+
+def test_old_rows_go_through_their_map_but_for_the_readout() -> None:
+    mapped, plain = (contrasting("own", 3.0, kind).double() for kind in ("projection", None))
+    plan = mapped.plan(0, 0, 0)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+    bank = F.normalize(torch.randn(100, 6, generator=generator, dtype=torch.float64))
+    shift = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    assert torch.equal(mapped.gallery_map(), torch.eye(6, dtype=torch.float64))
+    assert plain.gallery_map() is None
+    head = build_head(ArcFaceSettings(name="arcface"), 5, 6).double()
+    new = Features(values, torch.from_numpy(plan.forward_labels))
+    old = Features(bank[plan.old_rows], torch.from_numpy(plan.old_labels))
+    stored = plain.losses(new, old, head, Progress(0, 1, 0.0))
+    for moved in (False, True):
+        with torch.no_grad():
+            mapped.shift.copy_(shift * moved)
+        seen = F.normalize(old.values @ mapped.gallery_map())
+        expected = plain.losses(new, Features(seen, old.labels), head, Progress(0, 1, 0.0))
+        found = mapped.losses(new, old, head, Progress(0, 1, 0.0))
+        assert found.keys() == expected.keys()
+        for name in ("mixed", "contrast"):
+            torch.testing.assert_close(found[name], expected[name])
+            assert torch.allclose(found[name], stored[name]) != moved
+        torch.testing.assert_close(found["readout"], stored["readout"])
+    # each of both losses of old rows trains it
+    for name in ("mixed", "contrast"):
+        (gradient,) = torch.autograd.grad(found[name], mapped.shift, retain_graph=True)
+        assert gradient.abs().max() > 1e-6
+    assert torch.equal(mapped.gallery_map(), torch.eye(6, dtype=torch.float64) + shift)
+
+
+def test_a_map_of_old_rows_needs_old_rows() -> None:
+    settings = MixBCTSettings(
+        name="mixbct",
+        bank="b",  # type: ignore[arg-type]
+        ratio=0.0,
+        gallery_map="projection",
+    )
+    with pytest.raises(RecipeError, match=r"gallery_map.*raise method.ratio"):
         MixBCT(settings, Task(LABELS, 20, method("bank").old))
 
 

@@ -158,7 +158,8 @@ def test_a_head_chooses_its_start_by_the_mean_of_the_old_vectors(
 def test_the_better_of_start_and_end_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    source, recipe = many_classes(tmp_path, 0.0), auto_recipe(tmp_path, "optimizer.lr=0.3")
+    mapped = "method.gallery_map=projection"
+    source, recipe = many_classes(tmp_path, 0.0), auto_recipe(tmp_path, "optimizer.lr=0.3", mapped)
     embeds: list[int] = []
     kept = HeldOut.judge
 
@@ -182,6 +183,8 @@ def test_the_better_of_start_and_end_is_kept(
     begun.begin()
     same = torch.equal(model.backbone.state_dict()["map.weight"], begun.backbone.map.weight)
     assert same == (start == "start")
+    unmoved = np.array_equal(model.bridge.gallery.arrays[0], np.eye(model.bridge.target.dim))
+    assert unmoved == same
     assert (tmp_path / "run/model/head.safetensors").exists() != same
 
 

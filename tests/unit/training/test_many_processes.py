@@ -48,6 +48,8 @@ VARIANTS = {  # name → method and other words
     "mixbct, weighted": 'name = "mixbct", draw = "bank", ratio = 0.2, old_weight = 0.7',
     "mixbct, contrast": 'name = "mixbct", draw = "bank", contrast = 0.5, negatives = 9',
     "mixbct, readout": 'name = "mixbct", contrast = 0.5, negatives = 9, readout = 2.0',
+    "mixbct, gallery map": 'name = "mixbct", contrast = 0.5, negatives = 9, readout = 2.0, '
+    'query_map = "projection", gallery_map = "projection"',
     "mixbct, sampled": 'name = "mixbct", draw = "bank", ratio = 0.2, query_map = "projection"',
 }
 MORE = {
