@@ -71,12 +71,12 @@ def see(
         threads: share the rows in main memory.
     """
     own = (block.genuine > -torch.inf).sum(dim=1).cpu().numpy()
-    if block.impostor.device.type != "cpu":
-        return see_on_device(block.impostor, genuine, own, begins, grid, places, low)
-    scores, others = block.impostor.numpy(), genuine.numpy()
-    of_class = np.zeros(len(scores), np.int64)
+    of_class = np.zeros(len(own), np.int64)
     of_class[begins[1:]] = 1
     of_class = of_class.cumsum()
+    if block.impostor.device.type != "cpu":
+        return see_on_device(block.impostor, genuine, own, of_class, grid, places, low)
+    scores, others = block.impostor.numpy(), genuine.numpy()
 
     def look(rows: Int64[np.ndarray, " l"]) -> Seen:
         some = slice(rows[0], rows[-1] + 1)
@@ -169,19 +169,18 @@ def see_on_device(
     scores: Float32[Tensor, "b s"],
     genuine: Float32[Tensor, "b p"],
     own: Int64[np.ndarray, " b"],
-    begins: Int64[np.ndarray, " k"],
+    of_class: Int64[np.ndarray, " b"],
     grid: Grid,
     places: Int64[np.ndarray, " a"],
     low: float,
 ) -> Seen:
     """Return what `see` does, all rows at once."""
-    size = len(grid.marks) + 1
-    classes = torch.zeros(len(scores), dtype=torch.int64)
-    classes[torch.from_numpy(begins[1:])] = 1
+    classes, size = torch.from_numpy(of_class), len(grid.marks) + 1
     codes = torch.bucketize(scores, torch.from_numpy(grid.marks).to(scores.device))
-    codes += size * classes.cumsum(0).to(scores.device)[:, None]
-    counts = torch.bincount(codes.view(-1), minlength=size * len(begins)).view(-1, size).cpu()
-    counts[:, 0] -= torch.from_numpy(np.add.reduceat(own, begins))
+    codes += size * classes.to(scores.device)[:, None]
+    whole = size * (int(of_class[-1]) + 1)
+    counts = torch.bincount(codes.view(-1), minlength=whole).view(-1, size).cpu()
+    counts[:, 0].index_add_(0, classes, torch.from_numpy(own), alpha=-1)
     del codes  # before the sort
     highest = scores[scores > low].cpu().numpy()
     at_least = scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, genuine)

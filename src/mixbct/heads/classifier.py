@@ -87,7 +87,7 @@ class CosineHead(nn.Module):
         losses: Tensor = margin_softmax(
             *(values, self.present, labels, self.margin_function, margin, scale, world, owned),
             self._workspace,
-            lent=self._rows is not None,
+            lend_gradient=self._rows is not None,
         )
         return losses[world.span(counts)] if counts else losses
 
@@ -96,7 +96,8 @@ class CosineHead(nn.Module):
         """Let a step of the optimiser touch the chosen rows alone, its memory of them included.
 
         Each part of the rows is shown to it as if it were all of W, and written back while it is
-        in the processor's cache: the last one inside the context, the others before.
+        in the processor's cache: the last one inside the context, the others before. The rows'
+        gradient is memory of the next step after it.
         """
         if self.chosen is None or self._rows is None:
             yield

@@ -45,17 +45,23 @@ class Workspace:
     def __init__(self) -> None:
         self._idle: dict[str, Tensor] = {}
 
+    def __reduce__(self) -> tuple[type["Workspace"], tuple[()]]:
+        return Workspace, ()  # whoever copies a head has no use for it
+
     def lend(self, what: str, rows: int, columns: int, like: Tensor) -> Float[Tensor, "n m"]:
         """Return an array of any content, of the type and on the device of `like`."""
         kept, numbers = self._idle.pop(what, None), rows * columns
-        if kept is None or kept.numel() < numbers or kept.dtype != like.dtype:
+        fits = kept is not None and (kept.dtype, kept.device) == (like.dtype, like.device)
+        if kept is None or not fits or kept.numel() < numbers:
             kept = like.new_empty(numbers)
         return kept[:numbers].view(rows, columns)
 
     def give_back(self, what: str, array: Tensor | None) -> None:
         """Take an array whose content nobody needs any more; a GPU's memory is torch's to keep."""
         if array is not None and array.device.type == "cpu":
-            self._idle[what] = array.new_empty(0).set_(array.untyped_storage())
+            # with the array's count of changes, by which autograd knows what was written over
+            whole = array.untyped_storage().nbytes() // array.element_size()
+            self._idle[what] = array.detach().as_strided((whole,), (1,), 0)
 
 
 def margin_softmax(
@@ -68,7 +74,7 @@ def margin_softmax(
     world: World = ALONE,
     owned: Bool[Tensor, " n"] | None = None,
     workspace: Workspace | None = None,
-    lent: bool = False,
+    lend_gradient: bool = False,
 ) -> Float[Tensor, " n"]:
     """Return the cross-entropy of each row; gradients run through all of it, once.
 
@@ -83,12 +89,12 @@ def margin_softmax(
         owned: which rows have their own class in this process's part; others' labels are not
             looked at. None: all.
         workspace: where the logits are made.
-        lent: whether W's gradient is made there, too, for the caller to give back.
+        lend_gradient: make W's gradient there, too, for the caller to give back.
     """
     losses: Tensor = _MarginSoftmax.apply(  # type: ignore[no-untyped-call]
         *(features, weight, labels, margin_function, margin, scale, world, owned),
         workspace or Workspace(),
-        lent,
+        lend_gradient,
     )
     return losses
 
@@ -106,10 +112,10 @@ class _MarginSoftmax(Function):
         world: World,
         owned: Tensor | None,
         workspace: Workspace,
-        lent: bool,
+        lend_gradient: bool,
     ) -> Tensor:
         ctx.scale, ctx.world, ctx.classes = scale, world, len(weight)
-        ctx.memory = workspace if lent else Workspace()
+        ctx.memory = workspace if lend_gradient else Workspace()
         if not len(weight):  # a class that no row is near
             weight = weight.new_zeros(1, weight.shape[1])
         norms = torch.linalg.vector_norm(weight, dim=1).clamp_min_(_SMALLEST_NORM)
@@ -149,7 +155,8 @@ class _MarginSoftmax(Function):
         inside = (share - sums * lengths[labels]) * slopes
         logits[rows, labels] = _where(owned, slice(None), inside, share)
         ctx.save_for_backward(features, weight, lengths, logits, sums)
-        weakref.finalize(ctx, workspace.give_back, "logits", logits)  # when nobody can walk back
+        # a backward pass lets go of them, unless the graph is kept for another
+        weakref.finalize(logits, workspace.give_back, "logits", logits.detach())
         return tops + sums.log() - targets
 
     @staticmethod

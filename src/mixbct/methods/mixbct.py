@@ -137,7 +137,7 @@ class MixBCT(Method):
             if not (self.old_rows_per_step or settings.contrast):
                 raise RecipeError(
                     "method.gallery_map is trained by the old rows' losses, and none takes part: "
-                    "raise method.ratio"
+                    "raise method.ratio, or set method.contrast"
                 )
             self.shift = nn.Parameter(torch.zeros(self._old_dim, self._old_dim))
 
@@ -210,7 +210,8 @@ class MixBCT(Method):
             apart = contrastive_loss(similarities, positive)
             losses["contrast"] = self.settings.contrast * apart.sum() / new.total
         if self.settings.readout:
-            has, partners = self._partners(new, stored.everywhere(), mixed.total)
+            partners_of = stored.everywhere() if self.settings.gallery_map else old
+            has, partners = self._partners(new, partners_of, mixed.total)
             read = F.normalize(F.normalize(new.values[has]) @ self.reader)
             losses["readout"] = self.settings.readout * (read - partners).square().sum() / new.total
         return losses

@@ -3,7 +3,7 @@
     f ↦ f M + b
 
 One side of a bridge: vectors f, normalised, go through the map and are normalised again. It is
-trained along (`method.query_map`) or fitted afterwards (`mixbct.adapters`).
+trained along (`method.query_map`, `method.gallery_map`) or fitted afterwards (`mixbct.adapters`).
 """
 
 import base64

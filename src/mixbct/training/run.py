@@ -78,7 +78,7 @@ def train(
         held_out = hold_out(recipe, source)
         trainer = Trainer(recipe, held_out.rest if held_out else source, world)
         head_start = trainer.begin()
-        learned = [trainer.backbone, trainer.method] if head_start else []
+        learned = [trainer.backbone, trainer.method] if head_start and held_out else []
         began = deepcopy([each.state_dict() for each in learned])
         at_start = held_out.judge(trainer.embed, trainer.gallery_map()) if held_out else None
         if (path := latest_checkpoint(checkpoints, world)) is not None:

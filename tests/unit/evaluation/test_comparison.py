@@ -263,7 +263,8 @@ def test_a_device_counts_as_main_memory_does(sides, monkeypatch):
 
     def see(block, genuine, begins, grid, places, low, _):
         own = (block.genuine > -torch.inf).sum(dim=1).numpy()
-        return counting.see_on_device(block.impostor, genuine, own, begins, grid, places, low)
+        of_class = np.repeat(np.arange(len(begins)), np.diff([*begins, len(own)]))
+        return counting.see_on_device(block.impostor, genuine, own, of_class, grid, places, low)
 
     monkeypatch.setattr(comparison, "see", see)
     found = everything(compare(*sides, fars=FARS, weights=weights))

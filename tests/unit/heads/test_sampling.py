@@ -1,6 +1,7 @@
 """Class sampling, and margin softmax in as many parts as it takes."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -112,39 +113,91 @@ def test_scales_at_which_a_bare_exponential_overflows() -> None:
     torch.testing.assert_close(losses, slow, rtol=1e-4, atol=1e-2)
 
 
-def test_memory_that_is_kept_from_step_to_step_changes_nothing() -> None:
-    """Two losses a step, a loss without a backward pass, a gradient in two walks, other samples."""
-    kept = make_head()
-    optimizer = torch.optim.SGD(kept.parameters(), 0.1, momentum=0.9)
+def stepped(head: CosineHead, seed: int) -> tuple[int, ...]:
+    """Take a step on a sample, and return where its large arrays lie."""
     features, labels = batch()
-    for seed, share in enumerate((0.5, 0.3, 0.9, 0.4)):
-        bare = make_head()
-        bare.load_state_dict(kept.state_dict())
-        gradients = []
-        for head in (bare, kept):
-            head.choose(drawn(share, seed))
-            head(features, labels)
-            other = head(features.flip(0), labels.flip(0))
-            loss = head(features, labels).square().sum() + other.sum()
-            loss.backward(retain_graph=True)
-            loss.backward()
-            gradients.append(head.present.grad.clone())
-        torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
-        with kept.updated_by(optimizer):
-            optimizer.step()
+    head.choose(drawn(0.5, seed))
+    loss = head(features, labels).sum()
+    logits = loss.grad_fn.next_functions[0][0].saved_tensors[3].data_ptr()
+    loss.backward()
+    places = (head.present.data_ptr(), head.present.grad.data_ptr(), logits)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    with head.updated_by(optimizer):
+        optimizer.step()
+    return places
 
 
 def test_a_step_finds_the_memory_of_the_one_before() -> None:
-    head = make_head()
-    optimizer = torch.optim.SGD(head.parameters(), 0.1)
-    features, labels = batch()
-    places = []
+    head, others, places = make_head(), [], []
     for seed in range(3):
-        head.choose(drawn(0.5, seed))
-        head(features, labels).sum().backward()
-        rows = head.present
-        places.append((rows.data_ptr(), rows.grad.data_ptr()))
-        with head.updated_by(optimizer):
-            optimizer.step()
-        del rows
+        places.append(stepped(head, seed))
+        # who asks for memory of those sizes meanwhile gets other memory
+        for shape in ((20, DIM), (ROWS, 20)):
+            others += [torch.empty(shape, dtype=torch.float64) for _ in range(20)]
     assert len(set(places)) == 1
+    assert not {each.data_ptr() for each in others} & set(places[0])
+
+
+def test_losses_of_one_step_have_memory_of_their_own() -> None:
+    features, labels = batch()
+    found = []
+    for together in (False, True):
+        head = make_head()
+        stepped(head, 1)
+        head.choose(drawn(0.5, 0))
+        wanted = [features, head.present]
+
+        def first(head: CosineHead = head) -> torch.Tensor:
+            return head(features, labels).square().sum()
+
+        def second(head: CosineHead = head) -> torch.Tensor:
+            return head(features.flip(0), labels.flip(0)).sum()
+
+        if together:
+            found.append(torch.autograd.grad(first() + second(), wanted))
+        else:
+            apart = [torch.autograd.grad(each(), wanted) for each in (first, second)]
+            found.append(tuple(a + b for a, b in zip(*apart, strict=True)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_add_up_over_backward_passes() -> None:
+    features, labels = batch()
+    head = make_head()
+    stepped(head, 1)
+    head.choose(drawn(0.5, 0))
+    rows = head.present
+    (once,) = torch.autograd.grad(head(features, labels).sum(), rows)
+    once = once.clone()
+    for passes in (1, 2, 3):
+        loss = head(features, labels).sum()
+        loss.backward(retain_graph=passes == 2)
+        if passes == 2:
+            loss.backward()
+    torch.testing.assert_close(rows.grad, 4 * once)
+
+
+def test_a_graph_that_is_kept_beyond_its_step_is_not_walked_on_other_numbers() -> None:
+    features, labels = batch()
+    head = make_head()
+    head.choose(drawn(0.5, 0))
+    loss = head(features, labels).sum()
+    loss.backward(retain_graph=True)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    with head.updated_by(optimizer):
+        optimizer.step()
+    stepped(head, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_head_takes_memory_of_its_present_type_and_a_copy_none() -> None:
+    head = make_head()
+    stepped(head, 0)
+    size = len(pickle.dumps(head))
+    assert size < len(pickle.dumps(make_head())) + 200
+    head.float()
+    features, labels = batch()
+    head.choose(drawn(0.5, 1))
+    assert head(features.float(), labels).dtype == torch.float32
+    assert head.present.dtype == torch.float32

@@ -161,10 +161,12 @@ def test_the_better_of_start_and_end_is_kept(
     mapped = "method.gallery_map=projection"
     source, recipe = many_classes(tmp_path, 0.0), auto_recipe(tmp_path, "optimizer.lr=0.3", mapped)
     embeds: list[int] = []
+    maps: list[np.ndarray] = []
     kept = HeldOut.judge
 
-    def judge(self: HeldOut, embed: Any, side: object = None) -> tuple[float, float]:
-        found = kept(self, embed)
+    def judge(self: HeldOut, embed: Any, side: Any = None) -> tuple[float, float]:
+        found = kept(self, embed, side)
+        maps.append(side.arrays[0])
         assert all(0 < figure <= 1 for figure in found)
         assert not set(self.rows.keys()) & set(self.rest.keys())
         assert not set(self.rows.classes()) & set(self.rest.classes())
@@ -185,6 +187,9 @@ def test_the_better_of_start_and_end_is_kept(
     assert same == (start == "start")
     unmoved = np.array_equal(model.bridge.gallery.arrays[0], np.eye(model.bridge.target.dim))
     assert unmoved == same
+    deployed = maps[0] if same else maps[1]
+    np.testing.assert_array_equal(model.bridge.gallery.arrays[0], deployed)
+    assert np.abs(maps[1] - maps[0]).max() > 1e-4
     assert (tmp_path / "run/model/head.safetensors").exists() != same
 
 
