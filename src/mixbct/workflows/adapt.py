@@ -30,6 +30,8 @@ from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, rows_of
 
 CHOOSE = "choose"
+BESIDE, SHARE = "whiten_cca", 0.1
+"""The bridge beside a trained model's own way, and its shrinkage, as the bench found them best."""
 
 
 @dataclass(frozen=True)

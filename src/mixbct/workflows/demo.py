@@ -6,6 +6,7 @@ queries are typefaces that no model has seen.
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import DEMO_QUERY_GROUPS, build_glyphs
@@ -30,24 +31,8 @@ SETTINGS = (
     "train.checkpoint_every=200",
 )
 """What the package's recipes are laid under: glyphs are small, grey, and not to be mirrored."""
-BEST = (
-    "method.ratio=0.9",
-    "method.old_weight=2.0",
-    "method.contrast=5.0",
-    "method.temperature=0.08",
-    "method.partner=own",
-    "method.whiten=0.3",
-    "method.readout=5.0",
-    "method.query_map=projection",
-    "method.full_weight=1.0",
-)
-"""What the bench's row in bold trains with (docs/results)."""
 SHORT = "train.epochs=17"
-OF_ITS_OWN = {
-    "old": ("model.options.width=8",),
-    "new": (*BEST, SHORT),
-    "independent": (SHORT,),
-}
+OF_ITS_OWN = {"old": ("model.options.width=8",), "new": (SHORT,), "independent": (SHORT,)}
 
 
 def run_demo(
@@ -101,6 +86,13 @@ def run_demo(
     )
 
 
+def best_of_bench() -> dict[str, Any]:
+    """Return what the bench's row in bold sets of its method (docs/results); it has no trials."""
+    bench = tomllib.loads(recipe_text("bench/methods"))
+    settings = bench["methods"][bench["ours"].partition(",")[0]]["settings"]
+    return dict(settings["method"])
+
+
 def _query_groups(source: Source) -> tuple[str, ...]:
     """Choose the families that only queries come from: a third of them on fonts of one's own."""
     groups = sorted(set(source.groups()) - {""})
@@ -116,5 +108,5 @@ def _recipe(
     content["seed"] = seed
     content["data"] |= {"path": data, "split": split}
     if name == "new":
-        content["method"]["bank"] = out / "bank"
+        content["method"] = best_of_bench() | {"bank": out / "bank"}
     return parse_recipe(apply_overrides(content, overrides), f"the demo's {name}.toml")

@@ -32,14 +32,11 @@ from mixbct.schemas.gate import Edge, GateOutcome
 from mixbct.schemas.record import Record
 from mixbct.schemas.result import ModelCost, Result
 from mixbct.training.run import train
-from mixbct.workflows.adapt import beside_own, fit_bridge
+from mixbct.workflows.adapt import BESIDE, SHARE, beside_own, fit_bridge
 from mixbct.workflows.evaluate import HeldOutSet, evaluate_models
 from mixbct.workflows.progress import Stage, silent
 from mixbct.workflows.rows import open_rows, open_training_rows
 from mixbct.workflows.verdict import decide
-
-SHARE = 0.1
-"""Shrinkage of the bridge that a new model is deployed behind."""
 
 
 class Switch(Record):
@@ -89,7 +86,7 @@ def run_upgrade(
     run.make_bank(old, new_recipe.data, new_recipe.method.bank)
     new, costs["new"] = run.train("new", new_recipe)
     independent, costs["independent"] = run.train("independent", independent_recipe)
-    deployed = run.deploy(old, new, new_recipe.method.whiten)
+    deployed = run.deploy(old, new, whitened=new_recipe.method.whiten is not None)
     device = new_recipe.train.device
     new = load_model(deployed, device, trust_code=True)
     result = evaluate_models(
@@ -143,15 +140,15 @@ class _Run:
         if bank.credible() is None:
             denoise(bank)
 
-    def deploy(self, old: EmbeddingModel, new: EmbeddingModel, whiten: float | None) -> Path:
+    def deploy(self, old: EmbeddingModel, new: EmbeddingModel, whitened: bool) -> Path:
         """Return the folder of the new model as it is deployed.
 
         One that was trained against the whitened bank is compared in the space that it was trained
-        in and in that of `whiten_cca`, side by side. That is no choice by cross-validation: the
+        in and in that of `BESIDE`, side by side. That is no choice by cross-validation: the
         training classes, which it has learned, would prefer the bridge that it was trained with.
         """
         trained, folder = self.out / "new" / "model", self.out / "model"
-        if whiten is None:
+        if not whitened:
             return trained
         if self.resume and folder.exists():
             there = read_manifest(folder)[1]
@@ -162,7 +159,7 @@ class _Run:
         try:
             items = self.data.items(new, old, self.stage)
             with self.stage("fit the new model's bridge"):
-                bridge = beside_own(new.bridge, fit_bridge("whiten_cca", items, SHARE), items)
+                bridge = beside_own(new.bridge, fit_bridge(BESIDE, items, SHARE), items)
         except FeatureError:
             return trained
         save_with_bridge(trained, folder, bridge)

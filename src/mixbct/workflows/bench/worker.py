@@ -30,7 +30,7 @@ from mixbct.schemas.record import now, read_record, record_there
 from mixbct.schemas.result import FREE, Estimate, ModelCost
 from mixbct.training.run import train
 from mixbct.workflows.across import across, bridges_between
-from mixbct.workflows.adapt import PairedItems, beside_own, fit_bridge
+from mixbct.workflows.adapt import BESIDE, SHARE, PairedItems, beside_own, fit_bridge
 from mixbct.workflows.bench.draws import write_draws
 from mixbct.workflows.bench.merged import rank_merged
 from mixbct.workflows.bench.recipe import MLP, RANK_MERGE
@@ -44,10 +44,8 @@ HALF = "new/50 % new"
 PAIRED = ((CROSS, BASELINE), (SELF, "independent/independent"))
 """The differences that a cell keeps, and behind each bridge the first of them."""
 DEVICE = "device"
-KINDS = {"whiten": 0.3, "cca": 0.1, "whiten_cca": 0.1}
+KINDS = {"whiten": 0.3, "cca": 0.1, BESIDE: SHARE}
 """The bridges behind which a trained model is judged as well, and their shrinkage."""
-BEST = "whiten_cca"
-"""That of them which is judged beside a model's own way, and behind which both queries are."""
 
 
 def run_cell(spec: CellSpec) -> BenchCell:
@@ -132,12 +130,12 @@ def _bridged(
     with contextlib.suppress(FeatureError):
         items = data.items(model, old_model)
         ways = {kind: fit_bridge(kind, items, share) for kind, share in KINDS.items()}
-        both = ways[BEST]
+        both = ways[BESIDE]
         if model.bridge or alone:
             # the one is whitened already, the other in no space of the old one's
             del ways["whiten"]
         if not alone:
-            both = ways[f"own + {BEST}"] = beside_own(model.bridge, both, items)
+            both = ways[f"own + {BESIDE}"] = beside_own(model.bridge, both, items)
         sides = {f"{k}: new": across([way], new.query, old.gallery) for k, way in ways.items()}
         if alone:
             way = fit_bridge(FREE, data.items(old_model, old_model))
