@@ -28,7 +28,7 @@ from mixbct.evaluation.thresholds import (
 Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
 """How often each query class is drawn in each replicate."""
 
-_AT_A_TIME = 2**19
+_AT_A_TIME = 2**22  # scores, of all threads together; of more than eight, each has an eighth
 # a long row is compared with up to so many low genuine scores one by one; others are sorted
 _LONG, _FEW = 2**13, 32
 
@@ -81,9 +81,10 @@ def see(
     def look(rows: Int64[np.ndarray, " l"]) -> Seen:
         some = slice(rows[0], rows[-1] + 1)
         local = of_class[some] - of_class[rows[0]]
-        return _see_rows(scores[some], others[some], own[some], local, grid, places, low)
+        return _see_rows(scores[some], others[some], own[some], local, grid, places, low, each)
 
     shares = np.array_split(np.arange(len(scores)), min(len(scores), torch.get_num_threads()))
+    each = _AT_A_TIME // min(len(shares), 8)
     found = list(threads.map(look, shares))
     above = np.zeros((len(begins), len(places)), np.int64)
     for rows, one in zip(shares, found, strict=True):
@@ -105,11 +106,12 @@ def _see_rows(
     grid: Grid,
     places: Int64[np.ndarray, " a"],
     low: float,
+    at_a_time: int,
 ) -> Seen:
     """Count some rows; `own`: how many of each are no impostor pairs; classes count from 0."""
     size, items = len(grid.marks) + 1, scores.shape[1]
     # long steps, since threads lose time whenever they meet between two
-    most = max(1, min(_AT_A_TIME // items, _AT_A_TIME // (4 * size)))
+    most = max(1, min(at_a_time // items, at_a_time // (4 * size)))
     room, flags = np.empty((most, items), np.float32), np.empty((most, items), np.bool_)
     above, codes = np.zeros((of_class[-1] + 1, len(places)), np.int64), np.zeros(size, np.int64)
     at_least, highest = np.empty(genuine.shape, np.int64), []
@@ -232,9 +234,8 @@ class Counter:
             places: the gallery's parts.
         """
         stops = np.cumsum([part.shape[1] for part in genuine])
-        columns = np.concatenate(
-            [np.arange(*(stops[i] - [genuine[i].shape[1], 0])) for i in places]
-        )
+        spans = np.split(np.arange(stops[-1]), stops[:-1])
+        columns = np.concatenate([spans[i] for i in places])
         # as wide as the whole gallery's would be, so that sums of a row run alike
         found = torch.cat([genuine[i] for i in places], dim=1).sort(dim=1)
         own, order = (each[:, -self._width :].contiguous().numpy() for each in found)
