@@ -18,6 +18,8 @@ def stopped(thread):
 pools.threading.Thread.start = stopped
 try:
     source._pool(2, 0).submit(int).result()
+    for _ in range(100):  # on a busy machine the stop comes after the result
+        time.sleep(0.01)
 except KeyboardInterrupt:
     print("stopped")
 """
