@@ -7,6 +7,7 @@ _STOPPED_AS_A_THREAD_STARTS = """
 import concurrent.futures.thread as pools, signal, time
 from mixbct.data import source
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 start = pools.threading.Thread.start
 
 def stopped(thread):
@@ -18,8 +19,6 @@ def stopped(thread):
 pools.threading.Thread.start = stopped
 try:
     source._pool(2, 0).submit(int).result()
-    for _ in range(100):  # on a busy machine the stop comes after the result
-        time.sleep(0.01)
 except KeyboardInterrupt:
     print("stopped")
 """
