@@ -5,8 +5,9 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 # imported once here and not in each process
@@ -16,8 +17,11 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: F401
 from mixbct.distributed import World, joined
 from mixbct.errors import MixbctError
 
-PATIENCE = 280.0
-"""Seconds, on a machine that others use too."""
+PATIENCE, GRACE = 280.0, 60.0
+"""Seconds, on a machine that others use too: for all to end, and for the rest once one is lost."""
+
+# set before any library has threads that may read it
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
 class LostError(AssertionError):
@@ -54,7 +58,7 @@ def outcomes(size: int, work: Callable[[World], Any]) -> list[tuple[str, Any]]:
             pipes.append(here)
             processes.append(process)
         try:
-            return [_outcome(pipe) for pipe in pipes]
+            return _outcomes(pipes)
         finally:
             for process in processes:
                 process.join(5)
@@ -64,8 +68,9 @@ def outcomes(size: int, work: Callable[[World], Any]) -> list[tuple[str, Any]]:
 def _take_part(
     rank: int, size: int, store: Path, work: Callable[[World], Any], pipe: Connection
 ) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    place = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    # a copy: threads that a library starts anew after a fork may be reading the process's own
+    os.environ = {**os.environ, **place}  # type: ignore[assignment]  # noqa: B003
     try:
         group = {"init_method": f"file://{store}", "rank": rank, "world_size": size}
         with joined("cpu", **group) as world:
@@ -78,8 +83,23 @@ def _take_part(
     os._exit(0)
 
 
+def _outcomes(pipes: list[Connection]) -> list[tuple[str, Any]]:
+    found: dict[int, tuple[str, Any]] = {}
+    until = monotonic() + PATIENCE
+    while len(found) < len(pipes):
+        talking = [pipe for rank, pipe in enumerate(pipes) if rank not in found]
+        if not (ready := wait(talking, max(0.0, until - monotonic()))):
+            break
+        for rank, pipe in enumerate(pipes):
+            if pipe in ready:
+                found[rank] = _outcome(pipe)
+                if found[rank][0] != "done":
+                    until = min(until, monotonic() + GRACE)
+    return [found.get(rank, ("hung", "said nothing in time")) for rank in range(len(pipes))]
+
+
 def _outcome(pipe: Connection) -> tuple[str, Any]:
     try:
-        return pipe.recv() if pipe.poll(PATIENCE) else ("hung", f"said nothing for {PATIENCE} s")
+        return pipe.recv()
     except EOFError:
         return "killed", ""

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from mixbct.distributed import row_rng
 from mixbct.errors import DataError
 from mixbct.evaluation.comparison import Comparison
-from mixbct.evaluation.counting import Weights
+from mixbct.evaluation.tally import Weights
 from mixbct.schemas.result import Estimate, FlippedClass, Flips, tar_name
 
 REPLICATES = 1000

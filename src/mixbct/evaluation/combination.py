@@ -12,8 +12,8 @@ from mixbct.data.source import Progress, unseen
 from mixbct.evaluation.bootstrap import Replicates, estimate, replicate_metrics
 from mixbct.evaluation.calibration import calibrate_halves
 from mixbct.evaluation.comparison import FARS, Comparison, compare_all
-from mixbct.evaluation.counting import Weights
 from mixbct.evaluation.scores import CPU, Pair
+from mixbct.evaluation.tally import Weights
 from mixbct.evaluation.thresholds import Threshold
 from mixbct.schemas.calibration import HeldOutCalibration
 from mixbct.schemas.result import Combination, Curve, Estimate, Histogram, OperatingPoint, tar_name

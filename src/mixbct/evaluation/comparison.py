@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from mixbct.errors import DataError
-from mixbct.evaluation.counting import Counter, Weights, see
+from mixbct.evaluation.counting import see
 from mixbct.evaluation.scores import BUDGET, CPU, Embeddings, Pair, genuine_counts, pair_blocks
+from mixbct.evaluation.tally import Counter, SeenBlock, Weights
 from mixbct.evaluation.thresholds import Grid, Threshold, guess_brackets, score_grids
 
 FARS = (1e-2, 1e-3, 1e-4)
@@ -183,4 +184,4 @@ def _walk(
             own = [block.genuine.cpu() for block in blocks]
             for counter in counters:
                 places = [place[id(part)] for part in counter.parts]
-                counter.take(rows, begins, own, seen, codes, places)
+                counter.take(SeenBlock(rows, begins, own, seen, codes), places)

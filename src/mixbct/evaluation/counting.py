@@ -5,28 +5,16 @@ below it. Impostor pairs are counted by code, class by class, and never sorted: 
 edge is a sum of counts. Codes serve every gallery that a block belongs to.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from mixbct.evaluation.scores import Pair, PairBlock, genuine_counts
-from mixbct.evaluation.thresholds import (
-    Brackets,
-    Grid,
-    Threshold,
-    Trials,
-    above_places,
-    allowed_impostors,
-)
-
-Weights = UInt8[np.ndarray, "r c"] | Float64[np.ndarray, "r c"]
-"""How often each query class is drawn in each replicate."""
+from mixbct.evaluation.scores import PairBlock
+from mixbct.evaluation.thresholds import Grid, above_places
 
 _AT_A_TIME = 2**22  # scores, of all threads together; of more than eight, each has an eighth
 # a long row is compared with up to so many low genuine scores one by one; others are sorted
@@ -188,163 +176,3 @@ def see_on_device(
     at_least = scores.shape[1] - torch.searchsorted(scores.sort(dim=1).values, genuine)
     above = above_places(counts.numpy(), places)
     return Seen(above, counts.sum(dim=0).numpy(), at_least.cpu().numpy(), highest)
-
-
-class Counter:
-    """What is counted of one gallery, block by block."""
-
-    def __init__(
-        self,
-        parts: Sequence[Pair],
-        grid: Grid,
-        brackets: Brackets,
-        class_of: Int64[np.ndarray, " n"],
-        weights: Weights,
-    ) -> None:
-        self.parts, self.grid, self.brackets = parts, grid, brackets
-        self._class_of, self._weights = class_of, weights
-        counts = sum(genuine_counts(part.query, part.gallery) for part in parts)
-        self._width = max(1, int(np.max(counts)))
-        self._precision = np.empty(len(class_of))
-        self._rank = np.empty(len(class_of), np.int64)
-        # genuine first, impostor second
-        self._above = np.zeros((2, len(grid.starts)), np.int64)
-        self._drawn = np.zeros((2, len(weights), len(grid.edges)))
-        self._codes = np.zeros(len(grid.marks) + 1, np.int64)
-        self._over, self._at_least = np.zeros((2, 2, len(brackets)), np.int64)
-        self._inside: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in brackets]
-
-    def take(
-        self,
-        rows: Int64[np.ndarray, " b"],
-        begins: Int64[np.ndarray, " k"],
-        genuine: Sequence[Float32[Tensor, "b _"]],
-        seen: Sequence[Seen],
-        counted: Int64[np.ndarray, " a"],
-        places: Sequence[int],
-    ) -> None:
-        """Count a block: of queries in the order of their classes, with some of the parts.
-
-        Args:
-            rows: which queries.
-            begins: the place in it with which each class begins.
-            genuine: their genuine scores with each part.
-            seen: what was counted of the impostor pairs with each part.
-            counted: the codes from which it was counted, ascending.
-            places: the gallery's parts.
-        """
-        stops = np.cumsum([part.shape[1] for part in genuine])
-        spans = np.split(np.arange(stops[-1]), stops[:-1])
-        columns = np.concatenate([spans[i] for i in places])
-        # as wide as the whole gallery's would be, so that sums of a row run alike
-        found = torch.cat([genuine[i] for i in places], dim=1).sort(dim=1)
-        own, order = (each[:, -self._width :].contiguous().numpy() for each in found)
-        at_least = np.sum([seen[i].at_least[:, columns] for i in places], axis=0)
-        ahead = np.take_along_axis(at_least, order, axis=1)
-        self._precision[rows], self._rank[rows] = _ranking(own, ahead)
-        there = own > -np.inf
-        present, class_of = own[there], np.repeat(self._class_of[rows], there.sum(axis=1))
-        asked = np.searchsorted(counted, self.grid.starts)
-        by_class = (
-            self._genuine_above(present, class_of, self._class_of[rows[begins]]),
-            np.sum([seen[i].above[:, asked] for i in places], axis=0),
-        )
-        self._codes += np.sum([seen[i].codes for i in places], axis=0)
-        first = int(self._class_of[rows[0]])
-        drawn = self._weights[:, first : first + len(begins)].astype(np.float64)
-        highest = np.concatenate([seen[i].highest for i in places])
-        for side, (above, values) in enumerate(zip(by_class, (present, highest), strict=True)):
-            self._above[side] += above.sum(axis=0)
-            if len(drawn):
-                # whole numbers below 2⁵³, so that no order of the sums changes a bit
-                self._drawn[side] += drawn @ above[:, : len(self.grid.edges)].astype(np.float64)
-            for i, (low, high) in enumerate(self.brackets):
-                self._over[side, i] += np.count_nonzero(values > high)
-                self._at_least[side, i] += np.count_nonzero(values >= high)
-                self._inside[i][side].append(values[(values > low) & (values < high)])
-
-    def _genuine_above(
-        self,
-        scores: Float32[np.ndarray, " g"],
-        class_of: Int64[np.ndarray, " g"],
-        classes: Int64[np.ndarray, " k"],
-    ) -> Int64[np.ndarray, "k a"]:
-        """Return how many genuine scores of each class lie above each place of the grid."""
-        size = len(self.grid.marks) + 1
-        codes = np.searchsorted(self.grid.marks, scores)
-        cuts = np.searchsorted(class_of, classes[1:])
-        counts = [np.bincount(some, minlength=size) for some in np.split(codes, cuts)]
-        return np.array([above_places(some, self.grid.starts) for some in counts])
-
-    def thresholds(self, fars: tuple[float, ...]) -> list[Threshold | None]:
-        """Return the exact threshold at each rate; None where it lies outside its bracket."""
-        return [self._threshold(i, far) for i, far in enumerate(fars)]
-
-    def _threshold(self, i: int, far: float) -> Threshold | None:
-        pairs, value = int(self._above[1, 0]), float(self.brackets[i][1])
-        genuine, impostors = self._over[:, i].tolist()
-        # ties at the upper end may be most of the pairs
-        at_least = self._at_least[:, i].tolist()
-        place = allowed_impostors(far, pairs)
-        if place >= at_least[1]:
-            inside = Trials(*(np.sort(np.concatenate(some)) for some in self._inside[i]))
-            place -= at_least[1]
-            if place >= len(inside.impostor):
-                return None
-            value = float(inside.impostor[-1 - place])
-            own, others = inside.accepted(value)
-            genuine, impostors = at_least[0] + own, at_least[1] + others
-        elif place < impostors:
-            return None
-        return Threshold(far, value, genuine, impostors, far * pairs >= 1)
-
-    def narrowed(self, fars: tuple[float, ...]) -> Brackets:
-        """Return the neighbouring edges, ascending from −inf to +inf, that each threshold is in."""
-        edges = self.grid.edges
-        above = self._above[1, : len(edges)]
-        # the first edge above which no more than allowed lie; the threshold is at most that high
-        upper = [int(np.argmax(above <= allowed_impostors(far, int(above[0])))) for far in fars]
-        return np.array([[edges[i - 1], edges[i]] for i in upper])
-
-    def counts(self) -> dict[str, Any]:
-        """Return what was counted, by the names in `Comparison`."""
-        edges = len(self.grid.edges)
-        totals = self._above[:, :1]
-        over = np.concatenate([totals, self._above[:, edges:], np.zeros_like(totals)], axis=1)
-        genuine_bins, impostor_bins = -np.diff(over, axis=1)
-        return {
-            "average_precision": self._precision,
-            "rank": self._rank,
-            "grid": self.grid,
-            "genuine_above": self._above[0, :edges],
-            "impostor_above": self._above[1, :edges],
-            "skipped": self.grid.skipped(self._codes),
-            "genuine_bins": genuine_bins,
-            "impostor_bins": impostor_bins,
-            "drawn_above": self._drawn,
-        }
-
-
-def _ranking(
-    genuine: Float32[np.ndarray, "b p"], impostor_at_least: Int64[np.ndarray, "b p"]
-) -> tuple[Float64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-    """Return each query's average precision and the rank of its first correct item, from 1.
-
-    AP = (1/P) Σ_s P(s) / N(s) over its P genuine items, where P(s) and N(s) count the genuine and
-    all items that score at least s. Items that tie enter together, so their order cannot matter (as
-    scikit-learn's `average_precision_score`); impostors that tie with the first correct item come
-    before it. A query without a genuine item has NaN and 0.
-
-    Args:
-        genuine: scores of genuine pairs, each row ascending, −inf where there is none.
-        impostor_at_least: how many impostor pairs score at least that.
-    """
-    ascending = torch.from_numpy(genuine)
-    genuine_at_least = (genuine.shape[1] - torch.searchsorted(ascending, ascending)).numpy()
-    present = genuine > -np.inf
-    precision = genuine_at_least / (genuine_at_least + impostor_at_least)
-    # the best is the last
-    rank = np.where(present[:, -1], impostor_at_least[:, -1] + 1, 0)
-    with np.errstate(invalid="ignore"):
-        average = (precision * present).sum(axis=1) / present.sum(axis=1)
-    return average, rank

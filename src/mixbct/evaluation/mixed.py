@@ -16,8 +16,8 @@ from mixbct.data.source import Progress
 from mixbct.distributed import row_rng
 from mixbct.evaluation.bootstrap import Replicates, estimate
 from mixbct.evaluation.combination import Judged, judge_all
-from mixbct.evaluation.counting import Weights
 from mixbct.evaluation.scores import Embeddings, Pair
+from mixbct.evaluation.tally import Weights
 from mixbct.features.ordering import highest_first, least_credible, most_items
 from mixbct.schemas.result import Backfill, BackfillCurve, Difference, Estimate, tar_name
 
