@@ -79,28 +79,30 @@ def explain(problem: dict[str, Any], root: type[BaseModel]) -> str:
         root: the model that was to be validated; unions in it are told apart by `name`.
     """
     model: Any = root
+    siblings: list[type[BaseModel]] = []
     keys: list[str] = []
     for part in map(str, problem["loc"]):
         # the discriminator's value is not a key of the file
         if (chosen := variant_of(model, part)) is not None:
-            model = chosen
+            siblings, model = _variants(model), chosen
             continue
         keys.append(part)
         if get_origin(model) in (dict, tuple):  # a key of a person's own, or a place in a list
             model = next((a for a in get_args(model) if isinstance(a, type) and a is not str), None)
         elif (field := getattr(model, "model_fields", {}).get(part)) is not None:
-            model = field.annotation
+            siblings, model = [], field.annotation
     key, found = ".".join(keys), reprlib.repr(problem["input"])
     if problem["type"] == "extra_forbidden":
         names = sorted(getattr(model, "model_fields", {}))
+        knowing = [_name(other) for other in siblings if keys[-1] in other.model_fields]
         close = difflib.get_close_matches(keys[-1], names, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = f"it is a setting of {', '.join(knowing)}; " if knowing else hint
         return f"{key}: unknown key; {hint}allowed here: {', '.join(names)}"
     if problem["type"] == "missing":
         return f"{key}: missing"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        names = [v.model_fields["name"].annotation for v in _variants(model)]
-        allowed = ", ".join(str(get_args(n)[0]) for n in names)
+        allowed = ", ".join(map(_name, _variants(model)))
         return f"{key}.name: choose one of {allowed}; found {found}"
     if not key:
         return str(problem["msg"]).removeprefix("Value error, ")
@@ -111,6 +113,10 @@ def _variants(model: Any) -> list[type[BaseModel]]:
     """Return the settings classes of a union, in order; none for anything else."""
     members = [a for a in get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)]
     return [member for member in members if "name" in member.model_fields]
+
+
+def _name(variant: type[BaseModel]) -> str:
+    return str(get_args(variant.model_fields["name"].annotation)[0])
 
 
 def variant_of(model: Any, name: object) -> type[BaseModel] | None:

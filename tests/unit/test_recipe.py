@@ -109,6 +109,15 @@ def test_an_unknown_key_that_is_like_no_other(path: Path) -> None:
     assert "did you mean" not in message
 
 
+def test_a_setting_of_another_method_or_head_is_said_to_be_that(path: Path) -> None:
+    """Even where one of the method's own is alike: query_map, here."""
+    message = refusal(path, "method.name=l2", "method.gallery_map=projection")
+    assert "method.gallery_map: unknown key; it is a setting of mixbct; allowed here: " in message
+    assert "it is a setting of arcface, cosface; " in refusal(
+        path, "head.name=softmax", "head.margin=1"
+    )
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 
 from mixbct.distributed import ALONE, World
 from mixbct.errors import RecipeError
-from mixbct.heads.margin_softmax import Workspace, margin_softmax, parts
+from mixbct.heads.margin_softmax import margin_softmax, parts
 from mixbct.heads.margins import arcface, cosface
+from mixbct.heads.workspace import Workspace
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
 
 RowLosses = Float[Tensor, " n"]

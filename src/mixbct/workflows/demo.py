@@ -6,7 +6,6 @@ queries are typefaces that no model has seen.
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from mixbct.data import open_source
 from mixbct.data.glyphs import DEMO_QUERY_GROUPS, build_glyphs
@@ -86,13 +85,6 @@ def run_demo(
     )
 
 
-def best_of_bench() -> dict[str, Any]:
-    """Return what the bench's row in bold sets of its method (docs/results); it has no trials."""
-    bench = tomllib.loads(recipe_text("bench/methods"))
-    settings = bench["methods"][bench["ours"].partition(",")[0]]["settings"]
-    return dict(settings["method"])
-
-
 def _query_groups(source: Source) -> tuple[str, ...]:
     """Choose the families that only queries come from: a third of them on fonts of one's own."""
     groups = sorted(set(source.groups()) - {""})
@@ -108,5 +100,5 @@ def _recipe(
     content["seed"] = seed
     content["data"] |= {"path": data, "split": split}
     if name == "new":
-        content["method"] = best_of_bench() | {"bank": out / "bank"}
+        content["method"]["bank"] = out / "bank"
     return parse_recipe(apply_overrides(content, overrides), f"the demo's {name}.toml")
