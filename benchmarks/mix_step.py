@@ -31,7 +31,7 @@ IMAGES = 30 * CLASSES
 
 
 def run(folder: Path) -> list[Figure]:
-    """Return mix_step/skip, mix_step/skip_floor and mix_step/bank."""
+    """Return mix_step/skip, mix_step/skip_floor, mix_step/bank and mix_step/whitened."""
     source = image_source(folder / "images", IMAGES)
     _make_bank(folder / "bank", source)
     bank = str(folder / "bank")
@@ -43,6 +43,7 @@ def run(folder: Path) -> list[Figure]:
         "mix_step/skip": (_step(skip, source), _step(plain, source)),
         "mix_step/skip_floor": (_step(skip, source), _bare_step(demo_recipe(skip))),
         "mix_step/bank": (_step(mixed, source), _step(plain, source)),
+        "mix_step/whitened": (_step(mixed | {"whiten": 0.3}, source), _step(mixed, source)),
     }
     return [
         time_figure(name, "s/step", in_turn(*steps, for_seconds=15, warm_up=5))

@@ -3,11 +3,16 @@
 The names below are the public surface; each is imported from its module when it is first used.
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 __version__ = version("mixbct")
+
+# read when NumPy is first imported: its threads would stay awake for 30 ms after a product, on the
+# cores that torch's need next
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 _HOME = {
     "ADAPTERS": "mixbct.adapters",

@@ -15,6 +15,7 @@ NAMES = [
     "mix_step/skip",
     "mix_step/skip_floor",
     "mix_step/bank",
+    "mix_step/whitened",
     "extract",
     "search",
     "denoise",
