@@ -145,7 +145,7 @@ def joined(device: str, **group: Any) -> Iterator[World]:
         logging.disable()  # the first process says it
     try:
         if device.startswith("cuda"):
-            torch.cuda.set_device(world.open_device(device))
+            world.open_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE, **group)
         yield world
@@ -182,6 +182,10 @@ def open_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:
     try:
         number = torch.zeros((), device=name, dtype=dtype)
         number.item()  # a device without memory of its own ("meta") gives no numbers back
+        if number.is_cuda:
+            torch.cuda.set_device(
+                number.device
+            )  # whose stream and random numbers are meant from here
         return number.device
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0]

@@ -30,19 +30,22 @@ def augment(
     if not (settings.flip or settings.shift):
         return images
     batch, height, width, _ = images.shape
-    of = of or batch
-    columns = torch.arange(width).expand(batch, width)
-    rows = torch.arange(height).expand(batch, height)
+    of, reach = of or batch, settings.shift
+    flipped, offsets = torch.zeros(of, dtype=torch.bool), torch.zeros(2, of, dtype=torch.int64)
     if settings.flip:
-        flipped = (torch.rand(of, 1, generator=generator) < 0.5)[own]
-        columns = torch.where(flipped, columns.flip(1), columns)
-    if settings.shift:
-        reach = settings.shift
-        offsets = torch.randint(-reach, reach + 1, (2, of, 1), generator=generator)[:, own]
-        rows = (rows + offsets[0]).clamp(0, height - 1)
-        columns = (columns + offsets[1]).clamp(0, width - 1)
-    # NumPy gathers on one thread. A second team of torch's threads, in the thread that reads ahead,
+        flipped = torch.rand(of, generator=generator) < 0.5
+    if reach:
+        offsets = torch.randint(-reach, reach + 1, (2, of), generator=generator)
+    # NumPy copies on one thread. A second team of torch's threads, in the thread that reads ahead,
     # would fight the training step's for the cores
-    picked = np.arange(batch)[:, None, None]
-    gathered = images.numpy()[picked, rows.numpy()[:, :, None], columns.numpy()[:, None, :]]
-    return torch.from_numpy(gathered)
+    pixels = images.numpy()
+    moved = np.empty_like(pixels)
+    if reach:
+        pixels = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach), (0, 0)), "edge")
+    corners = (offsets[:, own].T + reach).tolist()
+    for to, image, flip, (top, left) in zip(
+        moved, pixels, flipped[own].tolist(), corners, strict=True
+    ):
+        window = image[top : top + height, left : left + width]
+        to[:] = window[:, ::-1] if flip else window
+    return torch.from_numpy(moved)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributed import ReduceOp
 from torch.optim import Optimizer
 
 from mixbct.distributed import ALONE, World
 from mixbct.errors import RecipeError
-from mixbct.heads.margin_softmax import margin_softmax, parts
+from mixbct.heads.margin_softmax import margin_losses, parts
 from mixbct.heads.margins import arcface, cosface
 from mixbct.heads.workspace import Workspace
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
@@ -60,8 +60,10 @@ class CosineHead(nn.Module):
         Args:
             classes: in order; with all those of the rows.
         """
-        own = classes[(classes >= self.owned.start) & (classes < self.owned.stop)]
-        self.chosen = (own - self.owned.start).to(self.weight.device)
+        # a slice of what a GPU can fetch by itself is that, too
+        first, last = torch.searchsorted(classes, torch.tensor([self.owned.start, self.owned.stop]))
+        own = classes[first:last].to(self.weight.device, non_blocking=classes.is_pinned())
+        self.chosen = own - self.owned.start
         weight = self.weight.detach()
         rows = self._workspace.lend("rows", len(self.chosen), weight.shape[1], weight)
         self._rows = torch.index_select(weight, 0, self.chosen, out=rows).requires_grad_()
@@ -76,21 +78,11 @@ class CosineHead(nn.Module):
         self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], counts: Counts = ()
     ) -> RowLosses:
         """Return the cross-entropy of each row, over all classes or those that were chosen."""
-        world, owned = self.world, None
-        values, labels = world.gather(F.normalize(features), counts), world.gather(labels, counts)
-        if world.size > 1:
-            labels, owned = labels - self.owned.start, _within(labels, self.owned)
-        if self.chosen is not None:
-            labels = torch.searchsorted(self.chosen, labels)
-        if owned is not None:
-            labels = labels.where(owned, 0)
         margin, scale = self.settings.margin, self.settings.scale
-        losses: Tensor = margin_softmax(
-            *(values, self.present, labels, self.margin_function, margin, scale, world, owned),
-            self._workspace,
-            lend_gradient=self._rows is not None,
+        return margin_losses(
+            *(F.normalize(features), self.present, labels, counts, self.owned, self.world),
+            *(self.margin_function, margin, scale, self._workspace, self.chosen),
         )
-        return losses[world.span(counts)] if counts else losses
 
     @contextlib.contextmanager
     def updated_by(self, optimizer: Optimizer) -> Iterator[None]:
@@ -158,11 +150,6 @@ def _put(
         whole.index_copy_(0, chosen, rows)
 
 
-def _within(labels: Int64[Tensor, " n"], owned: slice) -> Bool[Tensor, " n"]:
-    within: Tensor = (labels >= owned.start) & (labels < owned.stop)
-    return within
-
-
 class LinearHead(nn.Module):
     """A linear classifier with bias over raw features; it is dropped before extraction.
 
@@ -188,7 +175,7 @@ class LinearHead(nn.Module):
         logits = F.pad(logits, (0, 1), value=-torch.inf)
         tops = world.reduce(logits.detach().amax(1), ReduceOp.MAX)
         sums = world.sum((logits - tops[:, None]).exp().sum(1))
-        owned = _within(labels, self.owned)
+        owned = (labels >= self.owned.start) & (labels < self.owned.stop)
         places = (labels - self.owned.start).where(owned, 0)[:, None]
         targets = world.sum(logits.gather(1, places)[:, 0].where(owned, 0))
         losses: Tensor = tops + sums.log() - targets

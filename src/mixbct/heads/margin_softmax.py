@@ -70,6 +70,47 @@ def margin_softmax(
     return losses
 
 
+def margin_losses(
+    features: Float[Tensor, "n d"],
+    weight: Float[Tensor, "k d"],
+    labels: Int64[Tensor, " n"],
+    counts: tuple[int, ...],
+    owned: slice,
+    world: World,
+    margin_function: Margin,
+    margin: float,
+    scale: float,
+    workspace: Workspace,
+    chosen: Int64[Tensor, " k"] | None = None,
+) -> Float[Tensor, " n"]:
+    """Return `margin_softmax` of this process's rows over the classes of all processes.
+
+    Args:
+        features: of norm 1, this process's rows.
+        weight: W of this process's classes, or of those chosen.
+        labels: of all classes.
+        counts: how many rows each process has; none where there is one.
+        owned: which classes are this process's.
+        world: the processes.
+        margin_function: see `margin_softmax`, as `margin`, `scale` and `workspace`.
+        chosen: which of its classes the step looks at, in order; None: all.
+    """
+    values, labels = world.gather(features, counts), world.gather(labels, counts)
+    within = None
+    if world.size > 1:
+        within = (labels >= owned.start) & (labels < owned.stop)
+        labels = labels - owned.start
+    if chosen is not None:
+        labels = torch.searchsorted(chosen, labels)
+    if within is not None:
+        labels = labels.where(within, 0)
+    losses = margin_softmax(
+        *(values, weight, labels, margin_function, margin, scale, world, within, workspace),
+        lend_gradient=chosen is not None,
+    )
+    return losses[world.span(counts)] if counts else losses
+
+
 class _MarginSoftmax(Function):
     @staticmethod
     def forward(

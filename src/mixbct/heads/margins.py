@@ -39,3 +39,8 @@ def cosface(cosine: Float[Tensor, " n"], margin: float) -> Float[Tensor, " n"]:
     Source: Wang et al., "CosFace", CVPR 2018, eq. 4.
     """
     return cosine - margin
+
+
+def unmoved(cosine: Float[Tensor, " n"], margin: float) -> Float[Tensor, " n"]:
+    """Return cos θ: no margin, whatever `margin` says."""
+    return cosine

@@ -14,37 +14,66 @@ influence is then much weaker.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mixbct.distributed import ALONE, World
 from mixbct.heads.classifier import Head, cosine_scale
+from mixbct.heads.margin_softmax import margin_losses
+from mixbct.heads.margins import unmoved
+from mixbct.heads.workspace import Workspace
 from mixbct.methods.independent import classification
 from mixbct.methods.method import Features, Losses, Method, Progress, Task, given
 from mixbct.recipe import BCTSettings
 
 
-def influence(
-    features: Float[Tensor, "n d"],
-    labels: Int64[Tensor, " n"],
-    directions: Float[Tensor, "c d"],
-    known: Bool[Tensor, " c"],
-    scale: float,
-) -> Float[Tensor, " n"]:
-    """Return the cross-entropy of each row under fixed class directions; 0 for unknown classes.
+class Influence(nn.Module):
+    """The cross-entropy under fixed class directions, which the processes share out.
 
     Args:
-        features: raw.
-        labels: in [0, c).
-        directions: of any length, zero where not known.
-        known: which classes have a direction.
-        scale: s, multiplies the cosines.
+        directions: [C, D] of any length, zeros where not known.
+        known: [C] which classes have a direction.
+        world: the processes.
+        persistent: a checkpoint is to have the directions.
     """
-    cosines = F.normalize(features) @ F.normalize(directions).to(features.dtype).t()
-    logits = (scale * cosines).masked_fill(~known, -torch.inf)
-    there = known[labels]
-    # a row of an unknown class has an infinite loss, and its gradient would be NaN
-    safe = torch.where(there, labels, known.to(torch.int8).argmax())
-    return F.cross_entropy(logits, safe, reduction="none") * there
+
+    def __init__(
+        self,
+        directions: Float[Tensor, "c d"],
+        known: Bool[Tensor, " c"],
+        world: World = ALONE,
+        persistent: bool = False,
+    ) -> None:
+        super().__init__()
+        every = known.nonzero()[:, 0]
+        self.span = world.span(world.counts(len(every)))
+        self.directions = nn.Buffer(directions, persistent=persistent)
+        self.known = nn.Buffer(known, persistent=False)
+        self.own = nn.Buffer(every[self.span], persistent=False)
+        self.places = nn.Buffer(known.cumsum(0) - 1, persistent=False)
+        self.workspace = Workspace()
+
+    def forward(self, new: Features, scale: float) -> Float[Tensor, " n"]:
+        """Return the loss of each row; 0 for those of unknown classes.
+
+        Args:
+            new: raw features.
+            scale: s, multiplies the cosines.
+        """
+        # a row of an unknown class has the loss of any other one, and is not counted
+        losses = margin_losses(
+            F.normalize(new.values),
+            self.directions[self.own].to(new.values.dtype),
+            self.places[new.labels].clamp_min(0),
+            new.counts,
+            self.span,
+            new.world,
+            unmoved,
+            0.0,
+            scale,
+            self.workspace,
+        )
+        return losses * self.known[new.labels]
 
 
 class BCT(Method):
@@ -60,13 +89,12 @@ class BCT(Method):
         if weights is not None:
             directions = torch.where(weights.known[:, None], weights.values, directions)
             known = known | weights.known
-        self.directions = nn.Buffer(directions, persistent=False)
-        self.known = nn.Buffer(known, persistent=False)
+        self.influence = Influence(directions, known, task.world)
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss under the new and under the old weights."""
         scale = cosine_scale(head) if self.settings.scaled else 1.0
-        rows = influence(new.values, new.labels, self.directions, self.known, scale)
+        rows = self.influence(new, scale)
         return {
             "classification": classification(new, head),
             "influence": self.settings.weight * rows.sum() / new.total,

@@ -127,6 +127,7 @@ class MixBCT(Method):
             self._by_class = self.candidates[np.argsort(labels, kind="stable")]
             self._counts = np.bincount(labels, minlength=int(task.labels.max()) + 1)
             self._starts = np.cumsum(self._counts) - self._counts
+            self.there = nn.Buffer(torch.from_numpy(self._counts > 0), persistent=False)
         if settings.readout:
             if not settings.contrast:
                 raise RecipeError(
@@ -218,8 +219,7 @@ class MixBCT(Method):
 
     def _partners(self, new: Features, old: Features, mixed: int) -> tuple[Tensor, Tensor]:
         """Return which new rows have a partner, and theirs; `old`: all rows, `mixed` ones first."""
-        counts = torch.from_numpy(self._counts).to(new.labels.device)
-        has = new.world.gather((counts[new.labels] > 0).int(), new.counts)
+        has = new.world.gather(self.there[new.labels].int(), new.counts)
         own = new.world.span(new.counts) if new.counts else slice(None)
         places = mixed - 1 + has.cumsum(0)[own]
         found = has[own].bool()

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixbct.heads.classifier import Head, cosine_scale
-from mixbct.methods.bct import influence
+from mixbct.methods.bct import Influence
 from mixbct.methods.independent import classification
 from mixbct.methods.method import Extract, Features, Losses, Method, Progress, Task, given
 from mixbct.recipe import UniBCTSettings
@@ -65,8 +65,7 @@ class UniBCT(Method):
     def __init__(self, settings: UniBCTSettings, task: Task) -> None:
         super().__init__(settings, task)
         means = given(task.prototypes)
-        self.directions = nn.Buffer(means.values.clone())
-        self.known = nn.Buffer(means.known, persistent=False)
+        self.influence = Influence(means.values.clone(), means.known, task.world, persistent=True)
         self.rows = np.argsort(task.labels, kind="stable")
         self.counts = np.bincount(task.labels)
         self.starts = np.cumsum(self.counts) - self.counts
@@ -76,7 +75,7 @@ class UniBCT(Method):
         if epoch not in self.settings.refresh:
             return
         old, world = given(self.task.old), self.task.world
-        refined = torch.zeros_like(self.directions)
+        refined = torch.zeros_like(self.influence.directions)
         # classes with equally many images are solved together, and dealt out to the processes
         for count in np.unique(self.counts):
             classes = np.flatnonzero(self.counts == count)[world.rank :: world.size]
@@ -89,13 +88,12 @@ class UniBCT(Method):
                 )
                 means = refined_means(new_side, old_side, self.settings)
                 refined[torch.from_numpy(chosen)] = means.to(refined)
-        self.directions.copy_(world.reduce(refined))
+        self.influence.directions.copy_(world.reduce(refined))
 
     def losses(self, new: Features, old: Features, head: Head, progress: Progress) -> Losses:
         """Return the classification loss and, from epoch `start`, that under the prototypes."""
         losses = {"classification": classification(new, head)}
         if progress.epoch >= self.settings.start:
-            scale = cosine_scale(head)
-            rows = influence(new.values, new.labels, self.directions, self.known, scale)
+            rows = self.influence(new, cosine_scale(head))
             losses["influence"] = self.settings.weight * rows.sum() / new.total
         return losses

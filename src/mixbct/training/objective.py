@@ -140,7 +140,7 @@ def _batch_norm(module: Any, world: World, values: Float[Tensor, "n c ..."]) -> 
     axes = [axis for axis in range(values.dim()) if axis != 1]
     exact = values.to(torch.promote_types(values.dtype, torch.float32))
     variance, mean = torch.var_mean(exact, axes, correction=0)
-    count = exact.new_tensor(values.numel() // values.shape[1])
+    count = exact.new_full((), values.numel() // values.shape[1])
     every = world.reduce(count.clone())
     of_all = world.sum(mean * count) / every
     variance = world.sum((variance + (mean - of_all).square()) * count) / every

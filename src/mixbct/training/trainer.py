@@ -159,11 +159,13 @@ class Trainer:
         classes = None
         if not isinstance(recipe.head, SoftmaxSettings) and recipe.head.sample < 1:
             every = np.concatenate([plan.forward_labels[: plan.trained], plan.old_labels])
-            classes = sample_classes(
-                torch.from_numpy(every[every >= 0]),
-                len(self.source.classes()),
-                recipe.head.sample,
-                torch_rng(recipe.seed, SAMPLE, step),
+            classes = self._staged(
+                sample_classes(
+                    torch.from_numpy(every[every >= 0]),
+                    len(self.source.classes()),
+                    recipe.head.sample,
+                    torch_rng(recipe.seed, SAMPLE, step),
+                )
             )
         items = augment(items, recipe.data, generator, len(plan.forward_rows), own)
         return _Batch(

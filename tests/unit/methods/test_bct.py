@@ -10,7 +10,7 @@ from mixbct.errors import RecipeError
 from mixbct.features.prototypes import ClassDirections
 from mixbct.heads.classifier import LinearHead
 from mixbct.methods import Features
-from mixbct.methods.bct import BCT, influence
+from mixbct.methods.bct import BCT, Influence
 from mixbct.recipe import BCTSettings
 
 KNOWN = torch.tensor([True, True, False, True, True, False])
@@ -54,9 +54,9 @@ def test_the_losses_equal_a_loop(scaled: bool) -> None:
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    new = rows()
+    new, influence = rows(), Influence(directions().double(), KNOWN)
     assert torch.autograd.gradcheck(
-        lambda v: influence(v, new.labels, directions().double(), KNOWN, 16.0),
+        lambda v: influence(dataclasses.replace(new, values=v), 16.0),
         new.values.requires_grad_(),
     )
 
@@ -72,9 +72,9 @@ def test_old_weights_come_before_means() -> None:
         BCTSettings(name="bct", bank="b"),  # type: ignore[arg-type]
         dataclasses.replace(task, old_classifier=weights),
     )
-    torch.testing.assert_close(method.directions[:2], weights.values[:2])
-    torch.testing.assert_close(method.directions[2:], task.prototypes.values[2:])
-    assert method.known.tolist() == [True, True, True, True, False, True]
+    torch.testing.assert_close(method.influence.directions[:2], weights.values[:2])
+    torch.testing.assert_close(method.influence.directions[2:], task.prototypes.values[2:])
+    assert method.influence.known.tolist() == [True, True, True, True, False, True]
 
 
 def test_a_head_without_cosines_is_refused() -> None:

@@ -143,5 +143,5 @@ def test_what_looks_at_the_whole_set_sees_it_in_the_old_space() -> None:
     features = torch.randn(len(task.labels), DIM + 4)
     method.on_epoch(1, lambda rows: features[rows])
     alone.on_epoch(1, lambda rows: features[rows] @ method.query_map())
-    assert torch.equal(alone.directions, behind.directions)
-    assert not torch.equal(alone.directions, UniBCT(settings, task).directions)
+    assert torch.equal(alone.influence.directions, behind.influence.directions)
+    assert not torch.equal(alone.influence.directions, UniBCT(settings, task).influence.directions)

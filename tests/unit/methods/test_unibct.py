@@ -6,7 +6,6 @@ import torch
 from conftest import CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.methods import Features, Progress
-from mixbct.methods.bct import influence
 from mixbct.methods.unibct import UniBCT, refined_means
 from mixbct.recipe import UniBCTSettings
 
@@ -85,16 +84,16 @@ def test_prototypes_are_refined_at_the_epochs_chosen_alone() -> None:
     torch.manual_seed(4)
     features = torch.randn(len(task.labels), DIM)
     method.on_epoch(1, lambda rows: pytest.fail("not asked for"))
-    torch.testing.assert_close(method.directions, task.prototypes.values)
+    torch.testing.assert_close(method.influence.directions, task.prototypes.values)
     method.on_epoch(2, lambda rows: features[rows])
     for label in range(CLASSES):
         rows = np.flatnonzero(task.labels == label)
         old = torch.from_numpy(task.old.read(rows)).double()
         (expected,) = refined_means(features[None, rows].double(), old[None], settings())
-        torch.testing.assert_close(method.directions[label], expected.float())
-    assert set(method.state_dict()) == {"directions"}
+        torch.testing.assert_close(method.influence.directions[label], expected.float())
+    assert set(method.state_dict()) == {"influence.directions"}
     # what was given is untouched
-    assert not torch.allclose(method.directions, task.prototypes.values)
+    assert not torch.allclose(method.influence.directions, task.prototypes.values)
 
 
 def test_the_loss_is_bcts_under_the_prototypes_from_its_start_on() -> None:
@@ -103,5 +102,5 @@ def test_the_loss_is_bcts_under_the_prototypes_from_its_start_on() -> None:
     new = Features(torch.randn(9, DIM), torch.arange(9) % CLASSES)
     assert set(method.losses(new, new, head, PROGRESS)) == {"classification"}
     losses = method.losses(new, new, head, Progress(3, 5, 0.6))
-    rows = influence(new.values, new.labels, method.directions, method.known, 16.0)
+    rows = method.influence(new, 16.0)
     torch.testing.assert_close(losses["influence"], 0.5 * rows.mean())

@@ -99,12 +99,12 @@ def test_old_weights_are_tied_to_the_training_classes_by_name(tmp_path: Path) ->
     recipe = make_recipe(f'method={{name = "bct", bank = "{path}", old_model = "{old}"}}')
     trainer = Trainer(recipe, source)
     trained = F.normalize(load_file(old / "model/head.safetensors")["weight"])
-    directions = trainer.method.directions
+    directions = trainer.method.influence.directions
     torch.testing.assert_close(directions[0], trained[CLASSES.index("e")])
     torch.testing.assert_close(directions[2], trained[CLASSES.index("b")])
-    assert trainer.method.known.tolist() == [True, False, True]
+    assert trainer.method.influence.known.tolist() == [True, False, True]
     means = Trainer(make_recipe(f'method={{name = "bct", bank = "{path}"}}'), source)
-    assert not torch.allclose(means.method.directions[0], directions[0])
+    assert not torch.allclose(means.method.influence.directions[0], directions[0])
 
 
 def test_an_old_model_that_does_not_fit(tmp_path: Path, bank: Path) -> None:
