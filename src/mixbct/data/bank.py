@@ -246,9 +246,42 @@ def encoder_of(source: Source) -> Contract | None:
 
 def root_digest(source: Source) -> str:
     """Return the digest of all that the rows of a source were chosen from, by whatever steps."""
+    return _known_root(source) or root_of(source).digest()
+
+
+def _known_root(source: Source) -> str | None:
+    """Return `root_digest`; None for vectors that came from elsewhere."""
     root = root_of(source)
-    chosen_from = root.manifest.source_digest if isinstance(root, FeatureBank) else None
-    return chosen_from or root.digest()
+    return root.manifest.source_digest if isinstance(root, FeatureBank) else root.digest()
+
+
+def refuse_other_items(bank: FeatureBank, rows: Rows, source: Source, of_source: Rows) -> None:
+    """Refuse rows of a bank and of a source that share their keys, but are of other items.
+
+    They are where most have another class on the other side, of those whose classes both sides
+    know by name; or where keys are mere numbers, as in a record file, and the data are others.
+
+    Raises:
+        BankError: they are of other items.
+    """
+    digests = _known_root(bank), _known_root(source)
+    if digests[0] is not None and digests[0] == digests[1]:
+        return
+    advice = (
+        f"the bank {bank.path} was not made of {source}: name a bank that was, or extract it again"
+    )
+    names = bank.classes(), source.classes()
+    if names[0] and names[1]:
+        place = {name: i for i, name in enumerate(names[1])}
+        there = np.array([place.get(name, -1) for name in names[0]])
+        first, second = bank.labels()[rows], source.labels()[of_source]
+        expected = np.where(first >= 0, there[first], -1)
+        judged = (expected >= 0) & (second >= 0) & np.isin(second, there)
+        other, of = int((judged & (expected != second)).sum()), int(judged.sum())
+        if 2 * other > of:
+            raise BankError(f"{other:,} of {of:,} items with one key have two classes; {advice}")
+    if None not in digests and all(map(str.isdecimal, bank.keys())):
+        raise BankError(f"keys that are mere numbers name other items in other data; {advice}")
 
 
 def partial_path(path: Path) -> Path:

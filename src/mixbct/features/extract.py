@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mixbct.backbones.model import EmbeddingModel, load_model
 from mixbct.data import holds_vectors
-from mixbct.data.bank import FeatureBank, root_digest
+from mixbct.data.bank import FeatureBank, refuse_other_items, root_digest
 from mixbct.data.bank_writer import BankWriter, plan_of
 from mixbct.data.loader import read_ahead
 from mixbct.data.source import Items, Progress, Source, pieces, unseen
@@ -113,7 +113,8 @@ class StoredVectors:
         """Return the normalised vectors of the items of `source`, in its order.
 
         Raises:
-            BankError: an item has no vector; it names the first of them.
+            BankError: an item has no vector (it names the first of them), or the bank is of other
+                items with the same keys.
         """
         keys = source.keys()
         missing = [key for key in keys if key not in self._rows]
@@ -123,7 +124,9 @@ class StoredVectors:
                 f"of {source} ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}): "
                 "name a bank that was made of the same items"
             )
-        return self._bank.read(np.array([self._rows[key] for key in keys], dtype=np.int64))
+        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
+        refuse_other_items(self._bank, rows, source, np.arange(len(rows)))
+        return self._bank.read(rows)
 
 
 Embedder = EmbeddingModel | StoredVectors

@@ -16,7 +16,7 @@ from mixbct.adapters import SHRUNK
 from mixbct.adapters.moments import Pairs, beside, moments
 from mixbct.backbones.model import save_with_bridge
 from mixbct.data import holds_vectors
-from mixbct.data.bank import FeatureBank, normalise
+from mixbct.data.bank import FeatureBank, normalise, refuse_other_items
 from mixbct.data.source import Rows
 from mixbct.errors import BankError, ModelError
 from mixbct.features.bridged import ReadRows
@@ -167,7 +167,7 @@ def items_of_data(
         model = open_embedder(path, device)
         rows, _ = open_rows(data, model.takes, split, part)
         with stage(f"embed the items ({role})") as tick:
-            sides.append(normalise(embed_source(model, rows, progress=tick), rows.keys()))
+            sides.append(normalise(embed_source(model, rows, progress=tick), rows.keys))
         models.append(model.contract)
     labels = told_apart(rows.labels()) if rows.classes() else None
     pairs = Pairs(sides[0], sides[1], labels)
@@ -180,13 +180,14 @@ def items_of_banks(
     """Return the items that two banks share by their keys, in the order of the first.
 
     Raises:
-        BankError: there is none, or a key occurs twice in a bank.
+        BankError: there is none, a key occurs twice in a bank, or they are other items.
     """
     banks = source, target
     chosen = np.arange(len(source))
     if split is not None or part is not None:
         chosen = rows_of(source, split, part)[0].rows
     rows = shared_rows(source, target, chosen)
+    refuse_other_items(source, rows[0], target, rows[1])
     sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
     labels, classes = None, ()
     for bank, side in zip(banks, sides, strict=True):

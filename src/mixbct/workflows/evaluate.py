@@ -109,7 +109,7 @@ class HeldOutSet:
             if name not in known:
                 with stage(f"embed {FITTING} ({model.contract.name}, for the bridges)") as tick:
                     features = embed_source(model, part, progress=tick)
-                known[name] = normalise(features, part.keys())
+                known[name] = normalise(features, part.keys)
             sides.append(known[name])
         contracts = source.contract, target.contract
         pairs = Pairs(sides[0], sides[1], told_apart(part.labels()))
@@ -327,5 +327,5 @@ def embed_pair(data: HeldOutSet, model: Embedder, role: str, stage: Stage) -> Pa
         with stage(f"embed {name} ({role})") as tick:
             features = embed_source(model, part, progress=tick)
         numbers = np.array([index[n] for n in part.classes()], dtype=np.int64)
-        sides.append(Embeddings(normalise(features, part.keys()), numbers[part.labels()]))
+        sides.append(Embeddings(normalise(features, part.keys), numbers[part.labels()]))
     return Pair(*sides)
