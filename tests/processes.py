@@ -20,7 +20,7 @@ from mixbct.errors import MixbctError
 PATIENCE, GRACE = 280.0, 60.0
 """Seconds, on a machine that others use too: for all to end, and for the rest once one is lost."""
 
-# set before any library has threads that may read it
+# set while this is imported, before a test starts threads that may read it
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
@@ -34,9 +34,10 @@ def run_world(size: int, work: Callable[[World], Any]) -> list[Any]:
     What ends a process is raised as `LostError`, with its words.
     """
     every = outcomes(size, work)
-    for rank, (how, found) in enumerate(every):
-        if how != "done":
-            raise LostError(f"process {rank}: {how}: {found}")
+    lost = [(how == "hung", rank, how, found) for rank, (how, found) in enumerate(every)]
+    # who waited for another one says nothing of why
+    for _, rank, how, found in sorted(one for one in lost if one[2] != "done"):
+        raise LostError(f"process {rank}: {how}: {found}")
     return [found for _, found in every]
 
 
@@ -69,7 +70,8 @@ def _take_part(
     rank: int, size: int, store: Path, work: Callable[[World], Any], pipe: Connection
 ) -> None:
     place = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    # a copy: threads that a library starts anew after a fork may be reading the process's own
+    # a copy, for this process alone (one that it starts would not see it): threads that a library
+    # starts anew after a fork may be reading its own
     os.environ = {**os.environ, **place}  # type: ignore[assignment]  # noqa: B003
     try:
         group = {"init_method": f"file://{store}", "rank": rank, "world_size": size}

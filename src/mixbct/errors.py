@@ -4,13 +4,16 @@
 that stopped and can be resumed, 1 is kept for a gate that failed.
 """
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _SECRET = (
     re.compile(r"((?:postgres(?:ql)?|milvus):/+[^:\s/@]*):[^\s'\"]*@"),
     re.compile(r"((?:password|token)=)[^\s&'\"]+"),
 )
+# what moves a terminal's cursor, or turns the direction of what follows
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class MixbctError(Exception):
@@ -111,6 +114,32 @@ class StoppedError(MixbctError):
     """The run was asked to stop. It saved its state and can be resumed."""
 
     exit_code = 3
+
+
+@contextlib.contextmanager
+def not_ending(what: str) -> Iterator[None]:
+    """Keep a person's own code, `what`, from ending more than itself, as `sys.exit` does.
+
+    Raises:
+        ModelError: it raised what is no `Exception`, and no stop.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as end:
+        raise ModelError(
+            f"{what} ended with {end!r:.400}: let it return, or raise an Exception"
+        ) from end
+
+
+def without_controls(text: str) -> str:
+    """Return text in which every control of a terminal but tab and newline is written out.
+
+    >>> without_controls("photo\\u202egpj.exe")
+    'photo\\\\u202egpj.exe'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def without_passwords(text: str) -> str:

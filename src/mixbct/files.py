@@ -44,8 +44,15 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
 
 
 def user_cache() -> Path:
-    """Return where what can be made anew is kept for this user, whatever the folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixbct"
+    """Return where what can be made anew is kept for this user, whatever the folder.
+
+    Of a user without a home it is a place where nothing can be, whose name says what helps.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        cache = Path(os.devnull, "no home, set XDG_CACHE_HOME")
+    return cache / "mixbct"
 
 
 def refuse_existing(path: Path, error: Error) -> None:

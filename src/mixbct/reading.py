@@ -67,9 +67,10 @@ def file_size(path: Path, what: str, error: Error) -> int:
 def read_lines_of(path: Path, what: str, error: Error = DataError) -> list[str]:
     """Return the lines of a foreign text file in UTF-8, without their ends.
 
-    A byte order mark, carriage returns before line ends, blanks at the ends of lines and blank
-    lines at the end of the file are not part of what somebody meant. A line is what a line feed
-    ends, so that a name may hold any other character. Blank lines in between stay, as "".
+    Byte order marks (of each file that was put behind another), carriage returns and blanks at the
+    ends of lines, and blank lines at the end of the file are not part of what somebody meant. A
+    line is what a line feed ends, so that a name may hold any other character. Blank lines in
+    between stay, as "".
 
     Args:
         path: the file.
@@ -78,7 +79,7 @@ def read_lines_of(path: Path, what: str, error: Error = DataError) -> list[str]:
     """
     content = read_bytes(path, what, error)
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as problem:
         line = content.count(b"\n", 0, problem.start) + 1
         raise error(
@@ -88,10 +89,26 @@ def read_lines_of(path: Path, what: str, error: Error = DataError) -> list[str]:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise error(f"{path}, line {line}: expected a {what} as text, found a NUL character")
-    lines = [line.strip(" \t\r") for line in text.split("\n")]
+    lines = list(map(meant, text.split("\n")))
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def meant(name: str) -> str:
+    """Return a foreign line or name without the blanks and byte order marks at its ends."""
+    return name.strip(" \t\r\ufeff")
+
+
+def expected_instead(name: str, what: str) -> str | None:
+    """Return what is expected where a foreign name stands for none; None: it says something.
+
+    Args:
+        name: as it was meant; an empty one stands for none, and so does a label −1.
+        what: "key", "label" or the like.
+    """
+    none = ("", "-1") if what == "label" else ("",)
+    return f"a {what} (leave out rows that have none)" if name in none else None
 
 
 def read_integers(

@@ -20,6 +20,7 @@ from mixbct.files import (
     file_written_whole,
     folder_written_whole,
     sha256_file,
+    user_cache,
     write_atomically,
 )
 
@@ -305,3 +306,17 @@ def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path: Path) -> None:
         while not writing.done():
             assert path.exists()
         writing.result()
+
+
+def test_a_user_without_a_home_does_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    cache = user_cache()
+    assert not cache.exists()
+    with pytest.raises(OSError, match="set XDG_CACHE_HOME"):
+        write_atomically(cache / "rows.npy", b"rows")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert user_cache() == Path("/cache/mixbct")

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from mixbct.errors import DataError, FeatureError, RecipeError
-from mixbct.reading import open_array, parse_toml, read_bytes, read_lines_of, read_toml
+from mixbct.reading import (
+    expected_instead,
+    meant,
+    open_array,
+    parse_toml,
+    read_bytes,
+    read_lines_of,
+    read_toml,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +27,7 @@ from mixbct.reading import open_array, parse_toml, read_bytes, read_lines_of, re
         (b"\xef\xbb\xbfanna\nbert", ["anna", "bert"]),
         (b"anna\r\nbert\r\n\r\n\n", ["anna", "bert"]),
         (b"anna  \n\tbert \n \n", ["anna", "bert"]),
+        (b"\xef\xbb\xbfanna\r\n\xef\xbb\xbfbert\r\n \xef\xbb\xbf", ["anna", "bert"]),
         (b"anna\n\nbert\n", ["anna", "", "bert"]),
         ("a\u0085b\nc\u2028d\n".encode(), ["a\u0085b", "c\u2028d"]),
         ("\u5c71\u3000\u7530\n".encode(), ["\u5c71\u3000\u7530"]),
@@ -34,6 +43,7 @@ def test_lines_are_what_somebody_meant(tmp_path: Path, content: bytes, lines: li
     ("content", "says"),
     [
         (b"anna\nb\xf6rt\n", "line 2: expected a list of labels in UTF-8, found the byte 0xf6"),
+        (b"\xef\xbb\xbfanna\nb\xf6rt\n", "line 2: .*found the byte 0xf6; save the file as UTF-8"),
         (b"anna\nbert\nc\0d\n", "line 3: expected a list of labels as text, found a NUL"),
         ("anna\n".encode("utf-16"), "line 1: expected a list of labels in UTF-8"),
     ],
@@ -42,6 +52,12 @@ def test_text_that_is_none(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "labels.txt").write_bytes(content)
     with pytest.raises(DataError, match=says):
         read_lines_of(tmp_path / "labels.txt", "list of labels")
+
+
+def test_names_that_stand_for_none() -> None:
+    names = ["anna ", "\ufeff", " -1\r", ""]
+    assert [expected_instead(meant(name), "key") is None for name in names] == [1, 0, 1, 0]
+    assert [expected_instead(meant(name), "label") is None for name in names] == [1, 0, 0, 0]
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

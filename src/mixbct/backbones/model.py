@@ -28,7 +28,7 @@ from mixbct.backbones.small import SmallResNet
 from mixbct.backbones.trust import TRUSTED
 from mixbct.backbones.vit import VisionTransformer
 from mixbct.distributed import open_device
-from mixbct.errors import ModelError
+from mixbct.errors import ModelError, not_ending
 from mixbct.files import folder_written_whole, refuse_existing
 from mixbct.reading import failing_as, file_size, shown
 from mixbct.schemas.bridge import Bridge
@@ -70,7 +70,8 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
     `inputs=` and the options, and maps float [B, inputs] to [B, dim].
 
     Raises:
-        ModelError: the name is unknown, the factory cannot be imported, or it refuses the options.
+        ModelError: the name is unknown, or the factory cannot be imported, refuses the options, or
+            ends otherwise than by an `Exception`.
     """
     if isinstance(takes, VectorInput):
         known, shape, over = VECTOR_BACKBONES, {"inputs": takes.dim}, str(takes)
@@ -87,7 +88,7 @@ def build_backbone(name: str, dim: int, takes: Input, options: Options) -> nn.Mo
     given = ", ".join(f"{key} {value}" for key, value in {"dim": dim, **shape}.items())
     said = f"backbone {name!r} does not take {given} and options {dict(options)}"
     wrong = TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError
-    with failing_as(ModelError, said, *wrong):
+    with not_ending(f"the backbone factory {name!r}"), failing_as(ModelError, said, *wrong):
         module = factory(dim=dim, **shape, **options)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -131,11 +132,12 @@ def import_factory(name: str, what: str) -> Callable[..., Any]:
         ModelError: it cannot be imported, or called.
     """
     module, _, attribute = name.partition(":")
+    said = f"the {what} factory {name!r}"
     # a module of the person's own can fail in any way
-    with failing_as(ModelError, f"the {what} factory {name!r} cannot be imported", Exception):
+    with not_ending(said), failing_as(ModelError, f"{said} cannot be imported", Exception):
         factory = getattr(importlib.import_module(module), attribute)
     if not callable(factory):
-        raise ModelError(f"the {what} factory {name!r} is not callable")
+        raise ModelError(f"{said} is not callable")
     return factory  # type: ignore[no-any-return]
 
 

@@ -6,11 +6,12 @@ Exit codes: 0 done or passed, 1 a gate failed, 2 bad usage or bad input, 3 stopp
 What is imported before a verb is known is little, so that help and a stop come at once.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _STOPPED = "stopped: run the same command again, with --resume where it has that"
@@ -23,6 +24,7 @@ _report = sys.unraisablehook
 
 def main() -> None:
     """Run the command line; whatever ends it becomes one line and an exit code."""
+    _open_streams()
     # before a verb runs there is nothing to save, and libraries that are being imported may swallow
     # an exception
     _on_stop(_leave)
@@ -44,14 +46,31 @@ def interrupted() -> bool:
 
 def stopped() -> int:
     """Say that the run was stopped and return its exit code."""
-    print(_STOPPED, file=sys.stderr, flush=True)
+    with telling():
+        print(_STOPPED, file=sys.stderr, flush=True)
     return 3
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Let what is told to standard error be lost where that is full, or nobody reads it."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nothing is left to flush
 
 
 def rank() -> str:
     """Return which process of several this is, as torchrun says it; "0" where there is one."""
     alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
     return "0" if alone else os.environ.get("RANK", "0")
+
+
+def _open_streams() -> None:
+    """Open the null device for closed streams, whose numbers the next files would get."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def _on_stop(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:

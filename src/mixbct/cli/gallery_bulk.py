@@ -16,6 +16,7 @@ from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_bank, export_files
 from mixbct.gallery.export_table import export_table
 from mixbct.gallery.foreign import Columns, open_source
+from mixbct.gallery.foreign.likeness import check_same_model
 from mixbct.gallery.foreign.screening import Screening
 from mixbct.gallery.postgres.reindex import reindex as search_by
 from mixbct.gallery.records import SourceImport
@@ -85,6 +86,9 @@ def import_(
     ),
     skip_bad: bool = Option(False, "--skip-bad", help="Leave out and name what cannot be stored."),
     replace: bool = Option(False, "--replace", help="Replace items that are there otherwise."),
+    same_model: bool = Option(
+        False, "--same-model", help="Compare with no rows under the same name."
+    ),
     batch: int = Option(8192, min=1, max=2**20, help="Rows that are stored at once."),
 ) -> None:
     """Take over vectors that another program keeps; what it keeps is only read.
@@ -92,7 +96,8 @@ def import_(
     Rows are stored batch by batch: after a stop the same command goes on, and rows that are there
     already as they come are left alone. The model may be unknown and gone: its contract is the
     name that you give it, and a gallery that is made here is searched by that one until it is
-    switched. Vectors are stored with norm 1, since they are compared by cosine.
+    switched. Vectors that cannot be of the model whose rows are there under that name are refused.
+    Vectors are stored with norm 1, since they are compared by cosine.
     """
     columns = Columns(table, key, vector, label, contract_column)
     found = open_source(source, contract, columns, preset, keys, labels)
@@ -104,6 +109,9 @@ def import_(
     except NoGalleryError:
         opened = Gallery.create(gallery, found.contract)
     with opened, progress_bar("import") as tick:
+        if not same_model:
+            with opened.read() as snapshot:
+                check_same_model(snapshot, found, replace)
         stored = opened.import_rows(screening.batches(batch, tick), replace)
     report = SourceImport(
         source=found.name,

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixbct.cli import rank
+from mixbct.errors import without_controls
 
 AS_JSON = ContextVar("AS_JSON", default=False)
 """Set by `--json`: results are printed as JSON, and nothing else is."""
@@ -25,7 +26,8 @@ def say(text: str) -> None:
     processes the first does."""
     if rank() != "0":
         return
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    shown = without_controls(text)
+    Console(stderr=True).print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def tell(record: BaseModel | str, *said: str | Table, then: Iterable[str | Path]) -> None:
@@ -46,9 +48,9 @@ def tell(record: BaseModel | str, *said: str | Table, then: Iterable[str | Path]
         if isinstance(each, Table):
             Console().print(each)
         else:
-            typer.echo(each)
+            typer.echo(without_controls(each))
     if words := shlex.join(map(str, then)):
-        typer.echo(f"next: mixbct {words}")
+        typer.echo(f"next: mixbct {without_controls(words)}")
 
 
 def name_skipped(names: Sequence[object], what: str = "images that cannot be read") -> None:

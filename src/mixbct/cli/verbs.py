@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import platform
 import shlex
@@ -17,8 +18,8 @@ from typer import Option
 from typer.core import TyperGroup
 
 import mixbct
-from mixbct.cli import interrupted, rank, stopped
-from mixbct.errors import MixbctError, WorldError, without_passwords
+from mixbct.cli import interrupted, rank, stopped, telling
+from mixbct.errors import MixbctError, WorldError, without_controls, without_passwords
 
 VERBS = {
     "demo": (
@@ -129,8 +130,10 @@ def run(ready: Callable[[], None]) -> int:
         # whatever the locale: names may hold any character, and JSON is UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Plain())
     try:
-        code = app(standalone_mode=False, obj=ready)
+        code = app(standalone_mode=False, complete_var="", obj=ready)
         sys.stdout.flush()
     except MixbctError as error:
         if interrupted() and error.exit_code != 3:
@@ -139,20 +142,27 @@ def run(ready: Callable[[], None]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return stopped()
-    except SystemExit as end:
-        # typer's answer to a pipe that nobody reads any more
-        return 141 if end.code == 1 else int(end.code or 0)
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            return 141  # typer's answer to a pipe that nobody reads any more, and rich's
         return stopped() if interrupted() else _ended_by(error)
     return stopped() if code == 130 else int(code or 0)  # typer's answer to a KeyboardInterrupt
 
 
-def _ended_by(error: Exception) -> int:
+class _Plain(logging.Formatter):
+    """A warning as it can be printed, whatever the names in it hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
+
+
+def _ended_by(error: BaseException) -> int:
     """Say why a verb ended and return the exit code: 2 where the person can mend it, else 4."""
     if hasattr(error, "show") and hasattr(error, "exit_code"):  # wrong usage, in typer's words
-        said = without_passwords(str(getattr(error, "message", "")))
+        said = _shown(str(getattr(error, "message", "")))
         error.message = said  # type: ignore[attr-defined]
-        error.show()
+        with telling():
+            error.show()
         return int(error.exit_code)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to flush
@@ -170,7 +180,7 @@ def _ended_by(error: Exception) -> int:
     return 4
 
 
-def _written(error: Exception) -> str:
+def _written(error: BaseException) -> str:
     """Write what a report of a fault needs to a file, and return its name."""
     text = (
         f"mixbct {mixbct.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
@@ -188,4 +198,9 @@ def _written(error: Exception) -> str:
 
 def _say(text: str) -> None:
     which = "" if rank() == "0" else f"process {rank()}: "
-    print(which + without_passwords(text), file=sys.stderr, flush=True)
+    with telling():
+        print(which + _shown(text), file=sys.stderr, flush=True)
+
+
+def _shown(text: str) -> str:
+    return without_controls(without_passwords(text))

@@ -18,7 +18,7 @@ from mixbct.data.bank import FeatureBank, normalise, partial_path
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.source import Rows, check_names, digest_rows
 from mixbct.errors import BankError, DataError, FeatureError, MixbctError
-from mixbct.reading import failing_as, open_array, read_lines_of, wrong_line
+from mixbct.reading import expected_instead, failing_as, open_array, read_lines_of, wrong_line
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import read_record
@@ -148,11 +148,9 @@ def read_names(path: Path, what: str) -> list[str]:
             which stands for none; `what` says what it should hold ("labels").
     """
     names = names_in(path, what)
-    none = ("", "-1") if what == "labels" else ("",)
     for number, name in enumerate(names, start=1):
-        if name in none:
-            one = f"a {what.removesuffix('s')} (leave out rows that have none)"
-            raise DataError(wrong_line(path, number, one, name))
+        if expected := expected_instead(name, what.removesuffix("s")):
+            raise DataError(wrong_line(path, number, expected, name))
     return names
 
 
@@ -207,20 +205,28 @@ def check_same_model(
         fits = cosine >= LEAST_COSINE
         found = f"the mean cosine over {len(shared):,} items that both hold is {cosine:.3f}"
     else:
-        both = features, bank.features
-        raw = [side[spread_rows(len(side))].astype(np.float32) for side in both]
-        means = [normalise(side).mean(0) for side in raw]
-        lengths = [float(np.linalg.norm(mean)) for mean in means]
-        cosine = float(means[0] @ means[1]) / max(lengths[0] * lengths[1], 1e-12)
-        norms = sorted(float(np.median(np.linalg.norm(side, axis=1))) for side in raw)
-        fits = min(lengths) < LEAST_MEAN_NORM or cosine >= LEAST_MEAN_COSINE
-        fits &= norms[1] <= MOST_RATIO * norms[0]
-        found = f"the cosine of their means is {cosine:.3f}, median norms are {norms}"
+        fits, found = alike(features, bank.features)
     if not fits:
         raise BankError(
             f"{bank.path} holds other vectors under the name {contract.name!r}: {found}; choose "
             "another --contract, or give --same-model if they are of that very model"
         )
+
+
+def alike(one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"]) -> tuple[bool, str]:
+    """Return whether vectors of different items can be of one model, and what was found.
+
+    Raises:
+        FeatureError: a row cannot be normalised.
+    """
+    raw = [side[spread_rows(len(side))].astype(np.float32) for side in (one, other)]
+    means = [normalise(side).mean(0) for side in raw]
+    lengths = [float(np.linalg.norm(mean)) for mean in means]
+    cosine = float(means[0] @ means[1]) / max(lengths[0] * lengths[1], 1e-12)
+    norms = sorted(float(np.median(np.linalg.norm(side, axis=1))) for side in raw)
+    fits = min(lengths) < LEAST_MEAN_NORM or cosine >= LEAST_MEAN_COSINE
+    fits &= norms[1] <= MOST_RATIO * norms[0]
+    return fits, f"the cosine of their means is {cosine:.3f}, median norms are {norms}"
 
 
 def mean_norm(rows: Float32[np.ndarray, "n d"]) -> float:

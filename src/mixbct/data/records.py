@@ -25,7 +25,7 @@ from mixbct.data.recordio import EXACT, ImageRecord, RecordFile
 from mixbct.data.source import EncodedSource
 from mixbct.errors import DataError, MixbctError, RecordError
 from mixbct.files import file_written_whole, sha256_file, user_cache, write_atomically
-from mixbct.reading import open_array, read_lines_of
+from mixbct.reading import open_array, read_lines_of, wrong_line
 from mixbct.schemas.data import FileState, RecordRowsManifest
 from mixbct.schemas.model import Preprocessing
 from mixbct.schemas.record import record_there
@@ -173,6 +173,10 @@ class RecordSource(EncodedSource):
         if not path.exists():
             return tuple(map(str, numbers.tolist()))
         lines = read_lines_of(path, "list of class names")
+        if "" in lines:
+            number = lines.index("")
+            expected = f"the name of class {number} (write one: each line names a class, from 0)"
+            raise DataError(wrong_line(path, number + 1, expected, ""))
         if len(set(lines)) != len(lines) or (len(numbers) and numbers[-1] >= len(lines)):
             raise DataError(
                 f"{path} has {len(set(lines))} different names in {len(lines)} lines, for classes "

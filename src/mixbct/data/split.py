@@ -2,14 +2,17 @@
 
 A folder with
 
-    manifest.json   source digest, rule, seed, number of rows a part (`SplitManifest`)
+    manifest.json   source digest, rule, seed, number of rows a part, digests (`SplitManifest`)
     PART.npy        [n] int64 rows of the source, ascending
 
 The parts are `old_train`, `new_train`, `query` and `gallery` (the last two only where classes are
 tested on), and `validation_query` and `validation_gallery` where classes are kept to choose
-settings on. No class is in two of training, validation and test.
+settings on. No class is in two of training, validation and test. A part is held against its digest
+whenever it is opened.
 """
 
+import hashlib
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +23,7 @@ from jaxtyping import Bool, Int64
 
 from mixbct.data.source import Rows, Selection, Source, left_out
 from mixbct.errors import DataError
-from mixbct.files import folder_written_whole
+from mixbct.files import folder_written_whole, sha256_file
 from mixbct.reading import open_array
 from mixbct.schemas.data import SplitManifest
 from mixbct.schemas.record import read_record
@@ -65,7 +68,7 @@ def make_split(
 
     Args:
         source: what is split.
-        out: the folder to write; the same split may be there already.
+        out: the folder to write; the same split may be there already, and is mended if damaged.
         scenario: how the training data of the two models relate.
         order: of classes and of the images of each.
         seed: of the seeded order of classes and the choice of images.
@@ -148,7 +151,8 @@ def make_split(
         rule += f", {kept} validation classes"
     if order == "record":
         rule += ", in record order"
-    manifest = SplitManifest(
+    files = {f"{part}.npy": _npy(rows) for part, rows in parts.items()}
+    undigested = SplitManifest(
         source=str(source),
         source_digest=source.digest(),
         rule=rule,
@@ -156,17 +160,20 @@ def make_split(
         parts={part: len(rows) for part, rows in parts.items()},
         skipped=(*left_out(source), *sorted(skipped)),
     )
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = undigested.model_copy(update={"digests": digests})
     if (out / "manifest.json").exists():
         there = read_record(out / "manifest.json", SplitManifest, DataError, "split")
-        if there != manifest:
+        if there not in (manifest, undigested):
             raise DataError(
                 f"{out} holds another split ({there.rule}, seed {there.seed}), on which models may "
                 "have been trained already: choose another --out, or delete it"
             )
-        return there
+        if all(_is_written(there, out / name) for name in files):
+            return there
     with folder_written_whole(out) as folder:
-        for part, rows in parts.items():
-            np.save(folder / f"{part}.npy", rows)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -196,7 +203,8 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
     """Return the rows of one part of a split as a source.
 
     Raises:
-        DataError: there is no such split or part, or the split was made from other data.
+        DataError: there is no such split or part, the split was made from other data, or the part
+            is not what was written.
     """
     manifest = read_record(split / "manifest.json", SplitManifest, DataError, "split")
     if manifest.source_digest != source.digest():
@@ -206,11 +214,29 @@ def open_part(source: Source, split: Path, part: str) -> Selection:
         )
     if part not in manifest.parts:
         raise DataError(f"{split} has no part {part!r}; choose one of {', '.join(manifest.parts)}")
-    shape = (manifest.parts[part],)
-    rows = np.array(open_array(split / f"{part}.npy", "rows", DataError, ("int64",), shape=shape))
-    if not len(rows) or (np.diff(rows) <= 0).any():
-        raise DataError(f"the split {split} is damaged: rows of {part} out of order; make it again")
+    shape, path = (manifest.parts[part],), split / f"{part}.npy"
+    rows = np.array(open_array(path, "rows", DataError, ("int64",), shape=shape))
+    in_order = len(rows) and (np.diff(rows) > 0).all()
+    if not in_order or not _is_written(manifest, path):
+        how = "was changed after it was written" if in_order else "holds rows out of order"
+        raise DataError(
+            f"the split {split} is damaged: {path.name} {how}; make it again with "
+            "`mixbct data split`"
+        )
     return Selection(source, rows)
+
+
+def _npy(rows: Rows) -> bytes:
+    file = io.BytesIO()
+    np.save(file, rows)
+    return file.getvalue()
+
+
+def _is_written(manifest: SplitManifest, path: Path) -> bool:
+    """Return whether a file is what was written; one of an earlier version's split is taken so."""
+    if manifest.digests is None:
+        return True
+    return path.is_file() and sha256_file(path) == manifest.digests.get(path.name)
 
 
 def _rows_of(source: Source, what: str, chosen: Sequence[str]) -> Bool[np.ndarray, " n"]:

@@ -1,35 +1,43 @@
 """Texts from a table as a source: CSV, JSON lines or Parquet, a row a text with its key."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from mixbct.data.source import Rows, Source, Texts, check_names, digest_rows
 from mixbct.errors import DataError
-from mixbct.reading import file_size, needing_extra, reason
+from mixbct.reading import expected_instead, file_size, meant, needing_extra, reason
 
 Row = tuple[str, object]
-"""The place of a row, for people, and what stands there."""
+"""The place of a row, for people, and what stands there: values by column, or an error."""
 
 
 class TextSource(Source):
     """The texts of a table, which an encoder turns into vectors.
+
+    A text is kept as it is; keys and labels are read as in any foreign list, without blanks and
+    byte order marks at their ends.
 
     Args:
         path: of a .csv, .tsv, .jsonl, .ndjson or .parquet file.
         key: the column (or JSON name) of the keys, no two alike.
         text: that of the texts.
         label: that of the labels; None: `label` where the first row has it, else there are none.
-        skip_bad: leave out rows without a key, a text or, where there are labels, a label; with a
-            key that was there before; or that are damaged. `skipped` names them.
+        skip_bad: leave out rows without a key, a text or, where there are labels, a label (−1 is
+            none); with a key that was there before; or that are damaged. `skipped` names them.
 
     Raises:
-        DataError: the file cannot be read, has no such column, or has such rows.
+        DataError: the file cannot be read, has no such column or several of that name, or has
+            such rows.
     """
 
     def __init__(
@@ -43,14 +51,16 @@ class TextSource(Source):
         self.skipped: list[str] = []
         self._texts: list[str] = []
         named: dict[str, str] = {}
-        columns: list[str] | None = None
+        columns: dict[str, str] | None = None
         for place, row in _rows(path, {key, text, label or "label"}):
             if columns is None and isinstance(row, dict):
                 columns = _columns(path, row, key, text, label)
             try:
+                if isinstance(row, DataError):
+                    raise row
                 if columns is None or not isinstance(row, dict):
                     raise DataError(f"expected names and values, found {str(row)[:80]!r}")
-                item, written, *of = (_value(row, column) for column in columns)
+                item, written, *of = (_value(row, *column) for column in columns.items())
                 check_names([item, *of], "key or label")
                 if item in named:
                     raise DataError(f"the key {item!r} was there before")
@@ -86,8 +96,8 @@ class TextSource(Source):
 
 def _columns(
     path: Path, row: Mapping[str, object], key: str, text: str, label: str | None
-) -> list[str]:
-    """Return the names of the columns that are read, those of the first row."""
+) -> dict[str, str]:
+    """Return the columns that are read, by what they hold, as the first row has them."""
     for option, name in (("key", key), ("text", text), ("label", label)):
         if name is not None and name not in row:
             raise DataError(
@@ -95,23 +105,24 @@ def _columns(
                 f"of the {option}s with --{option}"
             )
     label = label or ("label" if "label" in row else None)
-    return [key, text, *([label] if label else [])]
+    return {"key": key, "text": text, **({"label": label} if label else {})}
 
 
-def _value(row: Mapping[str, object], column: str) -> str:
-    """Return what a row has in a column, as text that says something."""
-    value = row.get(column)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if None in row:  # what `csv` calls fields beyond the columns
+def _value(row: Mapping[str, object], what: str, column: str) -> str:
+    """Return the key, text or label that a row has in a column, as text that says something."""
+    found = row.get(column)
+    if None in row:  # fields beyond the columns
         raise DataError("it has more fields than there are columns")
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{column!r} is {value!r:.40}, expected a text")
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = str(found)
+    value = found if isinstance(found, str) else ""
+    if expected := expected_instead(meant(value).strip(), what):
+        raise DataError(f"expected {expected}, found {found!r:.40} in column {column!r}")
     try:
         value.encode()
     except UnicodeEncodeError as problem:
         raise DataError(f"{column!r} is no UTF-8") from problem
-    return value
+    return value if what == "text" else meant(value)
 
 
 def _rows(path: Path, columns: set[str]) -> Iterator[Row]:
@@ -129,22 +140,38 @@ def _rows(path: Path, columns: set[str]) -> Iterator[Row]:
 
 def _separated(path: Path, columns: set[str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    # a byte that is no UTF-8 becomes half a character, which its row is refused for
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    header: list[str] = []
+    end = 0  # of the last row
+    with _opened(path, newline="") as file:
+        # where a row begins another file may have been put behind; a text's own lines stay
+        lines = (
+            line.removeprefix("\ufeff") if number == end else line
+            for number, line in enumerate(file)
+        )
         between = "\t" if path.suffix.lower() == ".tsv" else ","
-        reader = csv.DictReader(file, strict=True, delimiter=between)
+        reader = csv.reader(lines, strict=True, delimiter=between)
         for row in reader:
-            yield f"line {reader.line_num}", row
+            end = reader.line_num
+            if row and header:
+                yield f"line {end}", dict(zip_longest(header, row))
+            elif row:
+                header = row
+                if repeated := _repeated(header, columns):
+                    raise DataError(f"{path}, line {end}: {repeated}")
 
 
 def _json_lines(path: Path, columns: set[str]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError):
-                row = line
-            if row is not None:
+            written = meant(line.removesuffix("\n"))
+            row: object = written
+            with contextlib.suppress(ValueError, RecursionError):
+                # an object becomes a tuple of names and values, unlike an array
+                row = json.loads(written, object_pairs_hook=tuple)
+            if isinstance(row, tuple):
+                repeated = _repeated([name for name, _ in row], columns)
+                row = DataError(repeated) if repeated else dict(row)
+            if written and row is not None:
                 yield f"line {number}", row
 
 
@@ -152,9 +179,36 @@ def _parquet(path: Path, columns: set[str]) -> Iterator[Row]:
     with needing_extra("parquet", str(path), DataError):
         from pyarrow.parquet import ParquetFile
     with ParquetFile(path) as file:
+        if repeated := _repeated(file.schema_arrow.names, columns):
+            raise DataError(f"{path}: {repeated}")
         batches = file.iter_batches(8192, columns=sorted(columns))
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _opened(path: Path, newline: str | None = None) -> TextIO:
+    """Open a table as text.
+
+    Raises:
+        DataError: it is UTF-16, or another encoding with zeros between the characters.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or 0 in start:
+        raise DataError(
+            f"{path}, line 1: expected a table of texts in UTF-8, found UTF-16; save the file as "
+            "UTF-8 (and not as Unicode text)"
+        )
+    # a byte that is no UTF-8 becomes half a character, which its row is refused for
+    return path.open(encoding="utf-8", errors="surrogateescape", newline=newline)
+
+
+def _repeated(names: Sequence[str], columns: set[str]) -> str | None:
+    """Return what is wrong where a column that is read stands there more than once."""
+    for column in sorted(columns):
+        if (count := names.count(column)) > 1:
+            return f"the column {column!r} is there {count} times: leave one, or rename the others"
+    return None
 
 
 _READERS: dict[str, Callable[[Path, set[str]], Iterator[Row]]] = {

@@ -40,14 +40,16 @@ _TRAINING: Mapping[Standing, str] = {
     "can tell whether test classes are among them",
 }
 _CLOSER = (
-    "tie the new model closer to the old one (a higher method.ratio or method.weight), train "
+    "tie the new model closer to the old one (a higher method.ratio, "
+    "method.weight or method.contrast, where the method has them), train "
     "longer (train.epochs), or give it a bridge (`mixbct adapt`)"
 )
 _MORE = "add test classes or images: the gain is there, but its interval is too wide"
 _WIDE = "add test classes or images: there may be no loss, but the interval is too wide to tell"
 _LOOSER = (
-    "tie the new model less to the old one (a lower method.ratio or method.weight), train longer "
-    "(train.epochs), or give it more dimensions (model.dim) with a method.query_map"
+    "tie the new model less to the old one (a lower method.ratio, method.weight or "
+    "method.contrast, where the method has them), train longer (train.epochs), or give it more "
+    "dimensions (model.dim) with a method.query_map"
 )
 _STEADIER = (
     "add test classes, so that the threshold is set and measured on more of them; if it stays so, "
@@ -57,8 +59,8 @@ _STEADIER = (
 
 _NO_FLIPS = (
     "search with both queries, which keeps what the old model knew (`mixbct gallery search "
-    "--old-model`), or tie the new model closer to the old one (a higher method.ratio or "
-    "method.weight); the report names the classes that lost most"
+    "--old-model`), or tie the new model closer to the old one (a higher method.ratio, "
+    "method.weight or method.contrast); the report names the classes that lost most"
 )
 
 CARRIED, FEW = "carried-over threshold", "impostor pairs"

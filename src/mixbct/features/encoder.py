@@ -20,7 +20,7 @@ from jaxtyping import Float32
 from mixbct.backbones.model import import_factory, weights_digest
 from mixbct.data.foreign_bank import declared_contract
 from mixbct.data.source import Texts
-from mixbct.errors import ModelError
+from mixbct.errors import ModelError, not_ending
 from mixbct.reading import failing_as, needing_extra
 
 SENTENCES = "sentence-transformers"
@@ -69,7 +69,8 @@ class TextEncoder:
         return self._vectors(texts.tolist(), self.contract.dim)
 
     def _vectors(self, texts: list[str], dim: int | None = None) -> Float32[np.ndarray, "n d"]:
-        with failing_as(ModelError, f"the encoder {self._name} fails"):
+        said = f"the encoder {self._name}"
+        with not_ending(said), failing_as(ModelError, f"{said} fails"):
             found = np.asarray(self._encode(texts), dtype=np.float32)
         if found.ndim != 2 or found.shape != (len(texts), dim or found.shape[1]) or not found.size:
             raise ModelError(
@@ -87,12 +88,11 @@ def _made(name: str, module: str) -> tuple[Encode, str | None]:
     if there is None:
         sys.path.append(str(Path.cwd()))  # a module of the person's own that is not installed
     factory = import_factory(name, "encoder")
-    with failing_as(ModelError, f"the encoder factory {name!r} fails"):
+    said = f"the encoder factory {name!r}"
+    with not_ending(said), failing_as(ModelError, f"{said} fails"):
         encode: Encode = factory()
     if not callable(encode):
-        raise ModelError(
-            f"the encoder factory {name!r} gave {encode!r:.80}, no list[str] → vectors"
-        )
+        raise ModelError(f"{said} gave {encode!r:.80}, no list[str] → vectors")
     told = getattr(encode, "version", None)
     told = told or getattr(sys.modules[module], "__version__", None)
     told = told or next(map(version, packages_distributions().get(package, ())), None)

@@ -121,7 +121,9 @@ class MixBCT(Method):
             if settings.partner == "own" and not self.old.paired:
                 raise BankError(
                     "method.partner = 'own' takes the old feature of the same image, but the bank "
-                    "was not extracted from these training images: set method.partner = 'class'"
+                    "was not extracted from these training images: extract it from them (`mixbct "
+                    "extract` with the recipe's --split and --part), or set method.partner = "
+                    "'class'"
                 )
             labels = self.old.labels[self.candidates]
             self._by_class = self.candidates[np.argsort(labels, kind="stable")]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mixbct.schemas.model import Contract
 from mixbct.schemas.record import Document, Record, absent, now
@@ -35,6 +35,8 @@ class SplitManifest(Document):
     parts: dict[str, int] = Field(description="part → number of rows, in PART.npy")
     skipped: tuple[str, ...] = ()
     """Keys, and damaged records, that were left out."""
+    digests: dict[str, str] | None = Field(None, exclude_if=absent)
+    """SHA-256 of each file."""
 
 
 class BankManifest(Document):
@@ -54,6 +56,14 @@ class BankManifest(Document):
     norms: tuple[float, float] | None = Field(None, exclude_if=absent)
     """The least and the largest of the stored rows."""
     created: str = Field(default_factory=now)
+
+    @model_validator(mode="after")
+    def _rows_are_of_the_contract(self) -> "BankManifest":
+        if self.dim != self.contract.dim:
+            raise ValueError(
+                f"the bank has {self.dim} dimensions, but {self.contract} has {self.contract.dim}"
+            )
+        return self
 
 
 class DenoiseManifest(Document):

@@ -88,12 +88,17 @@ def no_module(dim, size, channels):
     return [dim]
 
 number = 3
+
+
+def leaves(dim, **options):
+    raise SystemExit(0)
 """
 
 
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "my_backbones.py").write_text(FACTORIES)
+    (tmp_path / "leaving.py").write_text("raise SystemExit('at import')")
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_backbones"
     import sys
@@ -259,6 +264,8 @@ def test_tied_weights_can_be_saved(tmp_path: Path, factories: str) -> None:
         ("my_backbones:number", "is not callable"),
         ("my_backbones:no_module", "gave a list, expected a torch module"),
         ("my_backbones:refuses", "not today"),
+        ("my_backbones:leaves", r"ended with SystemExit\(0\)"),
+        ("leaving:any", r"ended with SystemExit\('at import'\)"),
     ],
 )
 def test_factories_that_cannot_be_used(factories: str, name: str, says: str) -> None:

@@ -1,6 +1,7 @@
 """How a command ends: every exit code, at any moment, and never with a traceback."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import typer
 
 from mixbct import cli
-from mixbct.cli import verbs
+from mixbct.cli import output, verbs
 from mixbct.errors import DataError, StoppedError
 
 
@@ -57,6 +58,13 @@ def raising(error: BaseException) -> Callable[[], None]:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
         (RecursionError("deep"), 4, "a fault of mixbct: RecursionError: deep"),
         (KeyError("mAP"), 4, "a fault of mixbct: KeyError: 'mAP'"),
+        (SystemExit(0), 4, "a fault of mixbct: SystemExit: 0"),
+        (SystemExit(1), 4, "a fault of mixbct: SystemExit: 1"),
+        (SystemExit("text"), 4, "a fault of mixbct: SystemExit: text"),
+        (GeneratorExit("panic"), 4, "a fault of mixbct: GeneratorExit: panic"),
+        (DataError("a\x1b[2Jb\u202ec\n\td"), 2, "error: a\\x1b[2Jb\\u202ec\n\td"),
+        (typer.BadParameter("a\x1bb"), 2, "a\\x1bb"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a\x1bb"), 2, "a\\x1bb: No such file"),
     ],
 )
 def test_every_ending(
@@ -117,6 +125,26 @@ def test_a_stop_that_python_swallows_comes_again() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
     assert done.returncode == 3
     assert done.stderr == "stopped: run the same command again, with --resume where it has that\n"
+
+
+def test_a_name_moves_no_cursor_in_a_note_a_result_or_a_warning(
+    ended: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "a\x1b[2J\u202eb"
+    monkeypatch.setattr(logging.root, "handlers", [])
+
+    def verb() -> None:
+        output.name_skipped([name])
+        logging.getLogger("mixbct.some").warning("%s is odd", name)
+        output.tell("{}", name, then=["data", "info", name])
+
+    assert ended(verb) == 0
+    said = capsys.readouterr()
+    assert said.err.count("a\\x1b[2J\\u202eb") == 2
+    assert said.out.count("a\\x1b[2J\\u202eb") == 2
+    assert not {"\x1b", "\u202e"} & {*said.err, *said.out}
 
 
 def test_a_fault_leaves_what_to_report(
@@ -185,6 +213,28 @@ def test_a_reader_that_went_away_is_no_failed_gate() -> None:
     os.close(write)
     assert done.returncode == 141
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--version", 0),
+        ("--help", 0),
+        ("data info nothing", 2),
+        ("nonsense", 2),
+        ("recipes list", 0),
+    ],
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_closed_streams_change_no_ending(
+    words: str, code: int, closed: str, tmp_path: Path
+) -> None:
+    command = f"exec {sys.executable} -c 'from mixbct.cli import main; main()' {words} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "fault" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_name_that_the_terminal_cannot_show_ends_nothing(tmp_path: Path) -> None:

@@ -36,15 +36,15 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "CHUNK", 4)
 
 
-def manifest(**update: object) -> BankManifest:
+def manifest(dim: int = DIM, **update: object) -> BankManifest:
     contract = Contract(
-        name="old", weights="w", preprocessing=Preprocessing(size=8, channels=1), dim=DIM
+        name="old", weights="w", preprocessing=Preprocessing(size=8, channels=1), dim=dim
     )
     plain = BankManifest(
         contract=contract,
         data_digest="d",
         rows=ROWS,
-        dim=DIM,
+        dim=dim,
         dtype="float32",
         classes=("a", "b", "c", "d"),
     )
@@ -595,3 +595,14 @@ def test_extraction_survives_kill_9(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {
         p.name for p in (tmp_path / "whole").iterdir()
     }
+
+
+def test_a_bank_of_other_dimensions_than_its_contract_is_refused(tmp_path: Path) -> None:
+    path = whole(tmp_path / "bank").path / "manifest.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["contract"]["dim"] = DIM + 1
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        BankError, match=rf"the bank has {DIM} dimensions, but old .* has {DIM + 1}"
+    ):
+        FeatureBank(path.parent)

@@ -247,6 +247,15 @@ def test_class_names_from_another_editor(tmp_path: Path) -> None:
     assert RecordSource(tmp_path, RGB8).classes() == ("anna", "bea", "cid")
 
 
+@pytest.mark.parametrize("content", [b"anna\n\ncid\n", b"anna\r\n \t\r\ncid\r\nd"])
+def test_a_class_without_a_name_is_refused(tmp_path: Path, content: bytes) -> None:
+    faces(tmp_path)
+    (tmp_path / "train.classes.txt").write_bytes(content)
+    says = r"train\.classes\.txt, line 2: expected the name of class 1 \(write one.*found ''"
+    with pytest.raises(DataError, match=says):
+        RecordSource(tmp_path, RGB8)
+
+
 def test_which_file_is_opened(tmp_path: Path) -> None:
     faces(tmp_path / "a")
     assert isinstance(open_source(tmp_path / "a"), RecordSource)

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,52 @@ def test_a_damaged_part_is_refused(tmp_path: Path, content: Any) -> None:
         np.save(path, content)
     with pytest.raises(DataError, match=r"new_train"):
         open_part(source, tmp_path / "split", "new_train")
+
+
+def flip(path: Path, byte: int) -> None:
+    """Flip the lowest bit of one byte, from the end."""
+    content = bytearray(path.read_bytes())
+    content[-byte] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_found_and_the_same_split_mends_it(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "s", [i // 10 for i in range(100)])
+    out = tmp_path / "split"
+    manifest = make_split(source, out, test_classes=2)
+    assert manifest.digests is not None
+    for part in PARTS:
+        path = out / f"{part}.npy"
+        whole = path.read_bytes()
+        assert manifest.digests[path.name] == hashlib.sha256(whole).hexdigest()
+        # a change that leaves the rows ascending and in range
+        rows = np.frombuffer(whole[-8 * manifest.parts[part] :], np.int64)
+        at = next(i for i, row in enumerate(rows) if row ^ 1 not in rows or i == len(rows) - 1)
+        flip(path, 8 * (len(rows) - at))
+        with pytest.raises(DataError, match=rf"{part}\.npy .*mixbct data split"):
+            open_part(source, out, part)
+        assert make_split(source, out, test_classes=2) == manifest
+        assert path.read_bytes() == whole
+    rows = np.load(out / "query.npy")
+    other = np.setdiff1d(np.arange(rows[0] + 1, 100), rows)[0]
+    np.save(out / "query.npy", np.sort([*rows[1:], other]))
+    with pytest.raises(DataError, match=r"query\.npy was changed after .*`mixbct data split`"):
+        open_part(source, out, "query")
+    (out / "query.npy").unlink()
+    make_split(source, out, test_classes=2)
+    assert len(open_part(source, out, "query")) == len(rows)
+
+
+def test_a_split_of_an_earlier_version_has_no_digests(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "s", uneven())
+    manifest = make_split(source, tmp_path / "split")
+    earlier = manifest.model_copy(update={"digests": None})
+    assert "digests" not in earlier.to_json()
+    (tmp_path / "split/manifest.json").write_text(earlier.to_json(), encoding="utf-8")
+    assert len(open_part(source, tmp_path / "split", "query")) == manifest.parts["query"]
+    assert make_split(source, tmp_path / "split") == earlier
+    with pytest.raises(DataError, match="holds another split"):
+        make_split(source, tmp_path / "split", seed=1)
 
 
 @pytest.mark.parametrize(

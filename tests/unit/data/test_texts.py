@@ -141,6 +141,159 @@ def test_bad_rows_are_named_and_left_out(
     assert [int(line.split(":")[0].removeprefix("line ")) for line in source.skipped] == lines
 
 
+MARK = b"\xef\xbb\xbf"
+
+
+def parquet_of(**columns: list[object]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "t.csv",
+            MARK
+            + b"key,text,label\r\nk1 , one ,anna\r\n"
+            # as `cat` puts a file behind another
+            + MARK
+            + b'"k2","\xef\xbb\xbftwo\n\xef\xbb\xbf",anna \r\n\r\n'
+            + MARK
+            + b"k3,three,\xef\xbb\xbfanna\r\n",
+        ),
+        (
+            "t.tsv",
+            b'key\ttext\tlabel\nk1\t one \t anna\n k2\t"\xef\xbb\xbftwo\n\xef\xbb\xbf"\tanna\n'
+            b"k3\tthree\tanna\n",
+        ),
+        (
+            "t.jsonl",
+            MARK + b'{"key": "k1\\t", "text": " one ", "label": "anna"}\r\n'
+            b'{"key": "k2", "text": "\\ufefftwo\\n\\ufeff", "label": "anna "}\r\n'
+            + MARK
+            + b'{"key": "k3", "text": "three", "label": "\\ufeffanna\\r"}\r\n'
+            + MARK,
+        ),
+        (
+            "t.parquet",
+            parquet_of(
+                key=["k1 ", "\ufeffk2", "k3"],
+                text=[" one ", "\ufefftwo\n\ufeff", "three"],
+                label=["anna", "anna ", "\ufeffanna"],
+            ),
+        ),
+    ],
+)
+def test_keys_and_labels_are_what_somebody_meant(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    source = TextSource(tmp_path / name)
+    assert source.keys() == ["k1", "k2", "k3"]
+    assert source.classes() == ("anna",)
+    # a text stays as it is
+    assert source.read(np.arange(3)).tolist() == [" one ", "\ufefftwo\n\ufeff", "three"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("t.csv", b"key,text,label\nk1,one,%s\n k1,two,b\n", "line"),
+        ("t.tsv", b"key\ttext\tlabel\nk1\tone\t%s\nk1 \ttwo\tb\n", "line"),
+        (
+            "t.ndjson",
+            b'\n{"key": "k1", "text": "one", "label": "%s"}\n'
+            b'{"key": "k1 ", "text": "two", "label": "b"}\n',
+            "line",
+        ),
+        ("t.parquet", None, "row"),
+    ],
+)
+@pytest.mark.parametrize("label", ["-1", " -1 ", "", " ", "\ufeff"])
+def test_labels_that_name_nobody(
+    name: str, content: bytes | None, place: str, label: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        path.write_bytes(parquet_of(key=["k0", "k1"], text=["a", "b"], label=["b", label]))
+    else:
+        path.write_bytes(content % label.encode())
+    with pytest.raises(DataError) as caught:
+        TextSource(path)
+    said = f"{place} 2: expected a label (leave out rows that have none), found {label!r} in column"
+    assert f"1 rows of {path} cannot be embedded: {said} 'label'" in str(caught.value)
+    assert TextSource(path, skip_bad=True).classes() == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("t.csv", b"key,text\nk5,one\nk5 ,two\n", "k5"),
+        ("t.csv", b"key,text\nk5,one\n\n" + MARK + b"k5,two\n", "k5"),
+        ("t.jsonl", b'{"key": 5, "text": "one"}\n{"key": "5 ", "text": "two"}\n', "5"),
+        ("t.parquet", parquet_of(key=["k5", "k5\t"], text=["one", "two"]), "k5"),
+    ],
+)
+def test_a_key_is_there_once_whatever_stands_beside_it(
+    name: str, content: bytes, key: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"1 rows .*: the key '{key}' was there before"):
+        TextSource(tmp_path / name)
+
+
+def test_a_number_of_none_is_no_label(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(parquet_of(key=[1, 2], text=["a", "b"], label=[7, -1]))
+    with pytest.raises(DataError, match=r"row 2: expected a label .*found '-1'"):
+        TextSource(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", MARK + b"key,text,text\r\na,one,two\r\n"),
+        ("t.tsv", b"\n" + b"text\tkey\ttext\n" + b"one\ta\ttwo\n"),
+        ("t.jsonl", b'{"key": "a", "text": "one"}\n{"text": "1", "key": "b", "text": "2"}\n'),
+    ],
+)
+def test_a_column_that_is_there_twice_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    line = 1 if name == "t.csv" else 2
+    says = rf"{name}.* line {line}: the column 'text' is there 2 times: leave one, or rename"
+    with pytest.raises(DataError, match=says):
+        TextSource(tmp_path / name)
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    arrays = [pyarrow.array([name]) for name in "abc"]
+    table = pyarrow.Table.from_arrays(arrays, ["key", "text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: the column 'text' is there 2 times"):
+        TextSource(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", b"key,text,,,more,more\r\na,one,,,1,2\r\n"),  # as spreadsheets end lines
+        ("t.jsonl", b'{"key": "a", "text": "one", "more": {"key": 1, "key": 2}}\n'),
+    ],
+)
+def test_other_columns_may_be_there_twice(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert TextSource(tmp_path / name).keys() == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("t.csv", "key,text\r\na,one\r\n"), ("t.jsonl", '{"key": "a"}\n')]
+)
+def test_another_encoding_is_named(name: str, text: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=rf"{name}, line 1: expected .* UTF-8, .* save the file as"):
+        TextSource(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -83,6 +83,32 @@ def test_what_is_no_encoder(module: Any, made: Any, said: str) -> None:
             TextEncoder(name)
 
 
+class Panic(BaseException):
+    """As extensions in Rust raise it."""
+
+
+@pytest.mark.parametrize("end", [SystemExit("text"), SystemExit(0), SystemExit(1), Panic("deep")])
+def test_a_factory_cannot_end_the_command(
+    module: Any,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: BaseException,
+) -> None:
+    def ending(*texts: object) -> Any:
+        raise end
+
+    asked = ["extract", "--encoder", "their_encoders:make", "--data", table, "--out", tmp_path]
+    for what, made in (("encoder factory", ending), ("encoder", lambda: ending)):
+        module.make = made
+        assert run(monkeypatch, *asked) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: the {what} ")
+        assert f"their_encoders:make{chr(39) * (made is ending)} ended with {end!r}" in said
+        assert "Traceback" not in said
+
+
 def test_extraction_goes_on_where_it_was_stopped(
     module: Any, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +159,7 @@ def test_the_command(
     with table.open("a") as file:
         file.write("24\n")
     assert run(monkeypatch, *asked, "--out", tmp_path / "one") == 2
-    assert "line 25: 'text' is None" in capsys.readouterr().err
+    assert "line 25: expected a text (leave out rows that have none), found None" in capsys.readouterr().err
     assert run(monkeypatch, *asked, "--out", tmp_path / "one", "--skip-bad") == 0
     assert "left out 1 rows: line 25" in capsys.readouterr().err
     bank = FeatureBank(tmp_path / "one")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mixbct.errors import BankError, DataError, ModelError
+from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract, ModelManifest, Preprocessing
 from mixbct.schemas.record import made_of, read_record
 from mixbct.schemas.result import tar_name
@@ -121,3 +122,10 @@ def test_what_a_person_asks_for_is_refused_by_name(wrong: dict[str, Any]) -> Non
     (name,) = wrong
     with pytest.raises(ModelError, match=rf"the input cannot be so: {name}: Input should be"):
         made_of(Preprocessing, ModelError, "the input", {"size": 1, "channels": 3} | wrong)
+
+
+def test_a_bank_has_the_dimensions_of_its_contract() -> None:
+    content = {"data_digest": "d", "rows": 1, "dtype": "float32", "classes": ()}
+    assert BankManifest(contract=CONTRACT, dim=8, **content).dim == CONTRACT.dim  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the bank has 9 dimensions, but new \(.*\) has 8"):
+        BankManifest(contract=CONTRACT, dim=9, **content)  # type: ignore[arg-type]

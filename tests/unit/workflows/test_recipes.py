@@ -88,9 +88,11 @@ def test_the_new_model_trains_as_the_row_in_bold() -> None:
     row = bench.methods[bench.ours.partition(",")[0]]
     # what a trial would choose, or set outside the method, the recipe would not know of
     assert not row.trials
-    assert row.settings.keys() <= {"method", "denoise"}
-    method = tomllib.loads(recipe_text("new"))["method"]
-    assert method == row.settings["method"] | {"bank": "runs/bank"}
+    assert row.settings["denoise"] == {"keep": 1.0}
+    assert row.settings.keys() == {"method", "denoise"}
+    text = recipe_text("new")
+    assert "(with every old row: `denoise --keep 1`)" in text
+    assert tomllib.loads(text)["method"] == row.settings["method"] | {"bank": "runs/bank"}
 
 
 def test_one_that_extends_another_is_fitted_too(tmp_path: Path) -> None:
