@@ -40,16 +40,15 @@ _TRAINING: Mapping[Standing, str] = {
     "can tell whether test classes are among them",
 }
 _CLOSER = (
-    "tie the new model closer to the old one (a higher method.ratio, "
-    "method.weight or method.contrast, where the method has them), train "
-    "longer (train.epochs), or give it a bridge (`mixbct adapt`)"
+    "tie the new model closer to the old one (a higher method.ratio, method.weight or "
+    "method.contrast), train longer (train.epochs), or give it a bridge (`mixbct adapt`)"
 )
 _MORE = "add test classes or images: the gain is there, but its interval is too wide"
 _WIDE = "add test classes or images: there may be no loss, but the interval is too wide to tell"
 _LOOSER = (
     "tie the new model less to the old one (a lower method.ratio, method.weight or "
-    "method.contrast, where the method has them), train longer (train.epochs), or give it more "
-    "dimensions (model.dim) with a method.query_map"
+    "method.contrast), train longer (train.epochs), or give it more dimensions (model.dim) with a "
+    "method.query_map"
 )
 _STEADIER = (
     "add test classes, so that the threshold is set and measured on more of them; if it stays so, "

@@ -1,8 +1,9 @@
 """Where the old features of each class lie: means, prototypes, radii.
 
-All are taken over the bank in chunks, so that memory holds one chunk, a [C, D] table, and a few
-numbers a row. Old features of classes that are not trained (label −1) take no part; a class
-without an old feature is marked as unknown, and its row holds zeros, never NaN.
+All are taken over the bank in chunks, so that memory holds a few chunks, a [C, D] table, and a few
+numbers a row. Processes share the classes out, so that none reads it all. Old features of classes
+that are not trained (label −1) take no part; a class without an old feature is marked as unknown,
+and its row holds zeros, never NaN.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+
+from mixbct.data.loader import read_ahead
+from mixbct.distributed import ALONE, World
 
 CHUNK = 8192
 
@@ -52,23 +56,22 @@ class ClassStats:
 
 
 def class_means(
-    read: Read, labels: Labels, classes: int
+    read: Read, labels: Labels, classes: int, world: World = ALONE
 ) -> tuple[Float32[Tensor, "c d"], Int64[Tensor, " c"]]:
     """Return the mean normalised feature of each class, and how many features it has.
 
     Args:
         read: gives normalised features.
-        labels: class of each row in [0, classes), or −1.
+        labels: class of each row in [0, classes), or −1; one at least is a class.
         classes: C.
+        world: the processes, each of which gets them.
     """
     counts = torch.from_numpy(np.bincount(labels[labels >= 0], minlength=classes))
-    sums: Tensor | None = None
-    for rows, features in _chunks(read, labels):
-        if sums is None:
-            sums = torch.zeros(classes, features.shape[1])
+    sums = torch.zeros(classes, read(np.flatnonzero(labels >= 0)[:1]).shape[1])
+    for rows, features in _chunks(read, labels, classes, world):
         sums.index_add_(0, torch.from_numpy(labels[rows]), features)
-    assert sums is not None, "no row is of a training class"
-    return sums / counts.clamp_min(1)[:, None], counts
+    # to the bit, whatever the number of processes: the others have zeros there
+    return world.reduce(sums) / counts.clamp_min(1)[:, None], counts
 
 
 def prototypes(means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]) -> ClassDirections:
@@ -80,40 +83,47 @@ def prototypes(means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]) -> Cl
 
 
 def class_stats(
-    read: Read, labels: Labels, means: Float32[Tensor, "c d"], counts: Int64[Tensor, " c"]
+    read: Read,
+    labels: Labels,
+    means: Float32[Tensor, "c d"],
+    counts: Int64[Tensor, " c"],
+    world: World = ALONE,
 ) -> ClassStats:
-    """Return how far each class's features spread around its mean.
+    """Return how far each class's features spread around its mean; see `class_means`.
 
     In a class of four or more, distances above q₃ + 1.5·(q₃ − q₁) are outliers, where q₁ and q₃
     are the distances with ⌊n/4⌋ and ⌊3n/4⌋ smaller ones (Pan et al., "Boundary-Aware
     Backward-Compatible Representation via Adversarial Learning in Image Retrieval", CVPR 2023,
     and its code).
     """
-    found = [
-        torch.linalg.vector_norm((features - means[labels[rows]]).double(), dim=1).float()
-        for rows, features in _chunks(read, labels)
-    ]
-    distances = torch.cat(found).numpy()
-    classes = labels[labels >= 0]
+    own = world.span(world.counts(len(counts)))
+    found, labelled = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+    for rows, features in _chunks(read, labels, len(counts), world):
+        offsets = (features - means[labels[rows]]).double()
+        found.append(torch.linalg.vector_norm(offsets, dim=1).float().numpy())
+        labelled.append(labels[rows] - own.start)
+    distances, classes = np.concatenate(found), np.concatenate(labelled)
     order = np.lexsort((distances, classes))
     distances, classes = distances[order], classes[order]
-    sizes = counts.numpy()
-    starts = np.minimum(np.cumsum(sizes) - sizes, len(distances) - 1)
-    # an empty class looks at its neighbour's distances, and is never asked
-    low, high = distances[starts + sizes // 4], distances[starts + 3 * sizes // 4]
-    limits = np.where(sizes >= 4, high + 1.5 * (high - low), np.inf)
-    radii = np.zeros(len(sizes), dtype=np.float32)
-    kept = distances <= limits[classes]
-    np.maximum.at(radii, classes[kept], distances[kept])
-    variance = float(np.mean(np.square(distances, dtype=np.float64))) / means.shape[1]
-    return ClassStats(means, counts, torch.from_numpy(radii), variance)
+    sizes = counts.numpy()[own]
+    radii = np.zeros(len(counts), dtype=np.float32)
+    if len(distances):
+        starts = np.minimum(np.cumsum(sizes) - sizes, len(distances) - 1)
+        # an empty class looks at its neighbour's distances, and is never asked
+        low, high = distances[starts + sizes // 4], distances[starts + 3 * sizes // 4]
+        limits = np.where(sizes >= 4, high + 1.5 * (high - low), np.inf)
+        kept = distances <= limits[classes]
+        np.maximum.at(radii[own], classes[kept], distances[kept])
+    squares = torch.tensor(np.square(distances, dtype=np.float64).sum())
+    variance = float(world.reduce(squares)) / int(counts.sum()) / means.shape[1]
+    return ClassStats(means, counts, world.reduce(torch.from_numpy(radii)), variance)
 
 
 def _chunks(
-    read: Read, labels: Labels
+    read: Read, labels: Labels, classes: int, world: World
 ) -> Iterator[tuple[Int64[np.ndarray, " n"], Float32[Tensor, "n d"]]]:
-    """Yield the rows of training classes, in order, with their features."""
-    rows = np.flatnonzero(labels >= 0)
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        yield chunk, torch.from_numpy(read(chunk))
+    """Yield the rows of this process's classes, in order, with their features, read ahead."""
+    own = world.span(world.counts(classes))
+    rows = np.flatnonzero((labels >= own.start) & (labels < own.stop))
+    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    yield from read_ahead(chunks, lambda chunk: (chunk, torch.from_numpy(read(chunk))))

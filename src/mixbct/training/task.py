@@ -50,10 +50,10 @@ def open_task(
         old = whitened(old, bank.manifest.dim, recipe.method.whiten)
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
-        means, counts = class_means(old.read, old.labels, len(source.classes()))
+        means, counts = class_means(old.read, old.labels, len(source.classes()), world)
         directions = prototypes(means, counts) if "prototypes" in needs else None
         if "class_stats" in needs:
-            stats = class_stats(old.read, old.labels, means, counts)
+            stats = class_stats(old.read, old.labels, means, counts, world)
     weights = None
     if isinstance(recipe.method, BCTSettings) and recipe.method.old_model is not None:
         weights = open_old_classifier(recipe.method.old_model, bank, source, old.gallery_map)

@@ -159,7 +159,10 @@ def test_the_command(
     with table.open("a") as file:
         file.write("24\n")
     assert run(monkeypatch, *asked, "--out", tmp_path / "one") == 2
-    assert "line 25: expected a text (leave out rows that have none), found None" in capsys.readouterr().err
+    assert (
+        "line 25: expected a text (leave out rows that have none), found None"
+        in capsys.readouterr().err
+    )
     assert run(monkeypatch, *asked, "--out", tmp_path / "one", "--skip-bad") == 0
     assert "left out 1 rows: line 25" in capsys.readouterr().err
     bank = FeatureBank(tmp_path / "one")

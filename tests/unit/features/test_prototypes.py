@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from processes import run_world
 
 from mixbct.data.bank import normalise
+from mixbct.distributed import World
 from mixbct.features import prototypes as module
 from mixbct.features.prototypes import class_means, class_stats, prototypes
 
@@ -52,6 +54,32 @@ def test_radii_and_variance_equal_a_loop() -> None:
         assert stats.radii[label] == pytest.approx(max(kept), abs=1e-6)
     assert cut > 0
     assert stats.variance == pytest.approx(np.mean(squares) / 5, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_processes_share_the_classes_out(size: int) -> None:
+    """Each reads the rows of its own alone, and has all the same numbers."""
+    asked: list[np.ndarray] = []
+
+    def noted(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows)
+        return read(rows)
+
+    def work(world: World) -> tuple[list[np.ndarray], float, np.ndarray]:
+        means, counts = class_means(noted, LABELS, CLASSES, world)
+        stats = class_stats(read, LABELS, means, counts, world)
+        arrays = [each.numpy() for each in (stats.means, stats.counts, stats.radii)]
+        return arrays, stats.variance, np.concatenate(asked[1:] or asked)
+
+    alone = class_stats(read, LABELS, *class_means(read, LABELS, CLASSES))
+    found = run_world(size, work)
+    for arrays, variance, _ in found:
+        for one, expected in zip(arrays, (alone.means, alone.counts, alone.radii), strict=True):
+            np.testing.assert_array_equal(one, expected)
+        assert variance == pytest.approx(alone.variance, rel=1e-14)
+    if size < CLASSES:
+        seen = np.concatenate([rows for *_, rows in found])
+        np.testing.assert_array_equal(np.sort(seen), np.flatnonzero(LABELS >= 0))
 
 
 def test_features_that_cancel_out_give_no_direction() -> None:
