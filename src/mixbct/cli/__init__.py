@@ -56,7 +56,7 @@ def telling() -> Iterator[None]:
     """Let what is told to standard error be lost where that is full, or nobody reads it."""
     try:
         yield
-    except OSError:
+    except (OSError, SystemExit):  # the second is rich's answer to a pipe that nobody reads
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nothing is left to flush
 
 

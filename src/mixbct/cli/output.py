@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixbct.cli import rank
+from mixbct.cli import rank, telling
 from mixbct.errors import without_controls
 
 AS_JSON = ContextVar("AS_JSON", default=False)
@@ -27,7 +27,8 @@ def say(text: str) -> None:
     if rank() != "0":
         return
     shown = without_controls(text)
-    Console(stderr=True).print(shown, markup=False, highlight=False, soft_wrap=True)
+    with telling():
+        Console(stderr=True).print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def tell(record: BaseModel | str, *said: str | Table, then: Iterable[str | Path]) -> None:

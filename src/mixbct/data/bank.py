@@ -255,11 +255,21 @@ def _known_root(source: Source) -> str | None:
     return root.manifest.source_digest if isinstance(root, FeatureBank) else root.digest()
 
 
-def refuse_other_items(bank: FeatureBank, rows: Rows, source: Source, of_source: Rows) -> None:
+def refuse_other_items(
+    bank: FeatureBank, rows: Rows, source: Source, of_source: Rows, keys: Callable[[], list[str]]
+) -> None:
     """Refuse rows of a bank and of a source that share their keys, but are of other items.
 
     They are where most have another class on the other side, of those whose classes both sides
-    know by name; or where keys are mere numbers, as in a record file, and the data are others.
+    know by name; and may be where keys are mere numbers, as in a record file, and the data are
+    others, unless all classes are the same.
+
+    Args:
+        bank: it.
+        rows: of it.
+        source: what the bank's keys were looked up for.
+        of_source: the same items' rows there.
+        keys: gives some of the keys, all of them for one.
 
     Raises:
         BankError: they are of other items.
@@ -278,10 +288,13 @@ def refuse_other_items(bank: FeatureBank, rows: Rows, source: Source, of_source:
         expected = np.where(first >= 0, there[first], -1)
         judged = (expected >= 0) & (second >= 0) & np.isin(second, there)
         other, of = int((judged & (expected != second)).sum()), int(judged.sum())
-        if 2 * other > of:
+        if of and not other:
+            return
+        # numbers of classes may be each side's own
+        if 2 * other > of and not all(map(str.isdecimal, names[0])):
             raise BankError(f"{other:,} of {of:,} items with one key have two classes; {advice}")
-    if None not in digests and all(map(str.isdecimal, bank.keys())):
-        raise BankError(f"keys that are mere numbers name other items in other data; {advice}")
+    if None not in digests and all(map(str.isdecimal, keys())):
+        raise BankError(f"keys that are mere numbers may name other items elsewhere; {advice}")
 
 
 def partial_path(path: Path) -> Path:

@@ -169,7 +169,7 @@ def make_split(
                 f"{out} holds another split ({there.rule}, seed {there.seed}), on which models may "
                 "have been trained already: choose another --out, or delete it"
             )
-        if all(_is_written(there, out / name) for name in files):
+        if all(_is_written(manifest, out / name) for name in files):
             return there
     with folder_written_whole(out) as folder:
         for name, content in files.items():

@@ -125,7 +125,7 @@ class StoredVectors:
                 "name a bank that was made of the same items"
             )
         rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
-        refuse_other_items(self._bank, rows, source, np.arange(len(rows)))
+        refuse_other_items(self._bank, rows, source, np.arange(len(rows)), lambda: keys)
         return self._bank.read(rows)
 
 

@@ -46,7 +46,7 @@ class Influence(nn.Module):
     ) -> None:
         super().__init__()
         every = known.nonzero()[:, 0]
-        self.span = world.span(world.counts(len(every)))
+        self.any_known, self.span = bool(len(every)), world.span(world.counts(len(every)))
         self.directions = nn.Buffer(directions, persistent=persistent)
         self.known = nn.Buffer(known, persistent=False)
         self.own = nn.Buffer(every[self.span], persistent=False)
@@ -60,6 +60,8 @@ class Influence(nn.Module):
             new: raw features.
             scale: s, multiplies the cosines.
         """
+        if not self.any_known:
+            return new.values.sum(1) * 0
         # a row of an unknown class has the loss of any other one, and is not counted
         losses = margin_losses(
             F.normalize(new.values),

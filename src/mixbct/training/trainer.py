@@ -72,7 +72,6 @@ class Trainer:
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         torch.set_flush_denormal(True)
-        torch.backends.cudnn.benchmark = True  # a run's images have one size
         torch.manual_seed(recipe.seed)
         self.recipe, self.source, self.world = recipe, source, world
         self.dtype = torch.float64 if recipe.train.precision == "float64" else torch.float32

@@ -187,7 +187,7 @@ def items_of_banks(
     if split is not None or part is not None:
         chosen = rows_of(source, split, part)[0].rows
     rows = shared_rows(source, target, chosen)
-    refuse_other_items(source, rows[0], target, rows[1])
+    refuse_other_items(source, rows[0], target, rows[1], source.keys)
     sides = [ReadRows(b.read, r, b.manifest.dim) for b, r in zip(banks, rows, strict=True)]
     labels, classes = None, ()
     for bank, side in zip(banks, sides, strict=True):

@@ -61,6 +61,16 @@ def test_gradients_are_those_of_finite_differences() -> None:
     )
 
 
+def test_without_a_known_class_there_is_no_influence() -> None:
+    new = rows()
+    values = new.values.requires_grad_()
+    none = Influence(directions(), torch.zeros(CLASSES, dtype=torch.bool))
+    found = none(dataclasses.replace(new, values=values), 16.0)
+    found.sum().backward()
+    assert found.tolist() == [0.0] * 9
+    assert not values.grad.any()  # type: ignore[union-attr]
+
+
 def test_old_weights_come_before_means() -> None:
     task = make_task(paired=False, without=(1, 4))
     assert task.prototypes is not None

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.methods import Features, Progress
@@ -102,5 +103,6 @@ def test_the_loss_is_bcts_under_the_prototypes_from_its_start_on() -> None:
     new = Features(torch.randn(9, DIM), torch.arange(9) % CLASSES)
     assert set(method.losses(new, new, head, PROGRESS)) == {"classification"}
     losses = method.losses(new, new, head, Progress(3, 5, 0.6))
-    rows = method.influence(new, 16.0)
-    torch.testing.assert_close(losses["influence"], 0.5 * rows.mean())
+    cosines = F.normalize(new.values) @ F.normalize(method.influence.directions).t()
+    expected = 0.5 * F.cross_entropy(16 * cosines, new.labels)
+    torch.testing.assert_close(losses["influence"], expected)

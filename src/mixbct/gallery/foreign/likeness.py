@@ -1,5 +1,6 @@
 """Whether a source's vectors can be of the model whose rows a gallery has under the same name."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from mixbct.gallery.foreign.screening import Screening
 from mixbct.gallery.records import Batch
 from mixbct.gallery.snapshot import Snapshot
 
+_LOG = logging.getLogger(__name__)
 _SAMPLE = 4096
 # the mean of fewer vectors is long by chance
 _FEWEST = round(LEAST_MEAN_NORM**-2)
@@ -30,6 +32,8 @@ def check_same_model(snapshot: Snapshot, source: VectorSource, replace: bool) ->
         source: whose vectors are to be imported.
         replace: items may have changed: their vectors need not be near to those that are there.
 
+    Where labels are missing, a warning says so instead.
+
     Raises:
         ContractError: the vectors differ.
         MixbctError: the source is damaged, or cannot be reached.
@@ -43,6 +47,7 @@ def check_same_model(snapshot: Snapshot, source: VectorSource, replace: bool) ->
     ids = snapshot.ids(ours.keys)
     items = snapshot.items(ids.values())
     ids = {key: id for key, id in ids.items() if items[id].contract_id == contract.id}
+    sure, advice = True, "choose another --contract, or give --same-model if they are that model's"
     if len(ids) >= _FEWEST:
         there = snapshot.vectors(ids.values())
         theirs = np.stack([there[id] for id in ids.values()])
@@ -51,17 +56,21 @@ def check_same_model(snapshot: Snapshot, source: VectorSource, replace: bool) ->
         cosine = float(np.median(np.sum(shared * theirs, axis=1)))
         fits = cosine >= (LEAST_MEAN_COSINE if replace else LEAST_COSINE)
         found = f"the median cosine over {len(ids):,} items that both hold is {cosine:.3f}"
+        advice = f"if the same keys name other items, give them others; {advice}"
     else:
         block = next(snapshot.blocks(contract))
-        if not (_varied(ours.labels) and _varied(block.labels[:_SAMPLE])):
+        sides = ours.labels, block.labels[:_SAMPLE]
+        if not all(map(_varied, sides)):
             return
+        # rows of nobody knows whom may be of one, and lie where that one lies
+        sure = not any(None in labels for labels in sides)
         fits, found = alike(normalise(ours.vectors), block.vectors[:_SAMPLE])
-    if not fits:
-        raise ContractError(
-            f"{snapshot.database.place} holds other vectors under the name {contract.name!r}: "
-            f"{found}; nothing was imported: choose another --contract, or give --same-model if "
-            "they are of that very model"
-        )
+    if fits:
+        return
+    place = f"{snapshot.database.place} holds other vectors under the name {contract.name!r}"
+    if sure:
+        raise ContractError(f"{place}: {found}; nothing was imported: {advice}")
+    _LOG.warning("perhaps %s: %s; if these are another model's, stop, and %s", place, found, advice)
 
 
 def _varied(labels: Sequence[str | None]) -> bool:

@@ -23,7 +23,7 @@ OLD, MORE = slice(ROWS), slice(ROWS, 2 * ROWS)
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Path:
-    run(tmp_path / "g", VECTORS[OLD], 0)
+    run(tmp_path / "g", VECTORS[OLD], 0, people=100)
     return tmp_path / "g"
 
 
@@ -49,7 +49,7 @@ def test_rows_of_another_model_are_refused_before_one_is_stored(gallery: Path) -
     before = digest(gallery)
     turned = VECTORS @ ROTATION
     with pytest.raises(ContractError, match=r"'OLD': the cosine of their means .*--same-model"):
-        run(gallery, turned[MORE], ROWS, "--batch", "7")
+        run(gallery, turned[MORE], ROWS, "--batch", "7", people=100)
     for words in ((), ("--replace",)):
         with pytest.raises(
             ContractError, match=r"the median cosine over 1,200 items that both hold"
@@ -62,17 +62,17 @@ def test_rows_of_another_model_are_refused_before_one_is_stored(gallery: Path) -
 
 def test_rows_of_the_same_model_are_taken(gallery: Path) -> None:
     # the import goes on, with what is there first and at any scale
-    run(gallery, 4 * VECTORS, 0)
+    run(gallery, 4 * VECTORS, 0, people=100)
     # items that changed, each of them somewhat and some of them wholly
     changed = VECTORS[OLD] + RNG.normal(size=(ROWS, DIM)).astype(np.float32)
     changed[:50] = RNG.normal(size=(50, DIM))
-    run(gallery, changed, 0, "--replace")
+    run(gallery, changed, 0, "--replace", people=100)
 
 
 def test_few_rows_say_nothing(gallery: Path, tmp_path: Path) -> None:
     few = RNG.normal(size=(9, DIM)).astype(np.float32)
-    run(gallery, few, ROWS)
-    run(gallery, few, 0, "--replace")
+    run(gallery, few, ROWS, people=9)
+    run(gallery, few, 0, "--replace", people=9)
     # a day of a few people, who lie elsewhere than the others on the whole
     with pytest.raises(ContractError):
         run(gallery, -VECTORS[OLD], 5 * ROWS, people=25)
@@ -101,5 +101,16 @@ def test_a_sample_of_the_source_is_read_and_bad_rows_of_it_are_passed_over(
 
     monkeypatch.setattr(Screening, "batches", counted)
     with pytest.raises(ContractError):
-        run(gallery, (VECTORS @ ROTATION)[MORE], 2 * ROWS)
+        run(gallery, (VECTORS @ ROTATION)[MORE], 2 * ROWS, people=100)
     assert asked == [40]
+
+
+def test_rows_of_nobody_knows_whom_are_taken_with_a_warning(
+    gallery: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may be sorted, and the first ones be one person's."""
+    run(gallery, (VECTORS @ ROTATION)[MORE], ROWS)
+    assert "perhaps" in caplog.text
+    assert "stop, and choose another --contract" in caplog.text
+    with Gallery.open(gallery) as opened:
+        assert opened.status().rows == 2 * ROWS
