@@ -30,8 +30,8 @@ SETTINGS = (
     "train.checkpoint_every=200",
 )
 """What the package's recipes are laid under: glyphs are small, grey, and not to be mirrored."""
-SMALLER = "model.options.width=8"
-"""What makes the old model the worse one."""
+SHORT = "train.epochs=17"  # three more cost a minute, and gain nothing
+OF_ITS_OWN = {"old": ("model.options.width=8",), "new": (SHORT,), "independent": (SHORT,)}
 
 
 def run_demo(
@@ -96,9 +96,7 @@ def _query_groups(source: Source) -> tuple[str, ...]:
 def _recipe(
     name: str, out: Path, data: Path, split: Path, seed: int, overrides: list[str]
 ) -> Recipe:
-    content = apply_overrides(
-        tomllib.loads(recipe_text(name)), [*SETTINGS, *([SMALLER] if name == "old" else [])]
-    )
+    content = apply_overrides(tomllib.loads(recipe_text(name)), [*SETTINGS, *OF_ITS_OWN[name]])
     content["seed"] = seed
     content["data"] |= {"path": data, "split": split}
     if name == "new":
