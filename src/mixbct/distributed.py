@@ -183,9 +183,8 @@ def open_device(name: str, dtype: torch.dtype = torch.float32) -> torch.device:
         number = torch.zeros((), device=name, dtype=dtype)
         number.item()  # a device without memory of its own ("meta") gives no numbers back
         if number.is_cuda:
-            torch.cuda.set_device(
-                number.device
-            )  # whose stream and random numbers are meant from here
+            # whose stream and random numbers are meant from here
+            torch.cuda.set_device(number.device)
         return number.device
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0]

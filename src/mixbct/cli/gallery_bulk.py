@@ -16,7 +16,7 @@ from mixbct.gallery import Gallery
 from mixbct.gallery.export import export_bank, export_files
 from mixbct.gallery.export_table import export_table
 from mixbct.gallery.foreign import Columns, open_source
-from mixbct.gallery.foreign.likeness import check_same_model
+from mixbct.gallery.foreign.likeness import refuse_another_model
 from mixbct.gallery.foreign.screening import Screening
 from mixbct.gallery.postgres.reindex import reindex as search_by
 from mixbct.gallery.records import SourceImport
@@ -111,7 +111,7 @@ def import_(
     with opened, progress_bar("import") as tick:
         if not same_model:
             with opened.read() as snapshot:
-                check_same_model(snapshot, found, replace)
+                refuse_another_model(snapshot, found, replace)
         stored = opened.import_rows(screening.batches(batch, tick), replace)
     report = SourceImport(
         source=found.name,

@@ -265,9 +265,9 @@ def refuse_other_items(
     others, unless all classes are the same.
 
     Args:
-        bank: it.
-        rows: of it.
-        source: what the bank's keys were looked up for.
+        bank: vectors that stand for the items.
+        rows: of the bank, by the items' keys.
+        source: where the items are.
         of_source: the same items' rows there.
         keys: gives some of the keys, all of them for one.
 

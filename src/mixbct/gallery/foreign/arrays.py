@@ -10,13 +10,12 @@ from mixbct.data.bank import FeatureBank
 from mixbct.data.foreign_bank import DTYPES, names_in, read_features, text_of
 from mixbct.errors import ContractError, DataError, FeatureError
 from mixbct.gallery.foreign.rows import UNDECLARED, ForeignRows, VectorSource, contract_of
-from mixbct.reading import ZippedArrays, read_bytes
+from mixbct.reading import ZippedArrays, expected_instead, read_bytes
 from mixbct.schemas.contract import Contract
 
 Labels = list[str | None]
 _Blocks = Callable[[int], Iterator[np.ndarray]]
 _KEYS, _LABELS = ("keys", "ids", "names"), ("labels", "classes")
-_NONE = ("", "-1")
 _NAMES_AT_ONCE = 65_536
 
 
@@ -55,7 +54,7 @@ def open_arrays(
     for what, names in (("keys", named), ("labels", labelled)):
         if len(names) != rows:
             raise DataError(f"{path} has {rows:,} vectors, but there are {len(names):,} {what}")
-    known = [None if label in _NONE else label for label in labelled]
+    known = [None if expected_instead(label or "", "label") else label for label in labelled]
     return _source(path, contract_of(contract, dim, str(path)), named, known, blocks)
 
 

@@ -21,7 +21,7 @@ _FEWEST = round(LEAST_MEAN_NORM**-2)
 _MANY = 1000  # a day's few people lie where they lie
 
 
-def check_same_model(snapshot: Snapshot, source: VectorSource, replace: bool) -> None:
+def refuse_another_model(snapshot: Snapshot, source: VectorSource, replace: bool) -> None:
     """Refuse vectors that cannot be of the model that a gallery knows by the same name alone.
 
     The first rows of both are looked at: those of an item that both hold, or else, of many rows and
