@@ -7,7 +7,7 @@ zeros where others have something, so that ranks with different numbers of rows 
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, distributed
 from torch.autograd import Function
 
@@ -24,6 +24,9 @@ from mixbct.errors import ModelError, WorldError
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for one that lives but does not answer."""
+
+HALF = 20
+"""Bits of a label's lower half."""
 
 # streams of random numbers: a new use takes a new number, so that none disturbs another
 ORDER, OLD_ROWS, AUGMENT, PARTNERS, STEP, SAMPLE = range(6)
@@ -78,6 +81,37 @@ class World:
         every = rows.new_zeros(sum(counts), *rows.shape[1:])
         every[self.span(counts)] = rows
         return self.sum(every)
+
+    def gather_labelled(
+        self, rows: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], counts: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "m d"], Int64[Tensor, " m"]]:
+        """Return the rows of all processes and their labels, see `gather`.
+
+        Processes wait for each other once: labels go with the rows, in halves that every float
+        has exactly.
+        """
+        if self.size == 1:
+            return rows, labels
+        halves = torch.stack([labels >> HALF, labels & ((1 << HALF) - 1)], 1)
+        every = self.gather(torch.cat([rows, halves.to(rows.dtype)], 1), counts)
+        high, low = every.detach()[:, -2:].long().unbind(1)
+        return every[:, :-2], (high << HALF) + low
+
+    def begin_sum(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin a sum over all processes, and return what waits for it and gives it.
+
+        Args:
+            values: nobody else's; they become the sum.
+        """
+        if self.size == 1:
+            return lambda: values
+        under_way = distributed.all_reduce(values, async_op=True)
+
+        def arrived() -> Tensor:
+            under_way.wait()
+            return values
+
+        return arrived
 
     def wait(self) -> None:
         """Wait for all processes."""

@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.distributed import ReduceOp
 from torch.optim import Optimizer
 
 from mixbct.distributed import ALONE, World
 from mixbct.errors import RecipeError
-from mixbct.heads.margin_softmax import margin_losses, parts
+from mixbct.heads.margin_softmax import Margin, Share, margin_losses, parts
 from mixbct.heads.margins import arcface, cosface
 from mixbct.heads.workspace import Workspace
 from mixbct.recipe import ArcFaceSettings, CosFaceSettings, HeadSettings, SoftmaxSettings
@@ -49,7 +48,8 @@ class CosineHead(nn.Module):
         self.world, self.owned = world, world.span(world.counts(classes))
         self.weight = nn.Parameter((torch.randn(classes, dim) * 0.01)[self.owned].clone())
         self.settings = settings
-        self.margin_function = arcface if isinstance(settings, ArcFaceSettings) else cosface
+        move = arcface if isinstance(settings, ArcFaceSettings) else cosface
+        self.margin = Margin(move, settings.margin, settings.scale)
         self.chosen: Int64[Tensor, " k"] | None = None
         self._rows: Tensor | None = None
         self._workspace = Workspace()
@@ -78,11 +78,9 @@ class CosineHead(nn.Module):
         self, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], counts: Counts = ()
     ) -> RowLosses:
         """Return the cross-entropy of each row, over all classes or those that were chosen."""
-        margin, scale = self.settings.margin, self.settings.scale
-        return margin_losses(
-            *(F.normalize(features), self.present, labels, counts, self.owned, self.world),
-            *(self.margin_function, margin, scale, self._workspace, self.chosen),
-        )
+        share = Share(counts, self.owned, self.chosen, self.world)
+        unit = F.normalize(features)
+        return margin_losses(unit, self.present, labels, self.margin, share, self._workspace)
 
     @contextlib.contextmanager
     def updated_by(self, optimizer: Optimizer) -> Iterator[None]:
@@ -167,18 +165,19 @@ class LinearHead(nn.Module):
     ) -> RowLosses:
         """Return the cross-entropy of each row."""
         world = self.world
-        values, labels = world.gather(features, counts), world.gather(labels, counts)
+        values, labels = world.gather_labelled(features, labels, counts)
         logits = F.linear(values, self.weight, self.bias)
         if world.size == 1:
             return F.cross_entropy(logits, labels, reduction="none")
-        # of a row's class, some process has the logit; a process without a class has none
-        logits = F.pad(logits, (0, 1), value=-torch.inf)
-        tops = world.reduce(logits.detach().amax(1), ReduceOp.MAX)
-        sums = world.sum((logits - tops[:, None]).exp().sum(1))
-        owned = (labels >= self.owned.start) & (labels < self.owned.stop)
-        places = (labels - self.owned.start).where(owned, 0)[:, None]
-        targets = world.sum(logits.gather(1, places)[:, 0].where(owned, 0))
-        losses: Tensor = tops + sums.log() - targets
+        # of a row's class, some process has the logit; one without a class has next to none
+        logits = F.pad(logits, (0, 1), value=torch.finfo(logits.dtype).min)
+        places, owned = Share(counts, self.owned, None, world).places(labels)
+        assert owned is not None
+        every = logits.new_zeros(world.size, 2, len(labels))
+        own = logits.gather(1, places[:, None])[:, 0].where(owned, 0)
+        every[world.rank] = torch.stack([logits.logsumexp(1), own])
+        sums, targets = world.sum(every).unbind(1)
+        losses: Tensor = sums.logsumexp(0) - targets.sum(0)
         return losses[world.span(counts)]
 
 

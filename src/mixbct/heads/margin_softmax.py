@@ -11,11 +11,15 @@ products of the gradient:
 
 Where the classes are shared out over processes, each has the logits of all rows and its own
 classes. A row's largest logit, its sum of exponentials and its target are then made of every
-process's part, and all else stays where it is (An et al., "Partial FC", ICCV workshops 2021).
+process's part, and all else stays where it is (An et al., "Partial FC", ICCV workshops 2021). They
+wait for each other three times: for the rows, for these three numbers a row, and in the backward
+pass for the parts of the features' gradient.
 """
 
+import math
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,92 +27,83 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.distributed import ReduceOp
 
-from mixbct.distributed import ALONE, World
+from mixbct.distributed import World
 from mixbct.heads.workspace import Workspace
-
-Margin = Callable[[Float[Tensor, " n"], float], Float[Tensor, " n"]]
 
 CACHED = 1 << 18
 """Numbers that stay in a processor's cache between one pass over them and the next."""
 _SMALLEST_NORM = 1e-12
 
 
-def margin_softmax(
-    features: Float[Tensor, "n d"],
-    weight: Float[Tensor, "c d"],
-    labels: Int64[Tensor, " n"],
-    margin_function: Margin,
-    margin: float,
-    scale: float,
-    world: World = ALONE,
-    owned: Bool[Tensor, " n"] | None = None,
-    workspace: Workspace | None = None,
-    lend_gradient: bool = False,
-) -> Float[Tensor, " n"]:
-    """Return the cross-entropy of each row; gradients run through all of it, once.
+@dataclass(frozen=True)
+class Margin:
+    """How cosines become logits.
 
-    Args:
-        features: of norm 1. In a world of several processes, the rows of all of them.
-        weight: W, of any norms; the cosines are with its normalised rows. Those of this process.
-        labels: in [0, c), where the own class stands in this process's W.
-        margin_function: moves the own class's cosine, by `margin`.
-        margin: m.
-        scale: s.
-        world: the processes that have a part of W each.
-        owned: which rows have their own class in this process's part; others' labels are not
-            looked at. None: all.
-        workspace: where the logits are made.
-        lend_gradient: make W's gradient there, too, for the caller to give back.
+    Attributes:
+        move: gives the own class's cosine its margin.
+        size: of the margin, m.
+        scale: s, which multiplies every logit.
     """
-    losses: Tensor = _MarginSoftmax.apply(  # type: ignore[no-untyped-call]
-        *(features, weight, labels, margin_function, margin, scale, world, owned),
-        workspace or Workspace(),
-        lend_gradient,
-    )
-    return losses
+
+    move: Callable[[Float[Tensor, " n"], float], Float[Tensor, " n"]]
+    size: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What this process has of a step's rows and of the classes.
+
+    Attributes:
+        counts: how many rows each process has; none where there is one.
+        owned: which classes are here.
+        chosen: which of those the step looks at, counted from their first, in order; none: all.
+        world: the processes.
+    """
+
+    counts: tuple[int, ...]
+    owned: slice
+    chosen: Int64[Tensor, " k"] | None
+    world: World
+
+    def places(
+        self, labels: Int64[Tensor, " n"]
+    ) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"] | None]:
+        """Return where rows' own classes stand in W here, and for which they do; none: for all."""
+        owned = None
+        if self.world.size > 1:
+            owned = (labels >= self.owned.start) & (labels < self.owned.stop)
+            labels = labels - self.owned.start
+        if self.chosen is not None:
+            labels = torch.searchsorted(self.chosen, labels)
+        return labels if owned is None else labels.where(owned, 0), owned
 
 
 def margin_losses(
     features: Float[Tensor, "n d"],
     weight: Float[Tensor, "k d"],
     labels: Int64[Tensor, " n"],
-    counts: tuple[int, ...],
-    owned: slice,
-    world: World,
-    margin_function: Margin,
-    margin: float,
-    scale: float,
+    margin: Margin,
+    share: Share,
     workspace: Workspace,
-    chosen: Int64[Tensor, " k"] | None = None,
 ) -> Float[Tensor, " n"]:
-    """Return `margin_softmax` of this process's rows over the classes of all processes.
+    """Return the cross-entropy of each row; gradients run through all of it, once.
 
     Args:
         features: of norm 1, this process's rows.
-        weight: W of this process's classes, or of those chosen.
-        labels: of all classes.
-        counts: how many rows each process has; none where there is one.
-        owned: which classes are this process's.
-        world: the processes.
-        margin_function: see `margin_softmax`, as `margin`, `scale` and `workspace`.
-        chosen: which of its classes the step looks at, in order; None: all.
+        weight: W of this process's classes, or of those chosen, of any norms; the cosines are with
+            its normalised rows.
+        labels: in [0, c), of all classes.
+        margin: how cosines become logits.
+        share: what of all rows and classes that is.
+        workspace: where the logits are made, and W's gradient where classes were chosen, for the
+            caller to give back.
     """
-    values, labels = world.gather(features, counts), world.gather(labels, counts)
-    within = None
-    if world.size > 1:
-        within = (labels >= owned.start) & (labels < owned.stop)
-        labels = labels - owned.start
-    if chosen is not None:
-        labels = torch.searchsorted(chosen, labels)
-    if within is not None:
-        labels = labels.where(within, 0)
-    losses = margin_softmax(
-        *(values, weight, labels, margin_function, margin, scale, world, within, workspace),
-        lend_gradient=chosen is not None,
+    losses: Tensor = _MarginSoftmax.apply(  # type: ignore[no-untyped-call]
+        features, weight, labels, margin, share, workspace
     )
-    return losses[world.span(counts)] if counts else losses
+    return losses
 
 
 class _MarginSoftmax(Function):
@@ -118,87 +113,101 @@ class _MarginSoftmax(Function):
         features: Tensor,
         weight: Tensor,
         labels: Tensor,
-        margin_function: Margin,
-        margin: float,
-        scale: float,
-        world: World,
-        owned: Tensor | None,
+        margin: Margin,
+        share: Share,
         workspace: Workspace,
-        lend_gradient: bool,
     ) -> Tensor:
-        ctx.scale, ctx.world, ctx.classes = scale, world, len(weight)
-        ctx.memory = workspace if lend_gradient else Workspace()
+        ctx.scale, ctx.share, ctx.classes = margin.scale, share, len(weight)
+        ctx.memory = workspace if share.chosen is not None else Workspace()
+        features, labels = share.world.gather_labelled(features, labels, share.counts)
+        labels, owned = share.places(labels)
         if not len(weight):  # a class that no row is near
             weight = weight.new_zeros(1, weight.shape[1])
         norms = torch.linalg.vector_norm(weight, dim=1).clamp_min_(_SMALLEST_NORM)
         lengths = norms.reciprocal_()
         # columns are divided by their norms in the cache, so that no copy of W is made
         logits = workspace.lend("logits", len(features), len(weight), features)
-        torch.mm(features * scale, weight.t(), out=logits)
-        if not ctx.classes:
-            logits.fill_(-torch.inf)
+        torch.mm(features * margin.scale, weight.t(), out=logits)
         rows = torch.arange(len(labels), device=labels.device)
-        own = logits[rows, labels] * lengths[labels]
-        if owned is not None:
-            own = world.reduce(own.where(owned, 0))
         # rounding can leave the cosine a hair outside [−1, 1]
-        cosines = (own / scale).clamp_(-1, 1)
+        cosines = (logits[rows, labels] * lengths[labels] / margin.scale).clamp_(-1, 1)
         with torch.enable_grad():
-            moved = margin_function(cosines.requires_grad_(), margin)
+            moved = margin.move(cosines.requires_grad_(), margin.size)
             (slopes,) = torch.autograd.grad(moved.sum(), cosines)
-        targets = moved.detach() * scale
+        targets = moved.detach() * margin.scale
         tops = torch.empty_like(targets)
         sums = torch.empty_like(targets)
-        pieces = parts(logits)
-        for part in pieces:
+        for part in parts(logits):
             each = logits[part].mul_(lengths)
             places = rows[: len(each)], labels[part]
             each[places] = _where(owned, part, targets[part], each[places])
             tops[part] = each.amax(1)
-            if world.size == 1:
-                sums[part] = _shares(each, tops[part], lengths)
-        if world.size > 1:
-            tops = world.reduce(tops, ReduceOp.MAX)
-            for part in pieces:
-                sums[part] = _shares(logits[part], tops[part], lengths)
-            sums = world.reduce(sums)
+            # exponentials, each divided by its class's norm once they are summed
+            sums[part] = each.sub_(tops[part][:, None]).exp_().sum(1)
+            each.mul_(lengths)
+        if owned is not None:
+            if not ctx.classes:
+                tops, sums = tops.fill_(-torch.inf), sums.zero_()
+            tops, sums, targets = _of_all(tops, sums, targets.where(owned, 0), share.world)
         # p_iy − 1 times the margin's slope, in units of the row's sum like the rest of the row
-        share = logits[rows, labels]
-        inside = (share - sums * lengths[labels]) * slopes
-        logits[rows, labels] = _where(owned, slice(None), inside, share)
+        chances = logits[rows, labels]
+        inside = (chances - sums * lengths[labels]) * slopes
+        logits[rows, labels] = _where(owned, slice(None), inside, chances)
         ctx.save_for_backward(features, weight, lengths, logits, sums)
         # a backward pass lets go of them, unless the graph is kept for another
         weakref.finalize(logits, workspace.give_back, "logits", logits.detach())
-        return tops + sums.log() - targets
+        losses = tops + sums.log() - targets
+        return losses[share.world.span(share.counts)] if share.counts else losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_losses: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, lengths, shares, sums = ctx.saved_tensors
-        # each process has those of its own rows
-        of_losses = ctx.world.reduce(of_losses.clone()) if ctx.world.size > 1 else of_losses
-        by_row = (of_losses * ctx.scale / sums)[:, None]
+        features, weight, lengths, chances, sums = ctx.saved_tensors
+        world, counts = ctx.share.world, ctx.share.counts
         of_features = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_features = (shares @ weight).mul_(by_row)
+        if world.size > 1:
+            # of each row its process alone knows what its loss is multiplied by
+            own = world.span(counts)
+            both = torch.cat([(chances @ weight) / sums[:, None], sums.new_zeros(len(sums), 1)], 1)
+            both[own, -1] = of_losses
+            both = world.reduce(both)
+            of_features = both[own, :-1] * (of_losses * ctx.scale)[:, None]
+            of_losses = both[:, -1]
+        by_row = (of_losses * ctx.scale / sums)[:, None]
+        if world.size == 1 and ctx.needs_input_grad[0]:
+            of_features = (chances @ weight).mul_(by_row)
         if ctx.needs_input_grad[1]:
             of_weight = ctx.memory.lend("gradient", *weight.shape, weight)
-            torch.mm(shares.t(), features * by_row, out=of_weight)
+            torch.mm(chances.t(), features * by_row, out=of_weight)
             for part in parts(of_weight):
                 along = (of_weight[part] * weight[part]).sum(1) * lengths[part].square()
                 of_weight[part].addcmul_(weight[part], along[:, None], value=-1)
             of_weight = of_weight[: ctx.classes]
-        return of_features, of_weight, *[None] * 8
+        return of_features, of_weight, None, None, None, None
 
 
-def _shares(
-    logits: Float[Tensor, "n c"], tops: Float[Tensor, " n"], lengths: Float[Tensor, " c"]
-) -> Float[Tensor, " n"]:
-    """Turn logits into exponentials, return their sums, and divide each by its class's norm."""
-    logits.sub_(tops[:, None]).exp_()
-    sums = logits.sum(1)
-    logits.mul_(lengths)
-    return sums
+def _of_all(
+    tops: Float[Tensor, " n"],
+    sums: Float[Tensor, " n"],
+    targets: Float[Tensor, " n"],
+    world: World,
+) -> tuple[Float[Tensor, " n"], ...]:
+    """Return a top for each row, its sum in units of that over all processes' classes, its target.
+
+    Args:
+        tops: the largest logit among this process's classes.
+        sums: of the exponentials of what its logits are above it.
+        targets: the own class's logit, or 0 where it is not here.
+        world: the processes.
+    """
+    every = tops.new_zeros(world.size, 3, len(tops))
+    every[world.rank] = torch.stack([tops, sums, targets])
+    tops, sums, targets = world.reduce(every).unbind(1)
+    # classes that far below are no share of the sum, and its units must not come to nothing
+    above = tops.amax(0)
+    tops = tops.maximum(above + 3 * math.log(torch.finfo(tops.dtype).eps))
+    units = (tops - above).exp()
+    return tops[world.rank], (sums * units).sum(0) / units[world.rank], targets.sum(0)
 
 
 def _where(owned: Tensor | None, part: slice, one: Tensor, other: Tensor) -> Tensor:

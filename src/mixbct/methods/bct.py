@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mixbct.distributed import ALONE, World
 from mixbct.heads.classifier import Head, cosine_scale
-from mixbct.heads.margin_softmax import margin_losses
+from mixbct.heads.margin_softmax import Margin, Share, margin_losses
 from mixbct.heads.margins import unmoved
 from mixbct.heads.workspace import Workspace
 from mixbct.methods.independent import classification
@@ -67,12 +67,8 @@ class Influence(nn.Module):
             F.normalize(new.values),
             self.directions[self.own].to(new.values.dtype),
             self.places[new.labels].clamp_min(0),
-            new.counts,
-            self.span,
-            new.world,
-            unmoved,
-            0.0,
-            scale,
+            Margin(unmoved, 0.0, scale),
+            Share(new.counts, self.span, None, new.world),
             self.workspace,
         )
         return losses * self.known[new.labels]

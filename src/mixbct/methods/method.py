@@ -123,10 +123,7 @@ class Features:
 
     def everywhere(self) -> "Features":
         """Return the rows of all processes, in the order of the plan."""
-        values, labels = (
-            self.world.gather(each, self.counts) for each in (self.values, self.labels)
-        )
-        return Features(values, labels)
+        return Features(*self.world.gather_labelled(self.values, self.labels, self.counts))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ At the published τ = 1 the contrast of unit vectors is weak; docs/log.md has wh
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,8 @@ class NCCL(Method):
         assert isinstance(head, CosineHead), "the recipe sees to that"
         credible = self.credible(old.values)
         own, labels = old.values[credible], old.labels[credible]
-        every, kept = old.everywhere(), new.world.gather(credible.int(), old.counts).bool()
+        every = replace(old, labels=old.labels.where(credible, -1)).everywhere()
+        kept = every.labels >= 0
         self.enqueue(every.values[kept], every.labels[kept])
         held = min(int(self.enqueued), len(self.queue))
         # a copy: the next step writes into the queue

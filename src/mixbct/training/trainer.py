@@ -224,7 +224,7 @@ class Trainer:
             Progress(epoch, settings.epochs, self.step / self.steps),
         )
         shares = torch.stack([*losses.values()])
-        summed = self.world.reduce(shares.detach().clone())
+        summed = self.world.begin_sum(shares.detach().clone())
         self.optimizer.zero_grad(set_to_none=True)
         shares.sum().backward()  # type: ignore[no-untyped-call]
         if self.world.size > 1:
@@ -238,7 +238,7 @@ class Trainer:
             self.images + batch.forwarded,
             self.recipe.name,
             tuple(losses),
-            torch.cat([summed, norm.detach().to(summed)[None]]),
+            torch.cat([summed(), norm.detach().to(shares)[None]]),
         )
         due, self.pending = self.pending if self.late else report, report
         if due is not None:

@@ -36,9 +36,9 @@ def rows_of(case: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
     return classes, features, torch.tensor(labels), weights
 
 
-def make_head(settings: HeadSettings, classes: int, world: World) -> Head:
+def make_head(settings: HeadSettings, classes: int, world: World, dim: int = DIM) -> Head:
     torch.manual_seed(3)
-    head = build_head(settings, classes, DIM, world).double()
+    head = build_head(settings, classes, dim, world).double()
     with torch.no_grad():
         head.weight.mul_(100)  # no tiny norms
         if not isinstance(head, CosineHead):
@@ -102,16 +102,52 @@ def test_losses_and_gradients_are_those_of_one_process(size: int) -> None:
         assert np.abs(alone["features"]).max() > 1e-3 or CASES[variant[0]][0] == 1
 
 
-def test_a_missing_reduction_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = World.reduce
+def waits(world: World, left_out: int | None) -> tuple[int, dict[str, np.ndarray]]:
+    """Return how often this process waits for the others, and what `walked` does but for one."""
+    kept, count = World.reduce, 0
 
-    def local_maximum(self: World, values: torch.Tensor, *op: Any) -> torch.Tensor:
-        return values if op else kept(self, values)
+    def reduce(self: World, values: torch.Tensor, *op: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return values if count - 1 == left_out else kept(self, values, *op)
 
-    monkeypatch.setattr(World, "reduce", local_maximum)
-    variant = ("even", "arcface", 1.0)
-    ours = together(run_world(2, lambda world: walked(world, *variant)))
-    assert not np.allclose(ours["losses"], walked(World(), *variant)["losses"], rtol=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "reduce", reduce)
+        found = walked(world, "even", "arcface", 1.0)
+    return count, found
+
+
+@pytest.mark.parametrize("left_out", range(3))
+def test_a_step_waits_three_times_and_each_is_needed(left_out: int) -> None:
+    """For the rows, for their sums, and for what the losses are multiplied by."""
+    alone = walked(World(), "even", "arcface", 1.0)
+    every = run_world(2, lambda world: [waits(world, which) for which in (None, left_out)])
+    assert [each[0][0] for each in every] == [3, 3]
+    right, wrong = (together([each[number][1] for each in every]) for number in range(2))
+    assert all(np.allclose(right[name], alone[name], rtol=1e-10) for name in alone)
+    assert not all(np.allclose(wrong[name], alone[name], rtol=1e-6) for name in alone)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_classes_whose_logits_are_far_apart_have_finite_gradients(name: str) -> None:
+    """In float32 e^-128, what a process with the wrong classes has of a row, is nothing."""
+
+    def walk(world: World) -> dict[str, np.ndarray]:
+        head = make_head(HEADS[name], 2, world, dim=2).float()
+        with torch.no_grad():
+            head.weight.copy_(torch.tensor([[300.0, 0], [-300.0, 0]])[head.owned])
+        counts = world.counts(4)
+        values = torch.tensor([[1.0, 0], [1, 1e-3], [-1, 0], [1, 0]])[world.span(counts)]
+        values.requires_grad_()
+        losses = head(values, torch.tensor([0, 1, 1, 1])[world.span(counts)], counts)
+        losses.sum().backward()
+        found = {"losses": losses.detach(), "features": values.grad, "of W": head.weight.grad}
+        return {name: tensor.numpy() for name, tensor in found.items()}
+
+    alone, ours = walk(World()), together(run_world(2, walk))
+    for each, expected in alone.items():
+        assert np.isfinite(ours[each]).all()
+        np.testing.assert_allclose(ours[each], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_all_classes_chosen_are_as_good_as_none_chosen() -> None:
