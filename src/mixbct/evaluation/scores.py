@@ -17,7 +17,7 @@ from torch import Tensor
 from mixbct.errors import FeatureError
 
 CPU = torch.device("cpu")
-BUDGET = 352 * 2**20
+BUDGET = 320 * 2**20
 """Bytes that one block of scores and the temporaries made from it may take in main memory."""
 
 _DEVICE_BUDGET = 4 * 2**30
