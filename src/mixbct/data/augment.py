@@ -41,7 +41,7 @@ def augment(
     pixels = images.numpy()
     moved = np.empty_like(pixels)
     if reach:
-        pixels = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach), (0, 0)), "edge")
+        pixels = _bordered(pixels, reach)
     corners = (offsets[:, own].T + reach).tolist()
     for to, image, flip, (top, left) in zip(
         moved, pixels, flipped[own].tolist(), corners, strict=True
@@ -49,3 +49,14 @@ def augment(
         window = image[top : top + height, left : left + width]
         to[:] = window[:, ::-1] if flip else window
     return torch.from_numpy(moved)
+
+
+def _bordered(images: UInt8[np.ndarray, "b h w c"], reach: int) -> UInt8[np.ndarray, "b p q c"]:
+    """Return images whose outermost pixels go on for so many; `np.pad` takes up to four times."""
+    batch, height, width, channels = images.shape
+    wider = np.empty((batch, height + 2 * reach, width + 2 * reach, channels), images.dtype)
+    rows = wider[:, reach:-reach]
+    rows[:, :, reach:-reach] = images
+    rows[:, :, :reach], rows[:, :, -reach:] = images[:, :, :1], images[:, :, -1:]
+    wider[:, :reach], wider[:, -reach:] = rows[:, :1], rows[:, -1:]
+    return wider

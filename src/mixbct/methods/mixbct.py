@@ -170,10 +170,10 @@ class MixBCT(Method):
                 further = self._contrasted(rows, row_rng(seed, PARTNERS, epoch, step))
                 old_rows = np.concatenate([old_rows, further])
             return self.task.step(rows, old_rows)
-        credible = rows[self._usable[rows]]
+        credible = np.flatnonzero(self._usable[rows])
         count = min(self.old_rows_per_step, len(credible))
-        old_rows = rng.choice(credible, count, replace=False)
-        kept = rows[~np.isin(rows, old_rows)]
+        places = rng.choice(credible, count, replace=False)
+        old_rows, kept = rows[places], np.delete(rows, places)
         forward = kept if self.settings.draw == "skip" else np.concatenate([kept, old_rows])
         return self.task.step(forward, old_rows, trained=len(kept))
 

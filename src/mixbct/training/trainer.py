@@ -10,7 +10,6 @@ that was stopped or killed goes on as if it had not been.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from mixbct.distributed import ALONE, AUGMENT, SAMPLE, STEP, World, default_dtyp
 from mixbct.heads.classifier import CosineHead, Head, build_head, sample_classes
 from mixbct.methods import METHODS, Features, Method, Progress
 from mixbct.methods.mapped import Mapped
-from mixbct.methods.method import RowIndices
+from mixbct.methods.method import RowIndices, given
 from mixbct.recipe import CompatibleSettings, Recipe, SoftmaxSettings, TrainSettings
 from mixbct.schemas.bridge import TRAINED, Bridge
 from mixbct.schemas.linear_map import LinearMap
@@ -229,8 +228,7 @@ class Trainer:
         shares.sum().backward()  # type: ignore[no-untyped-call]
         if self.world.size > 1:
             check_used(self.backbone)
-        limit = math.inf if settings.clip is None else settings.clip
-        norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), limit)
+        norm = self._clip()
         report = StepReport(
             self.step + 1,
             self.steps,
@@ -249,6 +247,16 @@ class Trainer:
             self.optimizer.step()
         self.step, self.images = report.step, report.images
         return report
+
+    def _clip(self) -> Tensor:
+        """Scale the backbone's gradient down to its largest norm, and return what it was."""
+        trained = [each for each in self.backbone.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm([given(each.grad) for each in trained])
+        limit = self.recipe.train.clip
+        # torch multiplies by limit/(norm + 1e-6), or by 1, which need not be where the norm is here
+        if limit is not None and (norm.is_cuda or norm + 1e-6 > limit):
+            nn.utils.clip_grads_with_norm_(trained, limit, norm)
+        return norm
 
     def _extract(self, rows: RowIndices) -> Float[Tensor, "n d"]:
         """Return the present raw features of some rows; their images count as forwarded."""

@@ -12,7 +12,7 @@ start = pools.threading.Thread.start
 
 def stopped(thread):
     start(thread)
-    if thread.name.startswith("decode"):
+    if thread.name == "decode_0":  # once: a second stop may come while the program ends
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.05)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, DIM, make_head, make_task
+from small_task import CLASSES, DIM, make_head, make_task
 
 from mixbct.methods import Features, Progress
 from mixbct.methods.advbct import AdvBCT, beyond_boundary, reversal, reverse_gradient

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, DIM, PROGRESS, make_head, make_task
+from small_task import CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.errors import RecipeError
 from mixbct.features.prototypes import ClassDirections

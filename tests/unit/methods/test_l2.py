@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PROGRESS, make_head, make_task
+from small_task import PROGRESS, make_head, make_task
 
 from mixbct.methods import Features
 from mixbct.methods.l2 import L2, distances

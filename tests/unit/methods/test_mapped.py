@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BATCH, CLASSES, DIM, PROGRESS, make_head, make_task
+from small_task import BATCH, CLASSES, DIM, PROGRESS, make_head, make_task
 from torch import Tensor
 
 from mixbct.errors import RecipeError

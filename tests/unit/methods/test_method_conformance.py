@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BATCH, DIM, PROGRESS, make_head, make_task
+from small_task import BATCH, DIM, PROGRESS, make_head, make_task
 from torch import nn
 
 from mixbct.errors import BankError

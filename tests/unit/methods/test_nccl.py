@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import BATCH, CLASSES, DIM, PROGRESS, make_head, make_task
+from small_task import BATCH, CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.errors import RecipeError
 from mixbct.methods import Features

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, DIM, PROGRESS, make_head, make_task
+from small_task import CLASSES, DIM, PROGRESS, make_head, make_task
 
 from mixbct.methods import Features, Progress
 from mixbct.methods.unibct import UniBCT, refined_means
