@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float64, Int64
 
 from mixbct.data.bank import normalise
+from mixbct.data.loader import read_ahead
+from mixbct.distributed import ALONE, World
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
@@ -83,16 +85,25 @@ class Moments:
     cross: Float64[np.ndarray, "d1 d2"]
 
 
-def blocks(vectors: Vectors) -> Iterator[tuple[slice, Float64[np.ndarray, "n d"]]]:
-    """Yield the normalised vectors block by block.
+def blocks(
+    vectors: Vectors, world: World = ALONE
+) -> Iterator[tuple[slice, Float64[np.ndarray, "n d"]]]:
+    """Yield the normalised vectors block by block, read ahead.
+
+    Args:
+        vectors: [n, d].
+        world: the processes that deal the blocks out.
 
     Raises:
         FeatureError: a row holds NaN or infinity, or is zero.
     """
-    for start in range(0, vectors.shape[0], CHUNK):
+
+    def read(start: int) -> tuple[slice, Float64[np.ndarray, "n d"]]:
         rows = slice(start, start + CHUNK)
         block = vectors[rows]
-        yield rows, normalise(block, np.arange(start, start + len(block))).astype(np.float64)
+        return rows, normalise(block, np.arange(start, start + len(block))).astype(np.float64)
+
+    yield from read_ahead(range(0, vectors.shape[0], CHUNK)[world.rank :: world.size], read)
 
 
 def moments(pairs: Pairs, needed: int = 2) -> Moments:
@@ -117,7 +128,7 @@ def moments(pairs: Pairs, needed: int = 2) -> Moments:
 
 
 def within_classes(
-    vectors: Vectors, labels: Labels | None
+    vectors: Vectors, labels: Labels | None, world: World = ALONE
 ) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:
     """Return the mean of normalised vectors and their scatter within classes, in one pass.
 
@@ -126,19 +137,20 @@ def within_classes(
     Args:
         vectors: [n, d].
         labels: class of each; None, or where no class has two different vectors: all are of one.
+        world: the processes that share the pass, each of which gets both.
     """
     n, d = vectors.shape
     of = np.zeros(n, np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
     sums = torch.zeros(int(of.max()) + 1, d, dtype=torch.float64)
     products = np.zeros((d, d))
-    for rows, block in blocks(vectors):
+    for rows, block in blocks(vectors, world):
         sums.index_add_(0, torch.from_numpy(of[rows]), torch.from_numpy(block))
         products += block.T @ block
-    totals = sums.numpy()
+    totals, products = (world.reduce(each).numpy() for each in (sums, torch.from_numpy(products)))
     between = (totals / np.bincount(of)[:, None]).T @ totals
     scatter: Square = (products - between) / n
     if labels is not None and scatter.trace() < d * LEAST:
-        return within_classes(vectors, None)
+        return within_classes(vectors, None, world)
     return totals.sum(axis=0) / n, scatter
 
 

@@ -9,6 +9,7 @@ of a model that was trained to be compatible.
 """
 
 from mixbct.adapters.moments import Labels, Maps, Pairs, inverse_root, within_classes
+from mixbct.distributed import ALONE, World
 from mixbct.errors import FeatureError
 from mixbct.features.bridged import Vectors
 from mixbct.schemas.linear_map import LinearMap
@@ -39,8 +40,10 @@ def fit(pairs: Pairs, shrinkage: float = SHRINKAGE) -> Maps:
     return found, found
 
 
-def whitening(vectors: Vectors, labels: Labels | None, shrinkage: float) -> LinearMap:
-    """Return the whitening of one model's vectors; see `fit`."""
-    mean, covariance = within_classes(vectors, labels)
+def whitening(
+    vectors: Vectors, labels: Labels | None, shrinkage: float, world: World = ALONE
+) -> LinearMap:
+    """Return the whitening of one model's vectors, see `fit`; `world` shares the pass over them."""
+    mean, covariance = within_classes(vectors, labels, world)
     root = inverse_root(covariance, shrinkage)
     return LinearMap.of(root, -mean @ root)

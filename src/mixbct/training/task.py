@@ -47,7 +47,7 @@ def open_task(
     dim = recipe.model.dim if recipe.method.query_map is None else None
     bank, old = open_old_bank(recipe.method.bank, source, dim, needs, recipe.method.label_map)
     if recipe.method.whiten is not None:
-        old = whitened(old, bank.manifest.dim, recipe.method.whiten)
+        old = whitened(old, bank.manifest.dim, recipe.method.whiten, world)
     directions = stats = None
     if needs & {"prototypes", "class_stats"}:
         means, counts = class_means(old.read, old.labels, len(source.classes()), world)
@@ -64,7 +64,7 @@ def open_task(
     return bank, task, part
 
 
-def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
+def whitened(old: OldRows, dim: int, shrinkage: float, world: World = ALONE) -> OldRows:
     """Return the old rows behind a whitening that is fitted on those of training classes.
 
     An old space is seldom good as it lies, and stored vectors can be compared in a better one
@@ -75,13 +75,14 @@ def whitened(old: OldRows, dim: int, shrinkage: float) -> OldRows:
         old: the rows as they are.
         dim: their dimension.
         shrinkage: in (0, 1], towards leaving the space as it is.
+        world: the processes that share the pass over the rows.
 
     Raises:
         BankError: the rows do not determine a whitening.
     """
     rows = np.flatnonzero(old.labels >= 0)
     with failing_as(BankError, "method.whiten", FeatureError):
-        side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage)
+        side = whitening(ReadRows(old.read, rows, dim), old.labels[rows], shrinkage, world)
     return replace(
         old, read=lambda chosen: through(side, old.read(chosen), chosen), gallery_map=side
     )

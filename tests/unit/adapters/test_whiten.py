@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from processes import run_world
 
 from mixbct.adapters import whiten
 from mixbct.adapters.moments import Pairs
 from mixbct.adapters.whiten import whitening
 from mixbct.data.bank import normalise
+from mixbct.distributed import World
 from mixbct.errors import FeatureError
+from mixbct.features.bridged import ReadRows
 
 
 def classes(n: int = 240) -> tuple[np.ndarray, np.ndarray]:
@@ -57,3 +60,28 @@ def test_both_sides_have_the_one_map_of_the_stored_side() -> None:
     assert query == gallery == whitening(vectors, labels, whiten.SHRINKAGE)
     with pytest.raises(FeatureError, match=r"queries of 5 dimensions with rows of 6: fit cca"):
         whiten.fit(Pairs(others[:, :5], vectors, labels))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_processes_share_the_pass(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Each row is read by one of them, and all get one map; three blocks leave the fourth idle."""
+    monkeypatch.setattr("mixbct.adapters.moments.CHUNK", 32)
+    vectors = np.random.default_rng(6).normal(size=(90, 5)) * [1, 2, 3, 4, 5]
+    labels = np.arange(90) % 7
+
+    def work(world: World) -> tuple[list[int], list[np.ndarray | None]]:
+        seen: list[int] = []
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            seen.extend(rows.tolist())
+            return vectors[rows]
+
+        side = whitening(ReadRows(read, np.arange(90), 5), labels, 0.3, world)
+        return seen, list(side.arrays)
+
+    alone, found = work(World()), run_world(size, work)
+    assert sorted(row for seen, _ in found for row in seen) == list(range(90))
+    for _, arrays in found:
+        for one, expected, first in zip(arrays, alone[1], found[0][1], strict=True):
+            np.testing.assert_allclose(one, expected, rtol=1e-6)
+            np.testing.assert_array_equal(one, first)
