@@ -1,8 +1,8 @@
 """Processes, devices, and random numbers that are pure functions of a seed.
 
 A run by one process and one by many are the same code: a world of one has no process group, and
-its collectives are the identity. All others are sums and maxima, of what a process has and of
-zeros where others have something, so that ranks with different numbers of rows need no padding.
+its collectives are the identity. All others are sums, of what a process has and of zeros where
+others have something, so that ranks with different numbers of rows need no padding.
 """
 
 import logging
@@ -25,8 +25,8 @@ from mixbct.errors import ModelError, WorldError
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for one that lives but does not answer."""
 
-HALF = 20
-"""Bits of a label's lower half."""
+_HALF = 20
+"""Bits of a label's lower half: each is a whole number that float32 has."""
 
 # streams of random numbers: a new use takes a new number, so that none disturbs another
 ORDER, OLD_ROWS, AUGMENT, PARTNERS, STEP, SAMPLE = range(6)
@@ -55,11 +55,11 @@ class World:
         before = sum(counts[: self.rank])
         return slice(before, before + counts[self.rank])
 
-    def reduce(self, values: Tensor, op: Any = distributed.ReduceOp.SUM) -> Tensor:
-        """Return the sum (or what `op` says) over all processes; `values` may be overwritten."""
+    def reduce(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes; `values` may be overwritten."""
         if self.size > 1:
             values = values.contiguous()
-            distributed.all_reduce(values, op)
+            distributed.all_reduce(values)
         return values
 
     def sum(self, values: Tensor) -> Tensor:
@@ -87,15 +87,15 @@ class World:
     ) -> tuple[Float[Tensor, "m d"], Int64[Tensor, " m"]]:
         """Return the rows of all processes and their labels, see `gather`.
 
-        Processes wait for each other once: labels go with the rows, in halves that every float
-        has exactly.
+        Processes wait for each other once: labels, below 2^44, go with the rows, in halves that
+        float32 has exactly.
         """
         if self.size == 1:
             return rows, labels
-        halves = torch.stack([labels >> HALF, labels & ((1 << HALF) - 1)], 1)
+        halves = torch.stack([labels >> _HALF, labels & ((1 << _HALF) - 1)], 1)
         every = self.gather(torch.cat([rows, halves.to(rows.dtype)], 1), counts)
         high, low = every.detach()[:, -2:].long().unbind(1)
-        return every[:, :-2], (high << HALF) + low
+        return every[:, :-2], (high << _HALF) + low
 
     def begin_sum(self, values: Tensor) -> Callable[[], Tensor]:
         """Begin a sum over all processes, and return what waits for it and gives it.

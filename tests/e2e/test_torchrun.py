@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_two_processes_train_and_extract_as_one(mixbct, shared_photos: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("features of") == done.stdout.count("next: mixbct denoise") == 1
     assert len(FeatureBank(shared_photos / "bank")) == 192
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for processors with g++")
+def test_two_processes_train_a_compiled_backbone_alike(shared_photos: Path) -> None:
+    weights = []
+    for name, compiled in (("eager", "false"), ("compiled", "true")):
+        words = ["train", "recipes/tiny.toml", *TINY, "--set", f"train.compile={compiled}"]
+        done = torchrun(2, *words, "--out", name, cwd=shared_photos)
+        assert done.returncode == 0, done.stderr
+        weights.append(load_file(shared_photos / name / "model/head.safetensors")["weight"])
+    np.testing.assert_allclose(*weights, rtol=1e-4, atol=1e-6)
 
 
 def test_what_ends_all_is_said_without_a_traceback_of_ours(shared_photos: Path) -> None:

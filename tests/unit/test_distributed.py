@@ -1,5 +1,7 @@
 """Devices, and what torch makes new numbers as."""
 
+from time import sleep
+
 import pytest
 import torch
 from processes import run_world
@@ -55,9 +57,10 @@ def test_labels_go_with_rows_and_none_is_rounded(size: int, dtype: torch.dtype) 
 
 def test_a_sum_that_was_begun_arrives_when_it_is_asked_for() -> None:
     def summed(world: World) -> tuple[float, float]:
+        if world.rank:
+            sleep(0.3)  # the first has begun long before
         first = world.begin_sum(torch.tensor(1.0 + world.rank))
-        second = world.reduce(torch.tensor(10.0))
-        return float(first()), float(second)
+        return float(first()), float(world.reduce(torch.tensor(10.0)))
 
     assert run_world(3, summed) == [(6.0, 30.0)] * 3
     assert summed(World()) == (1.0, 10.0)

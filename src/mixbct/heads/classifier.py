@@ -173,11 +173,14 @@ class LinearHead(nn.Module):
         logits = F.pad(logits, (0, 1), value=torch.finfo(logits.dtype).min)
         places, owned = Share(counts, self.owned, None, world).places(labels)
         assert owned is not None
-        every = logits.new_zeros(world.size, 2, len(labels))
         own = logits.gather(1, places[:, None])[:, 0].where(owned, 0)
-        every[world.rank] = torch.stack([logits.logsumexp(1), own])
-        sums, targets = world.sum(every).unbind(1)
-        losses: Tensor = sums.logsumexp(0) - targets.sum(0)
+        # above its top, so that what all logits have in common costs no precision
+        tops = logits.detach().amax(1)
+        every = logits.new_zeros(world.size, 3, len(labels))
+        every[world.rank] = torch.stack([tops, (logits - tops[:, None]).logsumexp(1), own])
+        tops, sums, targets = world.sum(every).unbind(1)
+        top = tops.detach().amax(0)
+        losses: Tensor = (sums + (tops.detach() - top)).logsumexp(0) - (targets.sum(0) - top)
         return losses[world.span(counts)]
 
 

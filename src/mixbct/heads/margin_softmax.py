@@ -16,7 +16,6 @@ wait for each other three times: for the rows, for these three numbers a row, an
 pass for the parts of the features' gradient.
 """
 
-import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,10 +144,13 @@ class _MarginSoftmax(Function):
             # exponentials, each divided by its class's norm once they are summed
             sums[part] = each.sub_(tops[part][:, None]).exp_().sum(1)
             each.mul_(lengths)
+        total = sums
         if owned is not None:
             if not ctx.classes:
                 tops, sums = tops.fill_(-torch.inf), sums.zero_()
-            tops, sums, targets = _of_all(tops, sums, targets.where(owned, 0), share.world)
+            targets = targets.where(owned, 0)
+            tops, total, targets, units = _of_all(tops, sums, targets, share.world)
+            sums = total / units
         # p_iy − 1 times the margin's slope, in units of the row's sum like the rest of the row
         chances = logits[rows, labels]
         inside = (chances - sums * lengths[labels]) * slopes
@@ -156,7 +158,7 @@ class _MarginSoftmax(Function):
         ctx.save_for_backward(features, weight, lengths, logits, sums)
         # a backward pass lets go of them, unless the graph is kept for another
         weakref.finalize(logits, workspace.give_back, "logits", logits.detach())
-        losses = tops + sums.log() - targets
+        losses = tops + total.log() - targets
         return losses[share.world.span(share.counts)] if share.counts else losses
 
     @staticmethod
@@ -192,7 +194,10 @@ def _of_all(
     targets: Float[Tensor, " n"],
     world: World,
 ) -> tuple[Float[Tensor, " n"], ...]:
-    """Return a top for each row, its sum in units of that over all processes' classes, its target.
+    """Return each row's top, sum and target over all classes, and what this process's sum counts.
+
+    That is e^(its top − the top), and no less than the type's rounding error cubed: as much is no
+    part of a sum, and what is divided by it stays finite.
 
     Args:
         tops: the largest logit among this process's classes.
@@ -203,11 +208,9 @@ def _of_all(
     every = tops.new_zeros(world.size, 3, len(tops))
     every[world.rank] = torch.stack([tops, sums, targets])
     tops, sums, targets = world.reduce(every).unbind(1)
-    # classes that far below are no share of the sum, and its units must not come to nothing
-    above = tops.amax(0)
-    tops = tops.maximum(above + 3 * math.log(torch.finfo(tops.dtype).eps))
-    units = (tops - above).exp()
-    return tops[world.rank], (sums * units).sum(0) / units[world.rank], targets.sum(0)
+    top = tops.amax(0)
+    units = (tops - top).exp().clamp_min(torch.finfo(tops.dtype).eps ** 3)
+    return top, (sums * units).sum(0), targets.sum(0), units[world.rank]
 
 
 def _where(owned: Tensor | None, part: slice, one: Tensor, other: Tensor) -> Tensor:

@@ -112,8 +112,9 @@ class NCCL(Method):
         assert isinstance(head, CosineHead), "the recipe sees to that"
         credible = self.credible(old.values)
         own, labels = old.values[credible], old.labels[credible]
-        every = replace(old, labels=old.labels.where(credible, -1)).everywhere()
-        kept = every.labels >= 0
+        # −1 is a class that none in training is
+        every = replace(old, labels=old.labels.where(credible, -2)).everywhere()
+        kept = every.labels > -2
         self.enqueue(every.values[kept], every.labels[kept])
         held = min(int(self.enqueued), len(self.queue))
         # a copy: the next step writes into the queue

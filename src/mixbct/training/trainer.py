@@ -236,7 +236,7 @@ class Trainer:
             self.images + batch.forwarded,
             self.recipe.name,
             tuple(losses),
-            torch.cat([summed(), norm.detach().to(shares)[None]]),
+            torch.cat([summed(), norm.to(shares)[None]]),
         )
         due, self.pending = self.pending if self.late else report, report
         if due is not None:
@@ -254,7 +254,7 @@ class Trainer:
         norm = nn.utils.get_total_norm([given(each.grad) for each in trained])
         limit = self.recipe.train.clip
         # torch multiplies by limit/(norm + 1e-6), or by 1, which need not be where the norm is here
-        if limit is not None and (norm.is_cuda or norm + 1e-6 > limit):
+        if limit is not None and (norm.device.type != "cpu" or norm + 1e-6 >= limit):
             nn.utils.clip_grads_with_norm_(trained, limit, norm)
         return norm
 

@@ -1,7 +1,5 @@
 """Class weights shared out over processes give the losses and gradients of one process."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +30,8 @@ def rows_of(case: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
     classes, labels = CASES[case]
     generator = torch.Generator().manual_seed(4)
     features = torch.randn(len(labels), DIM, dtype=torch.float64, generator=generator)
-    weights = torch.linspace(0.5, 2, len(labels), dtype=torch.float64)
+    # a loss that is not counted, and one that is to be large
+    weights = torch.arange(-1, len(labels) - 1, dtype=torch.float64)
     return classes, features, torch.tensor(labels), weights
 
 
@@ -102,30 +101,66 @@ def test_losses_and_gradients_are_those_of_one_process(size: int) -> None:
         assert np.abs(alone["features"]).max() > 1e-3 or CASES[variant[0]][0] == 1
 
 
-def waits(world: World, left_out: int | None) -> tuple[int, dict[str, np.ndarray]]:
+def waits(
+    world: World, name: str, share: float, left_out: int | None
+) -> tuple[int, dict[str, np.ndarray]]:
     """Return how often this process waits for the others, and what `walked` does but for one."""
     kept, count = World.reduce, 0
 
-    def reduce(self: World, values: torch.Tensor, *op: Any) -> torch.Tensor:
+    def reduce(self: World, values: torch.Tensor) -> torch.Tensor:
         nonlocal count
         count += 1
-        return values if count - 1 == left_out else kept(self, values, *op)
+        return values if count - 1 == left_out else kept(self, values)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "reduce", reduce)
-        found = walked(world, "even", "arcface", 1.0)
+        found = walked(world, "even", name, share)
     return count, found
 
 
-@pytest.mark.parametrize("left_out", range(3))
-def test_a_step_waits_three_times_and_each_is_needed(left_out: int) -> None:
-    """For the rows, for their sums, and for what the losses are multiplied by."""
-    alone = walked(World(), "even", "arcface", 1.0)
-    every = run_world(2, lambda world: [waits(world, which) for which in (None, left_out)])
-    assert [each[0][0] for each in every] == [3, 3]
-    right, wrong = (together([each[number][1] for each in every]) for number in range(2))
-    assert all(np.allclose(right[name], alone[name], rtol=1e-10) for name in alone)
-    assert not all(np.allclose(wrong[name], alone[name], rtol=1e-6) for name in alone)
+@pytest.mark.parametrize(
+    ("name", "share", "times"),
+    [("arcface", 1.0, 3), ("arcface", 0.5, 3), ("cosface", 1.0, 3), ("softmax", 1.0, 4)],
+)
+def test_a_step_waits_so_often_and_each_time_is_needed(name: str, share: float, times: int) -> None:
+    """For the rows, for what they have in each process, and in the backward pass."""
+    alone = walked(World(), "even", name, share)
+    left_out = (None, *range(times))
+    every = run_world(2, lambda world: [waits(world, name, share, which) for which in left_out])
+    assert {count for each in every for count, _ in each} == {times}
+    right, *wrong = (together([each[i][1] for each in every]) for i in range(times + 1))
+    assert all(np.allclose(right[each], alone[each], rtol=1e-10) for each in alone)
+    for found in wrong:
+        assert not all(np.allclose(found[each], alone[each], rtol=1e-6) for each in alone)
+
+
+def in_float32(world: World, name: str, classes: int, offset: float) -> dict[str, np.ndarray]:
+    """Return losses and gradients of rows of all classes, whose logits share an offset."""
+    head = make_head(HEADS[name], classes, world).float()
+    if not isinstance(head, CosineHead):
+        torch.nn.init.constant_(head.bias, offset)
+    generator = torch.Generator().manual_seed(2)
+    labels, rows = torch.arange(40) % classes, torch.randn(40, DIM, generator=generator)
+    own = world.span(counts := world.counts(40))
+    values = rows[own].clone().requires_grad_()
+    losses = head(values, labels[own], counts)
+    losses.sum().backward()
+    found = {"losses": losses.detach(), "features": values.grad, "of W": head.weight.grad}
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+@pytest.mark.parametrize(("size", "classes"), [(2, 30), (3, 1)])
+@pytest.mark.parametrize("name", HEADS)
+def test_float32_loses_nothing_by_processes(name: str, size: int, classes: int) -> None:
+    offsets = (-16384.0, 0.0, 16384.0)
+    worlds = run_world(size, lambda world: [in_float32(world, name, classes, o) for o in offsets])
+    for number, offset in enumerate(offsets):
+        alone = in_float32(World(), name, classes, offset)
+        ours = together([each[number] for each in worlds])
+        assert (ours["losses"] >= 0).all()
+        np.testing.assert_allclose(ours["losses"], alone["losses"], rtol=1e-5, atol=2e-3)
+        for each in ("features", "of W"):
+            np.testing.assert_allclose(ours[each], alone[each], rtol=1e-5, atol=2e-5, err_msg=each)
 
 
 @pytest.mark.parametrize("name", HEADS)

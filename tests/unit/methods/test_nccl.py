@@ -130,6 +130,18 @@ def test_no_credible_row_costs_nothing() -> None:
     assert torch.isfinite(values.grad).all()
 
 
+def test_who_joins_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every credible row, also one that none in training shares its class with; no other."""
+    method, rows = build(), F.normalize(torch.randn(4, DIM))
+    monkeypatch.setattr(NCCL, "credible", lambda *_: torch.tensor([True, True, False, True]))
+    labels = torch.tensor([0, -1, 2, 3])
+    new = torch.randn(4, DIM)
+    method.losses(Features(new, labels.clamp_min(0)), Features(rows, labels), make_head(), PROGRESS)
+    assert int(method.enqueued) == 3
+    assert method.queue_labels[:3].tolist() == [0, -1, 3]
+    torch.testing.assert_close(method.queue[:3], rows[[0, 1, 3]])
+
+
 def test_a_queue_below_the_batch_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"method.queue = 19 cannot hold one batch of 20"):
         build(queue=19)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import math
 import os
 import pkgutil
 import random
@@ -21,6 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import MemorySource, make_bank, make_recipe, weights
+from torch import nn
 
 from mixbct.backbones.model import load_model
 from mixbct.errors import (
@@ -34,6 +36,7 @@ from mixbct.errors import (
     TrainingDivergedError,
 )
 from mixbct.files import sha256_file
+from mixbct.methods.method import given
 from mixbct.recipe import Recipe
 from mixbct.training import checkpoint as checkpoint_module
 from mixbct.training import run as run_module
@@ -737,3 +740,30 @@ def test_clipping_touches_the_backbone_alone() -> None:
     assert max(float(d.abs().max()) for d in moved["1e-9"]["backbone"]) < 1e-8
     assert max(float(d.abs().max()) for d in moved["1e9"]["backbone"]) > 1e-4
     torch.testing.assert_close(moved["1e-9"]["head"], moved["1e9"]["head"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_clipping_is_torchs_to_the_bit(precision: str) -> None:
+    """Also where the norm is the limit but for torch's 1e-6, and without a limit or a gradient."""
+    trainer = Trainer(make_recipe(f"train.precision={precision}"), MemorySource())
+    trained = list(trainer.backbone.parameters())
+    assert trainer._clip() == 0
+    generator = torch.Generator().manual_seed(5)
+    kept = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in trained]
+    norm = float(nn.utils.get_total_norm(kept))
+    near = [math.nextafter(norm + 1e-6, toward) for toward in (0, math.inf)]
+    limits = [None, norm / 3, norm, norm + 1e-6, *near, 0.99 * norm, 1.01 * norm, 3 * norm]
+    scaled = 0
+    for limit in limits:
+        found = []
+        for ours in (True, False):
+            for parameter, gradient in zip(trained, kept, strict=True):
+                parameter.grad = gradient.clone()
+            train = trainer.recipe.train.model_copy(update={"clip": limit})
+            trainer.recipe = trainer.recipe.model_copy(update={"train": train})
+            most = math.inf if limit is None else limit
+            was = trainer._clip() if ours else nn.utils.clip_grad_norm_(trained, most)
+            found.append([was, *(given(p.grad) for p in trained)])
+        assert all(map(torch.equal, *found))
+        scaled += not torch.equal(found[0][1], kept[0])
+    assert 3 <= scaled < len(limits)
