@@ -52,6 +52,7 @@ def test_two_processes_train_and_extract_as_one(mixbct, shared_photos: Path) -> 
     assert len(FeatureBank(shared_photos / "bank")) == 192
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for processors with g++")
 def test_two_processes_train_a_compiled_backbone_alike(shared_photos: Path) -> None:
     weights = []
