@@ -1,19 +1,24 @@
 """Denoising against a slow loop over the classes in double precision."""
 
 import math
+import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mixbct.data.bank import FeatureBank
 from mixbct.data.bank_writer import BankWriter
 from mixbct.data.foreign_bank import bank_of_vectors
 from mixbct.errors import FeatureError, RecipeError
-from mixbct.features import denoise as denoise_module
-from mixbct.features.denoise import credible_rows, denoise
+from mixbct.features import by_class
+from mixbct.features.denoise import credible_rows, denoise, mean_distances
 from mixbct.schemas.data import BankManifest
 from mixbct.schemas.model import Contract, Preprocessing
 
@@ -52,7 +57,9 @@ def test_it_equals_a_loop_over_the_classes(
     dtype: str, largest: int, keep: str, normalise_columns: bool
 ) -> None:
     features, labels = data(dtype, largest)
+    before = features.copy()
     found = credible_rows(features, labels, float(keep), normalise_columns)
+    np.testing.assert_array_equal(features, before)
     expected = slow(features, labels, keep, normalise_columns)
     if keep in ("0.1", "0.001", "0.55"):
         # of a class of two both are equally far from the mean: rounding chooses
@@ -86,15 +93,28 @@ def test_length_does_not_count() -> None:
     )
 
 
-@pytest.mark.parametrize("window", [20, 7])
+def too_large_for_memory(
+    features: np.ndarray, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> np.memmap:
+    """Map the array from a file that has to be read in windows."""
+    monkeypatch.setattr(by_class, "WINDOW", window)
+    monkeypatch.setattr(by_class, "fits_in_memory", lambda size: size < features.nbytes)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    assert isinstance(mapped, np.memmap)
+    return mapped
+
+
+@pytest.mark.parametrize("window", [None, 20, 7])
 @pytest.mark.parametrize("normalise_columns", [False, True])
 def test_ties_go_to_the_earlier_row(
-    monkeypatch: pytest.MonkeyPatch, normalise_columns: bool, window: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalise_columns: bool, window: int | None
 ) -> None:
-    monkeypatch.setattr(denoise_module, "WINDOW", window)
     one = np.random.default_rng(0).normal(size=(1, 37)).astype(np.float32)
     features = np.repeat(one, 20, axis=0)
     labels = np.arange(20) % 2
+    if window:
+        features = too_large_for_memory(features, window, tmp_path, monkeypatch)
     found = credible_rows(features, labels, 0.5, normalise_columns)
     np.testing.assert_array_equal(np.flatnonzero(found), np.arange(10))
 
@@ -107,25 +127,127 @@ def test_a_column_of_zeros_stays_one(normalise_columns: bool) -> None:
     np.testing.assert_array_equal(found, slow(features, labels, "0.7", normalise_columns))
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("normalise_columns", [False, True])
+@pytest.mark.parametrize("chunk", [1, 7, 34, 113, 5000])
+@pytest.mark.parametrize("share", [1, 150, 5000])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neither_chunk_nor_share_nor_threads_matter(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, share: int, threads: int, normalise_columns: bool
+) -> None:
+    """Classes of 1 to some 60 rows, gaps between them, and classes that just fit in a chunk."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(2000, 16)).astype(np.float16)
+    labels = np.concatenate([rng.integers(3, 60, 1999), [1990]])
+    assert 34 in np.bincount(labels)
+    expected = mean_distances(features, labels, normalise_columns)
+    marked = credible_rows(features, labels, 0.6, normalise_columns)
+    monkeypatch.setattr(by_class, "CHUNK", chunk)
+    monkeypatch.setattr(by_class, "_SHARE", share)
+    with torch_threads(threads):
+        found = mean_distances(features, labels, normalise_columns)
+        again = credible_rows(features, labels, 0.6, normalise_columns)
+        assert torch.get_num_threads() == threads
+    np.testing.assert_allclose(found, expected, rtol=3e-6)
+    np.testing.assert_array_equal(again, marked)
+
+
 @pytest.mark.parametrize("normalise_columns", [False, True])
 @pytest.mark.parametrize(("chunk", "window"), [(1, 2000), (7, 1), (64, 300), (113, 1999)])
-def test_neither_chunk_nor_window_matters(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, window: int, normalise_columns: bool
+def test_windows_give_the_same_bits(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int,
+    window: int,
+    normalise_columns: bool,
 ) -> None:
     rng = np.random.default_rng(3)
     features = rng.normal(size=(2000, 16)).astype(np.float16)
     labels = rng.integers(0, 60, 2000)
-    expected = credible_rows(features, labels, 0.6, normalise_columns)
-    monkeypatch.setattr(denoise_module, "CHUNK", chunk)
-    monkeypatch.setattr(denoise_module, "WINDOW", window)
-    np.testing.assert_array_equal(credible_rows(features, labels, 0.6, normalise_columns), expected)
+    monkeypatch.setattr(by_class, "CHUNK", chunk)
+    expected = mean_distances(features, labels, normalise_columns)
+    mapped = too_large_for_memory(features, window, tmp_path, monkeypatch)
+    found = mean_distances(mapped, labels, normalise_columns)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        credible_rows(mapped, labels, 0.6, normalise_columns),
+        credible_rows(features, labels, 0.6, normalise_columns),
+    )
+
+
+@pytest.mark.parametrize(("window", "passes"), [(None, 1), (300, 2)])
+def test_how_often_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int | None, passes: int
+) -> None:
+    """Once, where memory holds the bank and a class fits in a chunk; else for means and distances.
+
+    A number of each row is looked up before its row is.
+    """
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(2000, 16)).astype(np.float16)
+    labels = rng.integers(0, 60, 2000)
+    if window:
+        features = too_large_for_memory(features, window, tmp_path, monkeypatch)
+    read: list[np.ndarray] = []
+    select = torch.index_select
+
+    def watched(source: torch.Tensor, dim: int, index: torch.Tensor, **to: Any) -> torch.Tensor:
+        if source.shape == features.shape:
+            read.append(index.numpy())
+        return select(source, dim, index, **to)
+
+    monkeypatch.setattr(torch, "index_select", watched)
+    credible_rows(features, labels)
+    assert (np.bincount(np.concatenate(read)) == passes).all()
+    if window:
+        # from front to end: no row comes before one of an earlier window
+        windows = np.concatenate(read)[:2000] // window
+        assert (np.diff(windows) >= 0).all()
+    else:
+        # a class's rows come together
+        assert (np.diff(labels[np.concatenate(read)]) != 0).sum() < 60 + len(read)
+
+
+def test_an_interrupt_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was handed out and has not begun is dropped, and torch has its threads back."""
+    monkeypatch.setattr(by_class, "_SHARE", 1)
+    features, labels = data()
+    rows = len(features)
+    measured: list[int] = []
+    measure = by_class.RowsByClass._measure
+
+    def slow_measure(self: by_class.RowsByClass, share: list[range]) -> int:
+        measured.append(len(share))
+        time.sleep(0.05)
+        return measure(self, share)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > rows:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(by_class, "CHUNK", 1)
+    monkeypatch.setattr(by_class.RowsByClass, "_measure", slow_measure)
+    with torch_threads(2):
+        with pytest.raises(KeyboardInterrupt):
+            credible_rows(features, labels, progress=interrupt)
+        assert torch.get_num_threads() == 2
+    assert len(measured) <= 4 < len(set(labels.tolist()))
 
 
 @pytest.mark.parametrize(("value", "says"), [(np.nan, "NaN"), (np.inf, "NaN"), (0, "zero")])
 def test_bad_rows_are_named_by_their_place_in_the_bank(
     monkeypatch: pytest.MonkeyPatch, value: float, says: str
 ) -> None:
-    monkeypatch.setattr(denoise_module, "CHUNK", 20)
+    monkeypatch.setattr(by_class, "CHUNK", 20)
     features, labels = data()
     features[[47, 51]] = value
     with pytest.raises(FeatureError, match=rf"{says}.*\(row 47, row 51\)"):
@@ -138,19 +260,31 @@ def test_keep_out_of_range(keep: float) -> None:
         credible_rows(*data(), keep=keep)
 
 
-@pytest.mark.parametrize("normalise_columns", [False, True])
-def test_progress_runs_over_both_passes(
-    monkeypatch: pytest.MonkeyPatch, normalise_columns: bool
+@pytest.mark.parametrize(
+    ("normalise_columns", "window", "passes"),
+    [(False, None, 2), (True, None, 2), (False, 40, 2), (True, 40, 3)],
+)
+def test_progress_runs_over_all_passes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    normalise_columns: bool,
+    window: int | None,
+    passes: int,
 ) -> None:
-    monkeypatch.setattr(denoise_module, "CHUNK", 50)
+    monkeypatch.setattr(by_class, "CHUNK", 50)
+    monkeypatch.setattr(by_class, "_SHARE", 50)
     features, labels = data()
+    rows = len(features)
+    if window:
+        features = too_large_for_memory(features, window, tmp_path, monkeypatch)
     ticks: list[tuple[int, int]] = []
     credible_rows(features, labels, 0.9, normalise_columns, lambda *tick: ticks.append(tick))
-    rows = len(features)
-    assert [done for done, _ in ticks] == [
-        min(at, rows) + rows * i for i in range(2) for at in (50, 100, 150)
-    ]
-    assert {total for _, total in ticks} == {2 * rows}
+    done = [so_far for so_far, _ in ticks]
+    assert done == sorted(set(done))
+    assert done[-1] == passes * rows
+    assert {rows * i for i in range(1, passes)} <= set(done)
+    assert np.diff([0, *done]).max() <= (rows if not (window or normalise_columns) else 100)
+    assert {total for _, total in ticks} == {passes * rows}
 
 
 def make_bank(path: Path, features: np.ndarray, labels: np.ndarray) -> FeatureBank:
@@ -194,7 +328,7 @@ def test_memory_is_bounded_by_the_chunk(tmp_path: Path, monkeypatch: pytest.Monk
     rng = np.random.default_rng(0)
     features = rng.normal(size=(rows, dim)).astype(np.float16)
     bank = make_bank(tmp_path / "bank", features, rng.integers(0, 50, rows))
-    monkeypatch.setattr(denoise_module, "CHUNK", 500)
+    monkeypatch.setattr(by_class, "CHUNK", 500)
     tracemalloc.start()
     try:
         credible_rows(bank.features, bank.labels(), 0.9, True)
