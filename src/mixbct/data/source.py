@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Barrier, Thread
 
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
 
 from mixbct.data.images import Pixels, decode_bytes
+from mixbct.data.threads import started
 from mixbct.errors import BadImageError, DataError, Error
 from mixbct.reading import failing_as, read_bytes
 from mixbct.schemas.model import Preprocessing
@@ -112,23 +112,8 @@ def digest_rows(rows: Iterable[tuple[str, str, str]]) -> str:
 
 @functools.cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Return the threads of a process: they do not live on in one that is forked from it.
-
-    All are started here, by another thread. A stop comes to the main thread at any moment: one that
-    fell between a start and its registering would leave a thread that nobody tells to end.
-    """
-    pool, together = ThreadPoolExecutor(workers, thread_name_prefix="decode"), Barrier(workers)
-
-    def start_all() -> None:
-        try:
-            list(pool.map(lambda _: together.wait(), range(workers)))
-        except RuntimeError:  # the program is ending
-            together.abort()
-
-    starter = Thread(target=start_all)
-    starter.start()
-    starter.join()
-    return pool
+    """Return the threads of a process: they do not live on in one that is forked from it."""
+    return started("decode", workers)
 
 
 @dataclass(eq=False, repr=False)

@@ -1,9 +1,10 @@
 """Denoising against a slow loop over the classes in double precision."""
 
 import math
+import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -71,11 +72,14 @@ def test_it_equals_a_loop_over_the_classes(
 @pytest.mark.parametrize(
     ("keep", "rows", "kept"),
     [(0.7, 10, 7), (0.9, 10, 9), (0.1, 10, 1), (0.9, 30, 27), (0.3, 10, 3), (0.9, 1, 1),
-     (0.9, 2, 2), (0.9, 11, 10), (0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7), (1e-5, 7, 1)],
+     (0.9, 2, 2), (0.9, 11, 10), (0.29, 100, 29), (0.57, 100, 57), (1.0, 7, 7), (1e-5, 7, 1),
+     (1e-9, 7, 1)],
 )  # fmt: skip
 def test_the_number_kept_is_exact(keep: float, rows: int, kept: int) -> None:
     features = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
     assert credible_rows(features, np.zeros(rows, dtype=np.int64), keep).sum() == kept
+    pairs = credible_rows(np.repeat(features, 2, axis=0), np.arange(2 * rows) % 2, keep)
+    assert [pairs[0::2].sum(), pairs[1::2].sum()] == [kept, kept]
 
 
 def test_the_far_ones_go() -> None:
@@ -217,30 +221,146 @@ def test_how_often_rows_are_read(
         assert (np.diff(labels[np.concatenate(read)]) != 0).sum() < 60 + len(read)
 
 
-def test_an_interrupt_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was handed out and has not begun is dropped, and torch has its threads back."""
-    monkeypatch.setattr(by_class, "_SHARE", 1)
-    features, labels = data()
-    rows = len(features)
-    measured: list[int] = []
-    measure = by_class.RowsByClass._measure
+@pytest.mark.parametrize("classes", [200, 1])
+def test_an_interrupt_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    """Threads stop in the middle of what they were given, and no thread is left."""
+    monkeypatch.setattr(by_class, "CHUNK", 1)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(3000, 4)).astype(np.float32)
+    read: list[int] = []
+    select = torch.index_select
 
-    def slow_measure(self: by_class.RowsByClass, share: list[range]) -> int:
-        measured.append(len(share))
-        time.sleep(0.05)
-        return measure(self, share)
+    def slow(source: torch.Tensor, dim: int, index: torch.Tensor, **to: Any) -> torch.Tensor:
+        if source.shape == features.shape:
+            read.append(len(index))
+            time.sleep(0.001)
+        return select(source, dim, index, **to)
 
     def interrupt(done: int, total: int) -> None:
-        if done > rows:
+        if done > len(features):
+            read.append(-1)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(by_class, "CHUNK", 1)
-    monkeypatch.setattr(by_class.RowsByClass, "_measure", slow_measure)
-    with torch_threads(2):
-        with pytest.raises(KeyboardInterrupt):
-            credible_rows(features, labels, progress=interrupt)
-        assert torch.get_num_threads() == 2
-    assert len(measured) <= 4 < len(set(labels.tolist()))
+    monkeypatch.setattr(torch, "index_select", slow)
+    with torch_threads(2), pytest.raises(KeyboardInterrupt):
+        credible_rows(features, rng.integers(0, classes, 3000), progress=interrupt)
+    assert 0 < read.index(-1) < 1500
+    assert len(read) - read.index(-1) < 10  # of 188 rows that each thread was given
+    assert not [each for each in threading.enumerate() if each.name.startswith("denoise")]
+
+
+def test_each_thread_computes_alone_and_no_other_is_told_to() -> None:
+    """What a thread says holds for those that begin to use torch later, unless it is taken back."""
+    found: list[int] = []
+
+    def ask() -> None:
+        found.append(torch.get_num_threads())
+
+    with torch_threads(3):
+        with by_class._threads_of_one() as threads:
+            together = threading.Barrier(3)
+
+            def alone(_: int) -> int:
+                together.wait(20)
+                return torch.get_num_threads()
+
+            assert list(threads.map(alone, range(3))) == [1, 1, 1]
+            newcomer = threading.Thread(target=ask)
+            newcomer.start()
+            newcomer.join()
+        assert found == [3]
+        assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_the_callers_mode_does_not_matter(mode: Callable[[], Any]) -> None:
+    features, labels = data()
+    expected = mean_distances(features, labels), credible_rows(features, labels, 0.7)
+    with mode():
+        found = mean_distances(features, labels), credible_rows(features, labels, 0.7)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("largest", [21, 22, 100, 455, 10**6, 2**40, 2**62])
+def test_gaps_in_labels_do_not_matter(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+    """Nor what the array of labels is like: tables have a row a class that is there."""
+    features, labels = data(largest=largest)
+    _, dense = np.unique(labels, return_inverse=True)
+    expected = mean_distances(features, dense.astype(np.int64))
+    found: list[int] = []
+    zeros = torch.zeros
+
+    def watched(rows: int, *more: Any, **named: Any) -> torch.Tensor:
+        found.append(rows)
+        return zeros(rows, *more, **named)
+
+    monkeypatch.setattr(torch, "zeros", watched)
+    labels.setflags(write=False)
+    np.testing.assert_array_equal(mean_distances(features, labels), expected)
+    assert max(found) <= len(set(labels.tolist()))
+    backward = mean_distances(features[::-1].copy(), labels[::-1])
+    np.testing.assert_allclose(backward[::-1], expected, rtol=3e-6)
+
+
+def test_labels_of_other_rows_are_refused() -> None:
+    features, labels = data()
+    for some in (labels[1:], np.append(labels, 0)):
+        with pytest.raises(
+            FeatureError, match=rf"{len(features)} features have {len(some)} labels"
+        ):
+            mean_distances.__wrapped__(features, some)  # as if types were not checked
+
+
+@pytest.mark.parametrize(("view", "asked"), [(None, 0), (np.array, 0), (lambda x: x, 1),
+    (lambda x: x[1:], 1), (np.asarray, 1), (lambda x: np.asarray(x)[::2][:, 1:], 1)])  # fmt: skip
+def test_of_what_is_mapped_it_is_asked_whether_memory_holds_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    view: Callable[[np.ndarray], np.ndarray] | None,
+    asked: int,
+) -> None:
+    features, labels = data()
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    given = features if view is None else view(mapped)
+    sizes: list[int] = []
+    monkeypatch.setattr(by_class, "fits_in_memory", lambda size: bool(sizes.append(size)) or True)
+    expected = mean_distances(np.array(given), labels[: len(given)])
+    np.testing.assert_array_equal(mean_distances(given, labels[: len(given)]), expected)
+    assert sizes == [given.nbytes] * asked
+
+
+@pytest.mark.parametrize(("dim", "rows"), [(1, 9), (3, 9), (100_000, 5), (700_000, 1)])
+def test_a_chunk_stays_in_the_cache(monkeypatch: pytest.MonkeyPatch, dim: int, rows: int) -> None:
+    features = np.random.default_rng(0).normal(size=(9, dim)).astype(np.float32)
+    unit = features.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    expected = np.linalg.norm(unit - unit.mean(0), axis=1)
+    read: list[int] = []
+    select = torch.index_select
+
+    def watched(source: torch.Tensor, dim: int, index: torch.Tensor, **to: Any) -> torch.Tensor:
+        if source.shape == features.shape:
+            read.append(len(index))
+        return select(source, dim, index, **to)
+
+    monkeypatch.setattr(torch, "index_select", watched)
+    found = mean_distances(features, np.zeros(9, np.int64))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert max(read) == rows
+
+
+def test_windows_refuse_a_bad_row_before_they_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = data()
+    features[99] = np.nan
+    mapped = too_large_for_memory(features, 40, tmp_path, monkeypatch)
+    ticks: list[int] = []
+    with pytest.raises(FeatureError, match=r"NaN.*\(row 99\)"):
+        credible_rows(mapped, labels, progress=lambda done, _: ticks.append(done))
+    assert ticks[-1] == len(features)
 
 
 @pytest.mark.parametrize(("value", "says"), [(np.nan, "NaN"), (np.inf, "NaN"), (0, "zero")])
@@ -264,14 +384,17 @@ def test_keep_out_of_range(keep: float) -> None:
     ("normalise_columns", "window", "passes"),
     [(False, None, 2), (True, None, 2), (False, 40, 2), (True, 40, 3)],
 )
+@pytest.mark.parametrize("chunk", [50, 5000])
 def test_progress_runs_over_all_passes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     normalise_columns: bool,
     window: int | None,
     passes: int,
+    chunk: int,
 ) -> None:
-    monkeypatch.setattr(by_class, "CHUNK", 50)
+    """Rows that are in the cache for the second look are read once."""
+    monkeypatch.setattr(by_class, "CHUNK", chunk)
     monkeypatch.setattr(by_class, "_SHARE", 50)
     features, labels = data()
     rows = len(features)
@@ -279,11 +402,14 @@ def test_progress_runs_over_all_passes(
         features = too_large_for_memory(features, window, tmp_path, monkeypatch)
     ticks: list[tuple[int, int]] = []
     credible_rows(features, labels, 0.9, normalise_columns, lambda *tick: ticks.append(tick))
+    if window and chunk > rows:
+        passes -= 1
     done = [so_far for so_far, _ in ticks]
     assert done == sorted(set(done))
     assert done[-1] == passes * rows
     assert {rows * i for i in range(1, passes)} <= set(done)
-    assert np.diff([0, *done]).max() <= (rows if not (window or normalise_columns) else 100)
+    if chunk < rows:
+        assert np.diff([0, *done]).max() <= (rows if not (window or normalise_columns) else 100)
     assert {total for _, total in ticks} == {passes * rows}
 
 
