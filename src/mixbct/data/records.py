@@ -98,9 +98,14 @@ class RecordSource(EncodedSource):
                 [str(keys[row]) for row in faults],
             )
         self.skipped += faults.values()
-        table = np.stack([keys, offsets, labels])[:, labels >= 0]
-        classes, table[2] = np.unique(table[2], return_inverse=True)
-        return RecordRows(table, classes)
+        table = np.stack([keys, offsets, labels])
+        if faults:
+            table = table[:, labels >= 0]
+        # class numbers are below 2²⁴: to mark them takes less time and memory than to sort them
+        there = np.bincount(table[2]) > 0
+        if not there.all():
+            table[2] = (there.cumsum() - 1)[table[2]]
+        return RecordRows(table, np.flatnonzero(there))
 
     def _index(self, skipped: list[str] | None = None) -> Int64[np.ndarray, "2 n"]:
         """Return the keys of all records, and where they begin."""
