@@ -138,6 +138,9 @@ class World:
 
 ALONE = World()
 
+was_joined = False
+"""Whether this process is or was one of several."""
+
 
 def asked_for() -> World:
     """Return the world that the environment tells of, as torchrun sets it.
@@ -171,6 +174,7 @@ def joined(device: str, **group: Any) -> Iterator[World]:
     Raises:
         WorldError: the processes do not find each other, or another one ended.
     """
+    global was_joined
     world = asked_for()
     if world.size == 1:
         yield world
@@ -182,6 +186,7 @@ def joined(device: str, **group: Any) -> Iterator[World]:
             world.open_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE, **group)
+        was_joined = True
         yield world
         distributed.destroy_process_group()
     except RuntimeError as error:

@@ -36,6 +36,9 @@ def main() -> None:
         _on_stop(signal.SIG_IGN)  # what is done is done
     except KeyboardInterrupt:
         code = stopped()
+    distributed = sys.modules.get("mixbct.distributed")
+    if distributed is not None and distributed.was_joined:
+        _end(code)
     sys.exit(code)
 
 
@@ -64,6 +67,18 @@ def rank() -> str:
     """Return which process of several this is, as torchrun says it; "0" where there is one."""
     alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
     return "0" if alone else os.environ.get("RANK", "0")
+
+
+def _end(code: int) -> None:
+    """End a process that was one of several, without an end of the interpreter.
+
+    Threads of its process group live on and now and then hold an object of Python's: one that waits
+    for the interpreter's lock to let go of it aborts the process once the interpreter ends.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with telling():
+            stream.flush()
+    os._exit(code)
 
 
 def _open_streams() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import mixbct
 from mixbct import cli
 from mixbct.cli import output, verbs
 from mixbct.errors import DataError, StoppedError
@@ -246,3 +247,22 @@ def test_a_name_that_the_terminal_cannot_show_ends_nothing(tmp_path: Path) -> No
     assert done.returncode == 2
     assert b"there is no recipe at" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_one_process_of_several_ends_without_the_interpreters_end(joined: bool) -> None:
+    """Threads of its process group may wait for the interpreter's lock, and abort it by then."""
+    script = (
+        "import atexit, sys; atexit.register(print, 'the interpreter ends')\n"
+        "from mixbct import distributed\n"
+        "from mixbct.cli import main\n"
+        f"distributed.was_joined = {joined}\n"
+        "sys.argv = ['mixbct', '--version']\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert mixbct.__version__ in done.stdout
+    assert ("the interpreter ends" in done.stdout) != joined
